@@ -1,0 +1,68 @@
+"""`python -m pyiqa_rali SUBCOMMAND`, also installed as `pyiqa-rali`: dispatch to `pyiqa_rali.commands`."""
+
+import argparse
+import importlib
+import sys
+
+from pyiqa_rali import __version__
+from pyiqa_rali.commands import EXIT_USER_ERROR, exit_status
+from pyiqa_rali.errors import did_you_mean
+
+PROGRAM = 'pyiqa-rali'
+
+# name: (module of pyiqa_rali.commands, the first line of its docstring); a module is imported when its command is run.
+COMMANDS = {
+    'score': ('score', 'Score images and folders of images, into a CSV if wanted.'),
+    'info': ('info', 'Show what a checkpoint says about itself.'),
+    'use': ('use', 'Make an own export the default weights of the metric `rali`.'),
+    'convert': ('convert', 'Convert the released RALI folder into one checkpoint file.'),
+    'make-dataset': ('make_dataset', 'Make a data set from photographs: distorted pictures, synthetic labels, texts.'),
+    'benchmark': ('benchmark', 'Measure time and memory of metrics on one image file, beside the encoder of the paper.'),
+    'protocol': ('protocol', 'Test the light model: seeds, splits by photograph, unseen distortions, baselines.'),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Args:
+        argv: the arguments; None takes the process's own.
+
+    Returns:
+        The exit status: the subcommand's, 2 for wrong usage or input, 130 after Ctrl-C.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    chosen = argv[0] if argv else ''
+    if chosen and not chosen.startswith('-') and chosen not in COMMANDS:
+        print(f'{PROGRAM}: error: there is no subcommand "{chosen}".{did_you_mean(chosen, COMMANDS)} '
+              f'The subcommands are {", ".join(COMMANDS)}.', file=sys.stderr)
+        return EXIT_USER_ERROR
+    parser = build_parser(chosen)
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    return exit_status(f'{PROGRAM} {args.command}', lambda: command_module(args.command).run(args))
+
+
+def build_parser(chosen: str) -> argparse.ArgumentParser:
+    """Return the parser with every subcommand's name and line, and the arguments of the chosen one only."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, description='RALI for pyiqa: no-reference image quality assessment.',
+                                     epilog='Training: python -m pyiqa_rali.train -opt FILE. '
+                                            'Help on a subcommand: pyiqa-rali SUBCOMMAND --help.')
+    parser.add_argument('--version', action='version', version=f'{PROGRAM} {__version__}')
+    subparsers = parser.add_subparsers(dest='command', metavar='SUBCOMMAND', title='subcommands')
+    for name, (_, line) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=line, description=line)
+        if name == chosen:
+            command_module(name).add_arguments(subparser)
+    return parser
+
+
+def command_module(name: str):
+    """Import and return the module of a subcommand."""
+    return importlib.import_module(f'pyiqa_rali.commands.{COMMANDS[name][0]}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

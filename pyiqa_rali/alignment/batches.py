@@ -1,0 +1,135 @@
+"""Training batches of stage 1: each step's images and texts depend on the seed and the step alone."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pyiqa_rali.archs.preprocessing import Preprocessing, fit_to_encoder
+from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
+from pyiqa_rali.data.tables import QualityTable
+from pyiqa_rali.errors import DataError, OptionError
+
+
+class AlignmentDataset(Dataset):
+    """Images with one of their reasoning texts, drawn anew each time (seed augmentation).
+
+    Args:
+        table: the images.
+        texts: texts of each image in the order of the items; None when the items bring their own.
+        texts_per_image: only so many of an image's texts are used; None means all.
+        preprocessing: the encoder's transform, whose resizing is done here, in the loader's processes.
+    """
+
+    def __init__(self, table: QualityTable, texts: list[list[str]] | None, texts_per_image: int | None,
+                 preprocessing: Preprocessing):
+        self.table, self.texts = table, texts
+        self.texts_per_image, self.preprocessing = texts_per_image, preprocessing
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]]:
+        """Return the items of one batch."""
+        items = self.table.__getitems__(keys)
+        return [self._finish(item, index, draw) for item, (index, draw) in zip(items, keys, strict=True)]
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        return self.__getitems__([key])[0]
+
+    def _finish(self, item: dict[str, Any], index: int, draw: int) -> dict[str, Any]:
+        texts = item['reasoning_texts'] if self.texts is None else self.texts[index]
+        texts = texts[:self.texts_per_image]
+        chosen = np.random.default_rng([self.table.seed, draw]).integers(len(texts))
+        image = fit_to_encoder(item['img'].unsqueeze(0), self.preprocessing)[0]
+        return {'img': image, 'mos_label': item['mos_label'], 'text': texts[chosen]}
+
+
+class ResumableSampler(Sampler):
+    """Yield this rank's (index, draw) pairs from a given step on; epochs are seeded permutations without remainders.
+
+    Args:
+        size: number of items; ignored when each draw is new.
+        batch_size: items a step on this rank.
+        rank: this process.
+        world_size: number of processes.
+        seed: seeds each epoch's order.
+        start_iter: first step.
+        total_iter: one past the last step.
+        draws_anew: the draw's own number is the index, so that no picture comes twice.
+    """
+
+    def __init__(self, size: int, batch_size: int, rank: int, world_size: int, seed: int, start_iter: int, total_iter: int,
+                 draws_anew: bool = False):
+        self.size, self.batch_size, self.rank, self.world_size = size, batch_size, rank, world_size
+        self.seed, self.start_iter, self.total_iter, self.draws_anew = seed, start_iter, total_iter, draws_anew
+
+    def __len__(self) -> int:
+        return (self.total_iter - self.start_iter) * self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        together = self.batch_size * self.world_size
+        steps_per_epoch = max(1, self.size // together)
+        epoch, order = -1, None
+        for step in range(self.start_iter, self.total_iter):
+            if not self.draws_anew and step // steps_per_epoch != epoch:
+                epoch = step // steps_per_epoch
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            for position in range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size):
+                draw = step * together + position
+                within = (step % steps_per_epoch) * together + position
+                yield (draw, draw) if self.draws_anew else (int(order[within]), draw)
+
+
+def alignment_dataset(table: QualityTable, values: dict[str, Any], texts_per_image: int | None,
+                      preprocessing: Preprocessing) -> AlignmentDataset:
+    """Join a table with its reasoning texts.
+
+    Raises:
+        OptionError: the data set has no texts of its own and `reasoning_texts` is missing.
+        DataError: images without texts, texts without images, empty or duplicate texts.
+    """
+    if table.draws_anew:
+        return AlignmentDataset(table, None, texts_per_image, preprocessing)
+    if not values.get('reasoning_texts'):
+        raise OptionError("datasets: train: reasoning_texts: must name the JSON-lines file with the images' texts.")
+    texts = join_texts(table.image_names(), load_reasoning_texts(values['reasoning_texts']), table.table_names())
+    return AlignmentDataset(table, texts, texts_per_image, preprocessing)
+
+
+def training_loader(dataset: AlignmentDataset, values: dict[str, Any], sampler: ResumableSampler) -> DataLoader:
+    """Return pyiqa's loader over the sampler's draws.
+
+    Raises:
+        DataError: the data set is smaller than one batch over all ranks.
+    """
+    from pyiqa.data import build_dataloader
+    together = sampler.batch_size * sampler.world_size
+    if not sampler.draws_anew and len(dataset) < together:
+        raise DataError(f'datasets: train: holds {len(dataset)} images, fewer than the {together} of one batch '
+                        f'({sampler.batch_size} x {sampler.world_size} processes). Make batch_size_per_gpu smaller.')
+    loader_options = {'phase': 'train', 'batch_size_per_gpu': sampler.batch_size,
+                      'num_worker_per_gpu': values.get('num_worker_per_gpu', 0),
+                      'pin_memory': values.get('pin_memory', False),
+                      'persistent_workers': False}
+    loader = build_dataloader(dataset, loader_options, num_gpu=0, sampler=sampler, seed=sampler.seed)
+    loader.collate_fn = collate
+    return loader
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack the items of one batch; texts stay a list.
+
+    Raises:
+        DataError: the pictures have different sizes.
+    """
+    sizes = {tuple(item['img'].shape[-2:]) for item in items}
+    if len(sizes) > 1:
+        raise DataError(f'pictures of one batch have different sizes ({sorted(sizes)[:3]}, height x width). Set an augment '
+                        'of random_crop, or an encoder that resizes to one size.')
+    images: Tensor = torch.stack([item['img'] for item in items])
+    labels = torch.stack([torch.as_tensor(item['mos_label']) for item in items])
+    return {'img': images, 'mos_label': labels, 'text': [item['text'] for item in items]}

@@ -1,0 +1,195 @@
+"""Stage 1: align the image encoder with the reasoning texts (arXiv 2510.11369, contrastive alignment)."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pyiqa_rali.alignment import distributed
+from pyiqa_rali.alignment.batches import AlignmentDataset, ResumableSampler, training_loader
+from pyiqa_rali.alignment.losses import ContrastiveLoss, contrastive_backward
+from pyiqa_rali.alignment.parameter_groups import trainable_groups
+from pyiqa_rali.alignment.records import RunRecord
+from pyiqa_rali.alignment.towers import Towers
+from pyiqa_rali.archs.image_encoder import Standardise
+from pyiqa_rali.errors import DataError
+from pyiqa_rali.files import atomic_path
+from pyiqa_rali.options import AlignOptions, LoggerOptions
+
+STATE_FILE = 'state.pt'
+
+
+@dataclass
+class Alignment:
+    """Everything that stage 1 changes step by step."""
+
+    towers: Towers
+    loss: ContrastiveLoss
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LambdaLR
+    scaler: torch.amp.GradScaler | None
+    step: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs to go on exactly."""
+        return {'step': self.step, 'image_encoder': self.towers.image_encoder.state_dict(),
+                'text_encoder': self.towers.text_encoder.state_dict() if self.towers.text_encoder.train_weights else None,
+                'loss': self.loss.state_dict(), 'optimizer': self.optimizer.state_dict(),
+                'scheduler': self.scheduler.state_dict(), 'scaler': self.scaler.state_dict() if self.scaler else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
+        self.step = state['step']
+        self.towers.image_encoder.load_state_dict(state['image_encoder'])
+        if state['text_encoder'] is not None:
+            self.towers.text_encoder.load_state_dict(state['text_encoder'])
+        self.loss.load_state_dict(state['loss'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        self.scheduler.load_state_dict(state['scheduler'])
+        if self.scaler:
+            self.scaler.load_state_dict(state['scaler'])
+
+
+def make_alignment(towers: Towers, options: AlignOptions, device: torch.device) -> Alignment:
+    """Put towers, loss, optimiser and schedule together."""
+    loss = ContrastiveLoss(options.loss, options.init_logit_scale or towers.logit_scale or 1 / 0.07,
+                           -10.0 if towers.logit_bias is None else towers.logit_bias, options.max_logit_scale)
+    for module in (towers.image_encoder, towers.text_encoder, loss):
+        module.to(device).eval()
+    optimizer = torch.optim.AdamW(trainable_groups(towers, loss, options), betas=tuple(options.betas))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, options.warmup_iter, options.total_iter))
+    scaler = torch.amp.GradScaler(device.type) if options.amp == 'float16' else None
+    return Alignment(towers, loss, optimizer, scheduler, scaler)
+
+
+def learning_rate_factor(step: int, warmup_iter: int, total_iter: int) -> float:
+    """Return the factor on the learning rate: linear warm-up, then a cosine to 0.
+
+    Example:
+        >>> [round(learning_rate_factor(step, 2, 4), 2) for step in range(5)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if step < warmup_iter:
+        return (step + 1) / warmup_iter
+    progress = (step - warmup_iter) / max(1, total_iter - warmup_iter)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def align(towers: Towers, dataset: AlignmentDataset, loader_values: dict[str, Any], options: AlignOptions,
+          logger: LoggerOptions, folder: Path, seed: int, device: torch.device, resume: bool, tb_folder: Path | None = None,
+          validate=None) -> None:
+    """Train the image encoder for `options.total_iter` steps; on return `towers` holds the aligned weights.
+
+    Args:
+        towers: both encoders.
+        dataset: images with texts.
+        loader_values: batch size and workers (`datasets: train:`).
+        options: stage 1's options.
+        logger: how often to write.
+        folder: holds the resumable state and `log.csv`.
+        seed: the run's seed.
+        device: where to train.
+        resume: take up `folder`'s state when there is one.
+        tb_folder: TensorBoard's folder.
+        validate: called as validate(step) now and then; its values go into the record.
+    """
+    alignment = make_alignment(towers, options, device)
+    state_file = folder / STATE_FILE
+    if resume and state_file.exists():
+        alignment.load_state_dict(torch.load(state_file, map_location=device, weights_only=True))
+    elif options.total_iter:
+        _standardise_projection(towers, dataset, options, device)
+    if alignment.step >= options.total_iter:
+        return
+    record = RunRecord(folder / 'log.csv', ['loss', 'logit_scale', 'lr', *(validate.columns if validate else [])],
+                       alignment.step, tb_folder) if distributed.is_main() else None
+    loader = _loader(dataset, loader_values, seed, alignment.step, options.total_iter)
+    _run_steps(alignment, loader, options, logger, record, state_file, device, validate)
+    if record:
+        record.close()
+
+
+def _loader(dataset: AlignmentDataset, values: dict[str, Any], seed: int, start: int, total: int) -> DataLoader:
+    if not values.get('batch_size_per_gpu'):
+        raise DataError('datasets: train: batch_size_per_gpu: must be given.')
+    sampler = ResumableSampler(len(dataset), values['batch_size_per_gpu'], distributed.rank(), distributed.world_size(),
+                               seed, start, total, dataset.table.draws_anew)
+    return training_loader(dataset, values, sampler)
+
+
+def _run_steps(alignment: Alignment, loader: DataLoader, options: AlignOptions, logger: LoggerOptions,
+               record: RunRecord | None, state_file: Path, device: torch.device, validate) -> None:
+    progress = tqdm(loader, total=options.total_iter, initial=alignment.step, desc='stage 1: align', unit='step',
+                    disable=not distributed.is_main())
+    for batch in progress:
+        rate = alignment.scheduler.get_last_lr()[0]
+        loss = train_step(alignment, batch, options, device)
+        progress.set_postfix(loss=f'{loss:.4f}', scale=f'{alignment.loss.logit_scale.exp().item():.1f}')
+        done, last = alignment.step, alignment.step == options.total_iter
+        values = validate(done) if validate and validate.due(done, last) else {}
+        if record and (values or last or done % logger.print_freq == 0):
+            record.add(done - 1, {'loss': loss, 'logit_scale': alignment.loss.logit_scale.exp().item(), 'lr': rate, **values})
+        if distributed.is_main() and (last or done % logger.save_checkpoint_freq == 0):
+            with atomic_path(state_file) as temporary:
+                torch.save(alignment.state_dict(), temporary)
+
+
+def train_step(alignment: Alignment, batch: dict[str, Any], options: AlignOptions, device: torch.device) -> float:
+    """Take one optimiser step and return the loss of the batch over all ranks.
+
+    Raises:
+        DataError: the loss is not a number.
+    """
+    towers = alignment.towers
+    dtype = {'bfloat16': torch.bfloat16, 'float16': torch.float16}.get(options.amp)
+
+    def encode_images(images):
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            return towers.image_encoder(images).float()
+
+    def encode_texts(texts):
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            return towers.text_encoder(texts).float()
+
+    value = contrastive_backward(alignment.loss, encode_images, batch['img'].to(device, non_blocking=True), encode_texts,
+                                 batch['text'], options.chunk_size, alignment.scaler)
+    if not torch.isfinite(value):
+        raise DataError(f'align: the loss is {value.item()} at step {alignment.step}. Lower align: lr, or switch amp off.')
+    _optimizer_step(alignment, options)
+    return value.item()
+
+
+def _optimizer_step(alignment: Alignment, options: AlignOptions) -> None:
+    towers, optimizer, scaler = alignment.towers, alignment.optimizer, alignment.scaler
+    trained = [parameter for module in (towers.image_encoder, towers.text_encoder) for parameter in module.parameters()
+               if parameter.requires_grad]
+    distributed.sum_gradients(trained)
+    if scaler:
+        scaler.unscale_(optimizer)
+    if options.grad_clip:
+        torch.nn.utils.clip_grad_norm_(trained, options.grad_clip)
+    (scaler.step(optimizer), scaler.update()) if scaler else optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    alignment.scheduler.step()
+    alignment.step += 1
+
+
+@torch.no_grad()
+def _standardise_projection(towers: Towers, dataset: AlignmentDataset, options: AlignOptions, device: torch.device) -> None:
+    """Fix the projection's input standardisation from the first pictures; open_clip towers have none."""
+    modules = [module for module in towers.image_encoder.projection.modules() if isinstance(module, Standardise)]
+    if not modules:
+        return
+    size = len(dataset) if not dataset.table.draws_anew else options.standardise_samples
+    chosen = torch.linspace(0, size - 1, min(size, options.standardise_samples)).long().tolist()
+    encoder = towers.image_encoder
+    features = []
+    for start in tqdm(range(0, len(chosen), 16), desc='standardise', unit='batch', disable=not distributed.is_main()):
+        images = [dataset[index, index]['img'] for index in chosen[start:start + 16]]
+        features += [encoder.backbone(encoder.preprocess(image.unsqueeze(0).to(device))).float() for image in images]
+    modules[0].fit(torch.cat(features))

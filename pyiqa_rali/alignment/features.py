@@ -1,0 +1,95 @@
+"""Image features of whole data sets, computed once and kept in files for the later stages."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from pyiqa_rali.archs.image_encoder import ImageEncoder
+from pyiqa_rali.archs.preprocessing import Preprocessing, fit_to_encoder
+from pyiqa_rali.data.tables import QualityTable
+from pyiqa_rali.errors import CheckpointError
+from pyiqa_rali.files import atomic_path
+
+
+@dataclass
+class FeatureTable:
+    """Features of one data set.
+
+    Attributes:
+        image_features: (n, C) float32.
+        mos_label: (n,) MOS in [0, 1], higher better.
+        image_names: n names, paths or descriptions of draws.
+    """
+
+    image_features: Tensor
+    mos_label: Tensor
+    image_names: list[str]
+
+
+class _Fitted(Dataset):
+    """A table whose pictures have the encoder's size already."""
+
+    def __init__(self, table: QualityTable, preprocessing: Preprocessing):
+        self.table, self.preprocessing = table, preprocessing
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        items = self.table.__getitems__(indices)
+        for item in items:
+            item['img'] = fit_to_encoder(item['img'].unsqueeze(0), self.preprocessing)[0]
+        return items
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+
+def embed(encoder: ImageEncoder, table: QualityTable, device: torch.device, batch_size: int = 16,
+          num_workers: int = 0) -> FeatureTable:
+    """Return the image features of every item of a table; pictures of one size share a batch."""
+    loader = DataLoader(_Fitted(table, encoder.config.preprocessing), batch_size, num_workers=num_workers,
+                        collate_fn=list)
+    features, labels, names = [], [], []
+    with torch.inference_mode():
+        for items in tqdm(loader, desc=f'features: {table.name}', unit='batch'):
+            features.append(_encode_items(encoder, items, device))
+            labels += [float(item['mos_label']) for item in items]
+            names += [str(item['img_path']) for item in items]
+    return FeatureTable(torch.cat(features), torch.tensor(labels), names)
+
+
+def _encode_items(encoder: ImageEncoder, items: list[dict[str, Any]], device: torch.device) -> Tensor:
+    images = [item['img'] for item in items]
+    if len({image.shape for image in images}) == 1:
+        return encoder(torch.stack(images).to(device)).float().cpu()
+    return torch.cat([encoder(image.unsqueeze(0).to(device)).float().cpu() for image in images])
+
+
+def save_features(path: Path, table: FeatureTable) -> None:
+    """Write a feature table as safetensors, atomically."""
+    from safetensors.torch import save_file
+    with atomic_path(path) as temporary:
+        save_file({'image_features': table.image_features.contiguous(), 'mos_label': table.mos_label}, temporary,
+                  metadata={'image_names': json.dumps(table.image_names)})
+
+
+def load_features(path: Path) -> FeatureTable:
+    """Read a feature table.
+
+    Raises:
+        CheckpointError: the file is missing: the stage before has not been run.
+    """
+    from safetensors import safe_open
+    if not path.exists():
+        raise CheckpointError(f'{path}: is not there. Run the stages before this one first (stages: [align, compress, '
+                              'score]).')
+    with safe_open(path, framework='pt') as stream:
+        names = json.loads(stream.metadata()['image_names'])
+        return FeatureTable(stream.get_tensor('image_features'), stream.get_tensor('mos_label'), names)

@@ -1,0 +1,90 @@
+"""open_clip's contrastive losses, and their exact gradient in small memory."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyiqa_rali.alignment.distributed import gather_features
+
+Encode = Callable[[Tensor], Tensor]
+
+
+class ContrastiveLoss(nn.Module):
+    """Symmetric InfoNCE ('softmax', CLIP) or pairwise sigmoid ('sigmoid', SigLIP) with a learned scale.
+
+    Args:
+        kind: 'softmax' or 'sigmoid'.
+        init_scale: the scale 1 / temperature at the start; it is learned as a logarithm.
+        init_bias: the logits' bias at the start, 'sigmoid' only.
+        max_scale: the scale never exceeds it.
+    """
+
+    def __init__(self, kind: str = 'softmax', init_scale: float = 1 / 0.07, init_bias: float = -10.0,
+                 max_scale: float = 100.0):
+        super().__init__()
+        from open_clip.loss import ClipLoss, SigLipLoss
+        self.kind, self.max_scale = kind, max_scale
+        self.logit_scale = nn.Parameter(torch.tensor(init_scale).log())
+        self.logit_bias = nn.Parameter(torch.tensor(init_bias)) if kind == 'sigmoid' else None
+        self._loss = SigLipLoss() if kind == 'sigmoid' else ClipLoss()
+
+    def forward(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """Return the loss of one batch; row i of both (N, C) inputs belongs together, the rest are negatives."""
+        image_features = F.normalize(image_features.float(), dim=-1)
+        text_features = F.normalize(text_features.float(), dim=-1)
+        scale = self.logit_scale.exp().clamp(max=self.max_scale)
+        if self.kind == 'sigmoid':
+            return self._loss(image_features, text_features, scale, self.logit_bias)
+        return self._loss(image_features, text_features, scale)
+
+
+def contrastive_backward(loss: ContrastiveLoss, encode_images: Encode, images: Tensor,
+                         encode_texts: Callable[[Sequence[str]], Tensor], texts: Sequence[str],
+                         chunk_size: int | None = None, scaler: torch.amp.GradScaler | None = None) -> Tensor:
+    """Add the gradient of the whole batch's loss to all parameters, holding activations of one chunk at a time.
+
+    Features of every chunk are computed without a graph, gathered over all ranks, and the loss gives their gradient; then
+    each chunk is encoded again and takes its part of it. The encoders must be deterministic (evaluation mode), then the
+    gradient is exactly that of the full batch. Over several ranks the encoders' gradients must be summed afterwards;
+    those of the loss's own scale are complete on each rank.
+
+    Args:
+        loss: the contrastive loss.
+        encode_images: pictures (n, 3, H, W) to features (n, C).
+        images: this rank's pictures.
+        encode_texts: n texts to features (n, C).
+        texts: this rank's texts, one for each picture.
+        chunk_size: pictures at once; None, or the batch size and more, keeps the graph of the single pass instead.
+        scaler: scales the loss for float16.
+
+    Returns:
+        The loss of the batch over all ranks, detached.
+    """
+    whole = chunk_size is None or chunk_size >= len(images)
+    if whole:
+        image_outputs, text_outputs = encode_images(images), encode_texts(texts)
+    else:
+        starts = range(0, len(images), chunk_size)
+        with torch.no_grad():
+            image_outputs = torch.cat([encode_images(images[start:start + chunk_size]) for start in starts])
+            text_outputs = torch.cat([encode_texts(texts[start:start + chunk_size]) for start in starts])
+    image_features = image_outputs.detach().requires_grad_()
+    text_features = text_outputs.detach().requires_grad_()
+    value = loss(gather_features(image_features), gather_features(text_features))
+    (scaler.scale(value) if scaler else value).backward()
+    if whole:
+        _backward_through(image_outputs, image_features.grad)
+        _backward_through(text_outputs, text_features.grad)
+    else:
+        for start in starts:
+            part = slice(start, start + chunk_size)
+            _backward_through(encode_images(images[part]), image_features.grad[part])
+            _backward_through(encode_texts(texts[part]), text_features.grad[part])
+    return value.detach()
+
+
+def _backward_through(outputs: Tensor, gradient: Tensor) -> None:
+    if outputs.requires_grad:
+        outputs.backward(gradient.to(outputs.dtype))

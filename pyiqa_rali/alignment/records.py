@@ -1,0 +1,59 @@
+"""What a run writes down as it goes: a CSV that survives interruption, and TensorBoard."""
+
+import csv
+from pathlib import Path
+
+from pyiqa_rali.files import atomic_open
+
+
+class RunRecord:
+    """One CSV row and one TensorBoard point a call; rows after the resumed step are dropped.
+
+    Args:
+        path: the CSV file.
+        columns: names of the values; the first column is the step.
+        start_step: rows at or after this step are from an interrupted run and are written again.
+        tb_folder: folder for TensorBoard, None switches it off.
+    """
+
+    def __init__(self, path: Path, columns: list[str], start_step: int = 0, tb_folder: Path | None = None):
+        self.path, self.columns = path, columns
+        rows = [row for row in read_record(path) if row['step'] < start_step] if path.exists() else []
+        with atomic_open(path) as stream:
+            writer = csv.DictWriter(stream, ['step', *columns])
+            writer.writeheader()
+            writer.writerows(rows)
+        self._writer = _summary_writer(tb_folder, start_step)
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Append one step's values; those that are not given stay empty."""
+        with open(self.path, 'a', encoding='utf-8', newline='') as stream:
+            csv.DictWriter(stream, ['step', *self.columns]).writerow({'step': step, **values})
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f'{self.path.stem}/{name}', value, step)
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _summary_writer(folder: Path | None, start_step: int):
+    if folder is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+    return SummaryWriter(str(folder), purge_step=start_step or None)
+
+
+def read_record(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a record as numbers; empty cells are left out, and so is a last row cut short by a kill."""
+    rows = []
+    with open(path, encoding='utf-8', newline='') as stream:
+        reader = csv.DictReader(stream)
+        for row in reader:
+            try:
+                rows.append({name: float(value) for name, value in row.items() if name and value not in ('', None)})
+            except ValueError:
+                break
+    return [{**row, 'step': int(row['step'])} for row in rows if 'step' in row]

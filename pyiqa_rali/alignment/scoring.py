@@ -1,0 +1,89 @@
+"""Stage 3: fine-tune the scoring definition on cached features (arXiv 2510.11369); the encoder stays frozen."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from pyiqa_rali.alignment.features import FeatureTable
+from pyiqa_rali.alignment.records import RunRecord
+from pyiqa_rali.archs.basis_scorer import BasisScorer
+from pyiqa_rali.options import ScoreOptions
+
+Validate = Callable[[BasisScorer], dict[str, float]]
+
+
+def fine_tune(scorer: BasisScorer, train: FeatureTable, options: ScoreOptions, seed: int, validate: Validate,
+              record_file: Path, tb_folder: Path | None = None) -> tuple[BasisScorer, dict[str, float]]:
+    """Train basis vectors and scores on MOS labels in [0, 1]; return the best scorer and its validation.
+
+    Args:
+        scorer: stage 2's scorer, its temperature set.
+        train: features and labels of the training images.
+        options: stage 3's options.
+        seed: seeds the order of the batches.
+        validate: returns the metrics of a scorer; 'key' among them decides which epoch is best, higher better.
+        record_file: CSV of losses and metrics.
+        tb_folder: TensorBoard's folder.
+    """
+    best, best_values = copy.deepcopy(scorer), validate(scorer)
+    record = RunRecord(record_file, ['loss', *best_values], tb_folder=tb_folder)
+    record.add(0, best_values)
+    if options.fine_tune:
+        optimizer = _optimizer(scorer, options)
+        with torch.no_grad():
+            compressed = scorer.compress(train.image_features)
+        generator = torch.Generator().manual_seed(seed)
+        progress = tqdm(range(1, options.total_epochs + 1), desc='stage 3: score', unit='epoch')
+        for epoch in progress:
+            loss = _train_epoch(scorer, compressed, train.mos_label, optimizer, options, generator)
+            values = validate(scorer)
+            record.add(epoch, {'loss': loss, **values})
+            progress.set_postfix(loss=f'{loss:.5f}', key=f'{values["key"]:.4f}')
+            if _comparable(values['key']) > _comparable(best_values['key']):
+                best, best_values = copy.deepcopy(scorer), values
+    record.close()
+    return best, best_values
+
+
+def _comparable(value: float) -> float:
+    """Let NaN, the correlation of a constant, lose to any number."""
+    return -math.inf if math.isnan(value) else value
+
+
+def _optimizer(scorer: BasisScorer, options: ScoreOptions) -> torch.optim.Optimizer:
+    scorer.temperature.requires_grad_(options.train_temperature)
+    groups = [{'params': [scorer.basis_vectors], 'lr': options.lr},
+              {'params': [scorer.basis_scores], 'lr': options.lr_scores or options.lr}]
+    if options.train_temperature:
+        groups.append({'params': [scorer.temperature], 'lr': options.lr})
+    return torch.optim.Adam(groups)
+
+
+def _train_epoch(scorer: BasisScorer, compressed: Tensor, mos_label: Tensor, optimizer: torch.optim.Optimizer,
+                 options: ScoreOptions, generator: torch.Generator) -> float:
+    total = 0.0
+    order = torch.randperm(len(compressed), generator=generator)
+    for rows in order.split(options.batch_size):
+        loss = scoring_loss(scorer.score_compressed(compressed[rows]), mos_label[rows].unsqueeze(-1), options)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            scorer.temperature.clamp_(min=1e-3)
+        total += loss.item() * len(rows)
+    return total / len(compressed)
+
+
+def scoring_loss(scores: Tensor, mos_label: Tensor, options: ScoreOptions) -> Tensor:
+    """Return the weighted sum of mean squared error and pyiqa's PLCC loss for (N, 1) scores and labels."""
+    loss = options.mse_weight * F.mse_loss(scores, mos_label)
+    if options.plcc_weight and len(scores) > 1:
+        from pyiqa.losses import PLCCLoss
+        loss = loss + options.plcc_weight * PLCCLoss()(scores, mos_label)
+    return loss

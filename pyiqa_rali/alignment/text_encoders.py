@@ -1,0 +1,155 @@
+"""Text encoders for contrastive alignment: a CLIP model's own text tower, or a sentence encoder from transformers."""
+
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyiqa_rali.errors import OptionError
+
+_SENTENCE_END = re.compile(r'(?<=[.!?])\s+')
+
+
+class TextEncoder(nn.Module):
+    """Texts in, (N, C) features out; frozen encoders remember what they encoded.
+
+    Args:
+        train: whether gradients reach the weights.
+        split_sentences: encode each sentence by itself and average the normalised features.
+    """
+
+    context_length: int
+    embed_dim: int
+
+    def __init__(self, train: bool, split_sentences: bool):
+        super().__init__()
+        self.train_weights, self.split_sentences = train, split_sentences
+        self._cache: dict[str, Tensor] = {}
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Return text features (N, C)."""
+        parts = [split_into_sentences(text) if self.split_sentences else [text] for text in texts]
+        unique = list(dict.fromkeys(part for text in parts for part in text))
+        features = self._encode_unique(unique)
+        if not self.split_sentences:
+            return features[[unique.index(text) for text in texts]] if len(unique) < len(texts) else features
+        row = {part: index for index, part in enumerate(unique)}
+        features = F.normalize(features, dim=-1)
+        return torch.stack([features[[row[part] for part in text]].mean(dim=0) for text in parts])
+
+    def count_long(self, texts: Sequence[str]) -> int:
+        """Return how many texts (or single sentences, when split) are longer than the context and lose their end."""
+        parts = [part for text in texts for part in (split_into_sentences(text) if self.split_sentences else [text])]
+        return sum(self.num_tokens(part) > self.context_length for part in set(parts))
+
+    def num_tokens(self, text: str) -> int:
+        """Return the number of tokens of one text, special tokens included."""
+        raise NotImplementedError
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Return features (N, C) of texts that each fit the context."""
+        raise NotImplementedError
+
+    def _encode_unique(self, texts: list[str]) -> Tensor:
+        if self.train_weights:
+            return self.encode(texts)
+        new = [text for text in texts if text not in self._cache]
+        # one by one on the CPU: a text's last digits must not depend on its neighbours, or a resumed run would differ
+        size = 1 if next(self.parameters()).device.type == 'cpu' else 64
+        with torch.no_grad():
+            for start in range(0, len(new), size):
+                chunk = new[start:start + size]
+                self._cache.update(zip(chunk, self.encode(chunk).float(), strict=True))
+        return torch.stack([self._cache[text] for text in texts])
+
+
+class OpenClipText(TextEncoder):
+    """The text tower of an open_clip model."""
+
+    def __init__(self, model: nn.Module, tokenizer, embed_dim: int, train: bool = False, split_sentences: bool = False):
+        super().__init__(train, split_sentences)
+        model.visual = None
+        self.model, self.tokenizer, self.embed_dim = model, tokenizer, embed_dim
+        self.context_length = tokenizer.context_length
+
+    def num_tokens(self, text: str) -> int:
+        """Return the number of tokens, start and end included."""
+        encoded = self.tokenizer.encode(text) if hasattr(self.tokenizer, 'encode') else None
+        if encoded is not None:
+            return len(encoded) + 2
+        return len(self.tokenizer.tokenizer(text)['input_ids'])
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Return features (N, C)."""
+        device = next(self.model.parameters()).device
+        return self.model.encode_text(self.tokenizer(list(texts)).to(device))
+
+
+class SentenceEncoder(TextEncoder):
+    """A sentence encoder of transformers: mean over the tokens of the last layer (MiniLM)."""
+
+    def __init__(self, path: str, train: bool = False, split_sentences: bool = False):
+        super().__init__(train, split_sentences)
+        from transformers import AutoModel, AutoTokenizer
+        source = resolve_text_encoder(path)
+        local = Path(source).is_dir()
+        self.tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+        self.model = AutoModel.from_pretrained(source, local_files_only=local)
+        self.embed_dim = self.model.config.hidden_size
+        self.context_length = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
+
+    def num_tokens(self, text: str) -> int:
+        """Return the number of tokens, special tokens included."""
+        return len(self.tokenizer(text)['input_ids'])
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Return features (N, C)."""
+        device = next(self.model.parameters()).device
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.context_length,
+                                return_tensors='pt').to(device)
+        hidden = self.model(**tokens).last_hidden_state
+        mask = tokens['attention_mask'].unsqueeze(-1).to(hidden.dtype)
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+def split_into_sentences(text: str) -> list[str]:
+    """Split after full stops, question and exclamation marks.
+
+    Example:
+        >>> split_into_sentences('Sharp overall. Some noise.')
+        ['Sharp overall.', 'Some noise.']
+    """
+    return [part for part in _SENTENCE_END.split(text.strip()) if part]
+
+
+def resolve_text_encoder(path: str | None) -> str:
+    """Return the folder or hub repository of a text encoder; 'installed:PACKAGE' is the package's `model` folder.
+
+    Raises:
+        OptionError: no path, a folder that does not exist, or a package that is not installed.
+    """
+    if not path:
+        raise OptionError('text_encoder: path: must be given with library: transformers; a folder, a hub repository such as '
+                          'sentence-transformers/all-MiniLM-L6-v2, or installed:PACKAGE.')
+    if path.startswith('installed:'):
+        return str(installed_folder(path.removeprefix('installed:')) / 'model')
+    if path.startswith(('.', '/', '~')) and not Path(path).expanduser().is_dir():
+        raise OptionError(f'text_encoder: path: "{path}" is not a folder. Give a folder or a hub repository.')
+    return str(Path(path).expanduser())
+
+
+def installed_folder(package: str) -> Path:
+    """Return the folder of an installed Python package that ships weights.
+
+    Raises:
+        OptionError: the package is not installed.
+    """
+    try:
+        return Path(str(resources.files(package)))
+    except ModuleNotFoundError as error:
+        raise OptionError(f'installed:{package}: the Python package is not installed. Install it with pip install '
+                          f'{package.replace("_", "-")}, or give a path.') from error

@@ -1,0 +1,189 @@
+"""The two towers of a run: image encoder and text encoder with their pretrained weights, built from the options."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyiqa_rali.alignment.text_encoders import OpenClipText, SentenceEncoder, TextEncoder, installed_folder
+from pyiqa_rali.archs.image_encoder import (
+    ImageEncoder,
+    ImageEncoderConfig,
+    StageStatistics,
+    build_image_encoder,
+    open_clip_model_config,
+)
+from pyiqa_rali.archs.preprocessing import Preprocessing
+from pyiqa_rali.checkpoints.format import load_checkpoint
+from pyiqa_rali.errors import CheckpointError, OptionError, some
+from pyiqa_rali.options import PathOptions, TextEncoderOptions, from_known_keys
+
+
+@dataclasses.dataclass
+class EncoderOptions:
+    """`network: image_encoder:` of an option file.
+
+    Attributes:
+        library: 'open_clip' or 'timm'.
+        name: the model's name there.
+        pretrained: open_clip's tag or a weight file; for timm True (its own weights), a file, or
+            'installed:PACKAGE' (weights that a Python package ships); None means random weights.
+        embed_dim: width C; None takes the open_clip model's, or the text encoder's.
+        pooling: see `ImageEncoderConfig`.
+        projection_dim: see `ImageEncoderConfig`.
+        preprocessing: values that replace the encoder's own (see `Preprocessing`).
+    """
+
+    library: str
+    name: str
+    pretrained: str | bool | None = None
+    embed_dim: int | None = None
+    pooling: str = 'head'
+    projection_dim: int | None = None
+    preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class Towers:
+    """Both encoders and what the model's own loss started from (None where it has none)."""
+
+    image_encoder: ImageEncoder
+    text_encoder: TextEncoder
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+
+
+def build_towers(network: dict[str, Any], text: TextEncoderOptions, path: PathOptions) -> Towers:
+    """Build image and text encoder with their pretrained weights.
+
+    Raises:
+        OptionError: names, widths or libraries do not go together.
+        CheckpointError: `path: pretrain_network` does not fit.
+    """
+    network = {'type': 'RALI', **network}
+    unknown = set(network) - {'type', 'image_encoder'}
+    if unknown or network['type'] != 'RALI':
+        raise OptionError(f'network: {some(unknown) or network["type"]} is not known; it takes type: RALI and image_encoder.')
+    encoder = from_known_keys(EncoderOptions, network.get('image_encoder', {}), 'network: image_encoder')
+    towers = _open_clip_towers(encoder, text) if encoder.library == 'open_clip' else _timm_towers(encoder, text)
+    if towers.image_encoder.config.embed_dim != towers.text_encoder.embed_dim:
+        raise OptionError(f'network: image_encoder: gives {towers.image_encoder.config.embed_dim} features and the text '
+                          f'encoder {towers.text_encoder.embed_dim}; both must be equal. Choose another text_encoder.')
+    if path.pretrain_network:
+        load_image_encoder(towers.image_encoder, path.pretrain_network, path.strict_load)
+    return towers
+
+
+def image_encoder_only(network: dict[str, Any], embed_dim: int) -> ImageEncoder:
+    """Build just the image encoder, without weights from a text model (for later stages and tests)."""
+    encoder = from_known_keys(EncoderOptions, network.get('image_encoder', {}), 'network: image_encoder')
+    return build_image_encoder(_timm_config(encoder, embed_dim))
+
+
+def load_image_encoder(encoder: ImageEncoder, path: str, strict: bool) -> None:
+    """Start from the image encoder of one of our exports."""
+    tensors, _ = load_checkpoint(path)
+    prefix = 'image_encoder.'
+    state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    try:
+        encoder.load_state_dict(state, strict=strict)
+    except RuntimeError as error:
+        raise CheckpointError(f'path: pretrain_network: {path} does not fit the network: {error}') from error
+
+
+def _open_clip_towers(encoder: EncoderOptions, text: TextEncoderOptions) -> Towers:
+    import open_clip
+    model_config = open_clip_model_config(encoder.name)
+    model = open_clip.create_model(encoder.name, pretrained=encoder.pretrained or None, pretrained_text=False)
+    config = ImageEncoderConfig('open_clip', encoder.name, _open_clip_preprocessing(model, encoder),
+                                model_config['embed_dim'], model_config)
+    image_encoder = build_image_encoder(config)
+    image_encoder.backbone.load_state_dict(model.visual.state_dict())
+    scale = float(model.logit_scale.detach().exp())
+    bias = float(model.logit_bias.detach()) if getattr(model, 'logit_bias', None) is not None else None
+    if text.library == 'transformers':
+        return Towers(image_encoder, SentenceEncoder(text.path, text.train, text.split_sentences))
+    tokenizer = open_clip.get_tokenizer(encoder.name)
+    tower = OpenClipText(model, tokenizer, model_config['embed_dim'], text.train, text.split_sentences)
+    return Towers(image_encoder, tower, scale, bias)
+
+
+def _open_clip_preprocessing(model: nn.Module, encoder: EncoderOptions) -> Preprocessing:
+    size = model.visual.image_size
+    size = size[0] if isinstance(size, (tuple, list)) else size
+    own = getattr(model.visual, 'preprocess_cfg', {})
+    values = {'image_size': size, 'resize_mode': own.get('resize_mode', 'shortest'),
+              'interpolation': own.get('interpolation', 'bicubic'), 'mean': tuple(own.get('mean', Preprocessing.mean)),
+              'std': tuple(own.get('std', Preprocessing.std)), **encoder.preprocessing}
+    return from_known_keys(Preprocessing, values, 'network: image_encoder: preprocessing')
+
+
+def _timm_towers(encoder: EncoderOptions, text: TextEncoderOptions) -> Towers:
+    if text.library != 'transformers':
+        raise OptionError('text_encoder: library: must be transformers for a timm image encoder, which has no text tower of '
+                          'its own.')
+    text_encoder = SentenceEncoder(text.path, text.train, text.split_sentences)
+    image_encoder = build_image_encoder(_timm_config(encoder, encoder.embed_dim or text_encoder.embed_dim))
+    if encoder.pretrained:
+        _load_timm_backbone(image_encoder.backbone, _timm_weights(encoder))
+    return Towers(image_encoder, text_encoder)
+
+
+def _timm_config(encoder: EncoderOptions, embed_dim: int) -> ImageEncoderConfig:
+    import timm
+    own = timm.data.resolve_data_config({}, model=timm.create_model(encoder.name, pretrained=False)) \
+        if timm.is_model(encoder.name) else {'input_size': (3, 224, 224), 'crop_pct': 1.0, 'interpolation': 'bicubic',
+                                             'mean': Preprocessing.mean, 'std': Preprocessing.std}
+    size = own['input_size'][-1]
+    values = {'image_size': size, 'resize_size': int(size / own['crop_pct']), 'interpolation': own['interpolation'],
+              'mean': tuple(own['mean']), 'std': tuple(own['std']), **encoder.preprocessing}
+    if values.get('resize_mode') == 'native' and 'resize_size' not in encoder.preprocessing:
+        values['resize_size'] = None
+    if values.get('resize_mode') == 'native':
+        values['image_size'] = None
+    preprocessing = from_known_keys(Preprocessing, values, 'network: image_encoder: preprocessing')
+    return ImageEncoderConfig('timm', encoder.name, preprocessing, embed_dim, None, encoder.pooling,
+                              encoder.projection_dim)
+
+
+def _timm_weights(encoder: EncoderOptions) -> dict[str, Tensor]:
+    """Return the full timm model's state dict from timm's own weights, a file, or an installed package."""
+    import timm
+    full = timm.create_model(encoder.name, pretrained=encoder.pretrained is True)
+    if encoder.pretrained is True:
+        return full.state_dict()
+    found = torch.load(_weight_file(encoder.pretrained), map_location='cpu', weights_only=True)
+    return _with_timm_names(found, full.state_dict(), encoder)
+
+
+def _weight_file(pretrained: str) -> Path:
+    if not pretrained.startswith('installed:'):
+        path = Path(pretrained).expanduser()
+        if not path.is_file():
+            raise OptionError(f'network: image_encoder: pretrained: {path} is not a file.')
+        return path
+    folder = installed_folder(pretrained.removeprefix('installed:'))
+    files = sorted(folder.rglob('*.pth'))
+    if len(files) != 1:
+        raise OptionError(f'network: image_encoder: pretrained: {pretrained} holds {len(files)} .pth files; one is needed.')
+    return files[0]
+
+
+def _with_timm_names(found: dict[str, Tensor], wanted: dict[str, Tensor], encoder: EncoderOptions) -> dict[str, Tensor]:
+    """Rename tensors to timm's names: equal names, or else the same shapes in the same order."""
+    if set(found) == set(wanted):
+        return found
+    shapes = [tuple(tensor.shape) for tensor in found.values()] == [tuple(tensor.shape) for tensor in wanted.values()]
+    if not shapes:
+        raise OptionError(f'network: image_encoder: pretrained: {encoder.pretrained} does not hold the weights of '
+                          f'{encoder.name} ({len(found)} tensors, {len(wanted)} wanted).')
+    return dict(zip(wanted, found.values(), strict=True))
+
+
+def _load_timm_backbone(backbone: nn.Module, state: dict[str, Tensor]) -> None:
+    target = backbone.features if isinstance(backbone, StageStatistics) else backbone
+    missing = target.load_state_dict({name: state[name] for name in target.state_dict() if name in state}, strict=False)
+    if missing.missing_keys:
+        raise OptionError(f'network: image_encoder: pretrained: lacks {some(missing.missing_keys)}.')

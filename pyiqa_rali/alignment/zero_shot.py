@@ -1,0 +1,61 @@
+"""Following stage 1 by zero-shot quality: how much closer an image is to good words than to bad ones."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from pyiqa_rali.alignment.features import FeatureTable
+from pyiqa_rali.alignment.text_encoders import TextEncoder
+from pyiqa_rali.errors import OptionError
+
+PROMPT_SIDES = ('high', 'low')
+
+
+@torch.no_grad()
+def zero_shot_scores(image_features: torch.Tensor, text_encoder: TextEncoder, prompts: dict[str, list[str]]) -> torch.Tensor:
+    """Return (n,) the mean cosine to the 'high' prompts minus that to the 'low' ones.
+
+    Raises:
+        OptionError: one of the two sides is missing or empty.
+    """
+    missing = [side for side in PROMPT_SIDES if not prompts.get(side)]
+    if missing:
+        raise OptionError(f'align: prompts: needs the lists high and low; missing: {", ".join(missing)}.')
+    images = F.normalize(image_features.float(), dim=-1)
+    means = [F.normalize(text_encoder(prompts[side]).float().cpu(), dim=-1).mean(dim=0) for side in PROMPT_SIDES]
+    return images @ (means[0] - means[1])
+
+
+class ZeroShotValidation:
+    """Zero-shot correlations on the validation sets every `val_freq` steps and at the end of stage 1.
+
+    Args:
+        embed_all: returns the features of every validation set by name, with the present encoder.
+        text_encoder: encodes the prompts.
+        prompts: 'high' and 'low' sentences.
+        correlate: scores and labels to metric values, for a named data set.
+        names: the validation sets.
+        metrics: the metrics' names.
+        val_freq: steps between validations; None validates at the end only.
+    """
+
+    def __init__(self, embed_all: Callable[[], dict[str, FeatureTable]], text_encoder: TextEncoder,
+                 prompts: dict[str, list[str]], correlate: Callable, names: list[str], metrics: list[str],
+                 val_freq: int | None):
+        self.embed_all, self.text_encoder, self.prompts = embed_all, text_encoder, prompts
+        self.correlate, self.val_freq = correlate, val_freq
+        self.columns = [f'zero_shot/{name}/{metric}' for name in names for metric in metrics]
+
+    def due(self, done: int, last: bool) -> bool:
+        """Whether to validate after `done` steps."""
+        return last or bool(self.val_freq and done % self.val_freq == 0)
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Return the metric values of every validation set."""
+        values = {}
+        for name, table in self.embed_all().items():
+            scores = zero_shot_scores(table.image_features, self.text_encoder, self.prompts)
+            found = self.correlate(scores.numpy(), table.mos_label.numpy(), name)
+            values.update({f'zero_shot/{name}/{metric}': value for metric, value in found.items()})
+        return values

@@ -1,0 +1,48 @@
+"""The scoring definition of RALI: from image features to a score through a basis (arXiv 2510.11369, section 2)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BasisScorer(nn.Module):
+    """Standardise, project on principal components, compare with the basis, and average the basis scores.
+
+    With image features x (C,), z = `pca_components` ((x - `pca_mean`) / `pca_scale`), w = softmax(cos(z, mu_i) / tau)
+    over the K `basis_vectors` mu_i, and the score is the sum of w_i times `basis_scores` f_i. A score is a convex
+    combination of the basis scores and has their unit.
+
+    Args:
+        feature_dim: width C of the image features.
+        pca_dim: width D after the projection, at most C.
+        num_basis: number K of basis vectors.
+    """
+
+    def __init__(self, feature_dim: int, pca_dim: int, num_basis: int):
+        super().__init__()
+        self.register_buffer('pca_mean', torch.zeros(feature_dim))
+        self.register_buffer('pca_scale', torch.ones(feature_dim))
+        self.register_buffer('pca_components', torch.zeros(pca_dim, feature_dim))
+        self.basis_vectors = nn.Parameter(torch.zeros(num_basis, pca_dim))
+        self.basis_scores = nn.Parameter(torch.zeros(num_basis))
+        self.temperature = nn.Parameter(torch.tensor(0.07))
+
+    def compress(self, image_features: Tensor) -> Tensor:
+        """Return z (N, D) for image features (N, C), in float32 at least."""
+        features = image_features.to(torch.promote_types(image_features.dtype, torch.float32))
+        standardised = (features - self.pca_mean.to(features.dtype)) / self.pca_scale.to(features.dtype)
+        return standardised @ self.pca_components.to(features.dtype).T
+
+    def weights(self, compressed: Tensor) -> Tensor:
+        """Return the softmax weights (N, K), rows summing to 1, for compressed features (N, D)."""
+        basis_vectors = F.normalize(self.basis_vectors.to(compressed.dtype), dim=-1)
+        cosine = F.normalize(compressed, dim=-1) @ basis_vectors.T
+        return torch.softmax(cosine / self.temperature.to(compressed.dtype), dim=-1)
+
+    def score_compressed(self, compressed: Tensor) -> Tensor:
+        """Return scores (N, 1) for compressed features (N, D)."""
+        return self.weights(compressed) @ self.basis_scores.to(compressed.dtype).unsqueeze(-1)
+
+    def forward(self, image_features: Tensor) -> Tensor:
+        """Return scores (N, 1) for image features (N, C)."""
+        return self.score_compressed(self.compress(image_features))

@@ -1,0 +1,165 @@
+"""An encoder's evaluation transform on tensors: resize, crop and normalise, differentiable and for any picture size.
+
+The resizing follows Pillow's: one axis after the other (width first), antialiased, with 8-bit rounding after each pass.
+On 8-bit pictures the result is within 1/255 of the transform that the encoder was evaluated with.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyiqa_rali.errors import OptionError, did_you_mean
+
+MIN_SIZE = 16
+RESIZE_MODES = ('shortest', 'longest', 'squash', 'native')
+INTERPOLATIONS = ('bicubic', 'bilinear')
+CROP_ROUNDINGS = ('nearest', 'floor')
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to a picture before the encoder sees it.
+
+    Attributes:
+        image_size: side of the square that the encoder takes, in pixels; None takes pictures at their own size
+            (`resize_mode` 'native' only).
+        resize_size: the length in pixels that `resize_mode` brings an edge to; None means `image_size`. With 'native' it
+            is the longest edge allowed: larger pictures are made smaller, smaller ones stay as they are.
+        resize_mode: 'shortest' (that edge to `resize_size`, then a centre crop), 'longest' (that edge, then black
+            padding), 'squash' (both edges, aspect ratio lost), or 'native'.
+        interpolation: 'bicubic' or 'bilinear', antialiased.
+        crop_rounding: where the centre crop starts when the margin is odd: 'nearest' (torchvision, open_clip, timm) or
+            'floor' (transformers).
+        mean: channel means, RGB, in [0, 1].
+        std: channel standard deviations, RGB.
+    """
+
+    image_size: int | None
+    resize_size: int | None = None
+    resize_mode: str = 'shortest'
+    interpolation: str = 'bicubic'
+    crop_rounding: str = 'nearest'
+    mean: tuple | list = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple | list = (0.26862954, 0.26130258, 0.27577711)
+
+    def __post_init__(self):
+        _check_choice('resize_mode', self.resize_mode, RESIZE_MODES)
+        _check_choice('interpolation', self.interpolation, INTERPOLATIONS)
+        _check_choice('crop_rounding', self.crop_rounding, CROP_ROUNDINGS)
+        if (self.image_size is None) != (self.resize_mode == 'native'):
+            raise OptionError(f'image_size: {self.image_size} does not go with resize_mode: {self.resize_mode}. '
+                              'Give image_size a number of pixels, or leave it out and set resize_mode: native.')
+        object.__setattr__(self, 'mean', tuple(self.mean))
+        object.__setattr__(self, 'std', tuple(self.std))
+
+
+def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise OptionError(f'{option}: "{value}" is not one of {", ".join(allowed)}.{did_you_mean(value, allowed)}')
+
+
+class Preprocess(nn.Module):
+    """Turn (N, 3 or 1, H, W) pictures in [0, 1] of any float type into (N, 3, h, w) encoder input in float32.
+
+    Raises:
+        OptionError: the tensor has another shape, or an edge is shorter than 16 pixels.
+    """
+
+    def __init__(self, preprocessing: Preprocessing):
+        super().__init__()
+        self.preprocessing = preprocessing
+        self.register_buffer('mean', torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Resize, crop and normalise one batch."""
+        images = as_rgb_float(images)
+        images = fit_to_encoder(images, self.preprocessing)
+        return (images - self.mean.float()) / self.std.float()
+
+
+def as_rgb_float(images: Tensor) -> Tensor:
+    """Return (N, 3, H, W) float32: gray is repeated, uint8 is divided by 255."""
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise OptionError(f'images have shape {tuple(images.shape)}; they must be (N, 3, H, W) or (N, 1, H, W).')
+    if min(images.shape[-2:]) < MIN_SIZE:
+        raise OptionError(f'images are {images.shape[-1]} x {images.shape[-2]} pixels; the shorter edge must have at '
+                          f'least {MIN_SIZE}. Leave such images out, or enlarge them first.')
+    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    return images.expand(-1, 3, -1, -1)
+
+
+def fit_to_encoder(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Bring (N, 3, H, W) float pictures to the size that the encoder takes."""
+    size, target = preprocessing.image_size, preprocessing.resize_size or preprocessing.image_size
+    height, width = resized_shape(images.shape[-2], images.shape[-1], target, preprocessing.resize_mode)
+    images = resize(images, height, width, preprocessing.interpolation)
+    if size is None or (height, width) == (size, size):
+        return images
+    return center_crop_or_pad(images, size, preprocessing.crop_rounding)
+
+
+def resized_shape(height: int, width: int, target: int | None, resize_mode: str) -> tuple[int, int]:
+    """Return (height, width) after resizing; a free edge is truncated ('longest' rounds it, as open_clip does).
+
+    Example:
+        >>> resized_shape(384, 513, 336, 'shortest')
+        (336, 448)
+    """
+    if resize_mode == 'squash':
+        return target, target
+    if resize_mode == 'longest':
+        ratio = max(height, width) / target
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
+    if resize_mode == 'native':
+        longest = max(height, width)
+        if target is None or longest <= target:
+            return height, width
+        return max(MIN_SIZE, int(height * target / longest)), max(MIN_SIZE, int(width * target / longest))
+    if height <= width:
+        return target, int(target * width / height)
+    return int(target * height / width), target
+
+
+def resize(images: Tensor, height: int, width: int, interpolation: str = 'bicubic') -> Tensor:
+    """Resize (N, C, H, W) pictures in [0, 1] as Pillow does on 8 bits; gradients pass the rounding unchanged.
+
+    Pillow clips after each pass, so that the order shows at saturated edges: width first, but height first when the
+    picture becomes lower and wider at once (Pillow 13).
+    """
+    passes = [(None, width), (height, None)]
+    if height < images.shape[-2] and width > images.shape[-1]:
+        passes.reverse()
+    for new_height, new_width in passes:
+        size = (new_height or images.shape[-2], new_width or images.shape[-1])
+        if size != tuple(images.shape[-2:]):
+            images = _resize_pass(images, size, interpolation)
+    return images
+
+
+def _resize_pass(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    # in double precision: float32 falls on the other side of a rounding step now and then
+    resized = F.interpolate(images.double(), size=size, mode=interpolation, antialias=True, align_corners=False)
+    return _round_to_8_bits(resized.clamp(0, 1)).float()
+
+
+def _round_to_8_bits(images: Tensor) -> Tensor:
+    rounded = torch.floor(images.detach() * 255 + 0.5) / 255
+    return images + (rounded - images.detach())
+
+
+def center_crop_or_pad(images: Tensor, size: int, rounding: str = 'nearest') -> Tensor:
+    """Cut or pad (with black) the centre `size` x `size` of (N, C, H, W) pictures."""
+    height, width = images.shape[-2:]
+    if height < size or width < size:
+        missing_h, missing_w = max(size - height, 0), max(size - width, 0)
+        images = F.pad(images, (missing_w // 2, missing_w - missing_w // 2, missing_h // 2, missing_h - missing_h // 2))
+        height, width = images.shape[-2:]
+    top, left = (_crop_start(length - size, rounding) for length in (height, width))
+    return images[..., top:top + size, left:left + size]
+
+
+def _crop_start(margin: int, rounding: str) -> int:
+    return margin // 2 if rounding == 'floor' else round(margin / 2)

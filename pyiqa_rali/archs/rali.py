@@ -1,0 +1,160 @@
+"""RALI as a pyiqa architecture: an aligned image encoder and a basis scorer, no language model."""
+
+import os
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyiqa_rali.archs.basis_scorer import BasisScorer
+from pyiqa_rali.archs.image_encoder import ImageEncoderConfig, build_image_encoder
+from pyiqa_rali.checkpoints import format as checkpoint_format
+from pyiqa_rali.errors import CheckpointError, OptionError, some
+
+NAMED_WEIGHTS = ('rali', 'rali-lite')
+
+
+class RALI(nn.Module):
+    """Reasoning-Aligned Lightweight IQA (arXiv 2510.11369): no-reference score of pictures in [0, 1].
+
+    Args:
+        pretrained: 'rali' (the released checkpoint, or the user's default), 'rali-lite' (embedded), a path or a hub
+            repository; False builds the model that `image_encoder`, `pca_dim` and `num_basis` describe, with random
+            weights. True means 'rali'.
+        pretrained_model_path: file or folder of an export; goes before `pretrained`.
+        image_encoder: with `pretrained=False`, the values of an `ImageEncoderConfig`.
+        pca_dim: with `pretrained=False`, the width D after the projection.
+        num_basis: with `pretrained=False`, the number K of basis vectors.
+        mos_range: with `pretrained=False`, the range of the scores.
+        lower_better: with `pretrained=False`, whether low scores mean good quality.
+
+    Raises:
+        CheckpointError: the weights cannot be found or read.
+        OptionError: an argument has a value that cannot be used.
+    """
+
+    def __init__(self, pretrained: bool | str = True, pretrained_model_path: str | os.PathLike | None = None,
+                 image_encoder: dict[str, Any] | None = None, pca_dim: int | None = None, num_basis: int | None = None,
+                 mos_range: tuple[float, float] | None = None, lower_better: bool | None = None):
+        super().__init__()
+        self._owner = None
+        described = {'image_encoder': image_encoder, 'pca_dim': pca_dim, 'num_basis': num_basis, 'mos_range': mos_range,
+                     'lower_better': lower_better}
+        if pretrained_model_path is None and pretrained is False:
+            self._build_from_arguments(described)
+        else:
+            self._refuse_with_weights(described)
+            self._load_pretrained(pretrained_model_path if pretrained_model_path is not None else pretrained)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the checkpoint says about itself: encoder, MOS range and direction, training, versions, licence."""
+        return self._metadata
+
+    @property
+    def score_range(self) -> str:
+        """The range of the scores as pyiqa writes it, such as '1, 5'."""
+        low, high = self._metadata['mos_range']
+        return f'{low:g}, {high:g}'
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (N, 1), float32, in the unit of the training MOS, for (N, 3 or 1, H, W) pictures in [0, 1]."""
+        return self.scorer(self.image_encoder(images))
+
+    def get_extra_state(self) -> Tensor:
+        """Carry the metadata in the state dict, so that pyiqa's `.pth` files describe themselves."""
+        return checkpoint_format.metadata_to_extra_state(self._metadata)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the metadata of a state dict."""
+        self._metadata = checkpoint_format.metadata_from_extra_state(state)
+
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False):
+        """Load the weights of any export: the model is built anew when encoder, K or D differ.
+
+        Raises:
+            CheckpointError: the state dict is not from an export of pyiqa_rali, or its tensors do not fit.
+        """
+        tensors = dict(state_dict)
+        extra_state = tensors.pop(checkpoint_format.EXTRA_STATE_KEY, None)
+        metadata = checkpoint_format.metadata_from_extra_state(extra_state, 'these weights')
+        checkpoint_format.check_metadata(metadata, 'these weights')
+        checkpoint_format.check_scorer_tensors(tensors, 'these weights')
+        current = next(self.parameters())
+        self._build(metadata, *_scorer_sizes(tensors))
+        self.to(device=current.device, dtype=current.dtype)
+        result = _load_into(self, tensors, strict, assign, 'these weights')
+        self._tell_owner()
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the link to the metric out of copies: a weak reference can be neither pickled nor copied."""
+        return {**self.__dict__, '_owner': None}
+
+    def _build_from_arguments(self, described: dict[str, Any]) -> None:
+        missing = [name for name, value in described.items() if value is None]
+        if missing:
+            raise OptionError(f'pretrained: False needs {", ".join(described)}; missing: {some(missing)}.')
+        encoder = ImageEncoderConfig.from_dict(described['image_encoder'])
+        metadata = {'format_version': checkpoint_format.FORMAT_VERSION, 'image_encoder': encoder.to_dict(),
+                    'mos_range': list(described['mos_range']), 'lower_better': described['lower_better'],
+                    'training': 'none: random weights'}
+        self._build(metadata, encoder.embed_dim, described['pca_dim'], described['num_basis'])
+
+    def _refuse_with_weights(self, described: dict[str, Any]) -> None:
+        given = [name for name, value in described.items() if value is not None]
+        if given:
+            raise OptionError(f'{given[0]}: goes with pretrained: False only; a checkpoint brings its own. Leave it out.')
+
+    def _load_pretrained(self, source: bool | str | os.PathLike) -> None:
+        from pyiqa_rali.checkpoints.locate import locate_checkpoint
+        path = locate_checkpoint('rali' if source is True else os.fspath(source))
+        tensors, metadata = checkpoint_format.load_checkpoint(path)
+        try:
+            self._build(metadata, *_scorer_sizes(tensors))
+        except OptionError as error:
+            raise CheckpointError(f'{path}: {error}') from error
+        _load_into(self, tensors, True, False, path)
+
+    def _build(self, metadata: dict[str, Any], feature_dim: int, pca_dim: int, num_basis: int) -> None:
+        config = ImageEncoderConfig.from_dict(metadata['image_encoder'])
+        self._metadata = metadata
+        self.image_encoder = build_image_encoder(config)
+        self.scorer = BasisScorer(feature_dim, pca_dim, num_basis)
+        self.eval()
+
+    def _tell_owner(self) -> None:
+        owner = self._owner() if self._owner is not None else None
+        if owner is not None:
+            owner.score_range = self.score_range
+            owner.lower_better = self._metadata['lower_better']
+
+
+def _scorer_sizes(tensors: dict[str, Tensor]) -> tuple[int, int, int]:
+    pca_dim, feature_dim = tensors['scorer.pca_components'].shape
+    return feature_dim, pca_dim, tensors['scorer.basis_vectors'].shape[0]
+
+
+def _load_into(net: RALI, tensors: dict[str, Tensor], strict: bool, assign: bool, source: str | os.PathLike):
+    """Load tensors with errors that name their source; half-precision storage is widened by the copy."""
+    try:
+        state = {**tensors, checkpoint_format.EXTRA_STATE_KEY: net.get_extra_state()}
+        return nn.Module.load_state_dict(net, state, strict=strict, assign=assign)
+    except RuntimeError as error:
+        raise CheckpointError(f'{source}: its tensors do not fit the encoder that its metadata names '
+                              f'({net.metadata["image_encoder"]["name"]}): {error}') from error
+
+
+def _tell_owner_when_registered(parent: nn.Module, name: str, child: nn.Module | None) -> None:
+    """Correct `score_range` and `lower_better` of the pyiqa metric that takes a RALI in.
+
+    pyiqa sets both from its table before the weights are known and hands the net nothing; PyTorch's registration hook is
+    the one public place where a module learns about its parent.
+    """
+    if isinstance(child, RALI) and hasattr(parent, 'score_range'):
+        child._owner = weakref.ref(parent)
+        child._tell_owner()
+
+
+torch.nn.modules.module.register_module_module_registration_hook(_tell_owner_when_registered)

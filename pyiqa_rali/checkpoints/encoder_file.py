@@ -1,0 +1,46 @@
+"""The aligned image encoder as a file between the stages."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from pyiqa_rali.archs.image_encoder import ImageEncoder, ImageEncoderConfig, build_image_encoder
+from pyiqa_rali.errors import CheckpointError
+from pyiqa_rali.files import atomic_path
+
+CONFIG_KEY = 'image_encoder'
+
+
+def save_encoder(path: Path, encoder: ImageEncoder, half: bool = False) -> None:
+    """Write an image encoder with its configuration.
+
+    Args:
+        path: the safetensors file.
+        encoder: the aligned encoder.
+        half: round floating-point weights to float16, so that later stages see what a float16 export holds.
+    """
+    from safetensors.torch import save_file
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    if half:
+        state = {name: tensor.to(torch.float16) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata={CONFIG_KEY: json.dumps(encoder.config.to_dict())})
+
+
+def load_encoder(path: Path) -> ImageEncoder:
+    """Read an image encoder in float32.
+
+    Raises:
+        CheckpointError: the file is missing (stage 1 has not run).
+    """
+    from safetensors import safe_open
+    if not path.exists():
+        raise CheckpointError(f'{path}: is not there. Run stage 1 first (stages: [align, compress, score]).')
+    with safe_open(path, framework='pt') as stream:
+        config = ImageEncoderConfig.from_dict(json.loads(stream.metadata()[CONFIG_KEY]))
+        state = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
+    encoder = build_image_encoder(config)
+    encoder.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
+                             for name, tensor in state.items()})
+    return encoder

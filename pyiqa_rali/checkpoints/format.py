@@ -1,0 +1,163 @@
+"""Our checkpoint: a safetensors file that describes itself, and the same weights as a `.pth` for pyiqa."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyiqa_rali.errors import CheckpointError, some
+from pyiqa_rali.files import atomic_path
+
+FORMAT_VERSION = 1
+METADATA_KEY = 'pyiqa_rali'
+FILE_NAME = 'rali.safetensors'
+REQUIRED_METADATA = ('format_version', 'image_encoder', 'mos_range', 'lower_better')
+SCORER_TENSORS = ('pca_mean', 'pca_scale', 'pca_components', 'basis_vectors', 'basis_scores', 'temperature')
+EXTRA_STATE_KEY = '_extra_state'
+
+
+def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write tensors and metadata as one safetensors file, atomically.
+
+    Args:
+        path: the file to write.
+        tensors: `image_encoder.*` and `scorer.*` (see the README's checkpoint section).
+        metadata: JSON values; `REQUIRED_METADATA` must be among them.
+
+    Raises:
+        CheckpointError: a required key is missing.
+    """
+    from safetensors.torch import save_file
+    check_metadata(metadata, path)
+    check_scorer_tensors(tensors, path)
+    with atomic_path(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
+                  metadata={METADATA_KEY: json.dumps(metadata)})
+
+
+def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint: a `.safetensors` or `.pth` file, or a folder that holds `rali.safetensors`.
+
+    Returns:
+        The tensors by name, on the CPU, and the metadata.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or not one of ours; the message names it.
+    """
+    path = checkpoint_file(path)
+    tensors, metadata = _read_pth(path) if path.suffix in ('.pth', '.pt') else _read_safetensors(path)
+    check_metadata(metadata, path)
+    check_scorer_tensors(tensors, path)
+    return tensors, metadata
+
+
+def load_metadata(path: str | os.PathLike) -> dict[str, Any]:
+    """Read only the metadata of a checkpoint (raises as `load_checkpoint`)."""
+    path = checkpoint_file(path)
+    if path.suffix in ('.pth', '.pt'):
+        return load_checkpoint(path)[1]
+    metadata = _read_safetensors(path, with_tensors=False)[1]
+    check_metadata(metadata, path)
+    return metadata
+
+
+def checkpoint_file(path: str | os.PathLike) -> Path:
+    """Return the checkpoint file that `path`, a file or folder, stands for."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        found = path / FILE_NAME
+        if not found.is_file():
+            present = some(sorted(item.name for item in path.iterdir())) or 'nothing'
+            raise CheckpointError(f'{path}: no {FILE_NAME} in this folder (it holds {present}). Give the folder of an '
+                                  f'export, or the file itself.')
+        return found
+    if not path.is_file():
+        raise CheckpointError(f'{path}: no such file or folder. Give the path of an export of pyiqa_rali.train.')
+    return path
+
+
+def _read_safetensors(path: Path, with_tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, framework='pt') as stream:
+            metadata = _parse_metadata((stream.metadata() or {}).get(METADATA_KEY), path)
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()} if with_tensors else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f'{path}: cannot be read as safetensors ({error}). The file is truncated or of another '
+                              'format; copy or export it again.') from error
+    return tensors, metadata
+
+
+def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch.load raises a different class for each way in which a file can be broken
+        raise CheckpointError(f'{path}: cannot be read as a torch file of tensors ({type(error).__name__}: '
+                              f'{str(error).splitlines()[0] if str(error) else "no details"}). The file is truncated, of '
+                              'another format, or holds more than tensors; export it again.') from error
+    if not isinstance(content, dict) or not isinstance(content.get('params'), dict):
+        raise CheckpointError(f'{path}: holds no "params"; it is not an export of pyiqa_rali.')
+    tensors = dict(content['params'])
+    return tensors, metadata_from_extra_state(tensors.pop(EXTRA_STATE_KEY, None), path)
+
+
+def _parse_metadata(text: str | None, path: str | os.PathLike) -> dict[str, Any]:
+    if text is None:
+        raise CheckpointError(f'{path}: has no "{METADATA_KEY}" metadata; it is not an export of pyiqa_rali. The released '
+                              'RALI folder is converted with `python -m pyiqa_rali convert FOLDER OUT`.')
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f'{path}: its "{METADATA_KEY}" metadata is not valid JSON ({error}).') from error
+
+
+def check_metadata(metadata: dict[str, Any], path: str | os.PathLike) -> None:
+    """Raise CheckpointError when a required key is missing or the format is newer than this version reads."""
+    missing = [key for key in REQUIRED_METADATA if key not in metadata]
+    if missing:
+        raise CheckpointError(f'{path}: its metadata lacks {some(missing)}.')
+    if metadata['format_version'] > FORMAT_VERSION:
+        raise CheckpointError(f'{path}: format_version {metadata["format_version"]} is newer than the {FORMAT_VERSION} '
+                              'that this version of pyiqa_rali reads. Upgrade pyiqa_rali.')
+
+
+def check_scorer_tensors(tensors: dict[str, Tensor], path: str | os.PathLike) -> None:
+    """Raise CheckpointError when the scorer's tensors are missing or do not fit each other."""
+    missing = [f'scorer.{name}' for name in SCORER_TENSORS if f'scorer.{name}' not in tensors]
+    if missing:
+        raise CheckpointError(f'{path}: lacks the tensors {some(missing)}.')
+    pca_dim, feature_dim = tensors['scorer.pca_components'].shape
+    num_basis = tensors['scorer.basis_vectors'].shape[0]
+    expected = {'pca_mean': (feature_dim,), 'pca_scale': (feature_dim,), 'basis_vectors': (num_basis, pca_dim),
+                'basis_scores': (num_basis,), 'temperature': ()}
+    for name, shape in expected.items():
+        found = tuple(tensors[f'scorer.{name}'].shape)
+        if found != shape:
+            raise CheckpointError(f'{path}: scorer.{name} has shape {found}; with {feature_dim} features, '
+                                  f'{pca_dim} components and {num_basis} basis vectors it must be {shape}.')
+
+
+def metadata_to_extra_state(metadata: dict[str, Any]) -> Tensor:
+    """Return metadata as a byte tensor, so that a plain state dict carries it."""
+    return torch.frombuffer(bytearray(json.dumps(metadata).encode()), dtype=torch.uint8)
+
+
+def metadata_from_extra_state(state: Tensor | None, path: str | os.PathLike = 'state dict') -> dict[str, Any]:
+    """Return the metadata that `metadata_to_extra_state` stored.
+
+    Raises:
+        CheckpointError: there is none; `path` names the source in the message.
+    """
+    text = None if state is None else bytes(state.cpu().numpy().tobytes()).decode()
+    return _parse_metadata(text, path)
+
+
+def save_pth(path: str | os.PathLike, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write `{'params': state_dict}` for pyiqa's own `metric.load_weights(path)`, atomically."""
+    check_metadata(metadata, path)
+    params = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        torch.save({'params': {**params, EXTRA_STATE_KEY: metadata_to_extra_state(metadata)}}, temporary)

@@ -1,0 +1,62 @@
+"""Show what a checkpoint says about itself."""
+
+import argparse
+import json
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `pyiqa-rali info`."""
+    parser.add_argument('checkpoint', help='file or folder of an export, or rali-lite for the embedded one')
+    parser.add_argument('--json', action='store_true', help='print the metadata as JSON')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the metadata of a checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, broken, or not one of ours.
+    """
+    from pyiqa_rali.checkpoints.format import load_checkpoint
+    path = _path_of(args.checkpoint)
+    tensors, metadata = load_checkpoint(path)
+    if args.json:
+        print(json.dumps(metadata, indent=2, ensure_ascii=False))
+        return 0
+    pca_dim, feature_dim = tensors['scorer.pca_components'].shape
+    found = {'file': str(path), **metadata, 'parameters': _parameters(tensors),
+             'scorer': {'features (C)': feature_dim, 'components (D)': pca_dim,
+                        'basis vectors (K)': len(tensors['scorer.basis_scores'])}}
+    print('\n'.join(readable(found)))
+    return 0
+
+
+def _path_of(checkpoint: str) -> str:
+    """Return the embedded file for `rali-lite`; a path stays as it is, and nothing is downloaded."""
+    if checkpoint != 'rali-lite':
+        return checkpoint
+    from pyiqa_rali.checkpoints.locate import locate_checkpoint
+    return locate_checkpoint(checkpoint)
+
+
+def _parameters(tensors: dict[str, Any]) -> str:
+    encoder = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith('image_encoder.'))
+    every = sum(tensor.numel() for tensor in tensors.values())
+    return f'{every / 1e6:.2f} million, {encoder / 1e6:.2f} million of them in the image encoder'
+
+
+def readable(values: dict[str, Any], indent: str = '') -> list[str]:
+    """Return one line for each value, sections indented.
+
+    Example:
+        >>> readable({'mos_range': [1, 5], 'training': {'seed': 3}})
+        ['mos_range: 1, 5', 'training:', '  seed: 3']
+    """
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            lines += [f'{indent}{name}:', *readable(value, indent + '  ')]
+        else:
+            shown = ', '.join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f'{indent}{name}: {shown}')
+    return lines

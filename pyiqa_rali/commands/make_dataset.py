@@ -1,0 +1,95 @@
+"""Make a data set from photographs: distorted pictures, synthetic labels, texts."""
+
+import argparse
+import os
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `pyiqa-rali make-dataset`."""
+    parser.epilog = ('The labels are synthetic: no human opinion. A run that was stopped goes on when it is started again '
+                     'with the same arguments.')
+    where = parser.add_argument_group('where')
+    where.add_argument('--out', help='folder to fill; images/, meta_info.csv, reasoning_texts.jsonl, dataset.yml, README.txt')
+    where.add_argument('--photos', help='folder of photographs; default: those that scikit-image and pyiqa install')
+    where.add_argument('--groups', help='CSV with columns image and photo, for several crops of one photograph; default: '
+                                        'photos.csv in the folder, if it is there')
+    what = parser.add_argument_group('what')
+    what.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), default=(192, 256),
+                      help='pixels; photographs are shrunk to fill it, and their centre is cut out (default: 192 256)')
+    what.add_argument('--types', nargs='+', metavar='NAME', help='distortions (default: all; --list-types names them)')
+    what.add_argument('--levels', nargs='+', type=float, default=(1, 2, 3, 4, 5), metavar='LEVEL',
+                      help='strengths in [0.5, 5.5] (default: 1 2 3 4 5)')
+    what.add_argument('--composites', type=int, default=5, metavar='N',
+                      help='pictures with two distortions, for each photograph file (default: 5)')
+    what.add_argument('--metrics', nargs='+', metavar='NAME',
+                      help="pyiqa's full-reference metrics for the label (default: fsim gmsd nlpd)")
+    what.add_argument('--calibration', metavar='FILE', help="quantiles of the metrics (default: the package's)")
+    what.add_argument('--texts-per-image', type=int, default=4, metavar='N', help='reasoning texts (default: 4)')
+    what.add_argument('--seed', type=int, default=0, help='of distortions and wording (default: 0)')
+    split = parser.add_argument_group('split by photograph')
+    split.add_argument('--split-seed', type=int, default=0, help='of the first split (default: 0)')
+    split.add_argument('--splits', type=int, default=1, metavar='N', help='how many splits, a table column each (default: 1)')
+    split.add_argument('--ratios', nargs=3, type=float, default=(0.7, 0.1, 0.2), metavar=('TRAIN', 'VAL', 'TEST'),
+                       help='shares (default: 0.7 0.1 0.2)')
+    split.add_argument('--hold-out', nargs='+', default=(), metavar='NAME',
+                       help='distortions that training must not see; they get a test split of their own')
+    other = parser.add_argument_group('other')
+    other.add_argument('--workers', type=int, metavar='N', help='processes (default: one for each CPU, 8 at most)')
+    other.add_argument('--list-types', action='store_true', help='print the distortions and leave')
+    other.add_argument('--calibrate', metavar='FILE', help='measure random crops of the photographs, write the quantiles of '
+                                                           'the metrics to FILE, and leave')
+    other.add_argument('--calibration-draws', type=int, default=1600, metavar='N', help='crops for it (default: 1600)')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the data set, or do what else was asked for.
+
+    Raises:
+        OptionError: an argument that cannot be used.
+        DataError: photographs that cannot be used.
+    """
+    from pyiqa_rali.errors import OptionError
+    if args.list_types:
+        return _list_types()
+    if args.calibrate:
+        return _calibrate(args)
+    if not args.out:
+        raise OptionError('--out: must be given: the folder to fill.')
+    return _make(args)
+
+
+def _make(args: argparse.Namespace) -> int:
+    from pyiqa_rali.data.dataset_settings import DatasetSettings
+    from pyiqa_rali.data.make_dataset import make_dataset
+    chosen = {name: tuple(getattr(args, name)) for name in ('types', 'metrics') if getattr(args, name)}
+    settings = DatasetSettings(
+        out=args.out, photos=args.photos, groups=args.groups, size=tuple(args.size), levels=tuple(args.levels),
+        composites=args.composites, calibration=args.calibration, seed=args.seed, hold_out=tuple(args.hold_out),
+        split_seed=args.split_seed, splits=args.splits, ratios=tuple(args.ratios), texts_per_image=args.texts_per_image,
+        **chosen)
+    workers = args.workers if args.workers is not None else min(8, available_cpus())
+    count = make_dataset(settings, workers)
+    print(f'{count} pictures in {args.out}. Their labels are synthetic; README.txt there says how they were made, and '
+          'dataset.yml holds the section datasets for an option file.')
+    return 0
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from pyiqa_rali.data.calibration import calibrate
+    from pyiqa_rali.data.pseudo_mos import METRICS
+    calibrate(args.calibrate, args.photos, args.groups, args.calibration_draws, args.seed, tuple(args.metrics or METRICS))
+    print(f'The quantiles are in {args.calibrate}; give them to make-dataset with --calibration, or to a data set of an '
+          'option file with calibration.')
+    return 0
+
+
+def _list_types() -> int:
+    from pyiqa_rali.data.distortions import DISTORTIONS
+    for kind in DISTORTIONS.values():
+        print(f'{kind.name:22}{kind.family:13}{kind.phrase}')
+    return 0

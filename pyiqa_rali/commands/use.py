@@ -1,0 +1,31 @@
+"""Make an own export the default weights of the metric `rali`."""
+
+import argparse
+
+from pyiqa_rali.checkpoints.default import VARIABLE, read_default, reset_default, set_default
+from pyiqa_rali.checkpoints.format import checkpoint_file, load_metadata
+from pyiqa_rali.errors import OptionError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument('checkpoint', nargs='?', metavar='FILE', help='an export of pyiqa_rali.train, file or folder')
+    parser.add_argument('--show', action='store_true', help='show the present default')
+    parser.add_argument('--reset', action='store_true', help='go back to the released checkpoint')
+    parser.epilog = f'The environment variable {VARIABLE}=FILE goes before this choice.'
+
+
+def run(args: argparse.Namespace) -> int:
+    """Set, show or reset the default."""
+    if sum([args.checkpoint is not None, args.show, args.reset]) != 1:
+        raise OptionError('use: give either a FILE, --show or --reset.')
+    if args.reset:
+        print('rali is the released checkpoint again.' if reset_default() else 'No default was set.')
+    elif args.show:
+        choice = read_default()
+        print(f'rali: {choice["path"]}' if choice else 'rali: the released checkpoint (no default is set)')
+    else:
+        path = checkpoint_file(args.checkpoint)
+        metadata = load_metadata(path)
+        print(f'rali is now {set_default(path)["path"]} ({metadata.get("name", "unnamed")}).')
+    return 0

@@ -1,0 +1,152 @@
+"""What `make-dataset` is asked for: options, the list of pictures to make, and the folder's own record of both."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyiqa_rali.data.distortions import DISTORTIONS, check_names
+from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
+from pyiqa_rali.data.photographs import Photograph
+from pyiqa_rali.data.pseudo_mos import DEFAULT_METRICS
+from pyiqa_rali.data.quality_texts import MOST_TEXTS
+from pyiqa_rali.errors import OptionError, some
+from pyiqa_rali.files import sha256, write_json
+
+COMPOSITE, PRISTINE = 'composite', 'pristine'
+IMAGES, RECORDS, SETTINGS = 'images', '.records', 'settings.json'
+KINDS_PER_BLOCK = 8
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """Options of a data set on disk.
+
+    Attributes:
+        out: the folder to fill.
+        photos: folder of photographs; None takes those that the dependencies install.
+        groups: table of crops and photographs (see `list_photographs`).
+        size: height and width of the pictures in pixels.
+        types: distortions, each at every level.
+        levels: levels in [0.5, 5.5].
+        composites: pictures with two distortions, for each photograph file.
+        metrics: full-reference metrics of the label.
+        calibration: file with their quantiles; None takes the package's.
+        seed: seeds what the distortions draw and the wording of the texts.
+        hold_out: distortions that are kept out of training; they make a test set of their own.
+        split_seed: seeds the first split; the next ones count up from it.
+        splits: how many splits by photograph.
+        ratios: shares of train, val and test.
+        texts_per_image: reasoning texts of each picture.
+    """
+
+    out: str
+    photos: str | None = None
+    groups: str | None = None
+    size: tuple[int, int] = (192, 256)
+    types: tuple[str, ...] = tuple(DISTORTIONS)
+    levels: tuple[float, ...] = (1, 2, 3, 4, 5)
+    composites: int = 5
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    calibration: str | None = None
+    seed: int = 0
+    hold_out: tuple[str, ...] = ()
+    split_seed: int = 0
+    splits: int = 1
+    ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    texts_per_image: int = 4
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of work: some kinds of distortion of one photograph file, and the name that its files start with."""
+
+    photograph: Photograph
+    stem: str
+    kinds: tuple[str, ...]
+    number: int
+
+    @property
+    def record(self) -> str:
+        """Name of the file that says that the block is done."""
+        return f'{self.stem}__{self.number}.json'
+
+
+def check_settings(settings: DatasetSettings) -> None:
+    """Check the options before anything is made.
+
+    Raises:
+        OptionError: a value that cannot be used.
+    """
+    check_names(list(settings.types), 'types')
+    check_names(list(settings.hold_out), 'hold_out')
+    unused = [name for name in settings.hold_out if name not in settings.types]
+    if unused:
+        raise OptionError(f'hold_out: {some(unused)} not among the types; what is not made need not be held out.')
+    if not settings.types or set(settings.types) == set(settings.hold_out):
+        raise OptionError('types: no distortion is left to train on; give more types or hold out fewer.')
+    if not settings.levels or not all(LEVEL_RANGE[0] <= level <= LEVEL_RANGE[1] for level in settings.levels):
+        raise OptionError(f'levels: {list(settings.levels)} must be numbers in [{LEVEL_RANGE[0]}, {LEVEL_RANGE[1]}].')
+    for name, values in (('types', settings.types), ('levels', settings.levels), ('metrics', settings.metrics)):
+        if len(set(values)) < len(values):
+            raise OptionError(f'{name}: {", ".join(map(str, values))} has one twice.')
+    for name, value, least, most in (('size', min(settings.size), 32, 4096), ('composites', settings.composites, 0, 1000),
+                                     ('texts_per_image', settings.texts_per_image, 1, MOST_TEXTS),
+                                     ('splits', settings.splits, 1, 99), ('seed', settings.seed, 0, 2 ** 63),
+                                     ('split_seed', settings.split_seed, 0, 2 ** 63)):
+        if not least <= value <= most:
+            raise OptionError(f'{name}: {value} must be in [{least}, {most}].')
+    if settings.composites and len(settings.types) < 2:
+        raise OptionError(f'composites: {settings.composites} pictures with two distortions cannot be made of one type.')
+
+
+def plan(settings: DatasetSettings, photographs: list[Photograph]) -> list[Block]:
+    """Return the blocks of work, in the order of the table."""
+    shared = Counter(item.path.stem for item in photographs)
+    kinds = (PRISTINE, *settings.types, *([COMPOSITE] if settings.composites else []))
+    return [Block(item, item.path.stem if shared[item.path.stem] == 1 else item.path.name.replace('.', '_'),
+                  kinds[start:start + KINDS_PER_BLOCK], start // KINDS_PER_BLOCK)
+            for item in photographs for start in range(0, len(kinds), KINDS_PER_BLOCK)]
+
+
+def generator(*identity: Any) -> np.random.Generator:
+    """Return a generator that is seeded by what a picture is, and by nothing else."""
+    digest = hashlib.sha256(json.dumps(identity).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], 'little'))
+
+
+def claim_folder(settings: DatasetSettings, photographs: list[Photograph]) -> None:
+    """Write down what is made in the folder, or check that it is the same as before.
+
+    Splits, held-out types and texts may change from run to run: they are written anew each time.
+
+    Raises:
+        OptionError: the folder holds something else.
+    """
+    made = {'size': list(settings.size), 'types': list(settings.types), 'levels': list(settings.levels),
+            'composites': settings.composites, 'metrics': list(settings.metrics),
+            'calibration': sha256(settings.calibration) if settings.calibration else None, 'seed': settings.seed,
+            'photographs': {item.path.name: [item.photograph_id, item.path.stat().st_size] for item in photographs}}
+    folder = Path(settings.out)
+    path = folder / SETTINGS
+    if path.is_file():
+        before = _read_claim(path)
+        changed = [key for key, value in made.items() if before.get(key) != json.loads(json.dumps(value))]
+        if changed:
+            raise OptionError(f'out: {folder} holds a data set that was begun with other {", ".join(changed)}. Give the same '
+                              'options to continue it, or another folder.')
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OptionError(f'out: {folder} is not empty and holds no data set of ours. Give a new folder.')
+    write_json(path, made)
+
+
+def _read_claim(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding='utf-8')))
+    except (ValueError, TypeError) as error:
+        raise OptionError(f'out: {path} is not one of ours ({error}). Give a new folder.') from error

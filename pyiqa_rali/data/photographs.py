@@ -1,0 +1,134 @@
+"""The photographs that synthetic data starts from, and their split by photograph."""
+
+import csv
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from pyiqa_rali.data.images import read_size
+from pyiqa_rali.errors import DataError, OptionError, some
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+GROUPS_FILE = 'photos.csv'
+PHASES = ('train', 'val', 'test')
+BUNDLED_SKIMAGE = ('astronaut.png', 'chelsea.png', 'coffee.png', 'motorcycle_left.png', 'motorcycle_right.png', 'rocket.jpg',
+                   'camera.png', 'brick.png', 'grass.png', 'gravel.png', 'hubble_deep_field.jpg')
+BUNDLED_PYIQA = ('ResultsCalibra', 'ref_dir')
+BUNDLED_GROUPS = {'motorcycle_left.png': 'motorcycle', 'motorcycle_right.png': 'motorcycle'}
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One picture file, and the photograph that it is (a crop of)."""
+
+    path: Path
+    photograph_id: str
+
+
+def list_photographs(folder: str | Path | None, groups_csv: str | Path | None = None) -> list[Photograph]:
+    """Return the pictures of a folder, or those that our dependencies install, sorted by name.
+
+    Args:
+        folder: a folder of pictures; None takes the installed ones.
+        groups_csv: a table with columns `image` and `photo`, for several crops of one photograph; `photos.csv` in the
+            folder is taken by itself. Without one, each file is a photograph of its own.
+
+    Raises:
+        OptionError: the folder does not exist.
+        DataError: it holds no pictures, or the table misses some.
+    """
+    if folder is None:
+        return bundled_photographs()
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise OptionError(f'photographs: {folder} is not a folder.')
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise DataError(f'{folder}: holds no pictures ({", ".join(SUFFIXES)}).')
+    table = Path(groups_csv) if groups_csv else folder / GROUPS_FILE
+    if not groups_csv and not table.exists():
+        return [Photograph(path, path.stem) for path in files]
+    groups = _read_groups(table)
+    missing = [path.name for path in files if path.name not in groups]
+    if missing:
+        raise DataError(f'{table}: {len(missing)} pictures of {folder} are not in it: {some(missing)}.')
+    return [Photograph(path, groups[path.name]) for path in files]
+
+
+def _read_groups(table: Path) -> dict[str, str]:
+    if not table.is_file():
+        raise OptionError(f'groups: {table} is not a file.')
+    with open(table, encoding='utf-8-sig', newline='') as stream:
+        reader = csv.DictReader(stream)
+        if not {'image', 'photo'} <= set(reader.fieldnames or ()):
+            raise DataError(f'{table}: needs the columns image and photo; it has {", ".join(reader.fieldnames or ())}.')
+        return {row['image']: row['photo'] for row in reader}
+
+
+def bundled_photographs() -> list[Photograph]:
+    """Return the photographs that scikit-image and pyiqa install, without importing either.
+
+    Raises:
+        DataError: fewer than ten are there.
+    """
+    files = [path for path in _installed('scikit-image') if path.parent.name == 'data' and path.name in BUNDLED_SKIMAGE]
+    files += [path for path in _installed('pyiqa') if path.parts[-3:-1] == BUNDLED_PYIQA]
+    files = sorted((path for path in files if path.is_file()), key=lambda path: path.name)
+    if len(files) < 10:
+        raise DataError(f'only {len(files)} photographs came with scikit-image and pyiqa; name a folder of photographs.')
+    return [Photograph(path, BUNDLED_GROUPS.get(path.name, path.stem)) for path in files]
+
+
+def _installed(distribution: str) -> list[Path]:
+    try:
+        return [Path(item.locate()) for item in metadata.files(distribution) or ()]
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def check_sizes(photographs: list[Photograph], least: tuple[int, int]) -> None:
+    """Check from the headers that every picture can be opened and holds a crop of `least` (height, width) pixels.
+
+    Raises:
+        DataError: pictures that cannot be opened or are too small, counted and named.
+    """
+    broken, small = [], []
+    for item in photographs:
+        try:
+            height, width = read_size(item.path)
+        except DataError as error:
+            broken.append(str(error))
+            continue
+        if height < least[0] or width < least[1]:
+            small.append(f'{item.path.name} ({width} x {height})')
+    if broken:
+        raise DataError(f'{len(broken)} of {len(photographs)} photographs cannot be opened; mend or remove them: '
+                        f'{some(broken)}')
+    if small:
+        raise DataError(f'{len(small)} of {len(photographs)} photographs are smaller than the crop of {least[1]} x {least[0]} '
+                        f'pixels (width x height): {some(small)}. Remove them, or choose a smaller crop.')
+
+
+def split_photographs(photographs: list[Photograph], split_seed: int,
+                      ratios: tuple[float, float, float]) -> dict[str, list[Photograph]]:
+    """Split into train, val and test by photograph, never by crop; the same seed gives the same split.
+
+    Raises:
+        OptionError: ratios that are negative or add up to nothing.
+        DataError: a phase that should get photographs gets none.
+    """
+    if len(ratios) != 3 or min(ratios) < 0 or sum(ratios) <= 0:
+        raise OptionError(f'split_ratios: {list(ratios)} must be three shares for train, val and test.')
+    names = sorted({item.photograph_id for item in photographs})
+    order = np.random.default_rng(split_seed).permutation(len(names))
+    bounds = np.rint(np.cumsum([0, *ratios]) / sum(ratios) * len(names)).astype(int)
+    phase_of = {names[order[position]]: phase for phase, start, end in zip(PHASES, bounds[:-1], bounds[1:], strict=True)
+                for position in range(start, end)}
+    split = {phase: [item for item in photographs if phase_of[item.photograph_id] == phase] for phase in PHASES}
+    for phase, ratio in zip(PHASES, ratios, strict=True):
+        if ratio > 0 and not split[phase]:
+            raise DataError(f'split_ratios: {list(ratios)} of {len(names)} photographs leave none for {phase}. '
+                            'Add photographs, or give it no share.')
+    return split

@@ -1,0 +1,111 @@
+"""Reasoning texts in a JSON-lines file, joined with images by name.
+
+One line an image: {"image": "name.png", "texts": [{"text": "...", "seed": 0, "model": "..."}, ...]}
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyiqa_rali.errors import DataError, OptionError, some
+from pyiqa_rali.files import atomic_open
+
+
+@dataclass(frozen=True)
+class ReasoningText:
+    """One text of an image, with the seed and the model that wrote it."""
+
+    text: str
+    seed: int
+    model: str
+
+
+def load_reasoning_texts(path: str | os.PathLike) -> dict[str, list[ReasoningText]]:
+    """Return the texts of each image.
+
+    Raises:
+        OptionError: the file does not exist.
+        DataError: a line that cannot be read, an image twice, an empty text, or one text twice for an image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise OptionError(f'reasoning_texts: {path} is not a file.')
+    with open(path, 'rb') as stream:
+        pairs = [_parse_line(line, path, number) for number, line in enumerate(stream, start=1) if line.strip()]
+    repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if repeated:
+        raise DataError(f'{path}: {len(repeated)} images stand in it more than once: {some(repeated)}.')
+    _refuse_bad_texts(pairs, path)
+    return dict(pairs)
+
+
+def _parse_line(line: bytes, path: Path, number: int) -> tuple[str, list[ReasoningText]]:
+    try:
+        row = json.loads(line)
+        for text in [row['image'], *(item['text'] for item in row['texts'])]:
+            if not isinstance(text, str):
+                raise TypeError(f'{text!r} is no text')
+        return row['image'], [ReasoningText(item['text'], int(item['seed']), str(item['model'])) for item in row['texts']]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f'{path}, line {number}: cannot be read ({type(error).__name__}: {error}). Each line must be '
+                        '{"image": ..., "texts": [{"text", "seed", "model"}, ...]}.') from error
+
+
+def _refuse_bad_texts(pairs: list[tuple[str, list[ReasoningText]]], path: Path) -> None:
+    problems = {
+        'images have no text': [name for name, texts in pairs if not texts],
+        'images have an empty text': [name for name, texts in pairs if any(not item.text.strip() for item in texts)],
+        'images have the same text twice': [name for name, texts in pairs
+                                            if len({item.text for item in texts}) < len(texts)]}
+    for problem, names in problems.items():
+        if names:
+            raise DataError(f'{path}: {len(names)} {problem}: {some(names)}.')
+
+
+def save_reasoning_texts(path: str | os.PathLike, texts: dict[str, list[ReasoningText]]) -> None:
+    """Write the file, atomically."""
+    with atomic_open(path) as stream:
+        for image, items in texts.items():
+            row = {'image': image, 'texts': [{'text': item.text, 'seed': item.seed, 'model': item.model} for item in items]}
+            stream.write(json.dumps(row, ensure_ascii=False) + '\n')
+
+
+def join_texts(image_names: Iterable[str], texts: dict[str, list[ReasoningText]],
+               other_images: Iterable[str] = ()) -> list[list[str]]:
+    """Return each image's texts, in the order of the images.
+
+    Images are paths, texts name a path's end: `a/b.png` stands for `/data/a/b.png`. Texts of `other_images`, such as those
+    of another split of the same table, are left alone.
+
+    Raises:
+        DataError: images without a text, texts whose image is not there, or a name that fits several images.
+    """
+    names = [Path(name).as_posix() for name in image_names]
+    others = {Path(name).as_posix() for name in other_images}
+    by_end: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        parts = name.split('/')
+        for start in range(len(parts)):
+            by_end.setdefault('/'.join(parts[start:]), []).append(position)
+    found: dict[int, list[str]] = {}
+    problems = {'texts name an image that fits several files': [], 'texts name the same image as another text does': [],
+                'texts name an image that is not in the table': [], 'training images have no text': []}
+    ambiguous, repeated, unknown, missing = problems.values()
+    for name, items in texts.items():
+        positions = by_end.get(Path(name).as_posix(), [])
+        if not positions and Path(name).as_posix() not in others:
+            unknown.append(name)
+        if len(positions) > 1:
+            ambiguous.append(name)
+        if len(positions) == 1 and positions[0] in found:
+            repeated.append(name)
+        if len(positions) == 1:
+            found[positions[0]] = [item.text for item in items]
+    missing += [name for position, name in enumerate(names) if position not in found]
+    for problem, which in problems.items():
+        if which:
+            raise DataError(f'reasoning_texts: {len(which)} {problem}: {some(which)}.')
+    return [found[position] for position in range(len(names))]

@@ -1,0 +1,165 @@
+"""pyiqa's data sets from an option file: any of its types, any that it knows by name, with checked MOS."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from pyiqa_rali.data.mos import MosScale
+from pyiqa_rali.errors import DataError, OptionError, did_you_mean
+
+PYIQA_KEYS = ('name', 'type', 'phase', 'dataroot_target', 'dataroot_ref', 'meta_info_file', 'split_file', 'split_index',
+              'split_ratio', 'override_phase', 'mos_range', 'lower_better', 'augment', 'img_range')
+LOADER_KEYS = ('batch_size_per_gpu', 'num_worker_per_gpu', 'use_shuffle', 'prefetch_mode', 'num_prefetch_queue',
+               'pin_memory', 'persistent_workers')
+OWN_KEYS = ('reasoning_texts', 'pyiqa_name')
+AUGMENTATIONS = ('hflip', 'vflip', 'random_crop', 'center_crop', 'resize')
+
+
+class QualityTable(Dataset):
+    """A pyiqa data set whose items are reproducible and whose MOS is normalised to [0, 1], higher better.
+
+    An item is asked for as an index or as (index, draw): the draw seeds whatever is random in the item, so that an
+    interrupted run draws the same again.
+
+    Args:
+        base: the data set that pyiqa built; its items have `img`, `mos_label` and `img_path`.
+        scale: range and direction of its MOS.
+        name: the data set's name in the option file.
+        seed: the run's seed.
+    """
+
+    def __init__(self, base: Dataset, scale: MosScale, name: str, seed: int):
+        self.base, self.scale, self.name, self.seed = base, scale, name, seed
+        self.draws_anew = bool(getattr(base, 'draws_anew', False))
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list) -> list[dict[str, Any]]:
+        """Return items for torch's loader, a whole batch at once where the data set can do that."""
+        pairs = [key if isinstance(key, tuple) else (key, 0) for key in keys]
+        if hasattr(self.base, '__getitems__'):
+            items = self.base.__getitems__([index for index, _ in pairs])
+        else:
+            items = [self._table_item(index, draw) for index, draw in pairs]
+        for item in items:
+            item['mos_label'] = self.scale.normalise(item['mos_label'])
+        return items
+
+    def image_names(self) -> list[str]:
+        """Return the path of each image, in the order of the items; draws that are made anew have none."""
+        return [str(row[0]) for row in self.base.paths_mos]
+
+    def table_names(self) -> list[str]:
+        """Return the image names of the whole table, all splits, as they stand in its first column."""
+        meta_info = getattr(self.base, 'meta_info', None)
+        return [] if meta_info is None else [str(name) for name in meta_info.iloc[:, 0]]
+
+    def _table_item(self, index: int, draw: int) -> dict[str, Any]:
+        with seeded(self.seed, draw):
+            try:
+                return self.base[index]
+            except (OSError, ValueError, SyntaxError) as error:
+                raise DataError(f'{self.name}: {self.base.paths_mos[index][0]} cannot be read as an image ({error}). Mend '
+                                'or remove it, and its row in the table.') from error
+
+
+@contextlib.contextmanager
+def seeded(seed: int, draw: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's generators for one item, and give them back as they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    derived = int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
+    random.seed(derived)
+    np.random.seed(derived)
+    torch.manual_seed(derived)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def build_table(section: str, values: dict[str, Any], seed: int) -> QualityTable:
+    """Build one data set of the option file with pyiqa, and check its MOS.
+
+    Args:
+        section: its name under `datasets:`, such as 'val_1'; the part before '_' is the phase.
+        values: its options; `pyiqa_name` fills in what pyiqa knows of a data set.
+        seed: the run's seed.
+
+    Raises:
+        OptionError: a key is unknown, or MOS range or direction is missing.
+        DataError: labels are outside the range, not numbers, or all the same.
+    """
+    from pyiqa.data import build_dataset
+    values = complete(section, values)
+    scale = mos_scale(section, values)
+    phase = {'basis': 'train'}.get(section.split('_')[0], section.split('_')[0])
+    options = {'phase': phase, **{key: value for key, value in values.items() if key not in LOADER_KEYS + OWN_KEYS},
+               'mos_normalize': False}
+    try:
+        base = build_dataset(options)
+    except (FileNotFoundError, AssertionError, KeyError) as error:
+        raise DataError(f'datasets: {section}: pyiqa cannot build it: {error}. Check dataroot_target, meta_info_file and '
+                        'split_index.') from error
+    if not len(base):
+        raise DataError(f'datasets: {section}: holds no images in phase "{phase}". Check split_index and phase.')
+    if hasattr(base, 'paths_mos'):
+        scale.check_labels([float(row[1]) for row in base.paths_mos], f'datasets: {section}')
+    return QualityTable(base, scale, str(values['name']), seed)
+
+
+def complete(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with `pyiqa_name` filled in from pyiqa's own list, unknown keys refused.
+
+    Raises:
+        OptionError: pyiqa does not know the name, or a key is unknown.
+    """
+    from pyiqa import get_dataset_info
+    known = {}
+    if 'pyiqa_name' in values:
+        names = get_dataset_info()
+        if values['pyiqa_name'] not in names:
+            raise OptionError(f'datasets: {section}: pyiqa_name: "{values["pyiqa_name"]}" is not a data set that pyiqa '
+                              f'knows ({", ".join(names)}).{did_you_mean(values["pyiqa_name"], names)}')
+        known = {key: value for key, value in names[values['pyiqa_name']].items() if key != 'phase'}
+    values = {**known, **values}
+    if 'type' not in values or 'name' not in values:
+        raise OptionError(f'datasets: {section}: needs name and type (such as GeneralNRDataset), or pyiqa_name.')
+    if values['type'] != 'SyntheticNRDataset':
+        _check_table_keys(section, values)
+    return values
+
+
+def _check_table_keys(section: str, values: dict[str, Any]) -> None:
+    known = PYIQA_KEYS + LOADER_KEYS + OWN_KEYS
+    for key in values:
+        if key not in known:
+            raise OptionError(f'datasets: {section}: unknown key "{key}"; known are {", ".join(known)}.'
+                              f'{did_you_mean(key, known)}')
+    for key in values.get('augment') or {}:
+        if key not in AUGMENTATIONS:
+            raise OptionError(f'datasets: {section}: augment: "{key}" is not one of {", ".join(AUGMENTATIONS)} '
+                              f'(pyiqa ignores what it does not know).{did_you_mean(key, AUGMENTATIONS)}')
+
+
+def mos_scale(section: str, values: dict[str, Any]) -> MosScale:
+    """Return range and direction of a data set's MOS.
+
+    Raises:
+        OptionError: one of them is missing; neither is ever guessed.
+    """
+    for key in ('mos_range', 'lower_better'):
+        if values.get(key) is None:
+            raise OptionError(f'datasets: {section}: {key}: must be given; it is never guessed. Example: mos_range: [1, 5] '
+                              'and lower_better: false.')
+    return MosScale(tuple(values['mos_range']), values['lower_better'])

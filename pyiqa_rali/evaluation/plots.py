@@ -1,0 +1,124 @@
+"""Pictures of a run as PNG: curves, scatter plots, and sheets of scored images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pyiqa_rali.files import atomic_path
+
+BLUE, ORANGE, GRAY = '#0072B2', '#D55E00', '#777777'  # safe for colour-blind readers
+COLUMNS = 4
+
+
+def training_curves(records: dict[str, list[dict[str, float]]], out: Path) -> None:
+    """Draw every column of every stage's record against its step.
+
+    Args:
+        records: rows with 'step' by stage; a row may lack some columns.
+        out: the PNG.
+    """
+    panels = [(stage, column) for stage, rows in records.items()
+              for column in dict.fromkeys(name for row in rows for name in row) if column != 'step']
+    if not panels:
+        return
+    figure, axes = _grid(len(panels), 3.4, 2.5)
+    for axis, (stage, column) in zip(axes, panels, strict=False):
+        points = np.array([(row['step'], row[column]) for row in records[stage] if column in row])
+        _curve(axis, points)
+        axis.set_title(f'{stage}: {column}', fontsize=9)
+        axis.set_xlabel('epoch' if stage == 'score' else 'step', fontsize=8)
+    _save(figure, out)
+
+
+def _curve(axis, points: np.ndarray) -> None:
+    """Draw one curve, thin, and when it is long its running mean on top."""
+    axis.plot(points[:, 0], points[:, 1], color=BLUE, linewidth=0.8, alpha=0.5 if len(points) > 40 else 1,
+              marker='.' if len(points) < 15 else None)
+    window = len(points) // 20
+    if len(points) > 40:
+        smooth = np.convolve(points[:, 1], np.ones(window) / window, mode='valid')
+        axis.plot(points[window - 1:, 0], smooth, color=ORANGE, linewidth=1.6)
+    axis.tick_params(labelsize=7)
+    axis.grid(alpha=0.25)
+
+
+def score_scatter(scores: np.ndarray, mos: np.ndarray, out: Path, title: str, mos_range: tuple[float, float],
+                  lower_better: bool, values: dict[str, float]) -> None:
+    """Draw scores (n,) against MOS (n,), both in MOS units, with their correlations.
+
+    Args:
+        scores: (n,).
+        mos: (n,).
+        out: the PNG.
+        title: name of the data set.
+        mos_range: axis limits.
+        lower_better: direction, for the labels.
+        values: correlations to print.
+    """
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    figure, axis = pyplot.subplots(figsize=(5, 5), layout='constrained')
+    alpha = float(np.clip(60 / np.sqrt(len(scores)) / 10, 0.08, 0.8))
+    axis.scatter(mos, scores, s=14, color=BLUE, alpha=alpha, linewidths=0)
+    axis.plot(mos_range, mos_range, color=GRAY, linewidth=1, linestyle='--')
+    better = 'lower is better' if lower_better else 'higher is better'
+    axis.set(xlim=mos_range, ylim=mos_range, title=f'{title} (n = {len(scores)})', xlabel=f'MOS ({better})',
+             ylabel=f'score ({better})')
+    text = '\n'.join(f'{name.upper()} {value:.3f}' for name, value in values.items())
+    axis.text(0.03, 0.97, text, transform=axis.transAxes, va='top', family='monospace',
+              bbox={'facecolor': 'white', 'edgecolor': '#cccccc', 'alpha': 0.9})
+    axis.grid(alpha=0.25)
+    _save(figure, out)
+
+
+def image_sheet(items: Sequence[tuple[np.ndarray, float, float]], out: Path, title: str) -> None:
+    """Draw pictures from the lowest score to the highest, score and MOS under each.
+
+    Args:
+        items: (uint8 (H, W, 3), score, MOS) of each picture.
+        out: the PNG.
+        title: heading.
+    """
+    items = sorted(items, key=lambda item: item[1])
+    figure, axes = _grid(len(items), 3, 2.5)
+    for axis, (picture, score, mos) in zip(axes, items, strict=False):
+        axis.imshow(picture)
+        axis.set_title(f'score {score:.2f}   MOS {mos:.2f}', fontsize=9)
+    for axis in axes:
+        axis.axis('off')
+    figure.suptitle(title)
+    _save(figure, out)
+
+
+def spread_over_scores(scores: np.ndarray, count: int) -> np.ndarray:
+    """Return positions of `count` pictures whose scores are spread evenly from the lowest to the highest."""
+    order = np.argsort(scores, kind='stable')
+    targets = np.linspace(scores[order[0]], scores[order[-1]], count)
+    chosen: list[int] = []
+    for target in targets:
+        left = [position for position in order if position not in chosen]
+        chosen.append(int(min(left, key=lambda position: abs(scores[position] - target))))
+    return np.array(chosen)
+
+
+def _grid(count: int, width: float, height: float):
+    """Return a figure and its axes, unused ones hidden."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    columns = min(COLUMNS, count)
+    rows = -(-count // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(width * columns, height * rows), layout='constrained',
+                                   squeeze=False)
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, axes.flat[:count]
+
+
+def _save(figure, out: Path) -> None:
+    from matplotlib import pyplot
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, dpi=110, format='png')
+    pyplot.close(figure)

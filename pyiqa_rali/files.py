@@ -1,0 +1,63 @@
+"""Files that are either whole or absent: every output of the package is written through here."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place when the block succeeds.
+
+    A reader sees the old file or the whole new one, also after a kill or on a full disk; what a failed block left
+    behind is removed.
+
+    Raises:
+        OSError: the folder cannot be made or written; the message names `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        yield temporary
+        with open(temporary, 'rb+') as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, _usual_mode())  # some writers, safetensors among them, keep others from reading
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, f'cannot write {path}: {error.strerror or error}') from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _usual_mode() -> int:
+    """Return the permissions that a new file gets; the system tells its mask only by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+@contextlib.contextmanager
+def atomic_open(path: str | os.PathLike, mode: str = 'w') -> Iterator[IO[Any]]:
+    """Open a temporary file that takes the place of `path` when the block succeeds."""
+    with atomic_path(path) as temporary:
+        options = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
+        with open(temporary, mode, **options) as stream:
+            yield stream
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_open(path) as stream:
+        json.dump(value, stream, indent=2, ensure_ascii=False)
+        stream.write('\n')
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Return the hexadecimal SHA-256 digest of a file."""
+    with open(path, 'rb') as stream:
+        return hashlib.file_digest(stream, 'sha256').hexdigest()

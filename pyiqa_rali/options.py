@@ -1,0 +1,358 @@
+"""Option files: YAML in pyiqa's style, read strictly and turned into typed options."""
+
+import dataclasses
+import os
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from pyiqa_rali.errors import OptionError, did_you_mean
+
+STAGES = ('align', 'compress', 'score')
+Section = TypeVar('Section')
+
+
+@dataclass
+class TextEncoderOptions:
+    """Which text encoder the images are aligned with.
+
+    Attributes:
+        library: 'open_clip' (the image encoder's own text tower) or 'transformers' (a sentence encoder).
+        path: for transformers, a folder or hub repository; 'installed:PACKAGE' takes the model that a Python package
+            ships in its `model` folder.
+        train: whether its weights are trained too.
+        split_sentences: encode each sentence by itself and average; for texts longer than the context.
+    """
+
+    library: str = 'open_clip'
+    path: str | None = None
+    train: bool = False
+    split_sentences: bool = False
+
+
+@dataclass
+class AlignOptions:
+    """Stage 1, contrastive alignment (arXiv 2510.11369, section 2).
+
+    Attributes:
+        total_iter: number of steps; 0 leaves the encoder as it is (the paper's ablation).
+        warmup_iter: steps over which the learning rate rises linearly; it then falls with a cosine to 0.
+        lr: learning rate of the backbone (its last layer, with `layer_decay`).
+        lr_projection: learning rate of the projection; None means `lr`.
+        lr_text: learning rate of a trained text encoder; None means `lr`.
+        weight_decay: AdamW's, on matrices only.
+        betas: AdamW's.
+        grad_clip: largest gradient norm; None switches clipping off.
+        layer_decay: factor on the learning rate from each layer to the one before it.
+        freeze_layers: how many of the first layers stay as they are; -1 freezes the whole backbone.
+        loss: 'softmax' (CLIP) or 'sigmoid' (SigLIP).
+        init_logit_scale: the loss's scale at the start (1 / temperature); None takes the model's own, or 1 / 0.07.
+        max_logit_scale: the loss's scale never grows above it.
+        amp: None, 'bfloat16' or 'float16' mixed precision.
+        chunk_size: pictures that pass the encoder at once; None means the whole batch. Smaller chunks save memory and give
+            the same gradient.
+        texts_per_image: at most so many of an image's texts are used; None means all (1 switches seed augmentation off).
+        standardise_samples: pictures from which a projection's input standardisation is taken before the first step.
+        prompts: sentences for high and low quality, to follow the alignment by zero-shot correlation.
+    """
+
+    total_iter: int
+    lr: float
+    warmup_iter: int = 0
+    lr_projection: float | None = None
+    lr_text: float | None = None
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
+    grad_clip: float | None = 1.0
+    layer_decay: float = 1.0
+    freeze_layers: int = 0
+    loss: str = 'softmax'
+    init_logit_scale: float | None = None
+    max_logit_scale: float = 100.0
+    amp: str | None = None
+    chunk_size: int | None = None
+    texts_per_image: int | None = None
+    standardise_samples: int = 256
+    prompts: dict[str, list[str]] | None = None
+
+
+@dataclass
+class CompressOptions:
+    """Stage 2, feature compression.
+
+    Attributes:
+        pca_dim: width D after PCA; None keeps the standardised features (the paper's ablation).
+        num_buckets: number N of equal-width MOS buckets; 1 is plain k-means (the paper's ablation).
+        num_basis: number K of basis vectors over all buckets.
+        standardise: divide by each feature's standard deviation before PCA.
+        backend: 'scipy' or 'torch' (k-means on the training device).
+        kmeans_iter: k-means iterations.
+    """
+
+    num_basis: int
+    pca_dim: int | None = None
+    num_buckets: int = 1
+    standardise: bool = True
+    backend: str = 'scipy'
+    kmeans_iter: int = 20
+
+
+@dataclass
+class ScoreOptions:
+    """Stage 3, the scoring definition.
+
+    Attributes:
+        fine_tune: train basis vectors and scores; False keeps stage 2's (the paper's ablation).
+        temperature: tau of the softmax over the basis, at the start.
+        train_temperature: whether tau is trained too.
+        total_epochs: passes over the training features.
+        batch_size: features a step.
+        lr: learning rate of the basis vectors.
+        lr_scores: learning rate of the basis scores, on MOS scaled to [0, 1]; None means `lr`.
+        mse_weight: weight of the mean squared error, on MOS scaled to [0, 1].
+        plcc_weight: weight of pyiqa's PLCC loss.
+    """
+
+    temperature: float = 0.07
+    fine_tune: bool = True
+    train_temperature: bool = False
+    total_epochs: int = 30
+    batch_size: int = 256
+    lr: float = 1e-3
+    lr_scores: float | None = None
+    mse_weight: float = 1.0
+    plcc_weight: float = 0.0
+
+
+@dataclass
+class ValOptions:
+    """Validation, with pyiqa's keys.
+
+    Attributes:
+        key_metric: the metric by which the best epoch of stage 3 is chosen.
+        key_dataset: the validation set that it is taken from; None averages over all of them.
+        metrics: pyiqa's metric sections, by name.
+        val_freq: steps between validations of stage 1; None validates at the end only.
+    """
+
+    key_metric: str = 'srcc'
+    key_dataset: str | None = None
+    metrics: dict[str, dict[str, Any]] = field(default_factory=lambda: {
+        name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc', 'krcc')})
+    val_freq: int | None = None
+
+
+@dataclass
+class LoggerOptions:
+    """Logging and saving, with pyiqa's keys.
+
+    Attributes:
+        print_freq: steps between lines of the CSV and points of TensorBoard.
+        save_checkpoint_freq: steps between resumable states of stage 1.
+        use_tb_logger: write TensorBoard files.
+    """
+
+    print_freq: int = 10
+    save_checkpoint_freq: int = 100
+    use_tb_logger: bool = True
+
+
+@dataclass
+class ExportOptions:
+    """What the trained model says about itself.
+
+    Attributes:
+        dtype: 'float32' or 'float16' storage of the image encoder; the scorer is always float32.
+        licence: licence of the weights.
+        training_data: a sentence on the data.
+    """
+
+    dtype: str = 'float32'
+    licence: str = 'unspecified'
+    training_data: str | None = None
+
+
+@dataclass
+class PathOptions:
+    """Folders and weights, with pyiqa's keys.
+
+    Attributes:
+        experiments_root: the run's folder is made in it.
+        pretrain_network: an export of ours whose image encoder is the start; None starts from `network`.
+        strict_load: whether its tensors must match exactly.
+    """
+
+    experiments_root: str = './experiments'
+    pretrain_network: str | None = None
+    strict_load: bool = True
+
+
+@dataclass
+class TrainOptions:
+    """One training run of RALI, checked."""
+
+    name: str
+    manual_seed: int
+    stages: list[str]
+    num_gpu: int | str
+    datasets: dict[str, dict[str, Any]]
+    network: dict[str, Any]
+    text_encoder: TextEncoderOptions
+    path: PathOptions
+    align: AlignOptions
+    compress: CompressOptions
+    score: ScoreOptions
+    val: ValOptions
+    logger: LoggerOptions
+    export: ExportOptions
+    model_type: str = 'RALI'
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML with duplicate keys refused and `1e-4` read as a number."""
+
+
+def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[str, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if repeated:
+        raise OptionError(f'key "{repeated[0]}" stands twice in one section{node.start_mark}. Keep one of them.')
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+_StrictLoader.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$'),
+                                    list('-+0123456789'))
+
+
+def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
+    """Read an option file as plain values.
+
+    Raises:
+        OptionError: the file is missing, no mapping, or has a key twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise OptionError(f'-opt: {path} is not a file. Give the path of an option file such as options/rali.yml.')
+    try:
+        values = yaml.load(path.read_text(encoding='utf-8'), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f'-opt: {path} is not valid YAML: {error}') from error
+    if not isinstance(values, dict):
+        raise OptionError(f'-opt: {path} holds no options.')
+    return values
+
+
+def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Return the options with `section:key=value` entries applied (pyiqa's --force_yml, without its exec).
+
+    Raises:
+        OptionError: an entry has no '=', or names a key that the file does not have.
+    """
+    values = yaml.safe_load(yaml.safe_dump(values))
+    for entry in overrides:
+        names, separator, text = entry.partition('=')
+        if not separator:
+            raise OptionError(f'--force_yml: "{entry}" must be section:key=value.')
+        *parents, last = names.strip().split(':')
+        section = values
+        for name in parents:
+            section = _existing(section, name, entry)
+        _existing(section, last, entry, leaf=True)
+        section[last] = yaml.load(text, Loader=_StrictLoader)
+    return values
+
+
+def _existing(section: Any, name: str, entry: str, leaf: bool = False) -> Any:
+    if not isinstance(section, dict) or name not in section:
+        known = list(section) if isinstance(section, dict) else []
+        raise OptionError(f'--force_yml: "{entry}" names "{name}", which the option file does not have. Write the key into '
+                          f'the file first.{did_you_mean(name, known)}')
+    if not leaf and not isinstance(section[name], dict):
+        raise OptionError(f'--force_yml: in "{entry}", "{name}" is a value, not a section.')
+    return section[name]
+
+
+def train_options(values: dict[str, Any]) -> TrainOptions:
+    """Turn plain values into checked options.
+
+    Raises:
+        OptionError: a key is unknown, missing, or has a value that cannot be used.
+    """
+    values = {'stages': list(STAGES), 'num_gpu': 'auto', 'text_encoder': {}, 'path': {}, 'val': {}, 'logger': {},
+              'export': {}, **values}
+    sections = {'text_encoder': TextEncoderOptions, 'path': PathOptions, 'align': AlignOptions,
+                'compress': CompressOptions, 'score': ScoreOptions, 'val': ValOptions, 'logger': LoggerOptions,
+                'export': ExportOptions}
+    for name, cls in sections.items():
+        if name in values:
+            values[name] = from_known_keys(cls, values[name] or {}, name)
+    options = from_known_keys(TrainOptions, values, 'options')
+    _check_values(options)
+    return options
+
+
+def _check_values(options: TrainOptions) -> None:
+    for stage in options.stages:
+        _check_choice('stages', stage, STAGES)
+    if options.stages != [stage for stage in STAGES if stage in options.stages] or not options.stages:
+        raise OptionError(f'stages: {options.stages} must be some of {list(STAGES)}, in this order.')
+    _check_choice('text_encoder: library', options.text_encoder.library, ('open_clip', 'transformers'))
+    _check_choice('align: loss', options.align.loss, ('softmax', 'sigmoid'))
+    _check_choice('align: amp', options.align.amp, (None, 'bfloat16', 'float16'))
+    _check_choice('compress: backend', options.compress.backend, ('scipy', 'torch'))
+    _check_choice('export: dtype', options.export.dtype, ('float32', 'float16'))
+    _check_choice('val: key_metric', options.val.key_metric, tuple(options.val.metrics))
+    for section, name, least in (('align', 'total_iter', 0), ('align', 'chunk_size', 1), ('compress', 'num_basis', 1),
+                                 ('compress', 'num_buckets', 1), ('compress', 'pca_dim', 1), ('score', 'total_epochs', 1),
+                                 ('score', 'batch_size', 1), ('logger', 'print_freq', 1),
+                                 ('logger', 'save_checkpoint_freq', 1)):
+        value = getattr(getattr(options, section), name)
+        if value is not None and value < least:
+            raise OptionError(f'{section}: {name}: {value} must be at least {least}.')
+    if not options.score.temperature > 0:
+        raise OptionError(f'score: temperature: {options.score.temperature} must be above 0.')
+
+
+def _check_choice(option: str, value: Any, allowed: tuple) -> None:
+    if value not in allowed:
+        names = ', '.join('~' if choice is None else str(choice) for choice in allowed)
+        raise OptionError(f'{option}: "{value}" is not one of {names}.{did_you_mean(value, allowed)}')
+
+
+def from_known_keys(cls: type[Section], values: dict[str, Any], section: str) -> Section:
+    """Build a dataclass from a section's values.
+
+    Raises:
+        OptionError: a key is unknown or missing, or a value has the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise OptionError(f'{section}: {values!r} must be a section with keys.')
+    items = {item.name: item for item in dataclasses.fields(cls)}
+    for key in values:
+        if key not in items:
+            raise OptionError(f'{section}: unknown key "{key}"; known are {", ".join(items)}.{did_you_mean(key, items)}')
+    required = [name for name, item in items.items()
+                if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise OptionError(f'{section}: {", ".join(missing)} must be given.')
+    hints = typing.get_type_hints(cls)
+    return cls(**{key: _typed(value, hints[key], f'{section}: {key}') for key, value in values.items()})
+
+
+def _typed(value: Any, hint: Any, option: str) -> Any:
+    """Check a value against a simple annotation; whole numbers pass where a float is wanted."""
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = tuple(typing.get_origin(kind) or kind for kind in allowed)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return value if int in kinds else float(value)
+    if Any in kinds or (isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)):
+        return value
+    names = ', '.join('~' if kind is type(None) else getattr(kind, '__name__', str(kind)) for kind in kinds)
+    raise OptionError(f'{option}: {value!r} must be of type {names}.')

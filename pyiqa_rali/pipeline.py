@@ -1,0 +1,278 @@
+"""One training run: the three stages in order, each reading the files that the one before wrote."""
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyiqa_rali.alignment import distributed
+from pyiqa_rali.alignment.batches import alignment_dataset
+from pyiqa_rali.alignment.compression import compress
+from pyiqa_rali.alignment.contrastive import align
+from pyiqa_rali.alignment.features import FeatureTable, embed, load_features, save_features
+from pyiqa_rali.alignment.records import read_record
+from pyiqa_rali.alignment.scoring import fine_tune
+from pyiqa_rali.alignment.towers import Towers, build_towers
+from pyiqa_rali.alignment.zero_shot import ZeroShotValidation
+from pyiqa_rali.archs.basis_scorer import BasisScorer
+from pyiqa_rali.archs.image_encoder import ImageEncoder
+from pyiqa_rali.checkpoints.encoder_file import load_encoder, save_encoder
+from pyiqa_rali.checkpoints.format import FORMAT_VERSION, save_checkpoint, save_pth
+from pyiqa_rali.data.mos import MosScale
+from pyiqa_rali.data.tables import QualityTable, build_table, complete, mos_scale
+from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
+from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.evaluation.report import draw_report
+from pyiqa_rali.files import atomic_open, atomic_path, write_json
+from pyiqa_rali.options import TrainOptions, override, read_yaml, train_options
+from pyiqa_rali.run_folder import RunFolder, versions
+
+FEATURE_BATCH = 16
+
+
+def train(opt_path: str, auto_resume: bool = False, launcher: str = 'none', overrides: list[str] = ()) -> dict[str, Any]:
+    """Run the stages of an option file and return the results.
+
+    Args:
+        opt_path: the YAML file.
+        auto_resume: go on with an interrupted run of the same name.
+        launcher: 'none', or 'pytorch' under torchrun.
+        overrides: 'section:key=value' entries.
+
+    Raises:
+        OptionError, DataError, CheckpointError: with what to do.
+    """
+    options = train_options(override(read_yaml(opt_path), list(overrides)))
+    with distributed.process_group(launcher):
+        run = Run(options)
+        if distributed.is_main():
+            run.folder.prepare(options, auto_resume)
+        distributed.barrier()
+        if 'align' in options.stages:
+            run.align(auto_resume)
+        if distributed.is_main():
+            return run.rest(auto_resume)
+    return {}
+
+
+class Run:
+    """The stages of one run, tied to its options, folder and device."""
+
+    def __init__(self, options: TrainOptions):
+        self.options = options
+        self.folder = RunFolder(options)
+        self.device = choose_device(options.num_gpu)
+        self.sections = check_sections(options)
+        seed_everything(options.manual_seed)
+
+    def align(self, resume: bool) -> None:
+        """Stage 1: write the aligned image encoder."""
+        if resume and self.folder.aligned_encoder.exists():
+            return
+        options = self.options
+        towers = build_towers(options.network, options.text_encoder, options.path)
+        values = complete('train', options.datasets['train'])
+        dataset = alignment_dataset(build_table('train', values, options.manual_seed), values,
+                                    options.align.texts_per_image, towers.image_encoder.config.preprocessing)
+        self._report_long_texts(towers, dataset.texts)
+        align(towers, dataset, values, options.align, options.logger, self.folder.align, options.manual_seed, self.device,
+              resume, self.folder.tb_logger, self._zero_shot(towers))
+        if distributed.is_main():
+            save_encoder(self.folder.aligned_encoder, towers.image_encoder, half=options.export.dtype == 'float16')
+        distributed.barrier()
+
+    def rest(self, resume: bool) -> dict[str, Any]:
+        """Stages 2 and 3 and the export, as far as they are wanted."""
+        if 'compress' in self.options.stages:
+            self.compress(resume)
+        return self.score() if 'score' in self.options.stages else {}
+
+    def compress(self, resume: bool) -> None:
+        """Stage 2: write features of all data sets, the basis, and a report on the buckets.
+
+        Args:
+            resume: keep the features that the interrupted run had finished.
+        """
+        encoder = load_encoder(self.folder.aligned_encoder).to(self.device).eval()
+        for section in (self._basis_section(), *self._val_sections()):
+            if not (resume and self.folder.features(section).exists()):
+                save_features(self.folder.features(section), self._embed(encoder, section))
+        train_features = load_features(self.folder.features(self._basis_section()))
+        found = compress(train_features.image_features.numpy(), train_features.mos_label.numpy(), self.options.compress,
+                         self.options.manual_seed)
+        write_json(self.folder.compression_report, found.report)
+        tensors = {name: torch.from_numpy(getattr(found, name)) for name in
+                   ('pca_mean', 'pca_scale', 'pca_components', 'basis_vectors', 'basis_scores')}
+        from safetensors.torch import save_file
+        with atomic_path(self.folder.basis) as temporary:
+            save_file(tensors, temporary)
+        print(f'stage 2: {found.report["images"]} images, {len(found.basis_scores)} basis vectors, '
+              f'{found.report["empty_buckets"]} of {found.report["num_buckets"]} MOS buckets empty')
+
+    def score(self) -> dict[str, Any]:
+        """Stage 3: fine-tune, export, validate, draw."""
+        scorer = self._scorer_from_basis()
+        train_features = load_features(self.folder.features(self._basis_section()))
+        val_features = {name: load_features(self.folder.features(name)) for name in self._val_sections()}
+        scorer, best = fine_tune(scorer, train_features, self.options.score, self.options.manual_seed,
+                                 lambda candidate: self._validate(candidate, val_features), self.folder.score_log,
+                                 self.folder.tb_logger)
+        self._export(scorer)
+        results = {'name': self.options.name, 'best': best, 'export': str(self.folder.export)}
+        write_json(self.folder.results, results)
+        self._write_and_draw(scorer, val_features)
+        print(json.dumps(results, indent=2))
+        return results
+
+    def _embed(self, encoder: ImageEncoder, section: str) -> FeatureTable:
+        values = complete(section, self.options.datasets[section])
+        table = build_table(section, values, self.options.manual_seed)
+        return embed(encoder, table, self.device, FEATURE_BATCH, values.get('num_worker_per_gpu', 0))
+
+    def _scorer_from_basis(self) -> BasisScorer:
+        from safetensors.torch import load_file
+        if not self.folder.basis.exists():
+            raise CheckpointError(f'{self.folder.basis}: is not there. Run stage 2 first (stages: [compress, score]).')
+        tensors = load_file(self.folder.basis)
+        pca_dim, feature_dim = tensors['pca_components'].shape
+        scorer = BasisScorer(feature_dim, pca_dim, len(tensors['basis_scores']))
+        scorer.load_state_dict({**tensors, 'temperature': torch.tensor(self.options.score.temperature)})
+        return scorer
+
+    @torch.no_grad()
+    def _validate(self, scorer: BasisScorer, tables: dict[str, FeatureTable]) -> dict[str, float]:
+        """Return every metric of every validation set, and 'key', which the best epoch is chosen by."""
+        values, keys = {}, []
+        for name, table in tables.items():
+            found = self._correlate(scorer(table.image_features).numpy(), table.mos_label.numpy(), name)
+            values.update({f'{name}/{metric}': value for metric, value in found.items()})
+            if self.options.val.key_dataset in (None, name):
+                keys.append(found[self.options.val.key_metric])
+        return {**values, 'key': float(np.mean(keys)) if keys else 0.0}
+
+    def _correlate(self, scores: np.ndarray, labels: np.ndarray, name: str) -> dict[str, float]:
+        return correlations(scores, labels, self.options.val.metrics, f'datasets: {name}')
+
+    def _export(self, scorer: BasisScorer) -> None:
+        """Write the model with its metadata; scores leave in MOS units of the training set."""
+        encoder = load_encoder(self.folder.aligned_encoder)
+        scale = self._output_scale()
+        half = torch.float16 if self.options.export.dtype == 'float16' else torch.float32
+        tensors = {f'image_encoder.{name}': tensor.to(half) if tensor.is_floating_point() else tensor
+                   for name, tensor in encoder.state_dict().items()}
+        tensors.update({f'scorer.{name}': tensor for name, tensor in scorer.state_dict().items()})
+        tensors['scorer.basis_scores'] = scale.denormalise(tensors['scorer.basis_scores'])
+        metadata = {'format_version': FORMAT_VERSION, 'name': self.options.name,
+                    'image_encoder': encoder.config.to_dict(), 'mos_range': list(scale.mos_range),
+                    'lower_better': scale.lower_better, 'temperature': float(scorer.temperature.detach()),
+                    'training': self._training_metadata(), 'versions': versions(), 'licence': self.options.export.licence}
+        save_checkpoint(self.folder.export, tensors, metadata)
+        save_pth(self.folder.export_pth, tensors, metadata)
+
+    def _training_metadata(self) -> dict[str, Any]:
+        options = self.options
+        return {'data': options.export.training_data or self.sections['train'].get('name'), 'seed': options.manual_seed,
+                'stages': options.stages, 'align_iterations': options.align.total_iter,
+                'text_encoder': options.text_encoder.path or options.text_encoder.library,
+                'pca_dim': options.compress.pca_dim, 'num_buckets': options.compress.num_buckets,
+                'num_basis': options.compress.num_basis}
+
+    def _output_scale(self) -> MosScale:
+        return mos_scale(self._basis_section(), self.sections[self._basis_section()])
+
+    def _basis_section(self) -> str:
+        return 'basis' if 'basis' in self.sections else 'train'
+
+    def _val_sections(self) -> list[str]:
+        return [name for name in self.sections if name.split('_')[0] in ('val', 'test')]
+
+    def _write_and_draw(self, scorer: BasisScorer, tables: dict[str, FeatureTable]) -> None:
+        scale = self._output_scale()
+        with torch.no_grad():
+            scored = {name: (scale.denormalise(scorer(table.image_features).squeeze(-1)).numpy(),
+                             scale.denormalise(table.mos_label).numpy(), table.image_names)
+                      for name, table in tables.items()}
+        for name, (scores, mos, image_names) in scored.items():
+            write_scores(self.folder.scores(name), image_names, mos, scores)
+        pictures = {name: self._pictures(name) for name in tables}
+        logs = {'align': self.folder.align / 'log.csv', 'score': self.folder.score_log}
+        records = {name: read_record(path) for name, path in logs.items() if path.exists()}
+        draw_report(self.folder.figures, records, scored, pictures, scale.mos_range, scale.lower_better)
+
+    def _pictures(self, section: str):
+        """Return a function from an item's position to its picture (H, W, 3) uint8."""
+        table: QualityTable = build_table(section, self.options.datasets[section], self.options.manual_seed)
+        return lambda index: (table[index]['img'].permute(1, 2, 0) * 255).round().byte().numpy()
+
+    def _zero_shot(self, towers: Towers) -> ZeroShotValidation | None:
+        prompts = self.options.align.prompts
+        if not prompts or not self._val_sections() or not distributed.is_main():
+            return None
+        return ZeroShotValidation(lambda: {name: self._embed(towers.image_encoder, name) for name in self._val_sections()},
+                                  towers.text_encoder, prompts, self._correlate, self._val_sections(),
+                                  list(self.options.val.metrics), self.options.val.val_freq)
+
+    def _report_long_texts(self, towers: Towers, texts: list[list[str]] | None) -> None:
+        if texts is None or not distributed.is_main():
+            return
+        every = sorted({text for each in texts for text in each})
+        long = towers.text_encoder.count_long(every)
+        if long:
+            print(f'stage 1: {long} of {len(every)} texts are longer than the {towers.text_encoder.context_length} tokens of '
+                  'the text encoder and lose their end; text_encoder: split_sentences: true encodes them by sentences.')
+
+
+def check_sections(options: TrainOptions) -> dict[str, dict[str, Any]]:
+    """Return the completed data set sections.
+
+    Raises:
+        OptionError: a section's name is not train, basis, val... or test..., train is missing, or key_dataset is unknown.
+    """
+    for name in options.datasets:
+        if name not in ('train', 'basis') and name.split('_')[0] not in ('val', 'test'):
+            raise OptionError(f'datasets: "{name}" is not train, basis, val or test (val_1, val_2 and so on for several).'
+                              f'{did_you_mean(name, ("train", "basis", "val", "test"))}')
+    if 'train' not in options.datasets:
+        raise OptionError('datasets: train: must be given.')
+    validated = [name for name in options.datasets if name.split('_')[0] in ('val', 'test')]
+    if options.val.key_dataset is not None and options.val.key_dataset not in validated:
+        raise OptionError(f'val: key_dataset: "{options.val.key_dataset}" is not one of {", ".join(validated) or "none"}.')
+    return {name: complete(name, values) for name, values in options.datasets.items()}
+
+
+def choose_device(num_gpu: int | str) -> torch.device:
+    """Return the device: 'auto' takes a GPU when there is one; 0 is the CPU.
+
+    Raises:
+        OptionError: not a number or 'auto', or several GPUs without torchrun.
+    """
+    if num_gpu != 'auto' and not isinstance(num_gpu, int):
+        raise OptionError(f'num_gpu: "{num_gpu}" must be auto or a number.')
+    if num_gpu == 0 or (num_gpu == 'auto' and not torch.cuda.is_available()):
+        return torch.device('cpu')
+    if not torch.cuda.is_available():
+        print(f'num_gpu: {num_gpu}: no CUDA device was found; the CPU is used.')
+        return torch.device('cpu')
+    if num_gpu != 'auto' and num_gpu > 1 and distributed.world_size() == 1:
+        raise OptionError(f'num_gpu: {num_gpu} needs torchrun: torchrun --nproc_per_node {num_gpu} -m pyiqa_rali.train -opt '
+                          'FILE --launcher pytorch')
+    return torch.device('cuda', torch.cuda.current_device())
+
+
+def write_scores(path: Path, image_names: list[str], mos: np.ndarray, scores: np.ndarray) -> None:
+    """Write image, MOS and score of a validation set as CSV."""
+    with atomic_open(path) as stream:
+        writer = csv.writer(stream)
+        writer.writerow(['image', 'mos', 'score'])
+        writer.writerows(zip(image_names, mos.tolist(), scores.tolist(), strict=True))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

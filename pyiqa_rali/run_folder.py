@@ -1,0 +1,119 @@
+"""The folder of one training run: where its files are, what it was started with, and whether it can go on."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyiqa_rali.errors import OptionError
+from pyiqa_rali.files import atomic_open, write_json
+from pyiqa_rali.options import TrainOptions
+
+PACKAGES = ('pyiqa-rali', 'pyiqa', 'torch', 'timm', 'open_clip_torch', 'transformers', 'numpy', 'scipy')
+MAY_CHANGE = ('logger', 'stages', 'num_gpu', 'path')
+# sections that earlier stages took no part in: they may change when a later stage is run alone, and not resumed
+OF_LATER_STAGES = {'align': (), 'compress': ('compress', 'score', 'val', 'export'), 'score': ('score', 'val', 'export')}
+
+
+class RunFolder:
+    """Paths of one run's files.
+
+    Args:
+        options: the run's options; its folder is `path: experiments_root` / `name`.
+    """
+
+    def __init__(self, options: TrainOptions):
+        self.root = Path(options.path.experiments_root) / options.name
+        self.align = self.root / 'align'
+        self.aligned_encoder = self.align / 'image_encoder.safetensors'
+        self.compress = self.root / 'compress'
+        self.basis = self.compress / 'basis.safetensors'
+        self.compression_report = self.compress / 'report.json'
+        self.score = self.root / 'score'
+        self.score_log = self.score / 'log.csv'
+        self.models = self.root / 'models'
+        self.export = self.models / 'rali.safetensors'
+        self.export_pth = self.models / 'rali.pth'
+        self.figures = self.root / 'figures'
+        self.results = self.root / 'results.json'
+        self.options = self.root / 'options.yml'
+        self.versions = self.root / 'versions.json'
+        self.tb_logger = self.root / 'tb_logger' if options.logger.use_tb_logger else None
+
+    def features(self, section: str) -> Path:
+        """Return the file of a data set's image features."""
+        return self.compress / f'features_{section}.safetensors'
+
+    def scores(self, section: str) -> Path:
+        """Return the table of a validation set's scores."""
+        return self.score / f'{section}.csv'
+
+    def prepare(self, options: TrainOptions, resume: bool) -> None:
+        """Make the folder; an earlier run of that name is archived, unless this one goes on from it.
+
+        Raises:
+            OptionError: the run to resume, or whose files are read, had other options.
+        """
+        continues = resume or options.stages[0] != 'align'
+        if self.options.exists() and continues:
+            free = MAY_CHANGE if resume else (*MAY_CHANGE, *OF_LATER_STAGES[options.stages[0]])
+            check_same_options(yaml.safe_load(self.options.read_text(encoding='utf-8')), asdict(options), self.options, free)
+        elif self.root.exists() and not continues:
+            from pyiqa.utils.misc import mkdir_and_rename
+            mkdir_and_rename(str(self.root))
+        with atomic_open(self.options) as stream:
+            yaml.safe_dump(asdict(options), stream, sort_keys=False)
+        write_json(self.versions, versions())
+
+
+def check_same_options(before: dict[str, Any], now: dict[str, Any], source: Path, free: tuple[str, ...] = MAY_CHANGE) -> None:
+    """Raise OptionError, naming the first difference, when a run goes on with other options.
+
+    Args:
+        before: the options that the run was started with.
+        now: the options now.
+        source: where the first ones stand.
+        free: sections that may differ.
+    """
+    plain = json.loads(json.dumps(now))
+    for section in plain:
+        if section not in free and before.get(section) != plain[section]:
+            raise OptionError(f'the options differ from those of {source}, whose files this run goes on from, in "{section}": '
+                              f'{_first_difference(before.get(section), plain[section])}. Use the same options, or another '
+                              'name.')
+
+
+def _first_difference(before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in {**before, **now}:
+            if before.get(key) != now.get(key):
+                return f'{key}: ' + _first_difference(before.get(key), now.get(key))
+    return f'was {before!r}, is {now!r}'
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and the packages that matter, and the git revision of the source, if it has one."""
+    found = {'python': platform.python_version(), 'machine': platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = 'not installed'
+    return {**found, 'git_revision': git_revision()}
+
+
+def git_revision() -> str:
+    """Return the commit of the checkout that this package runs from, '+' behind it when files were changed."""
+    folder = Path(__file__).parent
+    try:
+        revision = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=folder, capture_output=True, text=True, check=True)
+        changed = subprocess.run(['git', 'status', '--porcelain', '-uno'], cwd=folder, capture_output=True, text=True,
+                                 check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return 'none: not run from a git checkout'
+    return revision.stdout.strip() + ('+' if changed.stdout.strip() else '')

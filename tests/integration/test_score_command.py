@@ -1,0 +1,226 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyiqa_rali import score_table
+from pyiqa_rali.__main__ import main
+from pyiqa_rali.commands import score
+from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.image_files import ImageFile
+
+
+class Brightness:
+    """A metric in the form of pyiqa's: mean brightness, which refuses small pictures and has no answer for black ones."""
+
+    device, lower_better, score_range = 'cpu', False, '0, 1'
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, images):
+        self.batches.append(len(images))
+        if min(images.shape[-2:]) < 16:
+            raise RuntimeError(f'{images.shape[-1]} pixels are too few\nsecond line')
+        means = images.mean((1, 2, 3))[:, None]
+        return torch.where(means == 0, torch.nan, means)
+
+
+@pytest.fixture
+def metric(monkeypatch):
+    made = Brightness()
+    monkeypatch.setattr(score, 'make_metric', lambda name, weights, device: made)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten good pictures of two sizes, a broken one, one that is too small, a black one and a text."""
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    for index in range(10):
+        picture = np.full((20, 24 + index % 2, 3), 20 * index + 10, np.uint8)
+        Image.fromarray(picture).save(photos / f'{index}.png')
+    (photos / 'broken.png').write_bytes((photos / '3.png').read_bytes()[:60])
+    Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(photos / 'small.png')
+    Image.fromarray(np.zeros((20, 24, 3), np.uint8)).save(photos / 'black.png')
+    (photos / 'notes.txt').write_text('no picture')
+    return photos
+
+
+def rows(path):
+    with open(path, newline='') as stream:
+        return {os.path.basename(row['image']): row for row in csv.DictReader(stream)}
+
+
+@pytest.mark.parametrize('workers', ['0', '2'])
+def test_every_picture_of_a_folder_has_a_line(folder, tmp_path, metric, capsys, workers):
+    out = tmp_path / 'scores.csv'
+    assert main(['score', str(folder), '--out', str(out), '--batch-size', '4', '--workers', workers]) == 1
+    found = rows(out)
+    assert list(found) == sorted(found) and len(found) == 13
+    for index in range(10):
+        assert float(found[f'{index}.png']['score']) == pytest.approx((20 * index + 10) / 255, abs=1e-5)
+    assert {name: row['error'] for name, row in found.items() if row['score'] == ''} == {
+        'broken.png': found['broken.png']['error'], 'small.png': '8 pixels are too few', 'black.png': 'the score is nan'}
+    assert found['broken.png']['error'] != ''
+    told = capsys.readouterr().err
+    assert '10 images scored, mean 0.392 (0, 1; higher is better)' in told
+    assert f'3 images have NO SCORE: see the column "error" of {out}' in told
+    assert '1 other files in the folders are no images by their extension' in told
+
+
+def test_equal_sizes_are_scored_together(folder, metric):
+    paths = sorted(str(path) for path in folder.glob('?.png'))
+    assert len(list(score.score_files(paths, metric, 4, 0))) == 3
+    assert metric.batches == [2, 2, 2, 2, 1, 1]
+
+
+def test_a_worker_process_has_one_thread(folder):
+    class Threads(Brightness):
+        def __call__(self, images):
+            return torch.full((len(images), 1), torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found = [[chunk[0].score for chunk in score.score_files([str(folder / '1.png')], Threads(), 1, workers)]
+                 for workers in (0, 1)]
+    finally:
+        torch.set_num_threads(before)
+    assert found == [[2], [1]]
+
+
+def test_one_picture_is_printed_with_its_score(folder, metric, capsys):
+    assert main(['score', str(folder / '4.png')]) == 0
+    assert capsys.readouterr().out == f'{folder / "4.png"}\t{90 / 255:.4f}\n'
+    assert main(['score', str(folder / 'small.png')]) == 1
+    assert capsys.readouterr().out == f'{folder / "small.png"}\terror: 8 pixels are too few\n'
+
+
+@pytest.mark.parametrize(('arguments', 'made', 'label'), [
+    ([], ('rali-lite', None), 'rali-lite'), (['--weights', 'a.pth'], ('rali', 'a.pth'), 'rali:a.pth'),
+    (['-m', 'piqe'], ('piqe', None), 'piqe'), (['-m', 'rali-lite', '--weights', 'a'], ('rali-lite', 'a'), 'rali-lite:a'),
+])
+def test_the_metric_and_its_weights_stand_in_the_table(folder, tmp_path, monkeypatch, arguments, made, label):
+    asked = []
+    monkeypatch.setattr(score, 'make_metric', lambda name, weights, device: asked.append((name, weights)) or Brightness())
+    assert main(['score', str(folder / '1.png'), '--out', str(tmp_path / 'scores.csv'), *arguments]) == 0
+    assert asked == [made] and rows(tmp_path / 'scores.csv')['1.png']['metric'] == label
+
+
+def test_a_resumed_run_scores_what_is_missing_and_counts_what_failed(folder, tmp_path, metric, capsys):
+    out = tmp_path / 'scores.csv'
+    main(['score', str(folder), '--out', str(out)])
+    whole = out.read_bytes()
+    half = whole[:len(whole) // 2]
+    out.write_bytes(half)
+    already = half.count(b'\n') - 1
+    capsys.readouterr()
+    assert main(['score', str(folder), '--out', str(out), '--resume', '--batch-size', '1']) == 1
+    assert out.read_bytes() == whole
+    told = capsys.readouterr().err
+    assert f'{already} were already in {out}' in told and '3 images have NO SCORE' in told
+    metric.batches.clear()
+    assert main(['score', str(folder), '--out', str(out), '--resume']) == 1
+    assert metric.batches == [] and out.read_bytes() == whole
+
+
+def test_a_run_that_is_killed_goes_on(folder, tmp_path):
+    out = tmp_path / 'scores.csv'
+    code = f"""
+import sys, time
+from pyiqa_rali.__main__ import main
+from pyiqa_rali.commands import score
+class Slow:
+    device, lower_better, score_range = 'cpu', False, '0, 1'
+    def __call__(self, images):
+        time.sleep(float(sys.argv[1]))
+        return images.mean((1, 2, 3))[:, None]
+score.make_metric = lambda *args: Slow()
+sys.exit(main(['score', {str(folder)!r}, '--out', {str(out)!r}, '--resume', '--batch-size', '1']))
+"""
+    process = subprocess.Popen([sys.executable, '-c', code, '0.2'], stderr=subprocess.DEVNULL)
+    while not out.exists() or out.read_bytes().count(b'\n') < 4:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert len(rows(out)) < 13
+    assert subprocess.run([sys.executable, '-c', code, '0'], stderr=subprocess.DEVNULL).returncode == 1
+    assert len(rows(out)) == 13 and len(out.read_bytes().splitlines()) == 14
+
+
+def test_no_more_than_a_few_batches_are_taken_from_the_stream(folder, metric):
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield str(folder / '1.png')
+
+    scores = score.score_files(endless(), metric, 4, 0)
+    assert len(next(scores)) == 4 and len(taken) <= 8
+
+
+def test_a_worker_that_dies_is_told(folder):
+    class Deadly(Brightness):
+        def __call__(self, images):
+            os._exit(9)
+
+    with pytest.raises(DataError, match='DataLoader worker .*Lower --batch-size or --workers; with --out, --resume goes'):
+        list(score.score_files([str(folder / '1.png')], Deadly(), 1, 1))
+
+
+def test_a_broken_device_ends_the_run_and_does_not_fail_every_picture():
+    class Broken(Brightness):
+        def __call__(self, images):
+            raise torch.AcceleratorError('device lost')
+
+    with pytest.raises(torch.AcceleratorError):
+        score.score_chunk(Broken(), [ImageFile('a.png', np.zeros((20, 20, 3), np.uint8))])
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--batch-size', '0'], '--batch-size: 0 must be at least 1'),
+    (['--workers', '-1'], '--workers: -1 must be at least 0'),
+    (['--resume'], '--resume: needs --out'),
+    (['nowhere.png'], 'nowhere.png: no such file or folder'),
+])
+def test_wrong_arguments_are_told_before_anything_is_loaded(folder, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(score, 'make_metric', lambda *args: pytest.fail('loaded'))
+    assert main(['score', str(folder), *arguments]) == 2
+    assert f'pyiqa-rali score: error: {message}' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('name', 'weights', 'device', 'message'), [
+    ('rali-light', None, None, '--metric: "rali-light" is not known to pyiqa.*Did you mean "rali-lite"'),
+    ('ssim', None, None, '--metric: "ssim" compares with a reference image; give a no-reference metric'),
+    ('piqe', 'a.safetensors', None, '--weights: "piqe" is not a metric of pyiqa_rali'),
+    ('piqe', None, 'cuda:77', '--device: "cuda:77" cannot be used: .*Give cpu, cuda or cuda:N'),
+    ('piqe', None, 'gpu', '--device: "gpu" cannot be used'),
+])
+def test_a_metric_that_cannot_be_made_says_why(name, weights, device, message):
+    with pytest.raises(OptionError, match=message):
+        score.make_metric(name, weights, device)
+
+
+def test_any_no_reference_metric_of_pyiqa_can_be_used(folder, capsys):
+    assert main(['score', str(folder / '1.png'), '-m', 'entropy', '--device', 'cpu']) == 0
+    assert json.loads(capsys.readouterr().out.split('\t')[1]) == pytest.approx(0, abs=1e-4)
+
+
+def test_a_full_disk_is_told(folder, tmp_path, metric, monkeypatch, capsys):
+    def full(self, stream, scores):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(score_table.ScoreTable, 'write', full)
+    assert main(['score', str(folder), '--out', str(tmp_path / 'scores.csv')]) == 2
+    assert 'pyiqa-rali score: error: [Errno 28] No space left on device' in capsys.readouterr().err

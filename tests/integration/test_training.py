@@ -1,0 +1,214 @@
+"""The three stages at tiny scale: end to end, killed and resumed, and over two processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pyiqa_rali.checkpoints.format import load_checkpoint
+from pyiqa_rali.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.pipeline import train
+from tests.tiny import tiny_open_clip_config, tiny_options
+
+TENSORS = ('scorer.pca_components', 'scorer.basis_vectors', 'scorer.basis_scores')
+
+
+def write_options(folder, **changes):
+    path = folder / 'options.yml'
+    path.write_text(yaml.safe_dump(tiny_options(folder, **changes)))
+    return path
+
+
+def same_weights(first, second):
+    ours, others = load_checkpoint(first)[0], load_checkpoint(second)[0]
+    return ours.keys() == others.keys() and all(torch.equal(ours[name], others[name]) for name in ours)
+
+
+def test_a_run_ends_with_weights_that_pyiqa_scores_with(tmp_path):
+    import pyiqa
+
+    import pyiqa_rali  # noqa: F401 (registers)
+    results = train(str(write_options(tmp_path)))
+    run = tmp_path / 'experiments' / 'tiny'
+    for name in ('options.yml', 'versions.json', 'align/log.csv', 'compress/report.json', 'score/log.csv', 'results.json',
+                 'figures/training_curves.png', 'figures/scatter_val.png', 'figures/images_val.png'):
+        assert (run / name).stat().st_size > 0
+    assert set(results['best']) == {'val/srcc', 'val/plcc', 'val/krcc', 'key'}
+    images = torch.rand(3, 3, 40, 48)
+    metric = pyiqa.create_metric('rali', pretrained_model_path=str(run / 'models' / 'rali.safetensors'), device='cpu')
+    scores = metric(images)
+    assert scores.shape == (3, 1) and metric.score_range == '1, 5' and metric.lower_better is False
+    assert ((scores >= 1) & (scores <= 5)).all()
+    other = pyiqa.create_metric('rali-lite', device='cpu')
+    other.load_weights(str(run / 'models' / 'rali.pth'))
+    assert torch.equal(other(images), scores)
+    assert torch.allclose(metric(images[1:2]), scores[1:2], atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
+    exports = []
+    for name, seed in (('a', 7), ('b', 7), ('c', 8)):
+        options = write_options(tmp_path, name=name, manual_seed=seed)
+        exports.append(train(str(options))['export'])
+    assert same_weights(exports[0], exports[1])
+    assert not same_weights(exports[0], exports[2])
+
+
+def run_process(options, *arguments):
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(Path.cwd()), *sys.path])}
+    return subprocess.Popen([sys.executable, '-m', 'pyiqa_rali.train', '-opt', str(options), *arguments], env=environment,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_killed_run_resumes_to_bit_identical_weights(tmp_path):
+    expected = train(str(write_options(tmp_path, name='whole', align__total_iter=40)))['export']
+    options = write_options(tmp_path, name='killed', align__total_iter=40)
+    log = tmp_path / 'experiments' / 'killed' / 'align' / 'log.csv'
+    process = run_process(options)
+    deadline = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) > 6) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (log.parent.parent / 'models').exists()
+    resumed = run_process(options, '--auto_resume')
+    output, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, output
+    assert same_weights(expected, log.parent.parent / 'models' / 'rali.safetensors')
+    steps = [line.split(',')[0] for line in log.read_text().splitlines()[1:]]
+    assert steps == [str(step) for step in range(40)]
+
+
+def test_a_resumed_run_refuses_other_options(tmp_path):
+    train(str(write_options(tmp_path)))
+    with pytest.raises(OptionError, match=r'the options differ .* in "align": lr: was 0.001, is 0.5'):
+        train(str(write_options(tmp_path, align__lr=0.5)), auto_resume=True)
+
+
+def test_a_run_of_the_same_name_is_archived(tmp_path):
+    train(str(write_options(tmp_path)))
+    train(str(write_options(tmp_path)))
+    assert len(list((tmp_path / 'experiments').glob('tiny_archived_*'))) == 1
+
+
+def test_stages_run_one_by_one_to_the_same_result(tmp_path):
+    expected = train(str(write_options(tmp_path, name='together')))['export']
+    for stage in ('align', 'compress', 'score'):
+        train(str(write_options(tmp_path, name='apart', stages=[stage])))
+    assert same_weights(expected, tmp_path / 'experiments' / 'apart' / 'models' / 'rali.safetensors')
+
+
+def test_a_later_stage_alone_may_have_other_options_but_not_for_what_it_reads(tmp_path):
+    first = train(str(write_options(tmp_path)))['best']
+    second = train(str(write_options(tmp_path, stages=['score'], score__fine_tune=False)))['best']
+    third = train(str(write_options(tmp_path, stages=['compress', 'score'], compress__num_basis=4)))['export']
+    assert first != second and len(load_checkpoint(third)[0]['scorer.basis_scores']) == 4
+    for stages, changes in ((['score'], {'compress__num_basis': 6}), (['compress', 'score'], {'align__lr': 0.5})):
+        with pytest.raises(OptionError, match=r'the options differ from those of .*options.yml'):
+            train(str(write_options(tmp_path, stages=stages, **changes)))
+
+
+def test_a_resumed_run_keeps_the_features_that_it_had(tmp_path):
+    options = write_options(tmp_path)
+    export = Path(train(str(options))['export'])
+    expected = load_checkpoint(export)[0]
+    features = export.parents[1] / 'compress' / 'features_train.safetensors'
+    written = features.stat().st_mtime_ns
+    (features.parent / 'features_val.safetensors').unlink()
+    export.unlink()
+    train(str(options), auto_resume=True)
+    assert features.stat().st_mtime_ns == written
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in load_checkpoint(export)[0].items())
+
+
+@pytest.mark.parametrize('stage', ['compress', 'score'])
+def test_a_stage_without_the_one_before_says_so(tmp_path, stage):
+    with pytest.raises(CheckpointError, match='is not there. Run'):
+        train(str(write_options(tmp_path, stages=[stage])))
+
+
+@pytest.mark.parametrize('changes', [
+    {'align__total_iter': 0}, {'compress__pca_dim': None}, {'compress__num_buckets': 1}, {'align__texts_per_image': 1},
+    {'score__fine_tune': False}, {'score__plcc_weight': 0.5, 'score__train_temperature': True},
+    {'align__loss': 'sigmoid', 'align__chunk_size': 2}, {'align__freeze_layers': -1}, {'align__layer_decay': 0.8},
+    {'text_encoder__train': True, 'text_encoder__split_sentences': True}, {'align__amp': 'bfloat16'},
+    {'export__dtype': 'float16'}, {'compress__backend': 'torch'},
+])
+def test_every_switch_trains(tmp_path, changes):
+    results = train(str(write_options(tmp_path, **changes)))
+    assert torch.isfinite(torch.tensor(results['best']['val/srcc']))
+
+
+@pytest.mark.parametrize('sigmoid', [False, True])
+def test_an_open_clip_model_with_its_own_text_tower(tmp_path, sigmoid):
+    name = tiny_open_clip_config(tmp_path / 'configs', sigmoid)
+    export = train(str(write_options(
+        tmp_path, network={'image_encoder': {'library': 'open_clip', 'name': name}}, text_encoder={'train': True},
+        align__loss='sigmoid' if sigmoid else 'softmax', align__layer_decay=0.7, align__freeze_layers=1,
+        align__prompts={'high': ['very clear'], 'low': ['very noisy']})))['export']
+    tensors, metadata = load_checkpoint(export)
+    assert metadata['image_encoder']['library'] == 'open_clip'
+    assert not [tensor for tensor in tensors if 'text' in tensor]
+    header = (tmp_path / 'experiments/tiny/align/log.csv').read_text().splitlines()[0]
+    assert 'zero_shot/val/srcc' in header
+
+
+def test_two_processes_train_as_one(tmp_path):
+    train(str(write_options(tmp_path, name='one', datasets__train__batch_size_per_gpu=8, align__grad_clip=None)))
+    options = write_options(tmp_path, name='two', datasets__train__batch_size_per_gpu=4, align__grad_clip=None)
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '',
+                   'PYTHONPATH': os.pathsep.join([str(Path.cwd()), *sys.path])}
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', '29611', '-m',
+               'pyiqa_rali.train', '-opt', str(options), '--launcher', 'pytorch']
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    losses = [[float(line.split(',')[1]) for line in
+               (tmp_path / 'experiments' / name / 'align' / 'log.csv').read_text().splitlines()[1:]] for name in ('one', 'two')]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    one, two = (load_checkpoint(tmp_path / 'experiments' / name / 'models' / 'rali.safetensors')[0] for name in ('one', 'two'))
+    for name in one:
+        if name.startswith('image_encoder.'):
+            assert torch.allclose(one[name].float(), two[name].float(), rtol=1e-3, atol=2e-4), name
+
+
+@pytest.mark.parametrize(('changes', 'error', 'message'), [
+    ({'datasets__train__batch_size_per_gpu': 17}, DataError, 'holds 16 images, fewer than the 17 of one batch'),
+    ({'datasets__train__mos_range': None}, OptionError, 'datasets: train: mos_range: must be given'),
+    ({'datasets__train__lower_better': None}, OptionError, 'datasets: train: lower_better: must be given'),
+    ({'datasets__train__mos_range': [1, 3]}, DataError, 'outside'),
+    ({'datasets__train__dataroot_targt': 'x'}, OptionError, 'Did you mean "dataroot_target"'),
+    ({'datasets__train__augment': {'hflp': True}}, OptionError, 'Did you mean "hflip"'),
+    ({'datasets__train__meta_info_file': 'nowhere.csv'}, DataError, 'nowhere.csv'),
+    ({'datasets__valid': {}}, OptionError, '"valid" is not train, basis, val or test'),
+    ({'val__key_dataset': 'val_9'}, OptionError, 'key_dataset: "val_9" is not one of val'),
+    ({'network__image_encoder__name': 'test_eficientnet'}, OptionError, 'Did you mean "test_efficientnet"'),
+    ({'network__image_encoder__embed_dim': 12}, OptionError, 'gives 12 features and the text encoder 16'),
+    ({'text_encoder__path': './nowhere'}, OptionError, 'is not a folder'),
+    ({'text_encoder__path': 'installed:no_such_package'}, OptionError, 'is not installed'),
+    ({'align__freeze_layers': 99}, OptionError, 'freeze_layers: 99 must be -1'),
+    ({'compress__num_basis': 17}, OptionError, 'num_basis: 17 is more than the 16 training images'),
+])
+def test_wrong_options_are_refused(tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        train(str(write_options(tmp_path, **changes)))
+
+
+def test_an_unreadable_training_image_is_named(tmp_path):
+    options = write_options(tmp_path)
+    (tmp_path / 'data' / '001.png').write_bytes(b'not a picture')
+    with pytest.raises(DataError, match='001.png cannot be read as an image'):
+        train(str(options))
+
+
+def test_the_report_counts_buckets(tmp_path):
+    train(str(write_options(tmp_path)))
+    report = json.loads((tmp_path / 'experiments/tiny/compress/report.json').read_text())
+    assert report['images'] == 16 and sum(report['basis_per_bucket']) == 8

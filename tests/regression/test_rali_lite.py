@@ -1,0 +1,54 @@
+"""The embedded weights score as they did when they were put in. A missing golden file fails."""
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from pyiqa_rali.data.distortions import distort
+from pyiqa_rali.data.images import read_rgb
+from pyiqa_rali.data.photographs import bundled_photographs
+from pyiqa_rali.data.synthetic import as_tensor
+from tests.regression.write_golden import GOLDEN, scores, weights_digest
+
+
+@pytest.fixture(scope='module')
+def golden():
+    return json.loads(GOLDEN.read_text())
+
+
+def test_the_golden_scores_belong_to_these_weights(golden):
+    assert weights_digest() == golden['weights_sha256'], 'run python -m tests.regression.write_golden'
+
+
+def test_scores_are_the_golden_ones(golden):
+    assert scores() == pytest.approx(golden['scores'], abs=2e-3)
+
+
+@pytest.fixture(scope='module')
+def metric():
+    import pyiqa
+
+    import pyiqa_rali  # noqa: F401 (registers)
+    return pyiqa.create_metric('rali-lite', device='cpu')
+
+
+def test_real_photographs_score_lower_the_more_they_are_distorted(metric):
+    """On photographs that training never saw: nine of ten pairs of levels, and no type all wrong."""
+    photographs = [item for item in bundled_photographs() if item.photograph_id in ('coffee', 'chelsea', 'I03')]
+    assert len(photographs) == 3
+    right = {}
+    for item in photographs:
+        image = np.ascontiguousarray(read_rgb(item.path)[:256, :320])
+        for kind in ('gaussian_blur', 'white_noise', 'jpeg', 'low_contrast', 'pixelate', 'darken'):
+            pictures = [distort(image, kind, level, np.random.default_rng(0)) for level in (1, 3, 5)]
+            found = metric(as_tensor([image, *pictures])).flatten().tolist()
+            right.setdefault(kind, []).extend(better > worse for better, worse in combinations(found, 2))
+    shares = {kind: np.mean(pairs) for kind, pairs in right.items()}
+    assert np.mean(list(shares.values())) >= 0.9 and min(shares.values()) > 0.5, shares
+
+
+def test_scores_are_in_the_range_that_the_metric_names(golden, metric):
+    low, high = (float(bound) for bound in metric.score_range.split(','))
+    assert all(low <= score <= high for score in golden['scores'].values())

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+
+from pyiqa_rali.alignment.batches import ResumableSampler, alignment_dataset, collate
+from pyiqa_rali.archs.preprocessing import Preprocessing
+from pyiqa_rali.data.tables import build_table, seeded
+from pyiqa_rali.errors import DataError, OptionError
+from tests.tiny import tiny_table
+
+NATIVE = Preprocessing(image_size=None, resize_mode='native')
+
+
+def draws(size=10, batch_size=2, rank=0, world_size=1, start=0, total=12, anew=False):
+    return list(ResumableSampler(size, batch_size, rank, world_size, 5, start, total, anew))
+
+
+def test_an_epoch_visits_every_image_once():
+    for epoch in range(2):
+        visited = [index for index, _ in draws()[epoch * 10:(epoch + 1) * 10]]
+        assert sorted(visited) == list(range(10))
+
+
+def test_epochs_have_different_orders_and_draws_never_repeat():
+    found = draws()
+    assert [index for index, _ in found[:10]] != [index for index, _ in found[10:20]]
+    assert [draw for _, draw in found] == list(range(24))
+
+
+@pytest.mark.parametrize('start', [0, 3, 5, 11])
+def test_a_resumed_sampler_goes_on_where_it_stopped(start):
+    assert draws(start=start) == draws()[start * 2:]
+
+
+def test_two_ranks_see_the_batches_of_one():
+    one = draws(batch_size=4, total=6)
+    ranks = [draws(batch_size=2, rank=rank, world_size=2, total=6) for rank in range(2)]
+    together = [pair for step in range(6) for rank in ranks for pair in rank[step * 2:step * 2 + 2]]
+    assert together == one
+
+
+def test_fresh_draws_have_indices_of_their_own():
+    assert draws(anew=True)[:3] == [(0, 0), (1, 1), (2, 2)]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    paths = tiny_table(tmp_path)
+    values = {'name': 'tiny', 'type': 'GeneralNRDataset', 'dataroot_target': paths['images'], 'meta_info_file': paths['table'],
+              'split_index': 'split_photo', 'mos_range': [1, 5], 'lower_better': False, 'augment': {'random_crop': 32},
+              'reasoning_texts': paths['texts']}
+    return alignment_dataset(build_table('train', values, 3), values, None, NATIVE)
+
+
+def test_an_item_depends_on_its_draw_alone(dataset):
+    torch.manual_seed(0)
+    first = dataset[2, 17]
+    torch.manual_seed(1)
+    np.random.seed(4)
+    again, other = dataset[2, 17], [dataset[2, draw] for draw in range(20)]
+    assert torch.equal(first['img'], again['img']) and first['text'] == again['text']
+    assert {item['text'] for item in other} == set(dataset.texts[2])
+    assert any(not torch.equal(first['img'], item['img']) for item in other)
+
+
+def test_reading_an_item_leaves_the_generators_alone(dataset):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    dataset[1, 5]
+    assert torch.equal(before, torch.get_rng_state())
+    with seeded(1, 2):
+        one = torch.rand(1)
+    with seeded(1, 2):
+        assert torch.rand(1) == one
+
+
+def test_labels_are_normalised_higher_better(dataset):
+    labels = [float(dataset[index, 0]['mos_label']) for index in range(len(dataset))]
+    assert min(labels) >= 0 and max(labels) <= 1 and labels[0] > labels[-1]
+
+
+def test_one_text_an_image_switches_seed_augmentation_off(dataset):
+    dataset.texts_per_image = 1
+    assert {dataset[2, draw]['text'] for draw in range(10)} == {dataset.texts[2][0]}
+
+
+def test_missing_texts_are_refused(tmp_path):
+    paths = tiny_table(tmp_path)
+    values = {'name': 'tiny', 'type': 'GeneralNRDataset', 'dataroot_target': paths['images'], 'meta_info_file': paths['table'],
+              'split_index': 'split_photo', 'mos_range': [1, 5], 'lower_better': False}
+    with pytest.raises(OptionError, match='reasoning_texts: must name the JSON-lines file'):
+        alignment_dataset(build_table('train', values, 3), values, None, NATIVE)
+
+
+def test_pictures_of_different_sizes_do_not_share_a_batch():
+    items = [{'img': torch.zeros(3, 20, width), 'mos_label': torch.zeros(1), 'text': 'a'} for width in (20, 30)]
+    with pytest.raises(DataError, match=r'different sizes \(\[\(20, 20\), \(20, 30\)\]'):
+        collate(items)

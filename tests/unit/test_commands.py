@@ -1,0 +1,150 @@
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import pyiqa_rali
+from pyiqa_rali import train
+from pyiqa_rali.__main__ import COMMANDS, command_module, main
+from pyiqa_rali.archs.basis_scorer import BasisScorer
+from pyiqa_rali.checkpoints.format import FORMAT_VERSION, save_checkpoint
+from pyiqa_rali.commands import exit_status
+from pyiqa_rali.errors import CheckpointError, DataError, OptionError
+
+PACKAGE = Path(pyiqa_rali.__file__).parent
+
+
+def first_lines():
+    files = [path for path in (PACKAGE / 'commands').glob('*.py') if path.stem != '__init__']
+    return {path.stem: ast.get_docstring(ast.parse(path.read_text())).splitlines()[0] for path in files}
+
+
+def test_the_table_lists_every_module_with_the_first_line_of_its_docstring():
+    assert dict(COMMANDS.values()) == first_lines()
+    assert list(COMMANDS) == [module.replace('_', '-') for module, _ in COMMANDS.values()]
+
+
+def help_of(*arguments):
+    """Return what `--help` prints, and which heavy modules this imported."""
+    code = f'import sys; from pyiqa_rali.__main__ import main\ntry: main([*{arguments!r}, "--help"])\nfinally: ' \
+           'print(*[heavy for heavy in ("torch", "transformers", "pyiqa", "matplotlib") if heavy in sys.modules])'
+    result = subprocess.run([sys.executable, '-c', code], env={**os.environ, 'PYTHONPATH': str(PACKAGE.parent)},
+                            capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout, result.stdout.splitlines()[-1].split()
+
+
+def test_the_help_lists_the_subcommands_and_imports_nothing_heavy():
+    printed, heavy = help_of()
+    assert all(f'  {name}' in printed for name in COMMANDS) and heavy == []
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_every_subcommand_has_help_that_comes_at_once(name):
+    printed, heavy = help_of(name)
+    assert f'usage: pyiqa-rali {name} ' in printed and set(heavy) <= {'torch'}
+
+
+def test_no_subcommand_prints_the_help(capsys):
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert all(f'  {name}' in printed for name in COMMANDS) and 'python -m pyiqa_rali.train -opt FILE' in printed
+
+
+def test_a_wrong_subcommand_gets_a_hint(capsys):
+    assert main(['scroe']) == 2
+    assert 'there is no subcommand "scroe". Did you mean "score"? The subcommands are score' in capsys.readouterr().err
+
+
+def test_the_version_is_printed(capsys):
+    with pytest.raises(SystemExit, match='0'):
+        main(['--version'])
+    assert capsys.readouterr().out == f'pyiqa-rali {pyiqa_rali.__version__}\n'
+
+
+def raising(error):
+    def work():
+        raise error
+    return work
+
+
+@pytest.mark.parametrize('error', [OptionError('seed: no'), DataError('row 3'), CheckpointError('a.pth: cut'),
+                                   FileNotFoundError(2, 'No such file', 'a.png'), OSError(28, 'No space left on device')])
+def test_what_the_user_can_mend_is_one_line_and_status_2(error, capsys):
+    assert exit_status('program', raising(error)) == 2
+    assert capsys.readouterr().err == f'program: error: {error}\n'
+
+
+def test_ctrl_c_is_status_130(capsys):
+    assert exit_status('program', raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == 'program: interrupted\n'
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        exit_status('program', raising(ZeroDivisionError()))
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    code = 'import sys; from pyiqa_rali.commands import exit_status\n' \
+           'sys.exit(exit_status("program", lambda: [print("x" * 9999) for _ in range(99)] and 0))'
+    command = f'{sys.executable} -c \'{code}\' | head -c 1; echo ":${{PIPESTATUS[0]}}"'
+    result = subprocess.run(['bash', '-c', command], env={**os.environ, 'PYTHONPATH': str(PACKAGE.parent)},
+                            capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ('x:0\n', '')
+
+
+def test_training_hands_its_arguments_over(monkeypatch):
+    received = []
+    stand_in = SimpleNamespace(train=lambda *args: received.append(args))
+    monkeypatch.setitem(sys.modules, 'pyiqa_rali.pipeline', stand_in)
+    assert train.main(['-opt', 'a.yml', '--auto_resume', '--launcher', 'pytorch', '--force_yml', 'a:b=1', 'c=2',
+                       '--force_yml', 'd=3']) == 0
+    assert train.main(['-opt', 'b.yml']) == 0
+    assert received == [('a.yml', True, 'pytorch', ['a:b=1', 'c=2', 'd=3']), ('b.yml', False, 'none', [])]
+
+
+def test_training_without_an_option_file_that_exists_says_what_to_give(capsys):
+    assert train.main(['-opt', 'nowhere.yml']) == 2
+    assert capsys.readouterr().err.startswith('pyiqa_rali.train: error: -opt: nowhere.yml is not a file. Give the path of')
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    scorer = BasisScorer(6, 4, 3)
+    tensors = {f'scorer.{name}': tensor for name, tensor in scorer.state_dict().items()}
+    metadata = {'format_version': FORMAT_VERSION, 'image_encoder': {'library': 'timm', 'name': 'some_net'},
+                'mos_range': [1, 5], 'lower_better': False, 'training': {'seed': 3}}
+    save_checkpoint(tmp_path / 'rali.safetensors', {**tensors, 'image_encoder.weight': torch.ones(7)}, metadata)
+    return tmp_path, metadata
+
+
+def test_info_shows_what_a_checkpoint_says(checkpoint, capsys):
+    assert main(['info', str(checkpoint[0])]) == 0
+    printed = capsys.readouterr().out
+    for line in ('mos_range: 1, 5', '  name: some_net', '  seed: 3', '  basis vectors (K): 3', '  features (C): 6'):
+        assert f'{line}\n' in printed
+    assert '0.00 million of them in the image encoder' in printed
+
+
+def test_info_prints_json_that_can_be_read_back(checkpoint, capsys):
+    assert main(['info', str(checkpoint[0] / 'rali.safetensors'), '--json']) == 0
+    assert json.loads(capsys.readouterr().out) == checkpoint[1]
+
+
+def test_info_on_a_file_that_is_not_ours_says_so(tmp_path, capsys):
+    (tmp_path / 'a.safetensors').write_bytes(b'no tensors')
+    assert main(['info', str(tmp_path / 'a.safetensors')]) == 2
+    assert 'pyiqa-rali info: error: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_every_module_has_the_two_functions(name):
+    module = command_module(name)
+    assert callable(module.add_arguments) and callable(module.run)

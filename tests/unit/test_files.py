@@ -1,0 +1,46 @@
+import json
+import os
+
+import pytest
+
+from pyiqa_rali.errors import did_you_mean, some
+from pyiqa_rali.files import atomic_open, atomic_path, sha256, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / 'a.txt'
+    path.write_text('old')
+    with pytest.raises(RuntimeError), atomic_open(path) as stream:
+        stream.write('new')
+        raise RuntimeError
+    assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_are_made_and_json_is_whole(tmp_path):
+    write_json(tmp_path / 'deep' / 'a.json', {'ä': 1})
+    assert json.loads((tmp_path / 'deep' / 'a.json').read_text(encoding='utf-8')) == {'ä': 1}
+    assert len(sha256(tmp_path / 'deep' / 'a.json')) == 64
+
+
+def test_a_full_disk_is_named_with_the_file():
+    with pytest.raises(OSError, match=r'cannot write /dev/full.*No space left'), atomic_path('/dev/full') as temporary:
+        raise OSError(28, 'No space left on device', str(temporary))
+
+
+def test_hints():
+    assert did_you_mean('temprature', ['temperature']) == ' Did you mean "temperature"?'
+    assert did_you_mean('zzz', ['temperature']) == ''
+    assert some(list('abcdefg'), 3) == 'a, b, c (+4 more)' and some([]) == ''
+
+
+@pytest.mark.parametrize('mask', [0o022, 0o077])
+def test_others_may_read_what_they_might_read_of_any_new_file(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        (tmp_path / 'plain').write_text('')
+        with atomic_path(tmp_path / 'ours') as temporary:
+            temporary.touch(mode=0o600)
+        assert (tmp_path / 'ours').stat().st_mode == (tmp_path / 'plain').stat().st_mode
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)

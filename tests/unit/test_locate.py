@@ -1,0 +1,245 @@
+"""Where weights are looked for, in which order, and what is said when they are nowhere."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
+
+import pytest
+import torch
+
+from pyiqa_rali.__main__ import main
+from pyiqa_rali.archs.rali import RALI
+from pyiqa_rali.checkpoints import default, locate
+from pyiqa_rali.checkpoints.format import load_metadata, save_checkpoint
+from pyiqa_rali.errors import CheckpointError
+from tests.tiny import tiny_released_folder
+from tests.unit.test_rali import random_rali, tensors_of
+
+COMMIT = '0123456789abcdef0123456789abcdef01234567'
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    for name in ('XDG_CONFIG_HOME', 'XDG_CACHE_HOME', 'HF_HOME'):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hub'))
+    monkeypatch.delenv(default.VARIABLE, raising=False)
+    monkeypatch.delenv(locate.FOLDER_VARIABLE, raising=False)
+
+
+@pytest.fixture(scope='module')
+def released(tmp_path_factory):
+    return tiny_released_folder(tmp_path_factory.mktemp('released'))
+
+
+@pytest.fixture
+def export(tmp_path):
+    net = random_rali()
+    path = tmp_path / 'export' / 'rali.safetensors'
+    save_checkpoint(path, tensors_of(net), {**net.metadata, 'name': 'mine'})
+    return path
+
+
+def put_into_hub_cache(folder, root):
+    """Lay a released folder out as huggingface_hub keeps a download."""
+    repository = root / 'models--ByteDance--Q-Insight'
+    (repository / 'refs').mkdir(parents=True)
+    (repository / 'refs' / 'main').write_text(COMMIT)
+    shutil.copytree(folder, repository / 'snapshots' / COMMIT / 'RALI')
+
+
+def test_nowhere_to_be_had_fails_at_once_and_says_what_can_be_done():
+    """In its own process, as a user meets it; the time is that of the call, without the imports."""
+    code = ('import time, pyiqa, torch, huggingface_hub, transformers\n'
+            'pyiqa.create_metric("rali-lite")\n'
+            'start = time.perf_counter()\n'
+            'try:\n    pyiqa.create_metric("rali")\n'
+            'except Exception as error:\n    print(type(error).__name__, error)\n'
+            'print("SECONDS", time.perf_counter() - start)\n')
+    for offline in ('0', '1'):
+        result = subprocess.run([sys.executable, '-c', code], env={**os.environ, 'HF_HUB_OFFLINE': offline},
+                                capture_output=True, text=True, check=True)
+        assert 'CheckpointError ByteDance/Q-Insight:RALI: is not in the cache of the hub' in result.stdout
+        for hint in ('rali-lite', 'pretrained_model_path', 'PYIQA_RALI_RELEASED', 'pyiqa_rali use', 'HF_ENDPOINT'):
+            assert hint in result.stdout
+        assert float(result.stdout.split('SECONDS')[1]) < 2
+
+
+def test_a_hub_that_never_answers_is_given_up_on():
+    """A port that takes connections from nobody: packets are lost, as behind a firewall."""
+    start = time.perf_counter()
+    assert not locate.can_reach('http://10.255.255.1:81')
+    assert time.perf_counter() - start < 1.9
+
+
+def test_a_hub_that_listens_is_reached(monkeypatch):
+    server = HTTPServer(('127.0.0.1', 0), BaseHTTPRequestHandler)
+    try:
+        assert locate.can_reach(f'http://127.0.0.1:{server.server_port}')
+    finally:
+        server.server_close()
+
+
+def test_the_hub_cache_is_used(released, tmp_path):
+    put_into_hub_cache(released, tmp_path / 'hub')
+    path = locate.locate_checkpoint('rali')
+    assert load_metadata(path)['name'] == 'RALI (released)'
+    assert RALI(pretrained=True).metadata['name'] == 'RALI (released)'
+
+
+def test_a_local_folder_goes_before_the_cache(released, tmp_path, monkeypatch, export):
+    put_into_hub_cache(released, tmp_path / 'hub')
+    monkeypatch.setenv(locate.FOLDER_VARIABLE, str(export.parent))
+    assert locate.locate_checkpoint('rali') == export.parent
+    monkeypatch.setenv(locate.FOLDER_VARIABLE, str(tmp_path / 'gone'))
+    with pytest.raises(CheckpointError, match=r'PYIQA_RALI_RELEASED: .*gone does not exist. Correct or unset it.'):
+        locate.locate_checkpoint('rali')
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as a download needs."""
+
+    folder = None
+    asked: ClassVar[list] = []
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.split('?')[0]
+        self.asked.append(path)
+        files = sorted(item.relative_to(self.folder).as_posix() for item in self.folder.rglob('*') if item.is_file())
+        if not path.removeprefix('/api/models').startswith('/ByteDance/Q-Insight'):
+            self.send_error(404)
+            return None
+        if '/tree/' in path:
+            return self.answer(json.dumps([{'type': 'file', 'path': f'RALI/{name}', 'oid': name, 'size':
+                                            (self.folder / name).stat().st_size} for name in files]).encode())
+        if path.startswith('/api/models/'):
+            siblings = [{'rfilename': f'RALI/{name}'} for name in files] + [{'rfilename': 'README.md'}]
+            return self.answer(json.dumps({'id': 'ByteDance/Q-Insight', 'sha': COMMIT, 'siblings': siblings}).encode())
+        name = path.split(f'/resolve/{COMMIT}/RALI/')[-1]
+        if name in files:
+            return self.answer((self.folder / name).read_bytes(), {'ETag': f'"{name}"', 'X-Repo-Commit': COMMIT})
+        self.send_error(404)
+        return None
+
+    def answer(self, content, headers=()):
+        self.send_response(200)
+        for key, value in {'Content-Length': len(content), **dict(headers)}.items():
+            self.send_header(key, str(value))
+        self.end_headers()
+        if self.command == 'GET':
+            self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub(released):
+    Hub.folder, Hub.asked = released, []
+    server = HTTPServer(('127.0.0.1', 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_hub_is_last_and_is_asked_once(hub, tmp_path):
+    """huggingface_hub reads its settings when it is imported: the download runs in its own process."""
+    code = 'from pyiqa_rali.checkpoints.locate import locate_checkpoint; print(locate_checkpoint("rali"))'
+    environment = {**os.environ, 'HF_ENDPOINT': hub, 'HF_HUB_OFFLINE': '0', 'HF_HUB_DISABLE_XET': '1'}
+    first = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert load_metadata(first.stdout.strip())['name'] == 'RALI (released)'
+    assert not any('README' in path for path in Hub.asked)  # only what it needs
+    count = len(Hub.asked)
+    second = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
+    assert second.stdout == first.stdout and len(Hub.asked) == count
+
+
+def test_a_repository_that_the_hub_lacks(hub):
+    code = ('from pyiqa_rali.checkpoints.locate import locate_checkpoint\n'
+            'try:\n    locate_checkpoint("nobody/nothing:there")\n'
+            'except Exception as error:\n    print(type(error).__name__, error)')
+    environment = {**os.environ, 'HF_ENDPOINT': hub, 'HF_HUB_OFFLINE': '0', 'HF_HUB_DISABLE_XET': '1'}
+    result = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
+    assert result.stdout.startswith('CheckpointError nobody/nothing:there'), result.stdout + result.stderr
+
+
+@pytest.mark.parametrize('source', ['./gone', '/gone/file', 'gone.safetensors', 'weights.pth', 'no name', '~/gone'])
+def test_what_looks_like_a_path_is_never_asked_of_the_hub(source, monkeypatch):
+    monkeypatch.setattr(locate, 'from_hub', lambda name: pytest.fail('asked'))
+    with pytest.raises(CheckpointError, match='no such file or folder'):
+        locate.locate_checkpoint(source)
+
+
+def test_a_users_default_stands_for_rali_and_says_so(export, capsys):
+    assert main(['use', '--show']) == 0 and 'no default is set' in capsys.readouterr().out
+    assert main(['use', str(export.parent)]) == 0
+    assert f'rali is now {export} (mine)' in capsys.readouterr().out
+    with pytest.warns(UserWarning, match=r'the weights are your default, .*not the released checkpoint'):
+        net = RALI()
+    assert net.metadata['name'] == 'mine'
+    assert main(['use', '--show']) == 0 and str(export) in capsys.readouterr().out
+    assert main(['use', '--reset']) == 0 and main(['use', '--reset']) == 0
+    with pytest.raises(CheckpointError, match='is not in the cache of the hub'):
+        RALI()
+
+
+def test_the_environment_variable_goes_before_the_choice(export, tmp_path, monkeypatch):
+    other = tmp_path / 'other.safetensors'
+    net = random_rali(seed=1)
+    save_checkpoint(other, tensors_of(net), {**net.metadata, 'name': 'other'})
+    assert main(['use', str(export)]) == 0
+    monkeypatch.setenv(default.VARIABLE, str(other))
+    with pytest.warns(UserWarning, match=r'other.safetensors'):
+        assert RALI().metadata['name'] == 'other'
+    monkeypatch.setenv(default.VARIABLE, str(tmp_path / 'gone'))
+    with pytest.raises(CheckpointError, match=r'PYIQA_RALI_DEFAULT: .*gone does not exist'):
+        RALI()
+
+
+def test_a_default_that_is_gone_or_changed_is_no_default(export, capsys):
+    assert main(['use', str(export)]) == 0
+    content = export.read_bytes()
+    export.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match='has changed since it was made the default'):
+        RALI()
+    export.unlink()
+    with pytest.raises(CheckpointError, match='is gone. Choose again'):
+        RALI()
+    default.config_file().write_text('{')
+    with pytest.raises(CheckpointError, match=r'default.json: cannot be read'):
+        RALI()
+
+
+def test_use_refuses_what_is_no_export(tmp_path, capsys):
+    (tmp_path / 'other.safetensors').write_bytes(b'nothing')
+    assert main(['use', str(tmp_path / 'other.safetensors')]) == 2
+    assert main(['use']) == 2 and 'give either a FILE, --show or --reset' in capsys.readouterr().err
+    assert not default.config_file().exists()
+
+
+def test_a_path_warns_of_nothing(export):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        RALI(pretrained_model_path=export)
+
+
+def test_convert_writes_what_the_folder_scores(released, tmp_path, capsys):
+    out = tmp_path / 'converted.safetensors'
+    assert main(['convert', str(released), str(out)]) == 0
+    images = torch.rand(2, 3, 40, 50)
+    with torch.no_grad():
+        assert torch.equal(RALI(pretrained_model_path=out)(images), RALI(pretrained_model_path=released)(images))
+    assert main(['convert', str(tmp_path), str(out)]) == 2
+    assert 'is not a released RALI folder; it lacks best/config.json, ckpt.pt, pca.pkl' in capsys.readouterr().err

@@ -1,0 +1,85 @@
+import pytest
+
+from pyiqa_rali.errors import OptionError
+from pyiqa_rali.options import override, read_yaml, train_options
+
+SMALLEST = {'name': 'run', 'manual_seed': 1, 'datasets': {'train': {}}, 'network': {}, 'align': {'total_iter': 3, 'lr': 1e-3},
+            'compress': {'num_basis': 4}, 'score': {}}
+
+
+def changed(section=None, **values):
+    if section is None:
+        return {**SMALLEST, **values}
+    return {**SMALLEST, section: {**SMALLEST.get(section, {}), **values}}
+
+
+def test_defaults_are_filled_in():
+    options = train_options(SMALLEST)
+    assert options.stages == ['align', 'compress', 'score'] and options.num_gpu == 'auto'
+    assert options.val.metrics['srcc'] == {'type': 'calculate_srcc'}
+    assert options.align.lr == 1e-3 and options.compress.num_basis == 4
+
+
+@pytest.mark.parametrize(('values', 'message'), [
+    (changed(seed=3), 'unknown key "seed"'),
+    (changed('align', totel_iter=3), 'align: unknown key "totel_iter".*Did you mean "total_iter"'),
+    (changed('align', lr='1e-4x'), "align: lr: '1e-4x' must be of type float"),
+    (changed('align', total_iter=True), 'align: total_iter: True must be of type int'),
+    (changed('align', loss='softmx'), 'align: loss: "softmx" is not one of softmax, sigmoid. Did you mean "softmax"'),
+    (changed('align', amp='fp16'), 'align: amp: "fp16" is not one of ~, bfloat16, float16'),
+    (changed('compress', num_basis=0), 'compress: num_basis: 0 must be at least 1'),
+    (changed('score', temperature=0), 'score: temperature: 0.0 must be above 0'),
+    (changed('text_encoder', library='clip'), 'text_encoder: library: "clip" is not one of open_clip, transformers'),
+    (changed('val', key_metric='rmse'), 'val: key_metric: "rmse" is not one of srcc, plcc, krcc'),
+    (changed(stages=['score', 'align']), r'must be some of \[.*\], in this order'),
+    (changed(stages=['aline']), 'Did you mean "align"'),
+    (changed(align={'lr': 1e-3}), 'align: total_iter must be given'),
+    (changed(align=3), 'align: 3 must be a section with keys'),
+    ({key: value for key, value in SMALLEST.items() if key != 'name'}, 'options: name must be given'),
+])
+def test_wrong_values_are_refused(values, message):
+    with pytest.raises(OptionError, match=message):
+        train_options(values)
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('name: a\nname: b\n', 'key "name" stands twice'),
+    ('align:\n  lr: 1\n  lr: 2\n', 'key "lr" stands twice'),
+    ('- a\n', 'holds no options'),
+    ('a: [1', 'is not valid YAML'),
+    ('a: !!python/object/apply:os.system [ls]\n', 'is not valid YAML'),
+    ('', 'holds no options'),
+])
+def test_unreadable_files_are_refused(tmp_path, text, message):
+    path = tmp_path / 'options.yml'
+    path.write_text(text)
+    with pytest.raises(OptionError, match=message):
+        read_yaml(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(OptionError, match='nothing.yml is not a file'):
+        read_yaml(tmp_path / 'nothing.yml')
+
+
+def test_numbers_with_exponents_are_numbers(tmp_path):
+    path = tmp_path / 'options.yml'
+    path.write_text('a: 1e-4\nb: 2E+3\nc: 1.5e-2\nd: !!float 1e-4\ne: 3\nf: ~\n')
+    assert read_yaml(path) == {'a': 1e-4, 'b': 2000.0, 'c': 0.015, 'd': 1e-4, 'e': 3, 'f': None}
+
+
+def test_overrides_replace_existing_values():
+    found = override(SMALLEST, ['align:lr=5e-4', 'name=other', 'stages=[align]'] if 'stages' in SMALLEST else
+                     ['align:lr=5e-4', 'name=other'])
+    assert found['align']['lr'] == 5e-4 and found['name'] == 'other'
+    assert SMALLEST['name'] == 'run'
+
+
+@pytest.mark.parametrize(('entry', 'message'), [
+    ('align:lrr=1', 'names "lrr".*Did you mean "lr"'),
+    ('align', 'must be section:key=value'),
+    ('name:x=1', '"name" is a value, not a section'),
+])
+def test_wrong_overrides_are_refused(entry, message):
+    with pytest.raises(OptionError, match=message):
+        override(SMALLEST, [entry])

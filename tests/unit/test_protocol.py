@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from pyiqa_rali.data.distortions import DISTORTIONS, FAMILIES
+from pyiqa_rali.evaluation.baselines import ridge_scores
+from pyiqa_rali.evaluation.protocol import HELD_OUT, level_order, medians, protocol_options
+from pyiqa_rali.options import read_yaml, train_options
+
+LITE = 'options/rali_lite.yml'
+
+
+def test_one_type_of_each_family_is_held_out():
+    assert sorted(DISTORTIONS[name].family for name in HELD_OUT) == sorted(FAMILIES)
+    assert set(HELD_OUT) < set(DISTORTIONS)
+
+
+def test_options_keep_training_and_test_apart():
+    values = protocol_options(read_yaml(LITE), seed=2, photos='photos', num_photographs=3)
+    train_options(values)
+    sections = values['datasets']
+    assert set(sections) == {'train', 'basis', 'val', 'test_in_domain', 'test_out_of_domain'}
+    assert {section['split_seed'] for section in sections.values()} == {2}
+    assert sections['train']['phase'] == sections['basis']['phase'] == 'train'
+    assert all(sections[name]['hold_out'] == list(HELD_OUT) for name in ('train', 'basis', 'val', 'test_in_domain'))
+    assert sections['test_out_of_domain']['only'] == list(HELD_OUT) and sections['test_in_domain']['phase'] == 'test'
+    assert sections['val']['phase'] == 'val' and values['val']['key_dataset'] == 'val'
+    assert values['manual_seed'] == 2 and values['name'].endswith('_2')
+
+
+@pytest.mark.parametrize(('scores', 'share'), [([3, 2, 1], 1.0), ([1, 2, 3], 0.0), ([3, 1, 2], 2 / 3), ([1, 1, 1], 0.0)])
+def test_level_order(scores, share):
+    names = [f'p|blur|{level:.2f}#{level}' for level in (1, 2, 3)]
+    assert level_order(names, np.array(scores, dtype=float)) == pytest.approx(share)
+
+
+def test_levels_of_different_photographs_and_types_are_not_compared():
+    names = ['p|blur|1.00#0', 'q|blur|2.00#1', 'q|blur|3.00#2', 'q|noise|1.00#3']
+    assert level_order(names, np.array([0.0, 2, 1, 0])) == 1.0
+
+
+def test_ridge_regression_finds_a_linear_rule():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 30)) * rng.uniform(0.1, 10, 30) + 3
+    weights = rng.normal(size=30) / 10
+    labels = features @ weights + rng.normal(0, 0.01, 200)
+    found = ridge_scores(features[:150], labels[:150], features[150:])
+    assert np.corrcoef(found, labels[150:])[0, 1] > 0.999
+
+
+def test_the_leave_one_out_error_is_exact():
+    from pyiqa_rali.evaluation.baselines import _leave_one_out
+    rng = np.random.default_rng(1)
+    features, labels = rng.normal(size=(25, 6)), rng.normal(size=25)
+    features -= features.mean(axis=0)
+    labels -= labels.mean()
+    left, values, _ = np.linalg.svd(features, full_matrices=False)
+    found = _leave_one_out(left, values, left.T @ labels, labels, 2.0)
+    errors = []
+    for index in range(25):
+        kept = np.arange(25) != index
+        mean, center = features[kept].mean(axis=0), labels[kept].mean()
+        rows = features[kept] - mean
+        weights = np.linalg.solve(rows.T @ rows + 2.0 * np.eye(6), rows.T @ (labels[kept] - center))
+        errors.append((labels[index] - center - (features[index] - mean) @ weights) ** 2)
+    assert found == pytest.approx(np.mean(errors), rel=1e-6)
+
+
+def test_medians_of_nested_results():
+    results = [{'a': {'plcc': value}, 'images': 5, 'names': ['x']} for value in (0.1, 0.9, 0.4)]
+    assert medians(results) == {'a': {'plcc': 0.4}, 'images': 5.0}

@@ -1,0 +1,70 @@
+import csv
+
+import pytest
+
+from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.score_table import ImageScore, ScoreTable
+
+SCORES = [ImageScore('a.png', 3.25), ImageScore('b, "c".png', error='truncated'), ImageScore('\udce9.png', 1.0)]
+
+
+def write(path, scores, **options):
+    table = ScoreTable(path, 'rali-lite', **options)
+    with table.open() as stream:
+        table.write(stream, scores)
+    return table
+
+
+def rows(path):
+    with open(path, newline='', encoding='utf-8', errors='surrogateescape') as stream:
+        return list(csv.reader(stream))
+
+
+def test_every_image_has_a_line_with_a_score_or_an_error(tmp_path):
+    write(tmp_path / 'new' / 'scores.csv', SCORES)
+    assert rows(tmp_path / 'new' / 'scores.csv') == [
+        ['image', 'score', 'error', 'metric'], ['a.png', '3.25', '', 'rali-lite'],
+        ['b, "c".png', '', 'truncated', 'rali-lite'], ['\udce9.png', '1', '', 'rali-lite']]
+
+
+def test_a_resumed_table_knows_what_it_holds(tmp_path):
+    write(tmp_path / 'scores.csv', SCORES)
+    table = ScoreTable(tmp_path / 'scores.csv', 'rali-lite', resume=True)
+    assert (table.finished, table.failed) == ({score.image for score in SCORES}, 1)
+
+
+def test_a_table_cut_off_anywhere_goes_on_and_ends_the_same(tmp_path):
+    path = tmp_path / 'scores.csv'
+    write(path, SCORES)
+    whole = path.read_bytes()
+    for end in range(len(whole) + 1):
+        path.write_bytes(whole[:end])
+        table = ScoreTable(path, 'rali-lite', resume=True)
+        with table.open() as stream:
+            table.write(stream, [score for score in SCORES if score.image not in table.finished])
+        assert path.read_bytes() == whole, end
+
+
+def test_a_table_is_never_overwritten(tmp_path):
+    write(tmp_path / 'scores.csv', SCORES)
+    with pytest.raises(OptionError, match='scores.csv is there already. Give --resume to go on with it, or another name'):
+        ScoreTable(tmp_path / 'scores.csv', 'rali-lite')
+
+
+def test_a_table_of_another_metric_is_refused(tmp_path):
+    write(tmp_path / 'scores.csv', SCORES)
+    with pytest.raises(OptionError, match='holds scores of rali-lite, not of rali:mine. Give another name'):
+        ScoreTable(tmp_path / 'scores.csv', 'rali:mine', resume=True)
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    ('name,mos\na.png,3\n', "is not a table of scores: its first line is 'name,mos', not 'image,score,error,metric'"),
+    ('one line of something else', "its first line is 'one line of something else', not 'image,"),
+    ('image\na.png\n', "its first line is 'image', not 'image,"),
+    ('image,score,error,metric\na.png,3\nb.png,2,,rali-lite\n', r"line 2 of .* is damaged: \['a.png', '3'\]. Mend or"),
+])
+def test_a_file_that_is_no_table_of_scores_is_refused(tmp_path, content, message):
+    (tmp_path / 'scores.csv').write_text(content)
+    with pytest.raises(DataError, match=message):
+        ScoreTable(tmp_path / 'scores.csv', 'rali-lite', resume=True)
+    assert (tmp_path / 'scores.csv').read_text() == content
