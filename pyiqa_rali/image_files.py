@@ -1,11 +1,13 @@
 """Image files on disk: found one after the other, read as pyiqa reads them, and never left out in silence."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from PIL import ImageFile as PillowFile
 
 from pyiqa_rali.errors import DataError
 
@@ -102,13 +104,28 @@ def read_like_pyiqa(path: str) -> np.ndarray:
         OSError, ValueError, ...: what Pillow raises for a file that it cannot read.
     """
     from pyiqa.utils.img_util import imread2pil
-    with Image.open(path) as image:
+    with strict_decoding(), Image.open(path) as image:
         if image.mode in ('I', 'F'):
             raise DataError(f'32-bit pixels (mode {image.mode}) have no known range; convert the image to 8 or 16 bits')
         if image.mode.startswith('I;16'):  # Pillow would cut every value above 255
             gray = np.asarray(image, dtype=np.float32) / 257
             return np.repeat(gray.round().astype(np.uint8)[..., None], 3, axis=2)
         return np.asarray(imread2pil(image, rgb=True))
+
+
+@contextlib.contextmanager
+def strict_decoding() -> Iterator[None]:
+    """Let Pillow refuse truncated files, whatever other modules have set.
+
+    One of pyiqa's data set modules switches Pillow's `LOAD_TRUNCATED_IMAGES` on for the whole process when it is imported,
+    and what is missing of a file would then be scored, or trained on, as gray.
+    """
+    before = PillowFile.LOAD_TRUNCATED_IMAGES
+    PillowFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        PillowFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def first_line(error: BaseException) -> str:

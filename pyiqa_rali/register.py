@@ -20,7 +20,7 @@ def _rali(pretrained: str, score_range: str) -> dict[str, Any]:
 
 METRICS = {
     'rali': _rali('rali', '1, 5'),
-    'rali-lite': _rali('rali-lite', '1, 5'),
+    'rali-lite': _rali('rali-lite', '~1, ~5'),
 }
 ARCHS = {'RALI': 'pyiqa_rali.archs.rali:RALI'}
 DATASETS = {'SyntheticNRDataset': 'pyiqa_rali.data.synthetic:SyntheticNRDataset'}

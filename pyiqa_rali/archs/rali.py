@@ -54,9 +54,15 @@ class RALI(nn.Module):
 
     @property
     def score_range(self) -> str:
-        """The range of the scores as pyiqa writes it, such as '1, 5'."""
+        """The range of the scores as pyiqa writes it: the MOS range, such as '1, 5'.
+
+        A score is a convex combination of the basis scores. Where fine-tuning has moved one of them over an end of the
+        MOS range, scores can pass that end a little, and a tilde says so: '~1, ~5'.
+        """
         low, high = self._metadata['mos_range']
-        return f'{low:g}, {high:g}'
+        basis_scores = self.scorer.basis_scores.detach()
+        below, above = (basis_scores < low).any(), (basis_scores > high).any()
+        return f'{"~" if below else ""}{low:g}, {"~" if above else ""}{high:g}'
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N, 1), float32, in the unit of the training MOS, for (N, 3 or 1, H, W) pictures in [0, 1]."""

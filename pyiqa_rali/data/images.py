@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pyiqa_rali.errors import DataError
+from pyiqa_rali.image_files import strict_decoding
 
 UNREADABLE = (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
@@ -21,7 +22,7 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
         DataError: the file is missing, empty, truncated or no picture; the message names it.
     """
     try:
-        with _quiet_open(path) as opened:
+        with strict_decoding(), _quiet_open(path) as opened:
             opened.load()
             return np.array(_as_rgb(opened))
     except UNREADABLE as error:

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.errors import DataError, OptionError, did_you_mean
+from pyiqa_rali.image_files import strict_decoding
 
 PYIQA_KEYS = ('name', 'type', 'phase', 'dataroot_target', 'dataroot_ref', 'meta_info_file', 'split_file', 'split_index',
               'split_ratio', 'override_phase', 'mos_range', 'lower_better', 'augment', 'img_range')
@@ -64,7 +65,7 @@ class QualityTable(Dataset):
         return [] if meta_info is None else [str(name) for name in meta_info.iloc[:, 0]]
 
     def _table_item(self, index: int, draw: int) -> dict[str, Any]:
-        with seeded(self.seed, draw):
+        with seeded(self.seed, draw), strict_decoding():
             try:
                 return self.base[index]
             except (OSError, ValueError, SyntaxError) as error:

@@ -13,8 +13,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 OWN = ('pyiqa_rali', 'pyiqa-rali')
-SOURCES = ('pyproject.toml', 'setup.cfg', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE', 'CHANGELOG.md', 'pyiqa_rali_hook.py',
-           'pyiqa_rali', 'options')
+SOURCES = ('pyproject.toml', 'setup.cfg', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE', 'CHANGELOG.md',
+           'pyiqa_rali_hook.py', 'pyiqa_rali', 'options')
 
 
 class Environment:

@@ -107,10 +107,11 @@ def test_stages_run_one_by_one_to_the_same_result(tmp_path):
 
 
 def test_a_later_stage_alone_may_have_other_options_but_not_for_what_it_reads(tmp_path):
-    first = train(str(write_options(tmp_path)))['best']
-    second = train(str(write_options(tmp_path, stages=['score'], score__fine_tune=False)))['best']
-    third = train(str(write_options(tmp_path, stages=['compress', 'score'], compress__num_basis=4)))['export']
-    assert first != second and len(load_checkpoint(third)[0]['scorer.basis_scores']) == 4
+    first, second, third = (load_checkpoint(train(str(write_options(tmp_path, **changes)))['export'])[0] for changes in (
+        {}, {'stages': ['score'], 'score__temperature': 0.5}, {'stages': ['compress', 'score'], 'compress__num_basis': 4}))
+    assert first['scorer.temperature'] != second['scorer.temperature'] == 0.5
+    assert torch.equal(first['scorer.pca_components'], second['scorer.pca_components'])
+    assert len(third['scorer.basis_scores']) == 4
     for stages, changes in ((['score'], {'compress__num_basis': 6}), (['compress', 'score'], {'align__lr': 0.5})):
         with pytest.raises(OptionError, match=r'the options differ from those of .*options.yml'):
             train(str(write_options(tmp_path, stages=stages, **changes)))

@@ -1,6 +1,5 @@
 """Write the golden scores of the embedded weights: `python -m tests.regression.write_golden`, after they changed on purpose."""
 
-import json
 from pathlib import Path
 
 from pyiqa_rali.files import sha256, write_json

@@ -1,6 +1,7 @@
 import os
 
 import numpy as np
+import PIL.ImageFile
 import pytest
 from PIL import Image
 
@@ -36,6 +37,15 @@ def test_pixels_without_a_known_range_are_refused(tmp_path, values):
     Image.fromarray(values).save(tmp_path / 'a.tif')
     with pytest.raises(DataError, match=r'32-bit pixels \(mode [IF]\) have no known range; convert the image to 8 or 16'):
         read_like_pyiqa(str(tmp_path / 'a.tif'))
+
+
+def test_what_other_modules_set_for_pillow_does_not_matter(tmp_path, monkeypatch):
+    """pyiqa's ava_dataset switches truncated files on for the whole process."""
+    monkeypatch.setattr('PIL.ImageFile.LOAD_TRUNCATED_IMAGES', True)
+    save(tmp_path / 'a.jpg', quality=95)
+    cut_short(tmp_path / 'a.jpg')
+    found = read_image_file(str(tmp_path / 'a.jpg'))
+    assert found.pixels is None and 'truncated' in found.error.lower() and PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
 def cut_short(path):

@@ -117,6 +117,14 @@ def test_the_metric_learns_range_and_direction():
     assert copy.deepcopy(metric).net.score_range == '1, 5'
 
 
+@pytest.mark.parametrize('basis_scores, expected', [
+    ((1, 2, 3, 5), '1, 5'), ((0.9, 2, 3, 5), '~1, 5'), ((1, 2, 3, 5.1), '1, ~5'), ((-1, 2, 3, 8), '~1, ~5')])
+def test_the_range_says_which_ends_a_score_can_pass(basis_scores, expected):
+    net = random_rali(num_basis=4, mos_range=(1, 5))
+    net.scorer.basis_scores.data = torch.tensor(basis_scores, dtype=torch.float32)
+    assert net.score_range == expected
+
+
 def test_other_modules_are_left_alone():
     parent = torch.nn.Module()
     parent.score_range = 'mine'

@@ -158,5 +158,5 @@ def test_metric_names_and_archs_are_ones_that_pyiqa_can_use(name):
     entry = register.METRICS[name]
     assert 'fid' not in name, 'pyiqa treats such names as FID'
     assert entry['metric_opts']['type'] in register.ARCHS and entry['metric_mode'] == 'NR'
-    low, high = (float(bound) for bound in entry['score_range'].split(','))
+    low, high = (float(bound.strip(' ~')) for bound in entry['score_range'].split(','))
     assert low < high
