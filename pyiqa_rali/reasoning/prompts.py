@@ -1,0 +1,84 @@
+"""What a reasoning model is asked, on which scale it answers, and the file beside its weights that says so."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyiqa_rali.errors import CheckpointError, OptionError
+from pyiqa_rali.files import write_json
+from pyiqa_rali.options import from_known_keys
+
+CARD_FILE = 'pyiqa_rali_reasoning.json'
+FORMAT_VERSION = 1
+DEGRADATIONS = ('noise', 'compression', 'blur', 'darken', 'null')
+SEVERITIES = ('slight', 'moderate', 'obvious', 'serious', 'catastrophic')
+
+SCORE_PROMPT = (
+    'Judge the technical quality of this picture: its sharpness, noise, compression, exposure and colours. Reason first, '
+    'between <think> and </think>. Then rate it from {low:g} (bad) to {high:g} (excellent), with up to two decimals, as JSON '
+    'between <answer> and </answer>, for example <answer>{{"rating": {example}}}</answer>.')
+DEGRADATION_PROMPT = (
+    'Find out how this picture was degraded. Reason first, between <think> and </think>. Then name the main degradation, one '
+    'of ' + ', '.join(DEGRADATIONS) + ' (null: not degraded), and its severity, one of ' + ', '.join(SEVERITIES) + ' (null '
+    'when there is none), as JSON between <answer> and </answer>, for example <answer>{{"distortion_class": "noise", '
+    '"severity": "obvious"}}</answer>.')
+
+
+@dataclass
+class ReasoningCard:
+    """What a reasoning model must be asked, and what its answers mean.
+
+    Attributes:
+        score_prompt: the question for a rating; `{low}`, `{high}` and `{example}` are filled in.
+        degradation_prompt: the question for degradation class and severity.
+        rating_range: lowest and highest rating that the model writes; higher is better.
+        rating_key: the key of the rating in the answer's JSON.
+        training: a sentence on how it was trained.
+    """
+
+    score_prompt: str = SCORE_PROMPT
+    degradation_prompt: str = DEGRADATION_PROMPT
+    rating_range: list[float] = field(default_factory=lambda: [1.0, 5.0])
+    rating_key: str = 'rating'
+    training: str = 'unspecified'
+
+    def __post_init__(self) -> None:
+        if len(self.rating_range) != 2 or not self.rating_range[0] < self.rating_range[1]:
+            raise OptionError(f'rating_range: {self.rating_range} must be [lowest, highest], such as [1, 5].')
+
+    def question(self, task: str = 'score') -> str:
+        """Return the prompt of a task, 'score' or 'degradation', filled in."""
+        low, high = self.rating_range
+        template = {'score': self.score_prompt, 'degradation': self.degradation_prompt}[task]
+        try:
+            return template.format(low=low, high=high, example=f'{low + 0.605 * (high - low):.2f}')
+        except (KeyError, IndexError, ValueError) as error:
+            raise OptionError(f'prompts: {task}_prompt: {template!r} cannot be filled in ({error!r}). Known are {{low}}, '
+                              '{high} and {example}; write other braces twice.') from error
+
+    def save(self, folder: Path) -> None:
+        """Write the card beside a model's weights."""
+        write_json(folder / CARD_FILE, {'format_version': FORMAT_VERSION, **asdict(self)})
+
+
+def read_card(folder: Path) -> ReasoningCard | None:
+    """Return the card of a model folder, or None when it has none.
+
+    Raises:
+        CheckpointError: the file is no such card, or from a later version.
+    """
+    path = Path(folder) / CARD_FILE
+    if not path.is_file():
+        return None
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
+        version = values.pop('format_version')
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f'{path}: is not a card of a reasoning model ({error!r}).') from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f'{path}: has format {version}; this version reads {FORMAT_VERSION}. Update pyiqa-rali.')
+    try:
+        return from_known_keys(ReasoningCard, values, str(path))
+    except OptionError as error:
+        raise CheckpointError(str(error)) from error
