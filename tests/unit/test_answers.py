@@ -40,7 +40,8 @@ ANSWERS = [
     # the key by pattern
     ('rating: 3.5', None, 3.5), ('Rating = 3.5', None, 3.5), ('the rating is 3.5', None, 3.5), ('rating 3.5', None, 3.5),
     ('{rating: 3.5}', None, 3.5), ("{'rating': 3.5}", None, 3.5), ('{"rating": 3.5', None, 3.5), ('"rating": 3.5}', None, 3.5),
-    ('{"rating": 3.5,}', None, 3.5), ('a rating of 4', None, 4), ('RATING: 2.', None, 2), ('rating: 3.5 of sharpness', None, 3.5),
+    ('{"rating": 3.5,}', None, 3.5), ('a rating of 4', None, 4), ('RATING: 2.', None, 2),
+    ('rating: 3.5 of sharpness', None, 3.5),
     ('rating: "3.5"', None, 3.5), ('I give a rating of 3.5.', None, 3.5), ('{"rating": 3.5} because it is sharp', None, 3.5),
     ('rating: 3.5 (rating: 3.5)', None, 3.5), ('rating: 3.5\nsharpness: 4', None, 3.5), ('The rating is 4, well done', None, 4),
     # a lone number
@@ -67,10 +68,12 @@ ANSWERS = [
     ('\u0663', None, None), ('{"rating": \u0663}', None, None), ('\u00bd', None, None), ('3\u20444', None, None),
     # out of range
     ('{"rating": 0}', None, None), ('{"rating": 0.99}', None, None), ('{"rating": 5.01}', None, None),
-    ('{"rating": 6}', None, None), ('{"rating": -3}', None, None), ('{"rating": 63}', None, None), ('{"rating": 100}', None, None),
+    ('{"rating": 6}', None, None), ('{"rating": -3}', None, None), ('{"rating": 63}', None, None),
+    ('{"rating": 100}', None, None),
     ('{"rating": 3e5}', None, None), ('{"rating": -0.0}', None, None), ('{"rating": "6"}', None, None),
     ('rating: 6', None, None), ('rating: -3', None, None), ('rating: 0', None, None), ('6', None, None), ('0', None, None),
-    ('-3', None, None), ('5.0001', None, None), ('63', None, None), ('1e-3', None, None), ('{"rating": ' + '9' * 400 + '}', None, None),
+    ('-3', None, None), ('5.0001', None, None), ('63', None, None), ('1e-3', None, None),
+    ('{"rating": ' + '9' * 400 + '}', None, None),
     # several, or none, where one is wanted
     ('{"rating": 3, "rating": 4}', None, None), ('{"a": {"rating": 3}, "b": {"rating": 4}}', None, None),
     ('[{"rating": 3}, {"rating": 4}]', None, None), ('rating: 3, rating: 4', None, None), ('{"score": 3.5}', None, None),
@@ -122,8 +125,8 @@ def test_there_are_enough_cases():
     assert len(ANSWERS) + len(COMPLETIONS) >= 200
 
 
-PIECES = st.sampled_from(['<think>', '</think>', '<answer>', '</answer>', '{"rating": ', '}', '"', '3', '4.5', '/', '%', ' ', '.',
-                          '-', 'rating', ':', 'NaN', '1e9', '{', '[', ']', ',', '```', 'json', '\n', 'true', '9' * 30])
+PIECES = st.sampled_from(['<think>', '</think>', '<answer>', '</answer>', '{"rating": ', '}', '"', '3', '4.5', '/', '%', ' ',
+                          '.', '-', 'rating', ':', 'NaN', '1e9', '{', '[', ']', ',', '```', 'json', '\n', 'true', '9' * 30])
 
 
 @given(st.one_of(st.text(), st.lists(PIECES, max_size=30).map(''.join)),

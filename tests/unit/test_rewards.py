@@ -30,7 +30,8 @@ def test_format(completion, expected):
 
 
 @pytest.mark.parametrize(('rating', 'mos', 'threshold', 'expected'), [
-    (3.0, 3.0, 0.35, 1), (3.34, 3.0, 0.35, 1), (3.36, 3.0, 0.35, 0), (2.66, 3.0, 0.35, 1), (2.5, 3.0, 0.5, 0), (None, 3.0, 9, 0)])
+    (3.0, 3.0, 0.35, 1), (3.34, 3.0, 0.35, 1), (3.36, 3.0, 0.35, 0), (2.66, 3.0, 0.35, 1), (2.5, 3.0, 0.5, 0),
+    (None, 3.0, 9, 0)])
 def test_threshold(rating, mos, threshold, expected):
     assert threshold_score_reward(rating, mos, threshold) == expected
 
