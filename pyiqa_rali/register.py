@@ -18,11 +18,20 @@ def _rali(pretrained: str, score_range: str) -> dict[str, Any]:
             'score_range': score_range}
 
 
+def _reasoning(pretrained: str | None, **options: Any) -> dict[str, Any]:
+    """Return pyiqa's entry for a reasoning model; without weights of its own it asks for a path."""
+    return {'metric_opts': {'type': 'ReasoningScorer', 'pretrained': pretrained, **options}, 'metric_mode': 'NR',
+            'lower_better': False, 'score_range': '1, 5'}
+
+
 METRICS = {
     'rali': _rali('rali', '1, 5'),
     'rali-lite': _rali('rali-lite', '~1, ~5'),
+    'rali-reasoning': _reasoning(None),
+    'qinsight': _reasoning('ByteDance/Q-Insight:score_degradation', rating_range=[1, 5]),
+    'visualquality-r1': _reasoning('TianheWu/VisualQuality-R1-7B', rating_range=[1, 5]),
 }
-ARCHS = {'RALI': 'pyiqa_rali.archs.rali:RALI'}
+ARCHS = {'RALI': 'pyiqa_rali.archs.rali:RALI', 'ReasoningScorer': 'pyiqa_rali.archs.reasoning:ReasoningScorer'}
 DATASETS = {'SyntheticNRDataset': 'pyiqa_rali.data.synthetic:SyntheticNRDataset'}
 
 _registered: set[tuple[int, str]] = set()  # (id of pyiqa's registry, name): what this module put there

@@ -1,0 +1,267 @@
+"""The reasoning model as a pyiqa architecture: a vision-language model that writes about quality, and rates it."""
+
+import hashlib
+import os
+import warnings
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pyiqa_rali.data.mos import MosScale
+from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
+from pyiqa_rali.reasoning.answers import lenient_rating, reasoning_text
+from pyiqa_rali.reasoning.prompts import ReasoningCard
+
+MODES = ('expectation', 'greedy', 'mean')
+STATUSES = ('parsed', 'resampled', 'expectation', 'failed')
+
+
+@dataclass
+class Description:
+    """What the model says about one picture.
+
+    Attributes:
+        reasoning_text: its reasoning.
+        rating: on the model's rating scale; NaN when there is none.
+        status: 'parsed' (written as asked), 'resampled' (written at a later try), 'expectation' (computed from the digits'
+            probabilities), 'failed'.
+        completion: all that it wrote.
+    """
+
+    reasoning_text: str
+    rating: float
+    status: str
+    completion: str
+
+
+class ReasoningScorer(nn.Module):
+    """No-reference score from a vision-language model's rating (Q-Insight, arXiv 2503.22679; VisualQuality-R1, 2505.14460).
+
+    Args:
+        pretrained: a folder or hub repository, 'owner/name' or 'owner/name:folder'; goes behind `pretrained_model_path`.
+        pretrained_model_path: the same; whole weights or a peft adapter.
+        mode: 'expectation' (greedy reasoning, then the expectation over the rating's digits; deterministic), 'greedy' (the
+            rating as written) or 'mean' (of `num_samples` sampled completions).
+        num_samples: completions for each picture in mode 'mean'.
+        temperature: of sampling.
+        seed: of sampling; each picture's own seed is derived from it and its pixels.
+        resamples: tries after a rating that cannot be parsed, before the expectation is taken.
+        max_new_tokens: longest completion.
+        batch_size: pictures that the model sees at once.
+        dtype: 'auto', 'float32', 'bfloat16' or 'float16'.
+        attn_implementation: transformers' name, such as 'sdpa' or 'flash_attention_2'.
+        device_map: transformers' device map, for models that one device cannot hold.
+        min_pixels: smaller pictures are enlarged.
+        max_pixels: larger ones are made smaller; bounds the image tokens.
+        score_prompt: asked instead of the prompt in the model's own card.
+        rating_range: the scale of its ratings; needed when the model has no card.
+        mos_range: map the ratings linearly to this range; None returns them on their own scale.
+        lower_better: with `mos_range`, whether its low end stands for good quality.
+
+    Raises:
+        CheckpointError: the model cannot be had or loaded.
+        OptionError: an argument has a value that cannot be used.
+    """
+
+    def __init__(self, pretrained: str | None = None, pretrained_model_path: str | os.PathLike | None = None,
+                 mode: str = 'expectation', num_samples: int = 5, temperature: float = 1.0, seed: int = 0, resamples: int = 2,
+                 max_new_tokens: int = 512, batch_size: int = 8, dtype: str = 'auto', attn_implementation: str | None = None,
+                 device_map: str | dict | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
+                 score_prompt: str | None = None, rating_range: Sequence[float] | None = None,
+                 mos_range: Sequence[float] | None = None, lower_better: bool | None = None):
+        super().__init__()
+        if mode not in MODES:
+            raise OptionError(f'mode: "{mode}" is not one of {", ".join(MODES)}.{did_you_mean(mode, MODES)}')
+        for name, value in (('num_samples', num_samples), ('batch_size', batch_size), ('max_new_tokens', max_new_tokens)):
+            if value < 1:
+                raise OptionError(f'{name}: {value} must be 1 at least.')
+        if not temperature > 0:
+            raise OptionError(f'temperature: {temperature} must be above 0; for no sampling take mode "greedy".')
+        self.mode, self.num_samples, self.temperature, self.seed = mode, num_samples, temperature, seed
+        self.resamples, self.max_new_tokens, self.batch_size = resamples, max_new_tokens, batch_size
+        self.spread = device_map is not None
+        source = pretrained_model_path if pretrained_model_path is not None else pretrained
+        if source in (None, True, False):
+            raise OptionError('pretrained_model_path: must name a folder, or a hub repository as owner/name, of a '
+                              'vision-language model. There is no default one.')
+        from pyiqa_rali.reasoning.vlm import load_vlm
+        self._reasoner = _Hidden(load_vlm(source, dtype, attn_implementation, device_map, min_pixels, max_pixels))
+        self.model = self._reasoner.value.model
+        self.card = _card(self._reasoner.value.card, score_prompt, rating_range, source)
+        self.scale = _scale(mos_range, lower_better)
+        self.failures = 0
+        self._owner = None
+
+    @property
+    def score_range(self) -> str:
+        """The range of the scores as pyiqa writes it, such as '1, 5'."""
+        low, high = self.scale.mos_range if self.scale else self.card.rating_range
+        return f'{low:g}, {high:g}'
+
+    @property
+    def lower_better(self) -> bool:
+        """Whether low scores mean good quality."""
+        return bool(self.scale and self.scale.lower_better)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (N, 1), float32, for (N, 3 or 1, H, W) pictures in [0, 1]; NaN where no rating could be had.
+
+        No gradient flows to the pixels: the score is read from a text.
+        """
+        ratings = [each.rating for each in self.describe(images)]
+        failed = sum(rating != rating for rating in ratings)
+        if failed:
+            self.failures += failed
+            warnings.warn(f'{failed} of {len(ratings)} pictures have NO SCORE (NaN): no rating could be read from the '
+                          f'completions; {self.failures} so far.', stacklevel=2)
+        scores = [self._to_mos(rating) for rating in ratings]
+        return torch.tensor(scores, dtype=torch.float32, device=images.device).unsqueeze(1)
+
+    def describe(self, images: Tensor | Sequence[Image.Image]) -> list[Description]:
+        """Return reasoning text, rating and how it was read, for each picture.
+
+        Args:
+            images: (N, 3 or 1, H, W) in [0, 1], or PIL pictures.
+        """
+        pictures = to_pil(images) if torch.is_tensor(images) else [image.convert('RGB') for image in images]
+        found = []
+        for start in range(0, len(pictures), self.batch_size):
+            found += self._describe_batch(pictures[start:start + self.batch_size])
+        return found
+
+    def _apply(self, *args: Any, **kwargs: Any) -> 'ReasoningScorer':
+        """Move or cast the model, unless a device map has placed it already."""
+        return self if self.spread else super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the link to the metric out of copies."""
+        return {**self.__dict__, '_owner': None}
+
+    def _describe_batch(self, pictures: list[Image.Image]) -> list[Description]:
+        if self.mode == 'mean':
+            return self._mean_of_samples(pictures)
+        completions = self._complete(pictures, None)
+        texts = self._decode(completions)
+        if self.mode == 'expectation':
+            ratings = self._expect(pictures, completions)
+            return [Description(reasoning_text(text), rating, 'expectation', text)
+                    for text, rating in zip(texts, ratings, strict=True)]
+        found = [self._read(text, 'parsed') for text in texts]
+        return self._mended(pictures, found, completions)
+
+    def _mean_of_samples(self, pictures: list[Image.Image]) -> list[Description]:
+        """Return each picture's mean rating; text and completion are those of its first sample with a rating."""
+        samples = []
+        for number in range(self.num_samples):
+            completions = self._complete(pictures, number)
+            samples.append(self._mended(pictures, [self._read(text, 'parsed') for text in self._decode(completions)],
+                                        completions, number))
+        return [_mean_description([row[position] for row in samples]) for position in range(len(pictures))]
+
+    def _mended(self, pictures: list[Image.Image], found: list[Description], completions: list[list[int]],
+                sample: int = 0) -> list[Description]:
+        """Resample what has no rating, then take the expectation."""
+        for attempt in range(1, self.resamples + 1):
+            missing = [position for position, each in enumerate(found) if each.status == 'failed']
+            if not missing:
+                return found
+            again = self._complete([pictures[position] for position in missing], sample, attempt)
+            for position, text in zip(missing, self._decode(again), strict=True):
+                found[position] = self._read(text, 'resampled')
+        missing = [position for position, each in enumerate(found) if each.status == 'failed']
+        if missing:
+            ratings = self._expect([pictures[position] for position in missing], [completions[position] for position in missing])
+            for position, rating in zip(missing, ratings, strict=True):
+                status = 'expectation' if rating == rating else 'failed'
+                found[position] = Description(found[position].reasoning_text, rating, status, found[position].completion)
+        return found
+
+    def _read(self, text: str, status: str) -> Description:
+        rating = lenient_rating(text, tuple(self.card.rating_range), self.card.rating_key)
+        return Description(reasoning_text(text), float('nan') if rating is None else rating,
+                           'failed' if rating is None else status, text)
+
+    def _complete(self, pictures: list[Image.Image], sample: int | None, attempt: int = 0) -> list[list[int]]:
+        from pyiqa_rali.reasoning.generation import complete, derived_seed
+        seeds = None if sample is None else [derived_seed(self.seed, digest(picture), sample, attempt) for picture in pictures]
+        return complete(self._reasoner.value, pictures, self.card.question(), self.max_new_tokens, seeds, self.temperature)
+
+    def _expect(self, pictures: list[Image.Image], completions: list[list[int]]) -> list[float]:
+        from pyiqa_rali.reasoning.generation import expected_ratings
+        return expected_ratings(self._reasoner.value, pictures, self.card.question(), completions,
+                                tuple(self.card.rating_range), self.card.rating_key, self.batch_size)
+
+    def _decode(self, completions: list[list[int]]) -> list[str]:
+        from pyiqa_rali.reasoning.generation import decode
+        return [decode(self._reasoner.value, completion) for completion in completions]
+
+    def _to_mos(self, rating: float) -> float:
+        if self.scale is None:
+            return rating
+        low, high = self.card.rating_range
+        return self.scale.denormalise((rating - low) / (high - low))
+
+
+class _Hidden:
+    """Keeps model and processor together without registering the model a second time."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """Return (N, 3 or 1, H, W) pictures in [0, 1] as 8-bit RGB."""
+    pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    if pixels.shape[1] == 1:
+        pixels = pixels.expand(-1, 3, -1, -1)
+    return [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in pixels]
+
+
+def digest(picture: Image.Image) -> int:
+    """Return a number that stands for a picture's size and pixels."""
+    content = repr(picture.size).encode() + picture.tobytes()
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], 'little')
+
+
+def _card(card: ReasoningCard | None, score_prompt: str | None, rating_range: Sequence[float] | None,
+          source: str | os.PathLike) -> ReasoningCard:
+    if card is None and rating_range is None:
+        raise CheckpointError(f'{source}: says nothing about the scale of its ratings (no pyiqa_rali_reasoning.json). Give '
+                              'rating_range, such as [1, 5], and score_prompt if it was trained with one of its own.')
+    card = card or ReasoningCard()
+    if score_prompt is not None:
+        card.score_prompt = score_prompt
+    if rating_range is not None:
+        card.rating_range = [float(bound) for bound in rating_range]
+        card.__post_init__()
+    return card
+
+
+def _scale(mos_range: Sequence[float] | None, lower_better: bool | None) -> MosScale | None:
+    if (mos_range is None) != (lower_better is None):
+        raise OptionError('mos_range, lower_better: give both to map ratings to a MOS scale, or none.')
+    return None if mos_range is None else MosScale(tuple(mos_range), lower_better)
+
+
+def _mean_description(samples: list[Description]) -> Description:
+    rated = [each for each in samples if each.status != 'failed']
+    if not rated:
+        return samples[0]
+    status = max((each.status for each in rated), key=STATUSES.index)
+    mean = sum(each.rating for each in rated) / len(rated)
+    return Description(rated[0].reasoning_text, mean, status, rated[0].completion)
+
+
+def _tell_owner_when_registered(parent: nn.Module, name: str, child: nn.Module | None) -> None:
+    """Correct `score_range` and `lower_better` of the pyiqa metric that takes a scorer in; pyiqa took them from a table."""
+    if isinstance(child, ReasoningScorer) and hasattr(parent, 'score_range'):
+        child._owner = weakref.ref(parent)
+        parent.score_range, parent.lower_better = child.score_range, child.lower_better
+
+
+torch.nn.modules.module.register_module_module_registration_hook(_tell_owner_when_registered)

@@ -1,0 +1,225 @@
+"""Asking a vision-language model about pictures: greedy or sampled completions, and the expectation of the rating.
+
+What a picture gets depends on the picture, the question and the seed, never on the batch that it came in.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from pyiqa_rali.reasoning.vlm import ReasoningModel
+
+LEAST_MASS = 1e-3  # branches of the rating less probable than this are left out of the expectation
+
+
+class GumbelSampling(LogitsProcessor):
+    """Turns greedy decoding into sampling: the largest of logits / temperature + Gumbel noise is a sample of the softmax.
+
+    Every row has a generator of its own, so that the other rows of a batch have no influence.
+
+    Args:
+        seeds: one for each row.
+        temperature: of the softmax, above 0.
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float):
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        uniform = torch.stack([torch.rand(scores.shape[-1], generator=each, dtype=torch.float64) for each in self.generators])
+        noise = -torch.log(-torch.log(uniform.clamp(min=1e-300)).clamp(min=1e-300))
+        return scores.double() / self.temperature + noise.to(scores.device)
+
+
+def derived_seed(*parts: int | str) -> int:
+    """Return a seed in [0, 2^63) that depends on every part."""
+    numbers = [int.from_bytes(str(part).encode(), 'little') for part in parts]
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def encode(reasoner: ReasoningModel, images: Sequence[Image.Image], question: str,
+           continuations: Sequence[Sequence[int]] | None = None) -> dict[str, Tensor]:
+    """Return the model's inputs for one question about each picture, padded on the left.
+
+    Args:
+        reasoner: model and processor.
+        images: RGB.
+        question: the prompt.
+        continuations: token ids that the answer of each picture already has.
+    """
+    processor = reasoner.processor
+    message = [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': question}]}]
+    text = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    inputs = dict(processor(text=[text] * len(images), images=[[image] for image in images], padding=True, padding_side='left',
+                            return_tensors='pt'))
+    if continuations is not None:
+        inputs = _continued(inputs, continuations, processor.tokenizer.pad_token_id)
+    device = next(reasoner.model.parameters()).device
+    return {key: value.to(device) for key, value in inputs.items()}
+
+
+@torch.no_grad()
+def complete(reasoner: ReasoningModel, images: Sequence[Image.Image], question: str, max_new_tokens: int,
+             seeds: Sequence[int] | None = None, temperature: float = 1.0) -> list[list[int]]:
+    """Return the token ids of one completion for each picture, without what follows its end.
+
+    Args:
+        reasoner: model and processor.
+        images: RGB.
+        question: the prompt.
+        max_new_tokens: longest completion.
+        seeds: one for each picture; None decodes greedily.
+        temperature: of sampling.
+    """
+    inputs = encode(reasoner, images, question)
+    ends, padding = end_tokens(reasoner)
+    processors = LogitsProcessorList([GumbelSampling(seeds, temperature)] if seeds is not None else [])
+    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=padding)
+    found = reasoner.model.generate(**inputs, generation_config=config, logits_processor=processors)
+    return [_until_end(row, ends) for row in found[:, inputs['input_ids'].shape[1]:].tolist()]
+
+
+def end_tokens(reasoner: ReasoningModel) -> tuple[list[int], int]:
+    """Return the tokens that end a completion, and the one for padding."""
+    tokenizer = reasoner.processor.tokenizer
+    ends = reasoner.model.generation_config.eos_token_id
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
+    return ends, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+
+
+def decode(reasoner: ReasoningModel, completion: Sequence[int]) -> str:
+    """Return the text of a completion; the end of the turn is left out, the tags are kept."""
+    return reasoner.processor.tokenizer.decode(completion, skip_special_tokens=True)
+
+
+@torch.no_grad()
+def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], question: str,
+                     completions: Sequence[Sequence[int]], rating_range: tuple[float, float], key: str,
+                     batch_size: int) -> list[float]:
+    """Return the expectation of the rating over its first decimals, after each completion's reasoning.
+
+    The completion is cut where its rating begins, or the answer is begun for it when it has none. Then the probabilities
+    of all ratings with at most one decimal are followed digit by digit, normalised among the ones in the range.
+
+    Returns:
+        One number in the range for each picture; never a failure.
+    """
+    tokenizer = reasoner.processor.tokenizer
+    branches = rating_branches(tokenizer, rating_range)
+    prefixes = [_until_rating(reasoner, completion, key) for completion in completions]
+    expected = [0.0] * len(images)
+    frontier = [(number, (), 1.0) for number in range(len(images))]
+    while frontier:
+        open_nodes = [node for node in frontier if len(branches[node[1]]) > 1]
+        chances = iter(_next_tokens(reasoner, images, question, prefixes, open_nodes, branches, batch_size))
+        following = []
+        for number, path, mass in frontier:
+            children = branches[path]
+            shares = next(chances) if len(children) > 1 else [1.0]
+            for child, share in zip(children, shares, strict=True):
+                if isinstance(child, float):
+                    expected[number] += mass * share * child
+                else:
+                    following.append((number, (*path, child), mass * share))
+        frontier = _pruned(following, expected)
+    return [min(max(value, rating_range[0]), rating_range[1]) for value in expected]
+
+
+def rating_branches(tokenizer: Any, rating_range: tuple[float, float]) -> dict[tuple[int, ...], list]:
+    """Return the tree of token paths of all ratings in the range with none or one decimal.
+
+    Returns:
+        For each path the next tokens; a path's end is the rating itself, as a float.
+    """
+    low, high = rating_range
+    tenths = range(round(low * 10), round(high * 10) + 1)
+    texts = {f'{tenth / 10:.1f}': tenth / 10 for tenth in tenths if low <= tenth / 10 <= high}
+    texts |= {f'{tenth // 10}{end}': tenth / 10 for tenth in tenths for end in ('}', '</answer>')
+              if tenth % 10 == 0 and low <= tenth / 10 <= high}
+    branches: dict[tuple[int, ...], list] = {}
+    for text, value in texts.items():
+        tokens = tokenizer.encode(text, add_special_tokens=False)
+        for length in range(len(tokens)):
+            children = branches.setdefault(tuple(tokens[:length]), [])
+            if tokens[length] not in children:
+                children.append(tokens[length])
+        branches.setdefault(tuple(tokens), []).append(float(value))
+    return branches
+
+
+def _pruned(nodes: list[tuple[int, tuple, float]], expected: list[float]) -> list[tuple[int, tuple, float]]:
+    """Leave out improbable branches of each picture, and give their mass to the others of that picture."""
+    kept = []
+    for number in dict.fromkeys(node[0] for node in nodes):
+        own = [node for node in nodes if node[0] == number]
+        likely = [node for node in own if node[2] >= LEAST_MASS] or own
+        scale = sum(node[2] for node in own) / sum(node[2] for node in likely)
+        kept += [(number, path, mass * scale) for _, path, mass in likely]
+    return kept
+
+
+def _next_tokens(reasoner: ReasoningModel, images: Sequence[Image.Image], question: str, prefixes: list[list[int]],
+                 nodes: list[tuple[int, tuple, float]], branches: dict, batch_size: int) -> list[list[float]]:
+    """Return for each node the probabilities of its children, which sum to 1."""
+    found = []
+    for start in range(0, len(nodes), batch_size):
+        chunk = nodes[start:start + batch_size]
+        inputs = encode(reasoner, [images[number] for number, _, _ in chunk], question,
+                        [[*prefixes[number], *path] for number, path, _ in chunk])
+        logits = reasoner.model(**inputs, logits_to_keep=1).logits[:, -1].double().cpu()
+        for row, (_, path, _) in zip(logits, chunk, strict=True):
+            found.append(torch.softmax(row[torch.tensor(branches[path])], dim=0).tolist())
+    return found
+
+
+def _until_rating(reasoner: ReasoningModel, completion: Sequence[int], key: str) -> list[int]:
+    """Return the tokens of a completion before its rating; without one, its reasoning with the answer begun."""
+    begins = re.search(rf'<answer>\s*(?:\{{\s*"{re.escape(key)}"\s*:\s*)?(?=[0-9])', decode(reasoner, completion))
+    if begins:
+        for length in range(len(completion), 0, -1):
+            if len(decode(reasoner, completion[:length])) <= begins.end():
+                return list(completion[:length])
+    reasoning = _until_text(reasoner, completion, ('</think>', '<answer>'))
+    begun = reasoner.processor.tokenizer.encode(f'</think><answer>{{"{key}": ', add_special_tokens=False)
+    return [*reasoning, *begun]
+
+
+def _until_text(reasoner: ReasoningModel, completion: Sequence[int], ends: tuple[str, ...]) -> list[int]:
+    """Return the tokens before the first of some texts appears."""
+    for length in range(1, len(completion) + 1):
+        if any(end in decode(reasoner, completion[:length]) for end in ends):
+            return list(completion[:length - 1])
+    return list(completion)
+
+
+def _until_end(tokens: list[int], ends: list[int]) -> list[int]:
+    for position, token in enumerate(tokens):
+        if token in ends:
+            return tokens[:position]
+    return tokens
+
+
+def _continued(inputs: dict[str, Tensor], continuations: Sequence[Sequence[int]], padding: int) -> dict[str, Tensor]:
+    """Append token ids to each row, and pad on the left again; only what is given per token grows with them."""
+    shape = inputs['input_ids'].shape
+    fillers = {'input_ids': padding, 'attention_mask': 0}
+    longest = max(map(len, continuations))
+    continued = dict(inputs)
+    for name, values in inputs.items():
+        if values.shape != shape:
+            continue
+        rows = []
+        for row, tokens in zip(values, continuations, strict=True):
+            more = {'input_ids': list(tokens), 'attention_mask': [1] * len(tokens)}.get(name, [0] * len(tokens))
+            blank = row.new_full((longest - len(tokens),), fillers.get(name, 0))
+            rows.append(torch.cat([blank, row, row.new_tensor(more)]))
+        continued[name] = torch.stack(rows)
+    return continued

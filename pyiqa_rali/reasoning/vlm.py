@@ -1,0 +1,143 @@
+"""Loading and saving vision-language models: a folder or a hub repository, whole weights or a peft adapter."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyiqa_rali.checkpoints.locate import from_hub
+from pyiqa_rali.errors import CheckpointError, OptionError
+from pyiqa_rali.reasoning.prompts import ReasoningCard, read_card
+
+ADAPTER_FILE = 'adapter_config.json'
+DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
+
+
+@dataclass
+class ReasoningModel:
+    """A vision-language model, its processor, and what it is to be asked.
+
+    Attributes:
+        model: transformers' image-text-to-text model, or a peft model around one.
+        processor: transformers' processor with its chat template; its tokenizer pads on the left.
+        card: prompts and rating scale; None when the folder has none.
+        folder: where it was loaded from.
+    """
+
+    model: torch.nn.Module
+    processor: Any
+    card: ReasoningCard | None
+    folder: Path
+
+
+def load_vlm(source: str | os.PathLike, dtype: str = 'auto', attn_implementation: str | None = None,
+             device_map: str | dict | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
+             merge: bool = False) -> ReasoningModel:
+    """Load a model for scoring or training.
+
+    Args:
+        source: a folder, or 'owner/name' or 'owner/name:folder' on the hub. An existing folder is never looked up there.
+        dtype: of the weights; 'auto' takes the checkpoint's.
+        attn_implementation: transformers' name, such as 'sdpa'; None leaves the choice to it.
+        device_map: transformers' device map; None loads on the CPU.
+        min_pixels: pictures with less are enlarged; None leaves the processor's bound.
+        max_pixels: pictures with more are made smaller, which bounds the image tokens.
+        merge: fold an adapter's weights into the model.
+
+    Raises:
+        CheckpointError: it is nowhere to be had, or no image-text-to-text model.
+        OptionError: dtype or pixel bounds cannot be used.
+    """
+    if dtype not in DTYPES:
+        raise OptionError(f'dtype: "{dtype}" is not one of {", ".join(DTYPES)}.')
+    folder = locate_vlm(source)
+    base = adapter_base(folder)
+    options = {'dtype': dtype, 'attn_implementation': attn_implementation, 'device_map': device_map}
+    model = _load(base, {key: value for key, value in options.items() if value is not None})
+    if base != folder:
+        model = _with_adapter(model, folder, merge)
+    processor = _load_processor(folder if (folder / 'tokenizer_config.json').exists() else base)
+    _bound_pixels(processor, min_pixels, max_pixels)
+    return ReasoningModel(model, processor, read_card(folder), folder)
+
+
+def locate_vlm(source: str | os.PathLike) -> Path:
+    """Return the folder of a model.
+
+    Raises:
+        CheckpointError: there is no such folder, and the hub cannot give it.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / 'config.json').exists() and not (path / ADAPTER_FILE).exists():
+            raise CheckpointError(f'{path}: is no model folder: it has neither config.json nor {ADAPTER_FILE}.')
+        return path
+    if path.exists() or str(source).startswith(('.', '/', '~')) or str(source).count('/') != 1:
+        raise CheckpointError(f'{source}: is no folder. Give the folder of a vision-language model, or a hub repository as '
+                              'owner/name or owner/name:folder.')
+    return from_hub(str(source))
+
+
+def adapter_base(folder: Path) -> Path:
+    """Return the folder of the model that an adapter was trained on, or the folder itself when it is no adapter."""
+    if not (folder / ADAPTER_FILE).exists():
+        return folder
+    import json
+    base = json.loads((folder / ADAPTER_FILE).read_text(encoding='utf-8')).get('base_model_name_or_path')
+    if not base:
+        raise CheckpointError(f'{folder / ADAPTER_FILE}: does not name base_model_name_or_path, the model below the adapter.')
+    try:
+        return locate_vlm(folder / base if (folder / base).is_dir() else base)
+    except CheckpointError as error:
+        raise CheckpointError(f'{folder}: the model below this adapter cannot be had: {error}') from error
+
+
+def _load(folder: Path, options: dict[str, Any]) -> torch.nn.Module:
+    from transformers import AutoModelForImageTextToText
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True, output_loading_info=True,
+                                                                    **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f'{folder}: cannot be loaded as an image-text-to-text model: {error}') from error
+    lost = sorted([*report['missing_keys'], *report['mismatched_keys'], *report['unexpected_keys']], key=str)
+    if lost:
+        raise CheckpointError(f'{folder}: {len(lost)} weights do not fit the architecture that config.json names, such as '
+                              f'{lost[0]}; it would run on random numbers. Use the transformers version that wrote it.')
+    return model.eval()
+
+
+def _with_adapter(model: torch.nn.Module, folder: Path, merge: bool) -> torch.nn.Module:
+    from peft import PeftModel
+    try:
+        adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f'{folder}: its adapter cannot be loaded: {error}') from error
+    return (adapted.merge_and_unload() if merge else adapted).eval()
+
+
+def _load_processor(folder: Path) -> Any:
+    from transformers import AutoProcessor
+    try:
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f'{folder}: its processor cannot be loaded: {error}') from error
+    processor.tokenizer.padding_side = 'left'  # padding on the right changes what a batch writes
+    return processor
+
+
+def _bound_pixels(processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
+    if min_pixels is not None and max_pixels is not None and min_pixels > max_pixels:
+        raise OptionError(f'min_pixels: {min_pixels} is more than max_pixels: {max_pixels}.')
+    images = processor.image_processor
+    size = dict(images.size)
+    if (min_pixels or max_pixels) and not {'shortest_edge', 'longest_edge'} <= set(size):
+        raise OptionError('min_pixels, max_pixels: this model\'s image processor has another kind of size '
+                          f'({size}); leave both out.')
+    if min_pixels is not None:
+        size['shortest_edge'] = min_pixels
+    if max_pixels is not None:
+        size['longest_edge'] = max_pixels
+        size['shortest_edge'] = min(size['shortest_edge'], max_pixels)
+    images.size = type(images.size)(**size) if not isinstance(images.size, dict) else size
