@@ -14,7 +14,6 @@ from pyiqa_rali.alignment.batches import alignment_dataset
 from pyiqa_rali.alignment.compression import compress
 from pyiqa_rali.alignment.contrastive import align
 from pyiqa_rali.alignment.features import FeatureTable, embed, load_features, save_features
-from pyiqa_rali.alignment.records import read_record
 from pyiqa_rali.alignment.scoring import fine_tune
 from pyiqa_rali.alignment.towers import Towers, build_towers
 from pyiqa_rali.alignment.zero_shot import ZeroShotValidation
@@ -29,6 +28,7 @@ from pyiqa_rali.evaluation.correlations import correlations
 from pyiqa_rali.evaluation.report import draw_report
 from pyiqa_rali.files import atomic_open, atomic_path, write_json
 from pyiqa_rali.options import TrainOptions, override, read_yaml, train_options
+from pyiqa_rali.records import read_record
 from pyiqa_rali.run_folder import RunFolder, versions
 
 FEATURE_BATCH = 16

@@ -133,7 +133,7 @@ def _bound_pixels(processor: Any, min_pixels: int | None, max_pixels: int | None
     images = processor.image_processor
     size = dict(images.size)
     if (min_pixels or max_pixels) and not {'shortest_edge', 'longest_edge'} <= set(size):
-        raise OptionError('min_pixels, max_pixels: this model\'s image processor has another kind of size '
+        raise OptionError("min_pixels, max_pixels: this model's image processor has another kind of size "
                           f'({size}); leave both out.')
     if min_pixels is not None:
         size['shortest_edge'] = min_pixels

@@ -31,7 +31,7 @@ print(json.dumps([list(DEFAULT_CONFIGS), list(ARCH_REGISTRY.lazy), list(DATASET_
                   [type(finder).__name__ for finder in sys.meta_path].count('HostFinder'),
                   [name for name in ('torch', 'transformers', 'trl') if name in sys.modules]]))
 """
-ALL = [['psnr', 'rali', 'rali-lite'], ['RALI'], ['SyntheticNRDataset'], 0, []]
+ALL = [['psnr', *register.METRICS], ['RALI', 'ReasoningScorer'], ['SyntheticNRDataset'], 0, []]
 NONE = [['psnr'], [], [], 0, []]
 START = 'import pyiqa_rali_hook\npyiqa_rali_hook.install()\n'
 
@@ -142,7 +142,7 @@ def test_an_arch_that_is_taken_stays_as_it_is_with_a_warning():
     module.ARCH_REGISTRY.register_lazy('RALI', 'someone:Else')
     with pytest.warns(RuntimeWarning, match='already has another arch "RALI"; it is kept'):
         register.add_archs_and_datasets(module)
-    assert module.ARCH_REGISTRY.lazy == {'RALI': 'someone:Else'}
+    assert module.ARCH_REGISTRY.lazy['RALI'] == 'someone:Else'
     assert list(module.DATASET_REGISTRY.lazy) == ['SyntheticNRDataset']
 
 

@@ -1,0 +1,199 @@
+"""Options of the reasoning model's training: GRPO and supervised fine-tuning, in the style of the other option files."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyiqa_rali.errors import OptionError, did_you_mean
+from pyiqa_rali.options import LoggerOptions, PathOptions, from_known_keys
+from pyiqa_rali.reasoning.prompts import ReasoningCard
+
+TRAINED_PARTS = ('all', 'vision', 'language', 'lora')
+# where the trainer's own arguments would contradict a section of the option file
+ELSEWHERE = {'output_dir': 'path: experiments_root and name', 'seed': 'manual_seed', 'reward_weights': 'rewards',
+             'logging_steps': 'logger: print_freq', 'save_steps': 'logger: save_checkpoint_freq',
+             'report_to': 'logger: use_tb_logger', 'eval_strategy': 'val: val_freq', 'eval_steps': 'val: val_freq',
+             'save_strategy': 'logger: save_checkpoint_freq', 'model_init_kwargs': 'network', 'remove_unused_columns': 'nothing'}
+
+
+@dataclass
+class NetworkOptions:
+    """The vision-language model that is trained.
+
+    Attributes:
+        pretrained: a folder, or 'owner/name' or 'owner/name:folder' on the hub.
+        type: 'ReasoningScorer'.
+        dtype: of the weights while training.
+        attn_implementation: transformers' name; None leaves the choice to it.
+        min_pixels: smaller pictures are enlarged.
+        max_pixels: larger ones are made smaller; bounds the image tokens.
+        train: 'all', 'vision' (the vision tower alone), 'language' (all but it) or 'lora'.
+        lora: with `train: lora`, keys of peft's LoraConfig.
+    """
+
+    pretrained: str
+    type: str = 'ReasoningScorer'
+    dtype: str = 'float32'
+    attn_implementation: str | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    train: str = 'all'
+    lora: dict[str, Any] | None = None
+
+
+@dataclass
+class RewardOptions:
+    """Weights of the rewards; a weight of 0 leaves a reward out.
+
+    Attributes:
+        format: of 1 for the exact format, else 0.
+        score: of 1 when the rating is within `score_threshold` of the MOS, else 0.
+        continuous_score: of a reward that falls with the distance to 0 at `score_width`.
+        rank: of the Thurstone rank reward.
+        degradation: of class and severity; for rows of the degradation task alone.
+        score_threshold: in the unit of the ratings.
+        score_width: in the unit of the ratings.
+    """
+
+    format: float = 1.0
+    score: float = 0.0
+    continuous_score: float = 0.0
+    rank: float = 0.0
+    degradation: float = 0.0
+    score_threshold: float = 0.35
+    score_width: float = 4.0
+
+
+@dataclass
+class ReasoningValOptions:
+    """Validation on held-out images.
+
+    Attributes:
+        val_freq: steps between validations; there is one before the first step and one after the last. None has none.
+        num_samples: completions for the sampled mean; 0 leaves it out.
+        temperature: of those samples.
+        batch_size: images at once.
+        max_images: the first so many of each set; None takes all.
+        metrics: pyiqa's metric sections, by name.
+    """
+
+    val_freq: int | None = None
+    num_samples: int = 5
+    temperature: float = 1.0
+    batch_size: int = 16
+    max_images: int | None = None
+    metrics: dict[str, dict[str, Any]] = field(default_factory=lambda: {
+        name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc')})
+
+
+@dataclass
+class ReasoningExportOptions:
+    """The exported model.
+
+    Attributes:
+        merge: fold a trained adapter into the model; otherwise the adapter alone is exported.
+        training: a sentence on how the model was trained.
+    """
+
+    merge: bool = True
+    training: str = 'unspecified'
+
+
+@dataclass
+class GrpoOptions:
+    """One run of GRPO, checked."""
+
+    name: str
+    manual_seed: int
+    datasets: dict[str, dict[str, Any]]
+    network: NetworkOptions
+    prompts: ReasoningCard
+    rewards: RewardOptions
+    grpo: dict[str, Any]
+    path: PathOptions
+    val: ReasoningValOptions
+    logger: LoggerOptions
+    export: ReasoningExportOptions
+    model_type: str = 'GRPO'
+
+
+@dataclass
+class SftOptions:
+    """One run of supervised fine-tuning, checked."""
+
+    name: str
+    manual_seed: int
+    datasets: dict[str, dict[str, Any]]
+    network: NetworkOptions
+    prompts: ReasoningCard
+    sft: dict[str, Any]
+    path: PathOptions
+    val: ReasoningValOptions
+    logger: LoggerOptions
+    export: ReasoningExportOptions
+    with_scores: bool = True
+    model_type: str = 'SFT'
+
+
+SECTIONS = {'network': NetworkOptions, 'prompts': ReasoningCard, 'path': PathOptions, 'val': ReasoningValOptions,
+            'logger': LoggerOptions, 'export': ReasoningExportOptions}
+
+
+def grpo_options(values: dict[str, Any]) -> GrpoOptions:
+    """Turn plain values into checked options.
+
+    Raises:
+        OptionError: a key is unknown, missing, or has a value that cannot be used.
+    """
+    options = _typed_options(GrpoOptions, {'rewards': {}, **values}, {**SECTIONS, 'rewards': RewardOptions})
+    from trl import GRPOConfig
+    check_trainer_keys('grpo', options.grpo, GRPOConfig)
+    rewards = dataclasses.asdict(options.rewards)
+    weights = {name: rewards[name] for name in ('format', 'score', 'continuous_score', 'rank', 'degradation')}
+    if min(weights.values()) < 0 or not any(weights.values()):
+        raise OptionError(f'rewards: {weights} must be weights of 0 or more, and one of them above 0.')
+    return options
+
+
+def sft_options(values: dict[str, Any]) -> SftOptions:
+    """Turn plain values into checked options.
+
+    Raises:
+        OptionError: a key is unknown, missing, or has a value that cannot be used.
+    """
+    options = _typed_options(SftOptions, values, SECTIONS)
+    from trl import SFTConfig
+    check_trainer_keys('sft', options.sft, SFTConfig)
+    return options
+
+
+def check_trainer_keys(section: str, values: dict[str, Any], config_class: type) -> None:
+    """Check the keys of a section against the fields of one of TRL's configurations.
+
+    Raises:
+        OptionError: a key is unknown, or is set elsewhere in the file.
+    """
+    known = [item.name for item in dataclasses.fields(config_class) if item.init]
+    for key in values:
+        if key in ELSEWHERE:
+            raise OptionError(f'{section}: {key}: is set by {ELSEWHERE[key]}. Remove it here.')
+        if key not in known:
+            raise OptionError(f'{section}: unknown key "{key}": it is no field of {config_class.__name__}.'
+                              f'{did_you_mean(key, known)}')
+
+
+def _typed_options(cls: type, values: dict[str, Any], sections: dict[str, type]):
+    values = {'prompts': {}, 'path': {}, 'val': {}, 'logger': {}, 'export': {}, **values}
+    for name, section in sections.items():
+        if name in values:
+            values[name] = from_known_keys(section, values[name] or {}, name)
+    options = from_known_keys(cls, values, 'options')
+    network = options.network
+    if network.train not in TRAINED_PARTS:
+        raise OptionError(f'network: train: "{network.train}" is not one of {", ".join(TRAINED_PARTS)}.'
+                          f'{did_you_mean(network.train, TRAINED_PARTS)}')
+    if (network.train == 'lora') != (network.lora is not None):
+        raise OptionError('network: lora: must be given with train: lora, and only then.')
+    if not any(name.split('_')[0] == 'train' for name in options.datasets):
+        raise OptionError('datasets: train: must be given.')
+    return options

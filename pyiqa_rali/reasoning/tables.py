@@ -1,0 +1,125 @@
+"""Rows for training a reasoning model: images by path, with MOS on the rating scale or with a degradation."""
+
+import csv
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pyiqa_rali.data.tables import build_table
+from pyiqa_rali.errors import DataError, OptionError, some
+from pyiqa_rali.image_files import read_like_pyiqa
+from pyiqa_rali.reasoning.prompts import DEGRADATIONS, SEVERITIES, ReasoningCard
+
+CACHED_IMAGES = 256
+DEGRADATION_COLUMNS = ('image', 'distortion_class', 'severity')
+
+
+@dataclass
+class Row:
+    """One image to ask about.
+
+    Attributes:
+        image_path: the file.
+        dataset: name of its data set.
+        task: 'score' or 'degradation'.
+        mos: its MOS on the rating scale, higher better; NaN for the degradation task.
+        distortion_class: with the degradation task.
+        severity: with the degradation task.
+    """
+
+    image_path: str
+    dataset: str
+    task: str = 'score'
+    mos: float = float('nan')
+    distortion_class: str = ''
+    severity: str = ''
+
+
+def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int) -> list[Row]:
+    """Return the rows of one data set section.
+
+    Args:
+        section: its name under `datasets:`.
+        values: its options; `type: DegradationTable` reads classes and severities, everything else is pyiqa's.
+        card: the rating scale.
+        seed: the run's seed.
+
+    Raises:
+        OptionError, DataError: the section or its table cannot be used.
+    """
+    if values.get('type') == 'DegradationTable':
+        return degradation_rows(section, values)
+    if values.get('type') == 'SyntheticNRDataset':
+        raise OptionError(f'datasets: {section}: type: SyntheticNRDataset has no files; write a data set with python -m '
+                          'pyiqa_rali make-dataset and name its table.')
+    table = build_table(section, values, seed)
+    low, high = card.rating_range
+    return [Row(str(row[0]), table.name, mos=low + (high - low) * float(table.scale.normalise(float(row[1]))))
+            for row in table.base.paths_mos]
+
+
+def degradation_rows(section: str, values: dict[str, Any]) -> list[Row]:
+    """Return the rows of a CSV with the columns image, distortion_class and severity.
+
+    Raises:
+        OptionError: a key is unknown or missing.
+        DataError: a column is missing, or a class or severity is unknown.
+    """
+    known = ('name', 'type', 'dataroot_target', 'meta_info_file')
+    for key in values:
+        if key not in known:
+            raise OptionError(f'datasets: {section}: unknown key "{key}"; a DegradationTable has {", ".join(known)}.')
+    for key in known:
+        if key not in values:
+            raise OptionError(f'datasets: {section}: {key}: must be given.')
+    with open(values['meta_info_file'], encoding='utf-8', newline='') as stream:
+        lines = list(csv.DictReader(stream))
+    missing = [column for column in DEGRADATION_COLUMNS if not lines or column not in lines[0]]
+    if missing:
+        raise DataError(f'datasets: {section}: {values["meta_info_file"]} has no column {some(missing)} or no rows.')
+    for number, line in enumerate(lines, 2):
+        null = line['distortion_class'] == 'null'
+        if line['distortion_class'] not in DEGRADATIONS or (line['severity'] not in SEVERITIES and not null):
+            raise DataError(f'datasets: {section}: {values["meta_info_file"]}, line {number}: '
+                            f'{line["distortion_class"]}, {line["severity"]}; classes are {", ".join(DEGRADATIONS)}, '
+                            f'severities {", ".join(SEVERITIES)}.')
+    root = Path(values['dataroot_target'])
+    return [Row(str(root / line['image']), str(values['name']), 'degradation', distortion_class=line['distortion_class'],
+                severity='null' if line['distortion_class'] == 'null' else line['severity']) for line in lines]
+
+
+def training_set(rows: list[Row], card: ReasoningCard) -> Any:
+    """Return a `datasets.Dataset` for TRL whose images are read when they are asked for.
+
+    Its columns are those of `Row`; an item has `prompt` and `image` too.
+
+    Raises:
+        DataError: an image file is not there.
+    """
+    import datasets
+    gone = [row.image_path for row in rows if not Path(row.image_path).is_file()]
+    if gone:
+        raise DataError(f'{len(gone)} of {len(rows)} training images are not there: {some(gone)}.')
+    questions = {task: card.question(task) for task in sorted({row.task for row in rows})}
+
+    def with_images(batch: dict[str, list]) -> dict[str, list]:
+        prompts = [[{'role': 'user', 'content': questions[task]}] for task in batch['task']]
+        return {**batch, 'prompt': prompts, 'image': [read_picture(path) for path in batch['image_path']]}
+
+    return datasets.Dataset.from_list([vars(row) for row in rows]).with_transform(with_images)
+
+
+@functools.lru_cache(maxsize=CACHED_IMAGES)
+def read_picture(path: str) -> Image.Image:
+    """Read an image as pyiqa does; the last ones are kept, since every rollout asks for its image again.
+
+    Raises:
+        DataError: it cannot be read; the message names it.
+    """
+    try:
+        return Image.fromarray(read_like_pyiqa(path))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f'{path}: cannot be read as an image ({error}). Mend or remove it, and its row in the table.') from error
