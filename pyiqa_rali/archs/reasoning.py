@@ -43,7 +43,8 @@ class ReasoningScorer(nn.Module):
     """No-reference score from a vision-language model's rating (Q-Insight, arXiv 2503.22679; VisualQuality-R1, 2505.14460).
 
     Args:
-        pretrained: a folder or hub repository, 'owner/name' or 'owner/name:folder'; goes behind `pretrained_model_path`.
+        pretrained: a folder or hub repository, 'owner/name' or 'owner/name:folder', or a `ReasoningModel` that is loaded
+            already; goes behind `pretrained_model_path`.
         pretrained_model_path: the same; whole weights or a peft adapter.
         mode: 'expectation' (greedy reasoning, then the expectation over the rating's digits; deterministic), 'greedy' (the
             rating as written) or 'mean' (of `num_samples` sampled completions).
@@ -89,10 +90,12 @@ class ReasoningScorer(nn.Module):
         if source in (None, True, False):
             raise OptionError('pretrained_model_path: must name a folder, or a hub repository as owner/name, of a '
                               'vision-language model. There is no default one.')
-        from pyiqa_rali.reasoning.vlm import load_vlm
-        self._reasoner = _Hidden(load_vlm(source, dtype, attn_implementation, device_map, min_pixels, max_pixels))
+        from pyiqa_rali.reasoning.vlm import ReasoningModel, load_vlm
+        if not isinstance(source, ReasoningModel):
+            source = load_vlm(source, dtype, attn_implementation, device_map, min_pixels, max_pixels)
+        self._reasoner = _Hidden(source)
         self.model = self._reasoner.value.model
-        self.card = _card(self._reasoner.value.card, score_prompt, rating_range, source)
+        self.card = _card(source.card, score_prompt, rating_range, source.folder)
         self.scale = _scale(mos_range, lower_better)
         self.failures = 0
         self._owner = None
@@ -175,7 +178,8 @@ class ReasoningScorer(nn.Module):
                 found[position] = self._read(text, 'resampled')
         missing = [position for position, each in enumerate(found) if each.status == 'failed']
         if missing:
-            ratings = self._expect([pictures[position] for position in missing], [completions[position] for position in missing])
+            ratings = self._expect([pictures[position] for position in missing],
+                                   [completions[position] for position in missing])
             for position, rating in zip(missing, ratings, strict=True):
                 status = 'expectation' if rating == rating else 'failed'
                 found[position] = Description(found[position].reasoning_text, rating, status, found[position].completion)

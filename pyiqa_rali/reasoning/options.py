@@ -13,7 +13,8 @@ TRAINED_PARTS = ('all', 'vision', 'language', 'lora')
 ELSEWHERE = {'output_dir': 'path: experiments_root and name', 'seed': 'manual_seed', 'reward_weights': 'rewards',
              'logging_steps': 'logger: print_freq', 'save_steps': 'logger: save_checkpoint_freq',
              'report_to': 'logger: use_tb_logger', 'eval_strategy': 'val: val_freq', 'eval_steps': 'val: val_freq',
-             'save_strategy': 'logger: save_checkpoint_freq', 'model_init_kwargs': 'network', 'remove_unused_columns': 'nothing'}
+             'save_strategy': 'logger: save_checkpoint_freq', 'model_init_kwargs': 'network',
+             'remove_unused_columns': 'nothing'}
 
 
 @dataclass

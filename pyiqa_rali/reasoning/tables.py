@@ -122,4 +122,5 @@ def read_picture(path: str) -> Image.Image:
     try:
         return Image.fromarray(read_like_pyiqa(path))
     except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f'{path}: cannot be read as an image ({error}). Mend or remove it, and its row in the table.') from error
+        raise DataError(f'{path}: cannot be read as an image ({error}). Mend or remove it, and its row in the '
+                        'table.') from error

@@ -1,0 +1,173 @@
+"""GRPO: a vision-language model learns to reason about quality, from rewards alone (arXiv 2503.22679, 2505.14460)."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyiqa_rali.errors import OptionError
+from pyiqa_rali.evaluation.plots import training_curves
+from pyiqa_rali.options import override, read_yaml
+from pyiqa_rali.reasoning.monitor import (
+    GRPO_COLUMNS,
+    AlarmCallback,
+    RecordCallback,
+    SampleCallback,
+    ValidationCallback,
+)
+from pyiqa_rali.reasoning.options import GrpoOptions, grpo_options
+from pyiqa_rali.reasoning.reward_functions import Reward, reward_functions, text_of
+from pyiqa_rali.reasoning.tables import Row, training_set
+from pyiqa_rali.reasoning.training import (
+    ReasoningFolder,
+    collect_rows,
+    export_model,
+    load_for_training,
+    lora_config,
+)
+from pyiqa_rali.reasoning.vlm import ReasoningModel
+from pyiqa_rali.records import read_record
+
+# the trainer's own defaults fit a GPU and other losses; these hold unless the option file says otherwise
+DEFAULTS = {'bf16': False, 'gradient_checkpointing': False, 'use_bias_correction_kl': False, 'loss_type': 'grpo'}
+SHORTEST_REASONING = 16  # tokens that a completion must leave for the reasoning
+
+
+def train_grpo(opt_path: str | Path, auto_resume: bool = False, overrides: list[str] = ()) -> dict[str, Any]:
+    """Train as an option file describes; returns the export's folder and the last validation.
+
+    Args:
+        opt_path: the YAML file.
+        auto_resume: go on with an interrupted run of the same name.
+        overrides: 'section:key=value' entries.
+
+    Raises:
+        OptionError, DataError, CheckpointError: before the first step, with what to do.
+    """
+    return run_grpo(grpo_options(override(read_yaml(opt_path), list(overrides))), auto_resume)
+
+
+def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
+    """Train with checked options; see `train_grpo`."""
+    os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
+    folder = ReasoningFolder(options)
+    if auto_resume and folder.export.exists():
+        return results(folder)
+    rows, validation = collect_rows(options)
+    config = trainer_config(options, folder)
+    reasoner = load_for_training(options)
+    check_before_training(options, config, rows, reasoner)
+    if config.process_index == 0:
+        folder.prepare(options, auto_resume)
+    checkpoint = folder.last_checkpoint() if auto_resume else None
+    trainer = make_trainer(options, config, rows, validation, reasoner, folder, checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.is_world_process_zero():
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        draw_curves(folder)
+        export_model(model, reasoner, folder.export, options.export.merge, options.export.training)
+    trainer.accelerator.wait_for_everyone()
+    return results(folder)
+
+
+def trainer_config(options: GrpoOptions, folder: ReasoningFolder) -> Any:
+    """Return TRL's configuration.
+
+    Raises:
+        OptionError: TRL refuses a value.
+    """
+    from trl import GRPOConfig
+    _, weights = reward_functions(options.rewards, options.prompts)
+    values = {**DEFAULTS, **options.grpo, 'output_dir': str(folder.checkpoints), 'seed': options.manual_seed,
+              'reward_weights': weights, 'logging_steps': options.logger.print_freq,
+              'save_steps': options.logger.save_checkpoint_freq, 'save_strategy': 'steps', 'report_to': [],
+              'remove_unused_columns': False, 'log_completions': False}
+    if values['bf16'] and not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
+        raise OptionError('grpo: bf16: true needs a GPU with bfloat16, and there is none here. Set bf16: false.')
+    values.setdefault('use_cpu', not torch.cuda.is_available())
+    try:
+        return GRPOConfig(**values)
+    except (ValueError, TypeError) as error:
+        raise OptionError(f'grpo: {error}') from error
+
+
+def check_before_training(options: GrpoOptions, config: Any, rows: list[Row], reasoner: ReasoningModel) -> None:
+    """Refuse what would waste hours, with the sum that shows why.
+
+    Raises:
+        OptionError: batch, images, saving or completion length do not go together.
+    """
+    processes, generations = config.world_size, config.num_generations
+    batch = config.per_device_train_batch_size * processes * config.steps_per_generation
+    total = (f'per_device_train_batch_size {config.per_device_train_batch_size} x {processes} processes x steps_per_generation '
+             f'{config.steps_per_generation} = {batch} rollouts')
+    if batch % generations:
+        raise OptionError(f'grpo: {total}, which num_generations {generations} does not divide. Change one of them.')
+    images = batch // generations
+    if images > len(rows):
+        raise OptionError(f'grpo: {total} / num_generations {generations} = {images} images a generation, but the training '
+                          f'sets hold {len(rows)}. Not one step would be taken. Lower the batch.')
+    phase = max(1, config.steps_per_generation * config.num_iterations // config.gradient_accumulation_steps)
+    if config.save_steps % phase:
+        raise OptionError(f'logger: save_checkpoint_freq: {int(config.save_steps)} is no multiple of steps_per_generation '
+                          f'{config.steps_per_generation} x num_iterations {config.num_iterations} / '
+                          f'gradient_accumulation_steps {config.gradient_accumulation_steps} = {phase} steps, so a resumed run '
+                          f'would generate anew in the middle. Take a multiple of {phase}.')
+    check_completion_length(options, config.max_completion_length, reasoner)
+
+
+def check_completion_length(options: GrpoOptions, longest: int | None, reasoner: ReasoningModel) -> None:
+    """Refuse a completion length that the format alone would fill."""
+    low, high = options.prompts.rating_range
+    frame = f'<think></think><answer>{{"{options.prompts.rating_key}": {low + 0.605 * (high - low):.2f}}}</answer>'
+    needed = len(reasoner.processor.tokenizer.encode(frame, add_special_tokens=False)) + SHORTEST_REASONING
+    if longest is not None and longest < needed:
+        raise OptionError(f'grpo: max_completion_length: {longest} is too short: tags and answer take '
+                          f'{needed - SHORTEST_REASONING} tokens + {SHORTEST_REASONING} for the least reasoning = {needed}.')
+
+
+def make_trainer(options: GrpoOptions, config: Any, rows: list[Row], validation: dict[str, list[Row]],
+                 reasoner: ReasoningModel, folder: ReasoningFolder, checkpoint: Path | None) -> Any:
+    """Return the trainer with its rewards and all that watches it."""
+    from pyiqa_rali.reasoning.trainers import ReasoningGRPOTrainer
+    start_step = int(checkpoint.name.rpartition('-')[2]) + 1 if checkpoint else 0
+    functions, _ = reward_functions(options.rewards, options.prompts)
+    callbacks: list[Any] = [AlarmCallback()]
+    if config.process_index == 0:
+        samples = SampleCallback(folder.samples, start_step)
+        functions[0] = watched(functions[0], samples)
+        columns = [*GRPO_COLUMNS, *(f'rewards/{function.__name__}/mean' for function in functions)]
+        callbacks += [samples, RecordCallback(folder.log, columns, start_step, folder.tb_logger)]
+    trainer = ReasoningGRPOTrainer(
+        model=reasoner.model, reward_funcs=functions, args=config, train_dataset=training_set(rows, options.prompts),
+        processing_class=reasoner.processor, callbacks=callbacks, peft_config=lora_config(options.network))
+    if options.val.val_freq is not None and config.process_index == 0:
+        trained = ReasoningModel(trainer.model, reasoner.processor, reasoner.card, reasoner.folder)
+        trainer.add_callback(ValidationCallback(trained, validation, options.val, folder.val_log, start_step,
+                                                folder.tb_logger, config.max_completion_length))
+    return trainer
+
+
+def watched(function: Reward, samples: SampleCallback) -> Reward:
+    """Return a reward function that also shows its completions to the table of samples."""
+    def reward(completions: list, image_path: list[str], task: list[str], mos: list[float], **columns: Any) -> list:
+        samples.watch([text_of(completion) for completion in completions], image_path, task, mos)
+        return function(completions=completions, image_path=image_path, task=task, mos=mos, **columns)
+    reward.__name__ = function.__name__
+    return reward
+
+
+def draw_curves(folder: ReasoningFolder) -> None:
+    """Draw rewards and validation against the step."""
+    folder.figures.mkdir(parents=True, exist_ok=True)
+    records = {name: read_record(path) for name, path in (('train', folder.log), ('val', folder.val_log)) if path.exists()}
+    training_curves(records, folder.figures / 'training_curves.png')
+
+
+def results(folder: ReasoningFolder) -> dict[str, Any]:
+    """Return where the export is, and the first and last validation."""
+    record = read_record(folder.val_log) if folder.val_log.exists() else []
+    return {'export': str(folder.export), 'before': record[0] if record else None, 'after': record[-1] if record else None}
+
+

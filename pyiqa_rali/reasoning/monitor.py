@@ -1,0 +1,187 @@
+"""What is written and watched while a reasoning model is trained: CSV, TensorBoard, samples, validation, alarms."""
+
+import csv
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback
+
+from pyiqa_rali.archs.reasoning import ReasoningScorer
+from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.reasoning.options import ReasoningValOptions
+from pyiqa_rali.reasoning.tables import Row, read_picture
+from pyiqa_rali.reasoning.vlm import ReasoningModel
+from pyiqa_rali.records import RunRecord
+
+GRPO_COLUMNS = ('reward', 'reward_std', 'kl', 'entropy', 'frac_reward_zero_std', 'completions/clipped_ratio',
+                'completions/mean_length', 'loss', 'grad_norm', 'learning_rate')
+SFT_COLUMNS = ('loss', 'mean_token_accuracy', 'grad_norm', 'learning_rate')
+SAMPLES_EACH_TIME = 4
+# signs of a policy that stops exploring or runs out of room
+MOST_ZERO_STD, MOST_ENTROPY_LOSS, MOST_CLIPPED = 0.6, 5.0, 0.2
+
+
+class RecordCallback(TrainerCallback):
+    """Writes the trainer's figures to a CSV and to TensorBoard.
+
+    Args:
+        path: the CSV.
+        columns: names as the trainer logs them.
+        start_step: the step that a resumed run goes on with.
+        tb_folder: None switches TensorBoard off.
+    """
+
+    def __init__(self, path: Path, columns: list[str], start_step: int, tb_folder: Path | None):
+        self.columns = columns
+        self.record = RunRecord(path, columns, start_step, tb_folder)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Add a row when the trainer logs a step."""
+        values = {name: float(logs[name]) for name in self.columns if name in (logs or {})}
+        if state.is_world_process_zero and 'loss' in values:
+            self.record.add(state.global_step, values)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Flush TensorBoard."""
+        self.record.close()
+
+
+class AlarmCallback(TrainerCallback):
+    """Warns, once for each sign, when a policy collapses: no spread of rewards, entropy gone, completions cut off."""
+
+    def __init__(self) -> None:
+        self.first_entropy: float | None = None
+        self.raised: set[str] = set()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Look at the figures that were just logged."""
+        logs = logs or {}
+        for sign in self.signs(logs):
+            if sign not in self.raised and state.is_world_process_zero:
+                self.raised.add(sign)
+                warnings.warn(f'step {state.global_step}: {sign}', stacklevel=2)
+
+    def signs(self, logs: dict[str, Any]) -> list[str]:
+        """Return what is wrong with these figures."""
+        found = []
+        entropy = logs.get('entropy')
+        if self.first_entropy is None and entropy is not None:
+            self.first_entropy = entropy
+        if logs.get('frac_reward_zero_std', 0) > MOST_ZERO_STD:
+            found.append(f'more than {MOST_ZERO_STD:.0%} of the images got one reward for all rollouts, and teach nothing. '
+                         'Raise temperature or num_generations, lower learning_rate, or choose images of middling difficulty.')
+        if entropy is not None and entropy * MOST_ENTROPY_LOSS < self.first_entropy:
+            found.append(f'the entropy fell more than {MOST_ENTROPY_LOSS:g} times: the model writes one answer for all '
+                         'pictures. Lower learning_rate, or raise beta.')
+        if logs.get('completions/clipped_ratio', 0) > MOST_CLIPPED:
+            found.append(f'more than {MOST_CLIPPED:.0%} of the completions are cut off. Raise max_completion_length.')
+        return found
+
+
+class SampleCallback(TrainerCallback):
+    """Keeps a table of sample completions with their rewards.
+
+    Args:
+        path: the CSV.
+        start_step: the step that a resumed run goes on with; rows from there on are written again.
+    """
+
+    def __init__(self, path: Path, start_step: int):
+        self.path = path
+        self.latest: list[dict[str, Any]] = []
+        kept = []
+        if path.exists():
+            with open(path, encoding='utf-8', newline='') as stream:
+                kept = [row for row in csv.DictReader(stream) if row['step'].isdigit() and int(row['step']) < start_step]
+        with open(path, 'w', encoding='utf-8', newline='') as stream:
+            writer = csv.DictWriter(stream, ['step', 'image', 'task', 'mos', 'completion'])
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def watch(self, completions: list[str], image_path: list[str], task: list[str], mos: list[float]) -> None:
+        """Remember a few completions of the generation at hand, of different images where there are."""
+        chosen = np.linspace(0, len(completions) - 1, min(SAMPLES_EACH_TIME, len(completions))).astype(int)
+        self.latest = [{'image': Path(image_path[each]).name, 'task': task[each], 'mos': f'{mos[each]:.3f}',
+                        'completion': completions[each]} for each in chosen]
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Write them down."""
+        if state.is_world_process_zero and self.latest:
+            with open(self.path, 'a', encoding='utf-8', newline='') as stream:
+                writer = csv.DictWriter(stream, ['step', 'image', 'task', 'mos', 'completion'])
+                writer.writerows({'step': state.global_step, **row} for row in self.latest)
+            self.latest = []
+
+
+class ValidationCallback(TrainerCallback):
+    """Scores held-out images before, during and after training.
+
+    Args:
+        reasoner: the model that is trained.
+        sets: rows of each validation set.
+        options: how often and how.
+        path: the CSV.
+        start_step: the step that a resumed run goes on with.
+        tb_folder: None switches TensorBoard off.
+        max_new_tokens: longest completion.
+    """
+
+    def __init__(self, reasoner: ReasoningModel, sets: dict[str, list[Row]], options: ReasoningValOptions, path: Path,
+                 start_step: int, tb_folder: Path | None, max_new_tokens: int):
+        self.sets, self.options = sets, options
+        self.scorer = ReasoningScorer(reasoner, resamples=0, batch_size=options.batch_size, max_new_tokens=max_new_tokens,
+                                      num_samples=max(options.num_samples, 1), temperature=options.temperature)
+        modes = ['expectation', *(['mean'] if options.num_samples else [])]
+        columns = [f'{name}/{mode}_{metric}' for name in sets for mode in modes for metric in options.metrics]
+        self.record = RunRecord(path, [*columns, *(f'{name}/unparsed' for name in sets if options.num_samples)], start_step,
+                                tb_folder)
+        self.last_step = -1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure the model as it comes."""
+        if state.global_step == 0:
+            self.measure(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure every `val_freq` steps."""
+        if state.global_step % self.options.val_freq == 0:
+            self.measure(state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure what came out."""
+        if state.global_step % self.options.val_freq:
+            self.measure(state)
+        self.record.close()
+
+    def measure(self, state: Any) -> dict[str, float]:
+        """Score all sets and write down their correlations."""
+        if not state.is_world_process_zero:
+            return {}
+        model = self.scorer.model
+        training = model.training
+        model.eval()
+        values = {}
+        for name, rows in self.sets.items():
+            values |= {f'{name}/{key}': value for key, value in self._of_set(name, rows).items()}
+        model.train(training)
+        self.record.add(state.global_step, {key: value for key, value in values.items() if not math.isnan(value)})
+        shown = ', '.join(f'{key} {value:.3f}' for key, value in values.items())
+        print(f'step {state.global_step}: {shown}', flush=True)
+        return values
+
+    def _of_set(self, name: str, rows: list[Row]) -> dict[str, float]:
+        pictures = [read_picture(row.image_path) for row in rows]
+        mos = np.array([row.mos for row in rows])
+        found = {}
+        for mode in ('expectation', 'mean') if self.options.num_samples else ('expectation',):
+            self.scorer.mode = mode
+            described = self.scorer.describe(pictures)
+            ratings = np.array([each.rating for each in described])
+            values = correlations(ratings, mos, self.options.metrics, name)
+            found |= {f'{mode}_{metric}': value for metric, value in values.items()}
+            if mode == 'mean':
+                found['unparsed'] = float(sum(each.status == 'expectation' for each in described))
+        return found

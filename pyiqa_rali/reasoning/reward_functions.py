@@ -1,0 +1,98 @@
+"""The rewards in the form that TRL calls: lists in, lists out, the rank reward over all processes."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pyiqa_rali.reasoning.answers import strict_degradation, strict_rating
+from pyiqa_rali.reasoning.options import RewardOptions
+from pyiqa_rali.reasoning.prompts import ReasoningCard
+from pyiqa_rali.reasoning.rewards import (
+    Rollout,
+    continuous_score_reward,
+    degradation_reward,
+    format_reward,
+    rank_rewards,
+    threshold_score_reward,
+)
+
+Reward = Callable[..., list[float | None]]
+
+
+def reward_functions(options: RewardOptions, card: ReasoningCard) -> tuple[list[Reward], list[float]]:
+    """Return the reward functions with a weight above 0, and those weights.
+
+    A function returns None for rows of the other task; their names are those of the options.
+    """
+    made = {'format': format_function(), 'score': score_function(card, options.score_threshold),
+            'continuous_score': continuous_score_function(card, options.score_width), 'rank': rank_function(card),
+            'degradation': degradation_function()}
+    chosen = {name: function for name, function in made.items() if getattr(options, name) > 0}
+    for name, function in chosen.items():
+        function.__name__ = name  # TRL logs rewards by this name
+    return list(chosen.values()), [getattr(options, name) for name in chosen]
+
+
+def text_of(completion: str | list[dict[str, Any]]) -> str:
+    """Return the text of a completion as TRL hands it over: a string, or a conversation of one message."""
+    if isinstance(completion, str):
+        return completion
+    content = completion[0]['content']
+    return content if isinstance(content, str) else ''.join(part.get('text', '') for part in content)
+
+
+def format_function() -> Reward:
+    """Return the format reward, for all tasks."""
+    def reward(completions: list, **columns: Any) -> list[float | None]:
+        return [format_reward(text_of(completion)) for completion in completions]
+    return reward
+
+
+def score_function(card: ReasoningCard, threshold: float) -> Reward:
+    """Return the thresholded score reward."""
+    def reward(completions: list, task: list[str], mos: list[float], **columns: Any) -> list[float | None]:
+        return [threshold_score_reward(_rating(completion, card), label, threshold) if kind == 'score' else None
+                for completion, kind, label in zip(completions, task, mos, strict=True)]
+    return reward
+
+
+def continuous_score_function(card: ReasoningCard, width: float) -> Reward:
+    """Return the continuous score reward."""
+    def reward(completions: list, task: list[str], mos: list[float], **columns: Any) -> list[float | None]:
+        return [continuous_score_reward(_rating(completion, card), label, width) if kind == 'score' else None
+                for completion, kind, label in zip(completions, task, mos, strict=True)]
+    return reward
+
+
+def degradation_function() -> Reward:
+    """Return the reward for degradation class and severity."""
+    def reward(completions: list, task: list[str], distortion_class: list[str], severity: list[str],
+               **columns: Any) -> list[float | None]:
+        return [degradation_reward(strict_degradation(text_of(completion)), expected) if kind == 'degradation' else None
+                for completion, kind, expected in zip(completions, task, zip(distortion_class, severity, strict=True),
+                                                      strict=True)]
+    return reward
+
+
+def rank_function(card: ReasoningCard) -> Reward:
+    """Return the rank reward, which compares the rollouts of all processes."""
+    def reward(completions: list, task: list[str], mos: list[float], image_path: list[str], dataset: list[str],
+               **columns: Any) -> list[float | None]:
+        own = [Rollout(path, name, label, _rating(completion, card)) if kind == 'score' else None
+               for completion, kind, label, path, name in zip(completions, task, mos, image_path, dataset, strict=True)]
+        rollouts, start = _of_all_processes(own)
+        found = iter(rank_rewards([rollout for rollout in rollouts if rollout is not None]))
+        rewards = [None if rollout is None else next(found) for rollout in rollouts]
+        return rewards[start:start + len(own)]
+    return reward
+
+
+def _of_all_processes(own: list) -> tuple[list, int]:
+    """Return the items of all processes in order of rank, and where this one's begin."""
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+    state = PartialState()
+    return (gather_object(own), state.process_index * len(own)) if state.num_processes > 1 else (own, 0)
+
+
+def _rating(completion: Any, card: ReasoningCard) -> float | None:
+    return strict_rating(text_of(completion), tuple(card.rating_range), card.rating_key)

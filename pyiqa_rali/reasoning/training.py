@@ -1,0 +1,151 @@
+"""What GRPO and supervised fine-tuning share: the run's folder, which weights are trained, resumption, export."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pyiqa_rali.errors import OptionError
+from pyiqa_rali.files import atomic_open, write_json
+from pyiqa_rali.reasoning.options import GrpoOptions, NetworkOptions, SftOptions
+from pyiqa_rali.reasoning.tables import Row, rows_of
+from pyiqa_rali.reasoning.vlm import ReasoningModel, load_vlm
+from pyiqa_rali.run_folder import check_same_options, versions
+
+MAY_CHANGE = ('logger', 'path', 'export')
+VISION_TOWER = ('.visual.', '.vision_tower.', '.vision_model.')
+
+
+class ReasoningFolder:
+    """Paths of one run's files.
+
+    Args:
+        options: the run's options; its folder is `path: experiments_root` / `name`.
+    """
+
+    def __init__(self, options: GrpoOptions | SftOptions):
+        self.root = Path(options.path.experiments_root) / options.name
+        self.checkpoints = self.root / 'checkpoints'
+        self.log = self.root / 'log.csv'
+        self.val_log = self.root / 'val.csv'
+        self.samples = self.root / 'samples.csv'
+        self.export = self.root / 'models' / 'reasoning'
+        self.figures = self.root / 'figures'
+        self.options = self.root / 'options.yml'
+        self.tb_logger = self.root / 'tb_logger' if options.logger.use_tb_logger else None
+
+    def prepare(self, options: GrpoOptions | SftOptions, resume: bool) -> None:
+        """Make the folder; an earlier run of that name is archived, unless this one goes on from it.
+
+        Raises:
+            OptionError: the run to resume had other options.
+        """
+        if self.options.exists() and resume:
+            check_same_options(yaml.safe_load(self.options.read_text(encoding='utf-8')), asdict(options), self.options,
+                               MAY_CHANGE)
+        elif self.root.exists() and not resume:
+            from pyiqa.utils.misc import mkdir_and_rename
+            mkdir_and_rename(str(self.root))
+        with atomic_open(self.options) as stream:
+            yaml.safe_dump(asdict(options), stream, sort_keys=False)
+        write_json(self.root / 'versions.json', versions())
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint that was written to its end; half-written ones are removed."""
+        found = sorted(self.checkpoints.glob('checkpoint-*'), key=lambda path: int(path.name.rpartition('-')[2]))
+        while found:
+            newest = found.pop()
+            if is_whole(newest):
+                return newest
+            shutil.rmtree(newest)
+        return None
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint folder was written to its end: the trainer writes its state file last."""
+    try:
+        json.loads((checkpoint / 'trainer_state.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def load_for_training(options: GrpoOptions | SftOptions) -> ReasoningModel:
+    """Load the model, give it the run's prompts, and choose which of its weights are trained."""
+    network = options.network
+    reasoner = load_vlm(network.pretrained, network.dtype, network.attn_implementation, None, network.min_pixels,
+                        network.max_pixels, merge=True)
+    reasoner.card = options.prompts
+    choose_trained(reasoner.model, network)
+    return reasoner
+
+
+def choose_trained(model: torch.nn.Module, network: NetworkOptions) -> int:
+    """Set which parameters are trained, by tower, and return how many numbers they hold.
+
+    Raises:
+        OptionError: the model has no vision tower by the known names.
+    """
+    if network.train in ('all', 'lora'):
+        return sum(parameter.numel() for parameter in model.parameters())
+    trained = 0
+    for name, parameter in model.named_parameters():
+        in_vision = any(part in f'.{name}' for part in VISION_TOWER)
+        parameter.requires_grad_(in_vision == (network.train == 'vision'))
+        trained += parameter.numel() if parameter.requires_grad else 0
+    if not 0 < trained < sum(parameter.numel() for parameter in model.parameters()):
+        raise OptionError(f'network: train: {network.train}: this model has no parameters named {", ".join(VISION_TOWER)}, '
+                          'so its towers cannot be told apart. Use train: all or lora.')
+    return trained
+
+
+def lora_config(network: NetworkOptions) -> Any:
+    """Return peft's configuration, or None.
+
+    Raises:
+        OptionError: peft does not know a key, or refuses a value.
+    """
+    if network.lora is None:
+        return None
+    from peft import LoraConfig
+    try:
+        return LoraConfig(**{'task_type': 'CAUSAL_LM', **network.lora})
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"network: lora: {error}. The keys are those of peft's LoraConfig.") from error
+
+
+def collect_rows(options: GrpoOptions | SftOptions) -> tuple[list[Row], dict[str, list[Row]]]:
+    """Return the rows of all training sets together, and those of each validation set by its name."""
+    training, validation = [], {}
+    for section, values in options.datasets.items():
+        rows = rows_of(section, values, options.prompts, options.manual_seed)
+        if section.split('_')[0] == 'train':
+            training += rows
+        elif any(row.task != 'score' for row in rows):
+            raise OptionError(f'datasets: {section}: validation needs scores; a DegradationTable can only be trained on.')
+        else:
+            validation[section] = rows[:options.val.max_images]
+    if options.val.val_freq is not None and not validation:
+        raise OptionError('val: val_freq: there is no data set to validate on. Add datasets: val, or set val_freq to ~.')
+    return training, validation
+
+
+def export_model(model: torch.nn.Module, reasoner: ReasoningModel, folder: Path, merge: bool, training: str) -> Path:
+    """Write the model, its processor and its card to a folder that `create_metric` loads; whole or not at all."""
+    temporary = folder.with_name(f'.{folder.name}.part')
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    if hasattr(model, 'merge_and_unload') and merge:
+        model = model.merge_and_unload()
+    model.save_pretrained(temporary)
+    reasoner.processor.save_pretrained(temporary)
+    reasoner.card.training = training
+    reasoner.card.save(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+    return folder
