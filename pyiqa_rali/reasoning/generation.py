@@ -33,8 +33,8 @@ class GumbelSampling(LogitsProcessor):
         self.temperature = temperature
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        uniform = torch.stack([torch.rand(scores.shape[-1], generator=each, dtype=torch.float64) for each in self.generators])
-        noise = -torch.log(-torch.log(uniform.clamp(min=1e-300)).clamp(min=1e-300))
+        drawn = [torch.empty(scores.shape[-1], dtype=torch.float64).exponential_(generator=each) for each in self.generators]
+        noise = -torch.log(torch.stack(drawn))  # minus the logarithm of an exponential variable is a Gumbel variable
         return scores.double() / self.temperature + noise.to(scores.device)
 
 
@@ -81,7 +81,8 @@ def complete(reasoner: ReasoningModel, images: Sequence[Image.Image], question: 
     inputs = encode(reasoner, images, question)
     ends, padding = end_tokens(reasoner)
     processors = LogitsProcessorList([GumbelSampling(seeds, temperature)] if seeds is not None else [])
-    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=padding)
+    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=padding,
+                              suppress_tokens=placeholder_tokens(reasoner.model) or None)
     found = reasoner.model.generate(**inputs, generation_config=config, logits_processor=processors)
     return [_until_end(row, ends) for row in found[:, inputs['input_ids'].shape[1]:].tolist()]
 
@@ -93,6 +94,12 @@ def end_tokens(reasoner: ReasoningModel) -> tuple[list[int], int]:
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
     return ends, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+
+
+def placeholder_tokens(model: torch.nn.Module) -> list[int]:
+    """Return the tokens that stand for pictures in a prompt; a completion that holds one cannot be read again."""
+    names = [name for name in vars(model.config) if name.endswith('_token_id') and name[:3] not in ('eos', 'pad', 'bos')]
+    return sorted({getattr(model.config, name) for name in names if isinstance(getattr(model.config, name), int)})
 
 
 def decode(reasoner: ReasoningModel, completion: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ import torch
 from pyiqa_rali.errors import OptionError
 from pyiqa_rali.evaluation.plots import training_curves
 from pyiqa_rali.options import override, read_yaml
+from pyiqa_rali.reasoning.generation import placeholder_tokens
 from pyiqa_rali.reasoning.monitor import (
     GRPO_COLUMNS,
     AlarmCallback,
@@ -58,6 +59,8 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
     config = trainer_config(options, folder)
     reasoner = load_for_training(options)
     check_before_training(options, config, rows, reasoner)
+    config.generation_kwargs = {'suppress_tokens': placeholder_tokens(reasoner.model) or None,
+                                **(config.generation_kwargs or {})}
     if config.process_index == 0:
         folder.prepare(options, auto_resume)
     checkpoint = folder.last_checkpoint() if auto_resume else None

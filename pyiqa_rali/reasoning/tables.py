@@ -91,10 +91,15 @@ def degradation_rows(section: str, values: dict[str, Any]) -> list[Row]:
                 severity='null' if line['distortion_class'] == 'null' else line['severity']) for line in lines]
 
 
-def training_set(rows: list[Row], card: ReasoningCard) -> Any:
+def training_set(rows: list[Row], card: ReasoningCard, completions: list[str] | None = None) -> Any:
     """Return a `datasets.Dataset` for TRL whose images are read when they are asked for.
 
     Its columns are those of `Row`; an item has `prompt` and `image` too.
+
+    Args:
+        rows: what to ask about.
+        card: the prompts.
+        completions: what shall be answered, for supervised fine-tuning; items then have `completion`.
 
     Raises:
         DataError: an image file is not there.
@@ -107,9 +112,14 @@ def training_set(rows: list[Row], card: ReasoningCard) -> Any:
 
     def with_images(batch: dict[str, list]) -> dict[str, list]:
         prompts = [[{'role': 'user', 'content': questions[task]}] for task in batch['task']]
-        return {**batch, 'prompt': prompts, 'image': [read_picture(path) for path in batch['image_path']]}
+        made = {**batch, 'prompt': prompts, 'image': [read_picture(path) for path in batch['image_path']]}
+        if completions is not None:
+            made['completion'] = [[{'role': 'assistant', 'content': text}] for text in batch['completion']]
+        return made
 
-    return datasets.Dataset.from_list([vars(row) for row in rows]).with_transform(with_images)
+    columns = [vars(row) if completions is None else {**vars(row), 'completion': completions[number]}
+               for number, row in enumerate(rows)]
+    return datasets.Dataset.from_list(columns).with_transform(with_images)
 
 
 @functools.lru_cache(maxsize=CACHED_IMAGES)

@@ -1,0 +1,36 @@
+"""A cold start for models that cannot write yet: they learn the format, with texts and ratings drawn at random.
+
+Text and rating of an example agree with each other and have nothing to do with its image, so that whatever the model later
+knows about quality, it learned from rewards.
+"""
+
+import numpy as np
+
+from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
+from pyiqa_rali.data.quality_texts import write_texts
+from pyiqa_rali.reasoning.prompts import ReasoningCard
+from pyiqa_rali.reasoning.sft import completion_of
+from pyiqa_rali.reasoning.tables import Row
+
+
+def random_completions(rows: list[Row], types: list[str], card: ReasoningCard, seed: int) -> list[str]:
+    """Return one completion for each row: a random rating, and a text for it.
+
+    Args:
+        rows: only their number matters.
+        types: distortions that texts may name.
+        card: rating range and key.
+        seed: of all draws.
+    """
+    rng = np.random.default_rng(seed)
+    return [random_completion(types, card, rng) for _ in rows]
+
+
+def random_completion(types: list[str], card: ReasoningCard, rng: np.random.Generator) -> str:
+    """Return a completion whose rating is uniform on the scale, and whose text fits it."""
+    label = float(rng.uniform())
+    low, high = LEVEL_RANGE
+    severity = low + (1 - label) * (high - low)
+    text = write_texts([(str(rng.choice(types)), severity)] if label < 0.98 else [], label, rng, 1)[0]
+    rating_low, rating_high = card.rating_range
+    return completion_of(text, rating_low + label * (rating_high - rating_low), card, with_scores=True)

@@ -1,0 +1,158 @@
+"""Supervised fine-tuning on reasoning texts, with TRL: the last step of RACT (arXiv 2510.11369), and cold starts."""
+
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
+from pyiqa_rali.errors import OptionError
+from pyiqa_rali.options import override, read_yaml
+from pyiqa_rali.reasoning.grpo import draw_curves, results
+from pyiqa_rali.reasoning.monitor import SFT_COLUMNS, RecordCallback, ValidationCallback
+from pyiqa_rali.reasoning.options import SftOptions, sft_options
+from pyiqa_rali.reasoning.prompts import ReasoningCard
+from pyiqa_rali.reasoning.tables import Row, rows_of, training_set
+from pyiqa_rali.reasoning.training import ReasoningFolder, export_model, load_for_training, lora_config
+from pyiqa_rali.reasoning.vlm import ReasoningModel
+
+# a short max_length would cut the completion, and the loss would read 0
+DEFAULTS = {'bf16': False, 'gradient_checkpointing': False, 'max_length': None, 'completion_only_loss': True}
+FOREIGN_STYLE = 2.5  # nats a token: texts of a model's own style start far below
+
+
+def train_sft(opt_path: str | Path, auto_resume: bool = False, overrides: list[str] = ()) -> dict[str, Any]:
+    """Train as an option file describes; returns the export's folder and the first and last validation.
+
+    Args:
+        opt_path: the YAML file.
+        auto_resume: go on with an interrupted run of the same name.
+        overrides: 'section:key=value' entries.
+
+    Raises:
+        OptionError, DataError, CheckpointError: before the first step, with what to do.
+    """
+    options = sft_options(override(read_yaml(opt_path), list(overrides)))
+    rows, completions, validation = examples_of(options)
+    return run_sft(options, rows, completions, validation, auto_resume)
+
+
+def run_sft(options: SftOptions, rows: list[Row], completions: list[str], validation: dict[str, list[Row]],
+            auto_resume: bool = False) -> dict[str, Any]:
+    """Fine-tune on given completions.
+
+    Args:
+        options: checked options.
+        rows: images, one for each completion.
+        completions: what shall be answered.
+        validation: rows of each validation set, with scores.
+        auto_resume: go on with an interrupted run of the same name.
+    """
+    os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
+    folder = ReasoningFolder(options)
+    if auto_resume and folder.export.exists():
+        return results(folder)
+    config = trainer_config(options, folder)
+    reasoner = load_for_training(options)
+    if config.process_index == 0:
+        folder.prepare(options, auto_resume)
+    checkpoint = folder.last_checkpoint() if auto_resume else None
+    trainer = make_trainer(options, config, training_set(rows, options.prompts, completions), validation, reasoner, folder,
+                           checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.is_world_process_zero():
+        draw_curves(folder)
+        export_model(trainer.accelerator.unwrap_model(trainer.model), reasoner, folder.export, options.export.merge,
+                     options.export.training)
+    trainer.accelerator.wait_for_everyone()
+    return results(folder)
+
+
+def examples_of(options: SftOptions) -> tuple[list[Row], list[str], dict[str, list[Row]]]:
+    """Return images, completions and validation rows; every text of an image is an example of its own.
+
+    Raises:
+        OptionError, DataError: a training set has no texts, or they do not fit its images.
+    """
+    rows, completions, validation = [], [], {}
+    for section, values in options.datasets.items():
+        found = rows_of(section, values, options.prompts, options.manual_seed)
+        if section.split('_')[0] != 'train':
+            validation[section] = found[:options.val.max_images]
+            continue
+        if not values.get('reasoning_texts'):
+            raise OptionError(f'datasets: {section}: reasoning_texts: must name a JSON-lines file, such as one of python -m '
+                              'pyiqa_rali write-texts.')
+        texts = join_texts([row.image_path for row in found], load_reasoning_texts(values['reasoning_texts']))
+        for row, own in zip(found, texts, strict=True):
+            rows += [row] * len(own)
+            completions += [completion_of(text, row.mos, options.prompts, options.with_scores) for text in own]
+    return rows, completions, validation
+
+
+def completion_of(text: str, rating: float, card: ReasoningCard, with_scores: bool) -> str:
+    """Return a completion with a reasoning text, and the rating when scores are trained too."""
+    if not with_scores:
+        return f'<think>{text}</think>'
+    return f'<think>{text}</think><answer>{{"{card.rating_key}": {rating:.2f}}}</answer>'
+
+
+def trainer_config(options: SftOptions, folder: ReasoningFolder) -> Any:
+    """Return TRL's configuration.
+
+    Raises:
+        OptionError: TRL refuses a value.
+    """
+    from trl import SFTConfig
+    values = {**DEFAULTS, **options.sft, 'output_dir': str(folder.checkpoints), 'seed': options.manual_seed,
+              'logging_steps': options.logger.print_freq, 'save_steps': options.logger.save_checkpoint_freq,
+              'save_strategy': 'steps', 'report_to': [], 'remove_unused_columns': False}
+    if values['bf16'] and not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
+        raise OptionError('sft: bf16: true needs a GPU with bfloat16, and there is none here. Set bf16: false.')
+    values.setdefault('use_cpu', not torch.cuda.is_available())
+    try:
+        return SFTConfig(**values)
+    except (ValueError, TypeError) as error:
+        raise OptionError(f'sft: {error}') from error
+
+
+def make_trainer(options: SftOptions, config: Any, dataset: Any, validation: dict[str, list[Row]],
+                 reasoner: ReasoningModel, folder: ReasoningFolder, checkpoint: Path | None) -> Any:
+    """Return the trainer with all that watches it."""
+    from pyiqa_rali.reasoning.trainers import ReasoningSFTTrainer
+    start_step = int(checkpoint.name.rpartition('-')[2]) + 1 if checkpoint else 0
+    callbacks = []
+    if config.process_index == 0:
+        callbacks = [RecordCallback(folder.log, list(SFT_COLUMNS), start_step, folder.tb_logger)]
+    trainer = ReasoningSFTTrainer(model=reasoner.model, args=config, train_dataset=dataset, callbacks=callbacks,
+                                  processing_class=reasoner.processor, peft_config=lora_config(options.network))
+    if options.val.val_freq is not None and config.process_index == 0:
+        trained = ReasoningModel(trainer.model, reasoner.processor, reasoner.card, reasoner.folder)
+        trainer.add_callback(ValidationCallback(trained, validation, options.val, folder.val_log, start_step,
+                                                folder.tb_logger, 256))
+    if checkpoint is None and config.process_index == 0:
+        warn_of_foreign_style(trainer)
+    return trainer
+
+
+@torch.no_grad()
+def warn_of_foreign_style(trainer: Any, examples: int = 16) -> float:
+    """Return the loss of a few examples before training, and warn when the texts are not in the model's own style.
+
+    Fitting the vision tower to texts that the language model would never write harms it instead.
+    """
+    count = min(examples, len(trainer.train_dataset))
+    batch = trainer.data_collator([trainer.train_dataset[number] for number in range(count)])
+    inputs = {name: value.to(trainer.model.device) for name, value in batch.items()}
+    training = trainer.model.training
+    trainer.model.eval()
+    loss = float(trainer.model(**inputs).loss)
+    trainer.model.train(training)
+    if math.isfinite(loss) and loss > FOREIGN_STYLE:
+        warnings.warn(f'the texts start with a loss of {loss:.2f} a token (above {FOREIGN_STYLE}): they are not in this '
+                      "language model's own style. Let a model of its family write them (python -m pyiqa_rali write-texts), or "
+                      'train the language model first.', stacklevel=2)
+    return loss
