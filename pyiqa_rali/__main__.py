@@ -16,6 +16,8 @@ COMMANDS = {
     'info': ('info', 'Show what a checkpoint says about itself.'),
     'use': ('use', 'Make an own export the default weights of the metric `rali`.'),
     'convert': ('convert', 'Convert the released RALI folder into one checkpoint file.'),
+    'describe': ('describe', 'Let a reasoning model describe and rate images.'),
+    'write-texts': ('write_texts', 'Let a reasoning model write the texts that RALI is aligned with.'),
     'make-dataset': ('make_dataset', 'Make a data set from photographs: distorted pictures, synthetic labels, texts.'),
     'benchmark': ('benchmark', 'Measure time and memory of metrics on one image file, beside the encoder of the paper.'),
     'protocol': ('protocol', 'Test the light model: seeds, splits by photograph, unseen distortions, baselines.'),

@@ -1,11 +1,16 @@
 """`python -m pyiqa_rali.train -opt FILE`: run the training that an option file describes."""
 
 import argparse
+import json
 import sys
+from typing import Any
 
 from pyiqa_rali.commands import exit_status
+from pyiqa_rali.errors import OptionError, did_you_mean
+from pyiqa_rali.options import override, read_yaml
 
 PROGRAM = 'pyiqa_rali.train'
+KINDS = ('RALI', 'GRPO', 'SFT', 'CHAIN')
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,15 +27,34 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Hand over to the pipeline, which is imported only now: it needs torch."""
-    from pyiqa_rali.pipeline import train
-    train(args.opt, args.auto_resume, args.launcher, [entry for entries in args.force_yml for entry in entries])
+    """Hand over to what the file's `model_type` names, which is imported only now: it needs torch."""
+    overrides = [entry for entries in args.force_yml for entry in entries]
+    kind = override(read_yaml(args.opt), overrides).get('model_type', 'RALI')
+    if kind == 'RALI':
+        from pyiqa_rali.pipeline import train
+        train(args.opt, args.auto_resume, args.launcher, overrides)
+    elif kind == 'GRPO':
+        from pyiqa_rali.reasoning.grpo import train_grpo
+        print_results(train_grpo(args.opt, args.auto_resume, overrides))
+    elif kind == 'SFT':
+        from pyiqa_rali.reasoning.sft import train_sft
+        print_results(train_sft(args.opt, args.auto_resume, overrides))
+    elif kind == 'CHAIN':
+        from pyiqa_rali.chain import run_chain
+        print_results(run_chain(args.opt, args.auto_resume, overrides))
+    else:
+        raise OptionError(f'model_type: "{kind}" is not one of {", ".join(KINDS)}.{did_you_mean(kind, KINDS)}')
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """Print what came out as JSON."""
+    print(json.dumps(results, indent=2))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser, with pyiqa's own names for the arguments."""
-    parser = argparse.ArgumentParser(prog=f'python -m {PROGRAM}', description='Train RALI as an option file describes: '
-                                     'contrastive alignment, feature compression, scoring, export.')
+    parser = argparse.ArgumentParser(prog=f'python -m {PROGRAM}', description='Train as an option file describes: RALI '
+                                     '(contrastive alignment, compression, scoring), or a reasoning model (GRPO, SFT).')
     parser.add_argument('-opt', metavar='FILE', required=True, help='option file, such as options/rali.yml')
     parser.add_argument('--auto_resume', action='store_true', help='go on with an interrupted run of the same name')
     parser.add_argument('--launcher', choices=('none', 'pytorch'), default='none',

@@ -94,11 +94,16 @@ class ReasoningScorer(nn.Module):
         if not isinstance(source, ReasoningModel):
             source = load_vlm(source, dtype, attn_implementation, device_map, min_pixels, max_pixels)
         self._reasoner = _Hidden(source)
-        self.model = self._reasoner.value.model
+        self.model = self.reasoner.model
         self.card = _card(source.card, score_prompt, rating_range, source.folder)
         self.scale = _scale(mos_range, lower_better)
         self.failures = 0
         self._owner = None
+
+    @property
+    def reasoner(self) -> Any:
+        """The `ReasoningModel`: model, processor, card and folder."""
+        return self._reasoner.value
 
     @property
     def score_range(self) -> str:
@@ -193,16 +198,16 @@ class ReasoningScorer(nn.Module):
     def _complete(self, pictures: list[Image.Image], sample: int | None, attempt: int = 0) -> list[list[int]]:
         from pyiqa_rali.reasoning.generation import complete, derived_seed
         seeds = None if sample is None else [derived_seed(self.seed, digest(picture), sample, attempt) for picture in pictures]
-        return complete(self._reasoner.value, pictures, self.card.question(), self.max_new_tokens, seeds, self.temperature)
+        return complete(self.reasoner, pictures, self.card.question(), self.max_new_tokens, seeds, self.temperature)
 
     def _expect(self, pictures: list[Image.Image], completions: list[list[int]]) -> list[float]:
         from pyiqa_rali.reasoning.generation import expected_ratings
-        return expected_ratings(self._reasoner.value, pictures, self.card.question(), completions,
+        return expected_ratings(self.reasoner, pictures, self.card.question(), completions,
                                 tuple(self.card.rating_range), self.card.rating_key, self.batch_size)
 
     def _decode(self, completions: list[list[int]]) -> list[str]:
         from pyiqa_rali.reasoning.generation import decode
-        return [decode(self._reasoner.value, completion) for completion in completions]
+        return [decode(self.reasoner, completion) for completion in completions]
 
     def _to_mos(self, rating: float) -> float:
         if self.scale is None:

@@ -1,5 +1,6 @@
 """Pictures of a run as PNG: curves, scatter plots, and sheets of scored images."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pyiqa_rali.files import atomic_path
 
 BLUE, ORANGE, GRAY = '#0072B2', '#D55E00', '#777777'  # safe for colour-blind readers
 COLUMNS = 4
+TEXT_WIDTH = 52  # characters a line under a picture
 
 
 def training_curves(records: dict[str, list[dict[str, float]]], out: Path) -> None:
@@ -88,6 +90,25 @@ def image_sheet(items: Sequence[tuple[np.ndarray, float, float]], out: Path, tit
         axis.set_title(f'score {score:.2f}   MOS {mos:.2f}', fontsize=9)
     for axis in axes:
         axis.axis('off')
+    figure.suptitle(title)
+    _save(figure, out)
+
+
+def described_sheet(items: Sequence[tuple[np.ndarray, str, str]], out: Path, title: str) -> None:
+    """Draw pictures with a heading over each and a text under it.
+
+    Args:
+        items: (uint8 (H, W, 3), heading, text) of each picture.
+        out: the PNG.
+        title: heading of the sheet.
+    """
+    figure, axes = _grid(len(items), 3.6, 3.9)
+    for axis, (picture, heading, text) in zip(axes, items, strict=True):
+        axis.imshow(picture)
+        axis.set_title(heading, fontsize=9)
+        axis.set_xlabel(textwrap.fill(text, TEXT_WIDTH), fontsize=8)
+        axis.set_xticks([])
+        axis.set_yticks([])
     figure.suptitle(title)
     _save(figure, out)
 

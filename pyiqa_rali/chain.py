@@ -1,0 +1,282 @@
+"""The whole chain on a laptop: photographs, data, a tiny model, cold start, GRPO, reasoning texts, RALI, both scored.
+
+Each step leaves its files in the run's folder, and is skipped when a run goes on with --auto_resume and they are there.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pyiqa_rali.data.dataset_settings import DatasetSettings
+from pyiqa_rali.data.make_dataset import make_dataset
+from pyiqa_rali.data.tables import build_table
+from pyiqa_rali.errors import OptionError
+from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.evaluation.plots import described_sheet, spread_over_scores
+from pyiqa_rali.files import atomic_open, write_json
+from pyiqa_rali.options import PathOptions, from_known_keys, override, read_yaml
+from pyiqa_rali.pipeline import train as train_rali
+from pyiqa_rali.reasoning.cold_start import random_completions
+from pyiqa_rali.reasoning.grpo import run_grpo
+from pyiqa_rali.reasoning.options import GrpoOptions, grpo_options, sft_options
+from pyiqa_rali.reasoning.prompts import ReasoningCard
+from pyiqa_rali.reasoning.sft import run_sft
+from pyiqa_rali.reasoning.tables import read_picture, rows_of
+from pyiqa_rali.reasoning.tiny_vlm import save_tiny_vlm
+from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
+from pyiqa_rali.records import read_record
+from pyiqa_rali.run_folder import check_same_options, versions
+
+SPLIT = 'ratio712_seed0_split_01'
+METRICS = {name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc')}
+FIRST_AND_LAST = 20  # steps whose mean rewards are compared
+TIMED_IMAGES = 12
+SHOWN_IMAGES = 8
+
+
+@dataclass
+class ColdStartOptions:
+    """The supervised cold start.
+
+    Attributes:
+        examples: images with a random text and rating.
+        sft: keys of TRL's SFTConfig.
+    """
+
+    examples: int
+    sft: dict[str, Any]
+
+
+@dataclass
+class ChainOptions:
+    """The whole chain, checked.
+
+    Attributes:
+        name: of the run.
+        seeds: one run for each; figures are medians over them.
+        data: options of `make-dataset`.
+        vlm: options of the tiny model.
+        prompts: what it is asked, and its rating scale.
+        cold_start: supervised.
+        rewards, grpo, val: of GRPO.
+        texts: what is written.
+        rali: an option file for RALI without its data sets.
+        path: where to write.
+    """
+
+    name: str
+    seeds: list[int]
+    data: dict[str, Any]
+    cold_start: ColdStartOptions
+    rewards: dict[str, Any]
+    grpo: dict[str, Any]
+    val: dict[str, Any]
+    texts: WritingOptions
+    rali: dict[str, Any]
+    vlm: dict[str, Any] = field(default_factory=dict)
+    prompts: ReasoningCard = field(default_factory=ReasoningCard)
+    path: PathOptions = field(default_factory=PathOptions)
+    logger: dict[str, Any] = field(default_factory=dict)
+    model_type: str = 'CHAIN'
+
+
+def run_chain(opt_path: str | Path, auto_resume: bool = False, overrides: list[str] = ()) -> dict[str, Any]:
+    """Run the chain of an option file for each of its seeds, and return the figures.
+
+    Args:
+        opt_path: the YAML file.
+        auto_resume: keep the steps that an interrupted run has finished.
+        overrides: 'section:key=value' entries.
+
+    Raises:
+        OptionError, DataError, CheckpointError: with what to do.
+    """
+    options = chain_options(override(read_yaml(opt_path), list(overrides)))
+    root = Path(options.path.experiments_root) / options.name
+    _prepare(root, options, auto_resume)
+    found = {seed: Chain(options, seed, root / f'seed_{seed}', auto_resume).run() for seed in options.seeds}
+    medians = {name: statistics.median(values[name] for values in found.values()) for name in next(iter(found.values()))}
+    results = {'medians': medians, 'seeds': {str(seed): values for seed, values in found.items()}}
+    write_json(root / 'results.json', results)
+    return results
+
+
+def chain_options(values: dict[str, Any]) -> ChainOptions:
+    """Turn plain values into checked options."""
+    sections = {'cold_start': ColdStartOptions, 'texts': WritingOptions, 'prompts': ReasoningCard, 'path': PathOptions}
+    typed = {name: from_known_keys(sections[name], value or {}, name) if name in sections else value
+             for name, value in values.items()}
+    options = from_known_keys(ChainOptions, typed, 'options')
+    if not options.seeds:
+        raise OptionError('seeds: must name one seed at least, such as [0].')
+    return options
+
+
+def _prepare(root: Path, options: ChainOptions, resume: bool) -> None:
+    written = root / 'options.yml'
+    if written.exists() and resume:
+        check_same_options(yaml.safe_load(written.read_text(encoding='utf-8')), asdict(options), written, ('seeds', 'path'))
+    elif root.exists() and not resume:
+        from pyiqa.utils.misc import mkdir_and_rename
+        mkdir_and_rename(str(root))
+    with atomic_open(written) as stream:
+        yaml.safe_dump(asdict(options), stream, sort_keys=False)
+    write_json(root / 'versions.json', versions())
+
+
+class Chain:
+    """The chain for one seed.
+
+    Args:
+        options: of the chain.
+        seed: of data, weights, training and texts.
+        root: the folder for its files.
+        resume: keep finished steps.
+    """
+
+    def __init__(self, options: ChainOptions, seed: int, root: Path, resume: bool):
+        self.options, self.seed, self.root, self.resume = options, seed, root, resume
+        self.data, self.vlm, self.texts = root / 'data', root / 'vlm', root / 'reasoning_texts.jsonl'
+        self.cold, self.reasoning = root / 'cold_start', root / 'grpo'
+        self.rali = root / 'rali' / 'models' / 'rali.safetensors'
+
+    def run(self) -> dict[str, float]:
+        """Run all steps and return the figures of this seed."""
+        seconds = {}
+        for step in (self.make_data, self.make_vlm, self.start_cold, self.reinforce, self.write, self.align):
+            seconds[step.__name__] = _timed(step)
+        results = self.compare()
+        write_json(self.root / 'results.json', {**results, 'seconds': seconds})
+        return results
+
+    def make_data(self) -> None:
+        """Photographs -> distorted images with labels, split by photograph."""
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in self.options.data.items()}
+        make_dataset(from_known_settings({'out': str(self.data), 'seed': self.seed, 'split_seed': self.seed, **values}))
+
+    def make_vlm(self) -> None:
+        """A tiny vision-language model with random weights, and a tokenizer for the cold start's texts."""
+        if not (self.vlm / 'config.json').exists():
+            save_tiny_vlm(self.vlm, self._completions(), self.seed, **self.options.vlm)
+
+    def start_cold(self) -> None:
+        """Format, and ratings that have nothing to do with the image."""
+        options = sft_options({**self._common('cold_start', self.vlm), 'sft': self.options.cold_start.sft,
+                               'val': {'val_freq': None}})
+        rows = rows_of('train', self.table('train'), self.options.prompts, self.seed)
+        completions = self._completions()
+        run_sft(options, [rows[number % len(rows)] for number in range(len(completions))], completions, {}, self.resume)
+
+    def reinforce(self) -> None:
+        """GRPO: quality, from rewards alone."""
+        run_grpo(self._grpo_options(), self.resume)
+
+    def write(self) -> None:
+        """Reasoning texts of the trained model on the training images."""
+        if self.texts.exists():
+            return
+        from pyiqa_rali.reasoning.vlm import load_vlm
+        images = [Path(path) for path in build_table('train', self.table('train'), self.seed).image_names()]
+        options = WritingOptions(**{**asdict(self.options.texts), 'seed': self.seed})
+        report = write_texts(load_vlm(self.reasoning / 'models' / 'reasoning'), images, self.texts, options)
+        write_json(self.root / 'texts_report.json', asdict(report))
+
+    def align(self) -> None:
+        """RALI's three stages from those texts."""
+        values = {**self.options.rali, 'name': 'rali', 'manual_seed': self.seed,
+                  'path': {'experiments_root': str(self.root), 'pretrain_network': None, 'strict_load': True}}
+        loader = values.pop('loader')
+        train = {**self.table('train'), 'reasoning_texts': str(self.texts)}
+        values['datasets'] = {'train': {**train, **loader}, 'basis': self.table('basis'), 'val': self.table('val'),
+                              'test': self.table('test')}
+        opt_path = self.root / 'rali.yml'
+        with atomic_open(opt_path) as stream:
+            yaml.safe_dump(values, stream, sort_keys=False)
+        if not (self.resume and self.rali.exists()):
+            train_rali(str(opt_path), auto_resume=self.resume and (self.root / 'rali').exists())
+
+    def compare(self) -> dict[str, float]:
+        """Score the held-out photographs with both metrics, and draw."""
+        rows = rows_of('test', self.table('test'), self.options.prompts, self.seed)
+        paths, mos = [row.image_path for row in rows], np.array([row.mos for row in rows])
+        reasoner, rali = self._metrics()
+        rali_scores = np.array([float(rali(path)) for path in paths])
+        described = reasoner.net.describe([read_picture(path) for path in paths])
+        found = {f'rali_test_{name}': value for name, value in correlations(rali_scores, mos, METRICS, 'test').items()}
+        found |= self._rewards() | self._validations() | self._times(reasoner, rali, paths)
+        shown = spread_over_scores(rali_scores, min(SHOWN_IMAGES, len(paths)))
+        described_sheet([(np.asarray(read_picture(paths[each])), f'MOS {mos[each]:.2f}   RALI {rali_scores[each]:.2f}   '
+                          f'rating {described[each].rating:.2f}', described[each].reasoning_text) for each in shown],
+                        self.root / 'figures' / 'texts_and_scores.png', 'held-out photographs')
+        return found
+
+    def table(self, section: str) -> dict[str, Any]:
+        """Return the option section of one data set."""
+        return {'name': section, 'type': 'GeneralNRDataset', 'dataroot_target': str(self.data / 'images'),
+                'meta_info_file': str(self.data / 'meta_info.csv'), 'split_index': SPLIT, 'mos_range': [1, 5],
+                'lower_better': False}
+
+    def _completions(self) -> list[str]:
+        types = self.options.data.get('types') or list(DatasetSettings(out='').types)
+        count = self.options.cold_start.examples
+        return random_completions([None] * count, types, self.options.prompts, self.seed)
+
+    def _grpo_options(self) -> GrpoOptions:
+        start = self.cold / 'models' / 'reasoning'
+        values = {**self._common('grpo', start), 'rewards': self.options.rewards, 'grpo': self.options.grpo,
+                  'val': self.options.val}
+        values['datasets'] = {name: self.table(name) for name in ('train', 'val', 'test')}
+        return grpo_options(values)
+
+    def _common(self, name: str, start: Path) -> dict[str, Any]:
+        return {'name': name, 'manual_seed': self.seed, 'datasets': {'train': self.table('train')},
+                'network': {'pretrained': str(start)}, 'prompts': asdict(self.options.prompts),
+                'path': {'experiments_root': str(self.root)}, 'logger': dict(self.options.logger)}
+
+    def _metrics(self) -> tuple[Any, Any]:
+        import pyiqa
+        reasoner = pyiqa.create_metric('rali-reasoning', device='cpu', batch_size=self.options.val.get('batch_size', 16),
+                                       pretrained_model_path=str(self.reasoning / 'models' / 'reasoning'),
+                                       max_new_tokens=self.options.grpo['max_completion_length'])
+        return reasoner, pyiqa.create_metric('rali', device='cpu', pretrained_model_path=str(self.rali))
+
+    def _rewards(self) -> dict[str, float]:
+        """Return the mean reward of the first and last steps."""
+        record = read_record(self.reasoning / 'log.csv')
+        steps = max(1, FIRST_AND_LAST // max(1, self.options.logger.get('print_freq', 1)))
+        first, last = (statistics.fmean(row['reward'] for row in rows) for rows in (record[:steps], record[-steps:]))
+        return {'reward_first_20': first, 'reward_last_20': last, 'reward_gain': last - first}
+
+    def _validations(self) -> dict[str, float]:
+        record = read_record(self.reasoning / 'val.csv')
+        columns = [f'test/{mode}_{metric}' for mode in ('mean', 'expectation') for metric in METRICS]
+        return {f'reasoning_{when}_{column}'.replace('/', '_'): row.get(column, float('nan')) for when, row in
+                (('before', record[0]), ('after', record[-1])) for column in columns}
+
+    def _times(self, reasoner: Any, rali: Any, paths: list[str]) -> dict[str, float]:
+        """Return the median time for one image of both metrics, called one image at a time, and the ratio."""
+        reasoner.net.batch_size = 1
+        medians = []
+        for metric in (rali, reasoner):
+            metric(paths[0])
+            medians.append(statistics.median(_timed(lambda path=path, metric=metric: metric(path))
+                                             for path in paths[:TIMED_IMAGES]))
+        return {'rali_ms': 1000 * medians[0], 'reasoning_ms': 1000 * medians[1], 'time_ratio': medians[0] / medians[1]}
+
+
+def from_known_settings(values: dict[str, Any]) -> DatasetSettings:
+    """Build the settings of `make-dataset`; an unknown key is an error."""
+    return from_known_keys(DatasetSettings, values, 'data')
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    """Run something and return the seconds it took."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

@@ -1,0 +1,74 @@
+"""Let a reasoning model describe and rate images."""
+
+import argparse
+import json
+
+from pyiqa_rali.errors import OptionError
+from pyiqa_rali.image_files import ImageFinder
+
+MODES = ('expectation', 'greedy', 'mean')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER', help='image files, folders with images below them')
+    parser.add_argument('--model', required=True, metavar='FOLDER_OR_REPO',
+                        help='a vision-language model: a folder, or owner/name[:folder] on the hub')
+    add_model_arguments(parser)
+    parser.add_argument('--mode', choices=MODES, default='expectation', help='how the rating is had (default: %(default)s)')
+    parser.add_argument('--num-samples', type=int, default=5, metavar='N', help='for --mode mean (default: %(default)s)')
+    parser.add_argument('--json', action='store_true', help='one JSON object a line instead of text')
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how a reasoning model is loaded and run."""
+    parser.add_argument('--rating-range', nargs=2, type=float, metavar=('LOW', 'HIGH'),
+                        help='scale of its ratings, for a model whose folder does not say')
+    parser.add_argument('--prompt', help="question instead of the model's own")
+    parser.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16', 'float16'), default='auto')
+    parser.add_argument('--attn-implementation', metavar='NAME', help='such as sdpa or flash_attention_2')
+    parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
+    parser.add_argument('--max-pixels', type=int, metavar='N', help='larger pictures are made smaller')
+    parser.add_argument('--max-new-tokens', type=int, default=512, metavar='N', help='longest text (default: %(default)s)')
+    parser.add_argument('--batch-size', type=int, default=8, metavar='N', help='images at once (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of sampling (default: %(default)s)')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Describe, image after image.
+
+    Returns:
+        0; 1 when there are images without a rating.
+    """
+    from pyiqa_rali.reasoning.tables import read_picture
+    files = list(ImageFinder(args.images))
+    if not files:
+        raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
+    net = make_scorer(args)
+    failed = 0
+    for start in range(0, len(files), args.batch_size):
+        chunk = files[start:start + args.batch_size]
+        for path, found in zip(chunk, net.describe([read_picture(path) for path in chunk]), strict=True):
+            failed += found.status == 'failed'
+            print(as_json(path, found) if args.json else
+                  f'{path}\n  rating {found.rating:.3f} ({found.status})\n  {found.reasoning_text}', flush=True)
+    return 1 if failed else 0
+
+
+def as_json(path: str, found) -> str:
+    """Return one line; a missing rating is null."""
+    rating = None if found.rating != found.rating else round(found.rating, 6)
+    return json.dumps({'image': path, 'rating': rating, 'status': found.status, 'reasoning_text': found.reasoning_text},
+                      ensure_ascii=False)
+
+
+def make_scorer(args: argparse.Namespace):
+    """Load the model on its device."""
+    import torch
+
+    from pyiqa_rali.archs.reasoning import ReasoningScorer
+    net = ReasoningScorer(args.model, mode=args.mode, num_samples=args.num_samples, seed=args.seed, dtype=args.dtype,
+                          max_new_tokens=args.max_new_tokens, batch_size=args.batch_size, max_pixels=args.max_pixels,
+                          attn_implementation=args.attn_implementation, score_prompt=args.prompt,
+                          rating_range=args.rating_range)
+    return net.to(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))

@@ -1,0 +1,71 @@
+"""Let a reasoning model write the texts that RALI is aligned with."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pyiqa_rali.commands.describe import add_model_arguments
+from pyiqa_rali.errors import OptionError, some
+from pyiqa_rali.image_files import ImageFinder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument('images', nargs='*', metavar='IMAGE|FOLDER', help='image files, folders with images below them')
+    parser.add_argument('--opt', metavar='FILE', help="take the images of an option file's data set instead")
+    parser.add_argument('--dataset', default='train', metavar='SECTION', help='which of its data sets (default: train)')
+    parser.add_argument('--model', required=True, metavar='FOLDER_OR_REPO',
+                        help='a vision-language model: a folder, or owner/name[:folder] on the hub')
+    parser.add_argument('--out', required=True, metavar='JSONL', help='the file to write')
+    parser.add_argument('--texts-per-image', type=int, default=4, metavar='N', help='different ones (default: %(default)s)')
+    parser.add_argument('--temperature', type=float, default=1.0, help='of sampling (default: %(default)s)')
+    parser.add_argument('--attempts', type=int, default=8, metavar='N',
+                        help='for a text without rating, or one that an image has already (default: %(default)s)')
+    add_model_arguments(parser)
+    parser.epilog = ('A run that was stopped goes on when it is started again with the same arguments. Each text records its '
+                     'seed and model; JSONL.json beside the file records prompt and settings.')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write and report."""
+    from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
+    for name in ('texts_per_image', 'attempts', 'batch_size', 'max_new_tokens'):
+        if getattr(args, name) < 1:
+            raise OptionError(f'--{name.replace("_", "-")}: {getattr(args, name)} must be 1 at least.')
+    if not args.temperature > 0:
+        raise OptionError(f'--temperature: {args.temperature} must be above 0.')
+    if bool(args.images) == bool(args.opt):
+        raise OptionError('give either images or folders, or --opt FILE.')
+    files = [Path(path) for path in (ImageFinder(args.images) if args.images else files_of(args.opt, args.dataset))]
+    if not files:
+        raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
+    options = WritingOptions(args.texts_per_image, args.seed, args.temperature, args.max_new_tokens, args.batch_size,
+                             args.attempts)
+    report = write_texts(load(args), files, Path(args.out), options)
+    print(f'{args.out}: {report.texts} texts on {report.images} images. Tried again: {report.unparsed} without reasoning or '
+          f'rating, {report.repeated} that the image had already.', file=sys.stderr)
+    if report.short:
+        print(f'{len(report.short)} images have fewer than {args.texts_per_image} texts: {some(report.short)}.',
+              file=sys.stderr)
+    return 0
+
+
+def files_of(opt: str, section: str) -> list[str]:
+    """Return the image files of a data set in an option file."""
+    from pyiqa_rali.data.tables import build_table
+    from pyiqa_rali.errors import did_you_mean
+    from pyiqa_rali.options import read_yaml
+    sections = read_yaml(opt).get('datasets') or {}
+    if section not in sections:
+        raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
+    return build_table(section, sections[section], 0).image_names()
+
+
+def load(args: argparse.Namespace):
+    """Load the model with its card, on its device."""
+    from pyiqa_rali.commands.describe import make_scorer
+    args.mode, args.num_samples = 'greedy', 1
+    net = make_scorer(args)
+    reasoner = net.reasoner
+    reasoner.card = net.card
+    return reasoner

@@ -1,0 +1,179 @@
+"""A reasoning model writes several texts on each image: the file that the alignment trainer reads."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, save_reasoning_texts
+from pyiqa_rali.errors import DataError, OptionError, some
+from pyiqa_rali.files import write_json
+from pyiqa_rali.reasoning.answers import lenient_rating, reasoning_text
+from pyiqa_rali.reasoning.generation import complete, decode, derived_seed
+from pyiqa_rali.reasoning.tables import read_picture
+from pyiqa_rali.reasoning.vlm import ReasoningModel
+
+
+@dataclass
+class WritingOptions:
+    """How texts are written.
+
+    Attributes:
+        texts_per_image: how many different ones.
+        seed: of sampling; each text's own seed is derived from it, the image's name and the text's number.
+        temperature: of sampling.
+        max_new_tokens: longest completion.
+        batch_size: images at once.
+        attempts: tries for each text that has no reasoning or rating, or that is there already.
+    """
+
+    texts_per_image: int = 4
+    seed: int = 0
+    temperature: float = 1.0
+    max_new_tokens: int = 512
+    batch_size: int = 8
+    attempts: int = 8
+
+
+@dataclass
+class WritingReport:
+    """What happened.
+
+    Attributes:
+        images: with all their texts.
+        texts: written.
+        unparsed: completions without reasoning or rating, tried again.
+        repeated: texts that an image had already, tried again.
+        short: images with fewer texts than wanted, after all attempts.
+    """
+
+    images: int = 0
+    texts: int = 0
+    unparsed: int = 0
+    repeated: int = 0
+    short: list[str] = field(default_factory=list)
+
+
+def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options: WritingOptions,
+                names: list[str] | None = None) -> WritingReport:
+    """Write texts on all images to a JSON-lines file; an interrupted run goes on where it stopped.
+
+    Finished images stand in `<out>.part`, one line each, with what the file says of model, prompt and seeds beside it in
+    `<out>.json`; `out` itself appears when all images are done.
+
+    Args:
+        reasoner: the model, with its card.
+        images: files.
+        out: the JSON-lines file.
+        options: how.
+        names: what the images are called in the file; None takes their file names.
+
+    Raises:
+        OptionError: `out` or its part is from other settings.
+        DataError: two images have one name, an image cannot be read, or no text could be had for some.
+    """
+    names = names or [image.name for image in images]
+    _refuse_repeated(names)
+    settings = {'model': str(reasoner.folder), 'prompt': reasoner.card.question(), **vars(options)}
+    part = out.with_name(f'{out.name}.part')
+    done = _begin(part, out, settings)
+    report = WritingReport()
+    left = [(name, image) for name, image in zip(names, images, strict=True) if name not in done]
+    with open(part, 'a', encoding='utf-8') as stream, tqdm(total=len(images), initial=len(done), desc='write-texts',
+                                                           unit='image') as bar:
+        for start in range(0, len(left), options.batch_size):
+            chunk = left[start:start + options.batch_size]
+            for (name, _), texts in zip(chunk, _texts_of(reasoner, chunk, options, report), strict=True):
+                done[name] = texts
+                stream.write(_line(name, texts))
+                bar.update()
+            stream.flush()
+            os.fsync(stream.fileno())
+    return _finish(part, out, {name: done[name] for name in names}, options, report)
+
+
+def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], options: WritingOptions,
+              report: WritingReport) -> list[list[ReasoningText]]:
+    """Return the texts of some images: every number is tried until it has a new text, or its attempts are used up."""
+    pictures = [read_picture(str(image)) for _, image in chunk]
+    found: list[list[ReasoningText]] = [[] for _ in chunk]
+    for number in range(options.texts_per_image):
+        missing = list(range(len(chunk)))
+        for attempt in range(options.attempts):
+            seeds = [derived_seed(options.seed, chunk[each][0], number, attempt) for each in missing]
+            completions = complete(reasoner, [pictures[each] for each in missing], reasoner.card.question(),
+                                   options.max_new_tokens, seeds, options.temperature)
+            failed = []
+            for each, seed, completion in zip(missing, seeds, completions, strict=True):
+                text = _usable(reasoner, decode(reasoner, completion))
+                known = {item.text for item in found[each]}
+                if text is not None and text not in known:
+                    found[each].append(ReasoningText(text, seed, reasoner.folder.name))
+                    continue
+                failed.append(each)
+                report.unparsed += text is None
+                report.repeated += text is not None
+            missing = failed
+            if not missing:
+                break
+    return found
+
+
+def _usable(reasoner: ReasoningModel, completion: str) -> str | None:
+    """Return the reasoning of a completion that has both a reasoning and a rating."""
+    text = reasoning_text(completion)
+    rating = lenient_rating(completion, tuple(reasoner.card.rating_range), reasoner.card.rating_key)
+    return text if text and rating is not None else None
+
+
+def _begin(part: Path, out: Path, settings: dict[str, Any]) -> dict[str, list[ReasoningText]]:
+    """Return the images that an interrupted run has finished; a last line cut short is dropped."""
+    described = out.with_name(f'{out.name}.json')
+    if described.exists() and (part.exists() or out.exists()):
+        before = json.loads(described.read_text(encoding='utf-8')).get('settings')
+        if before != json.loads(json.dumps(settings)):
+            changed = next(key for key in settings if (before or {}).get(key) != settings[key])
+            raise OptionError(f'--out: {out} was begun with another {changed}: {(before or {}).get(changed)!r}, now '
+                              f'{settings[changed]!r}. Give another --out, or remove it.')
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(described, {'settings': settings})
+    if out.exists():
+        return load_reasoning_texts(out)
+    done = dict(_whole_lines(part))
+    with open(part, 'w', encoding='utf-8') as stream:
+        stream.writelines(_line(name, texts) for name, texts in done.items())
+    return done
+
+
+def _whole_lines(part: Path) -> Iterator[tuple[str, list[ReasoningText]]]:
+    if part.exists():
+        for line in part.read_bytes().split(b'\n')[:-1]:
+            row = json.loads(line)
+            yield row['image'], [ReasoningText(**item) for item in row['texts']]
+
+
+def _line(name: str, texts: list[ReasoningText]) -> str:
+    return json.dumps({'image': name, 'texts': [vars(item) for item in texts]}, ensure_ascii=False) + '\n'
+
+
+def _finish(part: Path, out: Path, done: dict[str, list[ReasoningText]], options: WritingOptions,
+            report: WritingReport) -> WritingReport:
+    report.images, report.texts = len(done), sum(map(len, done.values()))
+    report.short = [name for name, texts in done.items() if len(texts) < options.texts_per_image]
+    empty = [name for name, texts in done.items() if not texts]
+    if empty:
+        raise DataError(f'{len(empty)} images have no text after {options.attempts} attempts: {some(empty)}. Those of the '
+                        f'others are in {part}. Raise --attempts, or look at the model with: python -m pyiqa_rali describe.')
+    save_reasoning_texts(out, done)
+    part.unlink(missing_ok=True)
+    return report
+
+
+def _refuse_repeated(names: list[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise DataError(f'{len(repeated)} image names stand for several files: {some(repeated)}. Rename them.')
