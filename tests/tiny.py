@@ -123,3 +123,15 @@ def tiny_released_folder(folder: Path, seed: int = 0, activation: str = 'quick_g
     torch.save({'state_dict': {**{f'clip.{name}': tensor for name, tensor in clip.state_dict().items()},
                                **{f'scorer.{name}': tensor for name, tensor in scorer.items()}}}, folder / 'ckpt.pt')
     return folder
+
+
+def tiny_vlm(folder: Path, seed: int = 0) -> Path:
+    """Save a vision-language model with its card, and return the folder."""
+    from pyiqa_rali.data.quality_texts import all_sentences
+    from pyiqa_rali.reasoning.prompts import ReasoningCard
+    from pyiqa_rali.reasoning.tiny_vlm import save_tiny_vlm
+    answers = [f'<think>{text}</think><answer>{{"rating": {1 + number % 40 / 10:.2f}}}</answer>'
+               for number, text in enumerate(all_sentences()[:200])]
+    save_tiny_vlm(folder, answers, seed, image_size=32, width=32, layers=2, vocab_size=600)
+    ReasoningCard(score_prompt='Rate it from {low:g} to {high:g}.', training='none: random weights').save(folder)
+    return folder

@@ -7,7 +7,7 @@ knows about quality, it learned from rewards.
 import numpy as np
 
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
-from pyiqa_rali.data.quality_texts import write_texts
+from pyiqa_rali.data.quality_texts import FAULT_SENTENCES, IMPRESSIONS, fault_sentence
 from pyiqa_rali.reasoning.prompts import ReasoningCard
 from pyiqa_rali.reasoning.sft import completion_of
 from pyiqa_rali.reasoning.tables import Row
@@ -27,10 +27,12 @@ def random_completions(rows: list[Row], types: list[str], card: ReasoningCard, s
 
 
 def random_completion(types: list[str], card: ReasoningCard, rng: np.random.Generator) -> str:
-    """Return a completion whose rating is uniform on the scale, and whose text fits it."""
+    """Return a completion whose rating is uniform on the scale, and whose text of two sentences fits it."""
     label = float(rng.uniform())
     low, high = LEVEL_RANGE
     severity = low + (1 - label) * (high - low)
-    text = write_texts([(str(rng.choice(types)), severity)] if label < 0.98 else [], label, rng, 1)[0]
+    fault = fault_sentence(str(rng.choice(types)), severity, int(rng.integers(len(FAULT_SENTENCES))))
+    impressions = IMPRESSIONS[int(label * len(IMPRESSIONS))]
+    text = f'{fault} {impressions[int(rng.integers(len(impressions)))]}'
     rating_low, rating_high = card.rating_range
     return completion_of(text, rating_low + label * (rating_high - rating_low), card, with_scores=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from pyiqa_rali.checkpoints.locate import from_hub
 from pyiqa_rali.errors import CheckpointError, OptionError
@@ -99,7 +100,7 @@ def _load(folder: Path, options: dict[str, Any]) -> torch.nn.Module:
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True, output_loading_info=True,
                                                                     **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f'{folder}: cannot be loaded as an image-text-to-text model: {error}') from error
     lost = sorted([*report['missing_keys'], *report['mismatched_keys'], *report['unexpected_keys']], key=str)
     if lost:
@@ -112,7 +113,7 @@ def _with_adapter(model: torch.nn.Module, folder: Path, merge: bool) -> torch.nn
     from peft import PeftModel
     try:
         adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f'{folder}: its adapter cannot be loaded: {error}') from error
     return (adapted.merge_and_unload() if merge else adapted).eval()
 

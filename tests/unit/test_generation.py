@@ -1,0 +1,236 @@
+"""Generation with a tiny model: batches change nothing, sampling is a softmax's, the expectation is right and in range."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyiqa_rali.archs.reasoning import ReasoningScorer
+from pyiqa_rali.errors import CheckpointError, OptionError
+from pyiqa_rali.reasoning.generation import (
+    GumbelSampling,
+    complete,
+    decode,
+    derived_seed,
+    encode,
+    expected_ratings,
+    placeholder_tokens,
+    rating_branches,
+)
+from pyiqa_rali.reasoning.prompts import ReasoningCard, read_card
+from pyiqa_rali.reasoning.vlm import load_vlm
+from tests.tiny import tiny_vlm
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return tiny_vlm(tmp_path_factory.mktemp('vlm') / 'tiny')
+
+
+@pytest.fixture(scope='module')
+def reasoner(folder):
+    return load_vlm(folder)
+
+
+@pytest.fixture(scope='module')
+def pictures():
+    rng = np.random.default_rng(0)
+    sizes = [(40, 60), (64, 64), (100, 30), (20, 20)]
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+
+
+def test_completions_do_not_depend_on_the_batch(reasoner, pictures):
+    question = reasoner.card.question()
+    for seeds in (None, [1, 2, 3, 4]):
+        together = complete(reasoner, pictures, question, 24, seeds)
+        alone = [complete(reasoner, [picture], question, 24, seeds and [seed])[0]
+                 for picture, seed in zip(pictures, seeds or [0] * 4, strict=True)]
+        assert together == alone
+    assert complete(reasoner, pictures, question, 24, [1, 2, 3, 4]) != complete(reasoner, pictures, question, 24, [5, 6, 7, 8])
+
+
+def test_sampling_is_that_of_the_softmax():
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    processor = GumbelSampling([0], temperature=0.7)
+    counts = np.bincount([int(processor(None, logits).argmax()) for _ in range(4000)], minlength=4) / 4000
+    assert counts == pytest.approx(torch.softmax(logits[0] / 0.7, 0).numpy(), abs=0.025)
+
+
+def test_seeds_are_derived_from_all_parts():
+    assert derived_seed(0, 'a', 1) == derived_seed(0, 'a', 1) and 0 <= derived_seed(0, 'a', 1) < 2 ** 63
+    assert len({derived_seed(0, 'a', 1), derived_seed(1, 'a', 1), derived_seed(0, 'b', 1), derived_seed(0, 'a', 2)}) == 4
+
+
+def test_completions_never_hold_a_placeholder(reasoner, pictures):
+    forbidden = placeholder_tokens(reasoner.model)
+    assert len(forbidden) == 4
+    found = complete(reasoner, pictures, 'Rate it.', 200, [1, 2, 3, 4], temperature=5.0)
+    assert not {token for row in found for token in row} & set(forbidden)
+
+
+def test_the_expectation_is_that_of_all_ratings(reasoner, pictures):
+    """Against the product of the probabilities of every token of every rating, each computed by a whole forward pass."""
+    question, rating_range, start = 'Rate it.', (1.0, 5.0), '<think>Sharp.</think><answer>{"rating": '
+    tokenizer = reasoner.processor.tokenizer
+    prefix = tokenizer.encode(start, add_special_tokens=False)
+    whole = tokenizer.encode(start + '3.42}</answer>', add_special_tokens=False)
+    found = expected_ratings(reasoner, pictures[:1], question, [whole], rating_range, 'rating', 8)
+    branches = rating_branches(tokenizer, rating_range)
+
+    def expectation(path):
+        children = branches[path]
+        with torch.no_grad():
+            logits = reasoner.model(**encode(reasoner, pictures[:1], question, [[*prefix, *path]])).logits[0, -1].double()
+        shares = torch.softmax(logits[[child for child in children if isinstance(child, int)]], 0).tolist()
+        return sum(share * expectation((*path, child)) if isinstance(child, int) else child
+                   for share, child in zip(shares or [1.0], children, strict=True))
+    assert found[0] == pytest.approx(expectation(()), abs=0.01)
+
+
+@pytest.mark.parametrize('completion', ['', 'Nothing like it', '<think>a', '<think>a</think>', '<think>a</think><answer>',
+                                        '<think>a</think><answer>{"rating": good}</answer>', '<answer>3</answer>'])
+def test_any_completion_has_an_expectation(reasoner, pictures, completion):
+    tokens = reasoner.processor.tokenizer.encode(completion, add_special_tokens=False)
+    found = expected_ratings(reasoner, pictures[:1], 'Rate it.', [tokens], (1.0, 5.0), 'rating', 8)
+    assert 1 <= found[0] <= 5
+
+
+@pytest.mark.parametrize('rating_range', [(1, 5), (0, 10), (0, 1), (1, 100), (0.5, 2.5)])
+def test_branches_lead_to_every_rating_and_to_nothing_else(reasoner, rating_range):
+    branches = rating_branches(reasoner.processor.tokenizer, rating_range)
+    leaves = {child for children in branches.values() for child in children if isinstance(child, float)}
+    low, high = rating_range
+    assert leaves == {round(low + step / 10, 1) for step in range(round((high - low) * 10) + 1)}
+    assert all((*path, child) in branches for path, children in branches.items() for child in children
+               if isinstance(child, int))
+
+
+def scorer(folder, **options):
+    return ReasoningScorer(pretrained_model_path=folder, max_new_tokens=24, **options)
+
+
+@pytest.mark.parametrize('mode', ['expectation', 'greedy', 'mean'])
+def test_scores_do_not_depend_on_batch_or_run(folder, mode):
+    images = torch.rand(5, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    net = scorer(folder, mode=mode, num_samples=2, batch_size=3)
+    scores = net(images)
+    assert scores.shape == (5, 1) and scores.dtype == torch.float32 and bool(((scores >= 1) & (scores <= 5)).all())
+    alone = torch.cat([net(image[None]) for image in images])
+    assert torch.allclose(scores, alone, atol=1e-5)
+    assert torch.equal(scores, scorer(folder, mode=mode, num_samples=2, batch_size=3)(images))
+
+
+def test_gray_and_other_float_types(folder):
+    net = scorer(folder)
+    gray = torch.rand(1, 1, 40, 40)
+    assert torch.allclose(net(gray), net(gray.expand(-1, 3, -1, -1)))
+    assert net(gray.half()).dtype == torch.float32
+
+
+def test_describing(folder, pictures):
+    found = scorer(folder, mode='greedy', resamples=1).describe(pictures)
+    assert [each.status for each in found] == ['expectation'] * 4  # random weights write nothing that can be parsed
+    assert all(1 <= each.rating <= 5 and isinstance(each.reasoning_text, str) for each in found)
+
+
+def test_what_was_written_is_parsed(folder, pictures, monkeypatch):
+    net = scorer(folder, mode='greedy')
+    written = iter(['<think>Sharp.</think><answer>{"rating": 4.5}</answer>', 'nothing', '3', '63'])
+    tokenizer = net.reasoner.processor.tokenizer
+    answers = [tokenizer.encode(text, add_special_tokens=False) for text in written]
+    again = tokenizer.encode('<think>Dark.</think><answer>{"rating": 2}</answer>', add_special_tokens=False)
+    monkeypatch.setattr('pyiqa_rali.reasoning.generation.complete',
+                        lambda reasoner, images, *rest: answers if len(images) == 4 else [again] * len(images))
+    found = net.describe(pictures)
+    assert [(each.rating, each.status) for each in found] == [(4.5, 'parsed'), (2, 'resampled'), (3, 'parsed'),
+                                                              (2, 'resampled')]
+    assert found[0].reasoning_text == 'Sharp.' and found[1].reasoning_text == 'Dark.'
+
+
+def test_a_rating_that_cannot_be_had_is_nan_with_a_warning_and_a_count(folder, monkeypatch):
+    net = scorer(folder)
+    monkeypatch.setattr(ReasoningScorer, '_expect', lambda self, pictures, completions: [float('nan')] * len(pictures))
+    with pytest.warns(UserWarning, match=r'2 of 2 pictures have NO SCORE \(NaN\)'):
+        scores = net(torch.rand(2, 3, 40, 40))
+    assert scores.isnan().all() and net.failures == 2
+
+
+def test_ratings_map_to_a_mos_scale(folder):
+    images = torch.rand(2, 3, 40, 40)
+    plain, mapped = scorer(folder), scorer(folder, mos_range=[0, 100], lower_better=True)
+    assert (plain.score_range, mapped.score_range, mapped.lower_better) == ('1, 5', '0, 100', True)
+    assert torch.allclose(mapped(images), 100 - (plain(images) - 1) * 25, atol=1e-3)
+
+
+def test_the_metric_of_pyiqa(folder, tmp_path):
+    import pyiqa
+
+    import pyiqa_rali  # noqa: F401 (registers)
+    metric = pyiqa.create_metric('rali-reasoning', device='cpu', pretrained_model_path=str(folder), max_new_tokens=24)
+    Image.new('RGB', (50, 40), 'teal').save(tmp_path / 'a.png')
+    assert metric(str(tmp_path / 'a.png')).shape == (1, 1) and metric.score_range == '1, 5'
+    assert sum(parameter.numel() for parameter in metric.parameters()) == sum(
+        parameter.numel() for parameter in metric.net.model.parameters())
+
+
+@pytest.mark.parametrize(('options', 'error', 'message'), [
+    ({'mode': 'expectations'}, OptionError, 'mode: "expectations" is not one of .* Did you mean "expectation"'),
+    ({'num_samples': 0}, OptionError, 'num_samples: 0 must be 1'), ({'temperature': 0}, OptionError, 'temperature: 0 must be'),
+    ({'mos_range': [0, 9]}, OptionError, 'give both'), ({'dtype': 'int8'}, OptionError, 'dtype: "int8"'),
+    ({'rating_range': [5, 1]}, OptionError, r'rating_range: \[5.0, 1.0\] must be'),
+    ({'min_pixels': 9, 'max_pixels': 4}, OptionError, 'min_pixels: 9 is more than max_pixels: 4'),
+    ({'score_prompt': '{colour}'}, OptionError, 'cannot be filled in')])
+def test_options_that_cannot_be_used(folder, options, error, message):
+    with pytest.raises(error, match=message):
+        scorer(folder, **options)(torch.rand(1, 3, 40, 40))
+
+
+def test_models_that_cannot_be_used(folder, tmp_path):
+    with pytest.raises(OptionError, match='pretrained_model_path: must name a folder'):
+        ReasoningScorer()
+    for source, message in ((tmp_path / 'gone', 'is no folder'), (tmp_path, 'is no model folder'),
+                            ('nobody/nothing', 'nobody/nothing: is not in the cache of the hub')):
+        with pytest.raises(CheckpointError, match=message):
+            ReasoningScorer(pretrained_model_path=str(source))
+
+
+def test_a_model_that_says_nothing_about_its_scale_needs_one(folder, tmp_path):
+    import shutil
+    copy = tmp_path / 'copy'
+    shutil.copytree(folder, copy)
+    (copy / 'pyiqa_rali_reasoning.json').unlink()
+    with pytest.raises(CheckpointError, match='says nothing about the scale of its ratings'):
+        scorer(copy)
+    assert scorer(copy, rating_range=[0, 10]).score_range == '0, 10'
+
+
+def test_weights_that_do_not_fit_are_refused(folder, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+    copy = tmp_path / 'copy'
+    shutil.copytree(folder, copy)
+    tensors = load_file(copy / 'model.safetensors')
+    tensors.pop(next(name for name in tensors if 'visual' in name))
+    save_file(tensors, copy / 'model.safetensors', metadata={'format': 'pt'})
+    with pytest.raises(CheckpointError, match='1 weights do not fit'):
+        scorer(copy)
+    (copy / 'model.safetensors').write_bytes(b'nothing')
+    with pytest.raises(CheckpointError, match='cannot be loaded as an image-text-to-text model'):
+        scorer(copy)
+
+
+def test_the_card_is_kept_and_checked(tmp_path):
+    card = ReasoningCard(score_prompt='From {low} to {high}: {example}', rating_range=[0, 10], training='none')
+    card.save(tmp_path)
+    assert read_card(tmp_path) == card and card.question() == 'From 0 to 10: 6.05' and read_card(tmp_path / 'gone') is None
+    for content, message in (('[]', 'is not a card'), ('{"format_version": 9}', 'has format 9'),
+                             ('{"format_version": 1, "colour": 1}', 'unknown key "colour"')):
+        (tmp_path / 'pyiqa_rali_reasoning.json').write_text(content)
+        with pytest.raises(CheckpointError, match=message):
+            read_card(tmp_path)
+
+
+def test_decoding_keeps_the_tags_and_drops_the_end(reasoner):
+    tokens = reasoner.processor.tokenizer.encode('<think>a</think><|im_end|>', add_special_tokens=False)
+    assert decode(reasoner, tokens) == '<think>a</think>'
