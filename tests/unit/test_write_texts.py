@@ -1,0 +1,116 @@
+"""Writing texts: resumable to the byte, duplicates and unparsable ones tried again, nothing made up."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyiqa_rali.__main__ import main
+from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
+from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.reasoning import write_texts as module
+from pyiqa_rali.reasoning.vlm import load_vlm
+from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
+from tests.tiny import tiny_vlm
+
+
+@pytest.fixture(scope='module')
+def reasoner(tmp_path_factory):
+    return load_vlm(tiny_vlm(tmp_path_factory.mktemp('vlm') / 'tiny'))
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / 'images').mkdir()
+    for number in range(5):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / 'images' / f'{number}.png')
+    return sorted((tmp_path / 'images').iterdir())
+
+
+@pytest.fixture
+def writing(monkeypatch, reasoner):
+    """Completions by the seed alone, some unparsable and many alike, since random weights write nothing that parses."""
+    def complete(reasoner, pictures, question, max_new_tokens, seeds, temperature):
+        texts = [f'<think>It is {seed % 7}.</think><answer>{{"rating": 3}}</answer>' if seed % 5 else 'nothing'
+                 for seed in seeds]
+        return [reasoner.processor.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    monkeypatch.setattr(module, 'complete', complete)
+
+
+OPTIONS = WritingOptions(texts_per_image=3, batch_size=2, max_new_tokens=40)
+
+
+def test_every_image_gets_its_texts(tmp_path, reasoner, images, writing):
+    report = write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
+    found = load_reasoning_texts(tmp_path / 'texts.jsonl')
+    assert list(found) == [image.name for image in images] and all(len(texts) == 3 for texts in found.values())
+    assert (report.images, report.texts, report.short) == (5, 15, []) and report.unparsed > 0 and report.repeated > 0
+    assert {text.model for texts in found.values() for text in texts} == {'tiny'}
+    assert json.loads((tmp_path / 'texts.jsonl.json').read_text())['settings']['prompt'] == 'Rate it from 1 to 5.'
+
+
+def test_an_interrupted_run_goes_on_to_the_same_file(tmp_path, reasoner, images, writing, monkeypatch):
+    write_texts(reasoner, images, tmp_path / 'whole.jsonl', OPTIONS)
+    calls, work = [], module.complete
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return work(*arguments)
+    monkeypatch.setattr(module, 'complete', killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
+    assert not (tmp_path / 'texts.jsonl').exists()
+    with open(tmp_path / 'texts.jsonl.part', 'a') as stream:
+        stream.write('{"image": "half')  # what a kill leaves
+    monkeypatch.setattr(module, 'complete', work)
+    write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
+    assert (tmp_path / 'texts.jsonl').read_bytes() == (tmp_path / 'whole.jsonl').read_bytes()
+    assert not (tmp_path / 'texts.jsonl.part').exists()
+    assert write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS).texts == 15  # all done already
+
+
+def test_other_settings_are_refused(tmp_path, reasoner, images, writing):
+    write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
+    with pytest.raises(OptionError, match='begun with another temperature: 1.0, now 0.5'):
+        write_texts(reasoner, images, tmp_path / 'texts.jsonl', WritingOptions(3, temperature=0.5, batch_size=2,
+                                                                               max_new_tokens=40))
+
+
+def test_too_few_different_texts_are_reported_and_none_is_an_error(tmp_path, reasoner, images, monkeypatch):
+    def always(text):
+        return lambda reasoner, pictures, *rest: [reasoner.processor.tokenizer.encode(text)] * len(pictures)
+    monkeypatch.setattr(module, 'complete', always('<think>One.</think><answer>3</answer>'))
+    report = write_texts(reasoner, images, tmp_path / 'one.jsonl', OPTIONS)
+    assert report.texts == 5 and len(report.short) == 5
+    monkeypatch.setattr(module, 'complete', always('<think>One.</think>'))
+    with pytest.raises(DataError, match='5 images have no text after 8 attempts'):
+        write_texts(reasoner, images, tmp_path / 'none.jsonl', OPTIONS)
+
+
+def test_images_of_one_name_are_refused(tmp_path, reasoner, images):
+    with pytest.raises(DataError, match='1 image names stand for several files: 0.png'):
+        write_texts(reasoner, [images[0], images[0]], tmp_path / 'texts.jsonl', OPTIONS)
+
+
+def test_the_commands(tmp_path, reasoner, images, writing, capsys):
+    folder = str(images[0].parent)
+    arguments = ['--model', str(reasoner.folder), '--max-new-tokens', '24', '--device', 'cpu']
+    assert main(['write-texts', folder, '--out', str(tmp_path / 'texts.jsonl'), '--texts-per-image', '2', *arguments]) == 0
+    assert '10 texts on 5 images' in capsys.readouterr().err
+    assert main(['describe', folder, '--json', *arguments]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 5 and all(1 <= line['rating'] <= 5 and line['status'] == 'expectation' for line in lines)
+    assert main(['describe', folder, *arguments]) == 0
+    assert 'rating' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--out', 'x'], 'give either images'), (['a', '--out', 'x', '--temperature', '0'], '--temperature: 0'),
+    (['a', '--out', 'x', '--attempts', '0'], '--attempts: 0'), (['/gone', '--out', 'x'], '/gone: no such file')])
+def test_arguments_that_cannot_be_used(capsys, arguments, message):
+    assert main(['write-texts', *arguments, '--model', 'x']) == 2
+    assert message in capsys.readouterr().err
