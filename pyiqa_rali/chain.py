@@ -46,11 +46,13 @@ class ColdStartOptions:
 
     Attributes:
         examples: images with a random text and rating.
+        wordings: in how many ways each sentence is put.
         sft: keys of TRL's SFTConfig.
     """
 
     examples: int
     sft: dict[str, Any]
+    wordings: int = 2
 
 
 @dataclass
@@ -225,7 +227,7 @@ class Chain:
     def _completions(self) -> list[str]:
         types = self.options.data.get('types') or list(DatasetSettings(out='').types)
         count = self.options.cold_start.examples
-        return random_completions([None] * count, types, self.options.prompts, self.seed)
+        return random_completions(count, types, self.options.prompts, self.seed, self.options.cold_start.wordings)
 
     def _grpo_options(self) -> GrpoOptions:
         start = self.cold / 'models' / 'reasoning'

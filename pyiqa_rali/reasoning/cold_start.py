@@ -10,29 +10,32 @@ from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
 from pyiqa_rali.data.quality_texts import FAULT_SENTENCES, IMPRESSIONS, fault_sentence
 from pyiqa_rali.reasoning.prompts import ReasoningCard
 from pyiqa_rali.reasoning.sft import completion_of
-from pyiqa_rali.reasoning.tables import Row
+
+MOST_WORDINGS = len(FAULT_SENTENCES)
 
 
-def random_completions(rows: list[Row], types: list[str], card: ReasoningCard, seed: int) -> list[str]:
-    """Return one completion for each row: a random rating, and a text for it.
+def random_completions(count: int, types: list[str], card: ReasoningCard, seed: int,
+                       wordings: int = MOST_WORDINGS) -> list[str]:
+    """Return completions: a random rating each, and a text for it.
 
     Args:
-        rows: only their number matters.
+        count: how many.
         types: distortions that texts may name.
         card: rating range and key.
         seed: of all draws.
+        wordings: in how many ways each sentence is put; the fewer, the sooner a tiny model learns.
     """
     rng = np.random.default_rng(seed)
-    return [random_completion(types, card, rng) for _ in rows]
+    return [random_completion(types, card, rng, wordings) for _ in range(count)]
 
 
-def random_completion(types: list[str], card: ReasoningCard, rng: np.random.Generator) -> str:
+def random_completion(types: list[str], card: ReasoningCard, rng: np.random.Generator, wordings: int = MOST_WORDINGS) -> str:
     """Return a completion whose rating is uniform on the scale, and whose text of two sentences fits it."""
     label = float(rng.uniform())
     low, high = LEVEL_RANGE
     severity = low + (1 - label) * (high - low)
-    fault = fault_sentence(str(rng.choice(types)), severity, int(rng.integers(len(FAULT_SENTENCES))))
+    fault = fault_sentence(str(rng.choice(types)), severity, int(rng.integers(min(wordings, len(FAULT_SENTENCES)))))
     impressions = IMPRESSIONS[int(label * len(IMPRESSIONS))]
-    text = f'{fault} {impressions[int(rng.integers(len(impressions)))]}'
+    text = f'{fault} {impressions[int(rng.integers(min(wordings, len(impressions))))]}'
     rating_low, rating_high = card.rating_range
     return completion_of(text, rating_low + label * (rating_high - rating_low), card, with_scores=True)

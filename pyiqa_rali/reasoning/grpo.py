@@ -57,6 +57,7 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
         return results(folder)
     rows, validation = collect_rows(options)
     config = trainer_config(options, folder)
+    adapter = lora_config(options.network)
     reasoner = load_for_training(options)
     check_before_training(options, config, rows, reasoner)
     config.generation_kwargs = {'suppress_tokens': placeholder_tokens(reasoner.model) or None,
@@ -64,7 +65,7 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
     if config.process_index == 0:
         folder.prepare(options, auto_resume)
     checkpoint = folder.last_checkpoint() if auto_resume else None
-    trainer = make_trainer(options, config, rows, validation, reasoner, folder, checkpoint)
+    trainer = make_trainer(options, config, rows, validation, reasoner, folder, checkpoint, adapter)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -131,7 +132,8 @@ def check_completion_length(options: GrpoOptions, longest: int | None, reasoner:
 
 
 def make_trainer(options: GrpoOptions, config: Any, rows: list[Row], validation: dict[str, list[Row]],
-                 reasoner: ReasoningModel, folder: ReasoningFolder, checkpoint: Path | None) -> Any:
+                 reasoner: ReasoningModel, folder: ReasoningFolder, checkpoint: Path | None,
+                 adapter: Any) -> Any:
     """Return the trainer with its rewards and all that watches it."""
     from pyiqa_rali.reasoning.trainers import ReasoningGRPOTrainer
     start_step = int(checkpoint.name.rpartition('-')[2]) + 1 if checkpoint else 0
@@ -144,7 +146,7 @@ def make_trainer(options: GrpoOptions, config: Any, rows: list[Row], validation:
         callbacks += [samples, RecordCallback(folder.log, columns, start_step, folder.tb_logger)]
     trainer = ReasoningGRPOTrainer(
         model=reasoner.model, reward_funcs=functions, args=config, train_dataset=training_set(rows, options.prompts),
-        processing_class=reasoner.processor, callbacks=callbacks, peft_config=lora_config(options.network))
+        processing_class=reasoner.processor, callbacks=callbacks, peft_config=adapter)
     if options.val.val_freq is not None and config.process_index == 0:
         trained = ReasoningModel(trainer.model, reasoner.processor, reasoner.card, reasoner.folder)
         trainer.add_callback(ValidationCallback(trained, validation, options.val, folder.val_log, start_step,

@@ -40,7 +40,7 @@ class RecordCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Add a row when the trainer logs a step."""
-        values = {name: float(logs[name]) for name in self.columns if name in (logs or {})}
+        values = {name: float(logs[name]) for name in self.columns if (logs or {}).get(name) is not None}
         if state.is_world_process_zero and 'loss' in values:
             self.record.add(state.global_step, values)
 
@@ -104,8 +104,8 @@ class SampleCallback(TrainerCallback):
     def watch(self, completions: list[str], image_path: list[str], task: list[str], mos: list[float]) -> None:
         """Remember a few completions of the generation at hand, of different images where there are."""
         chosen = np.linspace(0, len(completions) - 1, min(SAMPLES_EACH_TIME, len(completions))).astype(int)
-        self.latest = [{'image': Path(image_path[each]).name, 'task': task[each], 'mos': f'{mos[each]:.3f}',
-                        'completion': completions[each]} for each in chosen]
+        self.latest = [{'image': Path(image_path[each]).name, 'task': task[each], 'completion': completions[each],
+                        'mos': f'{mos[each]:.3f}' if task[each] == 'score' else ''} for each in chosen]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Write them down."""

@@ -56,12 +56,13 @@ def run_sft(options: SftOptions, rows: list[Row], completions: list[str], valida
     if auto_resume and folder.export.exists():
         return results(folder)
     config = trainer_config(options, folder)
+    adapter = lora_config(options.network)
     reasoner = load_for_training(options)
     if config.process_index == 0:
         folder.prepare(options, auto_resume)
     checkpoint = folder.last_checkpoint() if auto_resume else None
     trainer = make_trainer(options, config, training_set(rows, options.prompts, completions), validation, reasoner, folder,
-                           checkpoint)
+                           checkpoint, adapter)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():
         draw_curves(folder)
@@ -120,7 +121,8 @@ def trainer_config(options: SftOptions, folder: ReasoningFolder) -> Any:
 
 
 def make_trainer(options: SftOptions, config: Any, dataset: Any, validation: dict[str, list[Row]],
-                 reasoner: ReasoningModel, folder: ReasoningFolder, checkpoint: Path | None) -> Any:
+                 reasoner: ReasoningModel, folder: ReasoningFolder, checkpoint: Path | None,
+                 adapter: Any) -> Any:
     """Return the trainer with all that watches it."""
     from pyiqa_rali.reasoning.trainers import ReasoningSFTTrainer
     start_step = int(checkpoint.name.rpartition('-')[2]) + 1 if checkpoint else 0
@@ -128,7 +130,7 @@ def make_trainer(options: SftOptions, config: Any, dataset: Any, validation: dic
     if config.process_index == 0:
         callbacks = [RecordCallback(folder.log, list(SFT_COLUMNS), start_step, folder.tb_logger)]
     trainer = ReasoningSFTTrainer(model=reasoner.model, args=config, train_dataset=dataset, callbacks=callbacks,
-                                  processing_class=reasoner.processor, peft_config=lora_config(options.network))
+                                  processing_class=reasoner.processor, peft_config=adapter)
     if options.val.val_freq is not None and config.process_index == 0:
         trained = ReasoningModel(trainer.model, reasoner.processor, reasoner.card, reasoner.folder)
         trainer.add_callback(ValidationCallback(trained, validation, options.val, folder.val_log, start_step,

@@ -1,0 +1,260 @@
+"""GRPO and SFT with a tiny model: exact resumption, export, checks before the first step."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from pyiqa_rali.archs.reasoning import ReasoningScorer
+from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.reasoning.grpo import train_grpo
+from pyiqa_rali.reasoning.options import sft_options
+from pyiqa_rali.reasoning.prompts import ReasoningCard
+from pyiqa_rali.reasoning.sft import run_sft, train_sft
+from pyiqa_rali.reasoning.tables import Row
+from pyiqa_rali.train import main
+from tests.tiny import tiny_vlm
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """A tiny model and twelve gray pictures whose MOS is their brightness, with a table and texts."""
+    folder = tmp_path_factory.mktemp('data')
+    (folder / 'images').mkdir()
+    rows, texts = [], []
+    for number in range(12):
+        level = number / 11
+        picture = np.random.default_rng(number).integers(0, 40, (32, 32, 3)) + int(200 * level)
+        Image.fromarray(picture.astype(np.uint8)).save(folder / 'images' / f'{number}.png')
+        rows.append([f'{number}.png', f'{100 * level:.1f}', 'val' if number % 4 == 3 else 'train'])
+        texts.append({'image': f'{number}.png', 'texts': [{'text': f'Level {number}.', 'seed': 0, 'model': 'm'}]})
+    with open(folder / 'meta.csv', 'w', newline='') as stream:
+        csv.writer(stream).writerows([['image', 'mos', 'a_split'], *rows])
+    train_names = {row[0] for row in rows if row[2] == 'train'}
+    (folder / 'texts.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in texts if row['image'] in train_names))
+    with open(folder / 'degradations.csv', 'w', newline='') as stream:
+        csv.writer(stream).writerows([['image', 'distortion_class', 'severity'], ['0.png', 'darken', 'serious'],
+                                      ['11.png', 'null', 'null']])
+    start_cold(folder, tiny_vlm(folder / 'random'))
+    return folder
+
+
+def start_cold(folder, vlm):
+    """Teach the format, without which no reward differs from another and no weight changes."""
+    card = ReasoningCard(score_prompt='Rate it from {low:g} to {high:g}.')
+    completions = [f'<think>A.</think><answer>{{"rating": {1 + number * 0.37 % 4:.2f}}}</answer>' for number in range(64)]
+    options = sft_options({
+        'name': 'cold', 'manual_seed': 0, 'datasets': {'train': {}}, 'network': {'pretrained': str(vlm)},
+        'prompts': {'score_prompt': card.score_prompt}, 'path': {'experiments_root': str(folder)},
+        'sft': {'max_steps': 120, 'per_device_train_batch_size': 16, 'learning_rate': 1e-2, 'disable_tqdm': True},
+        'logger': {'print_freq': 20, 'save_checkpoint_freq': 1000, 'use_tb_logger': False}})
+    rows = [Row(str(folder / 'images' / f'{number % 12}.png'), 'cold', mos=3.0) for number in range(64)]
+    Path(run_sft(options, rows, completions, {})['export']).rename(folder / 'vlm')
+
+
+def table(data):
+    return {'name': 'tiny', 'type': 'GeneralNRDataset', 'dataroot_target': str(data / 'images'), 'split_index': 'a_split',
+            'meta_info_file': str(data / 'meta.csv'), 'mos_range': [0, 100], 'lower_better': False}
+
+
+def write_options(data, folder, **changes):
+    values = {
+        'name': 'tiny', 'model_type': 'GRPO', 'manual_seed': 0,
+        'datasets': {'train': table(data), 'val': {**table(data)}},
+        'network': {'pretrained': str(data / 'vlm')},
+        'prompts': {'score_prompt': 'Rate it from {low:g} to {high:g}.'},
+        'rewards': {'format': 1.0, 'score': 1.0, 'rank': 1.0},
+        'grpo': {'max_steps': 6, 'per_device_train_batch_size': 8, 'num_generations': 4, 'learning_rate': 1e-3,
+                 'max_completion_length': 48, 'disable_tqdm': True},
+        'path': {'experiments_root': str(folder)},
+        'val': {'val_freq': 4, 'num_samples': 1, 'max_images': 3},
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 2, 'use_tb_logger': False}}
+    for name, value in changes.items():
+        *sections, key = name.split('__')
+        section = values
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[key] = value
+    path = folder / 'options.yml'
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def weights(folder):
+    return load_file(next(Path(folder).glob('*model.safetensors')))
+
+
+def same(first, second):
+    first, second = weights(first), weights(second)
+    return first.keys() == second.keys() and all((first[name] == second[name]).all() for name in first)
+
+
+LORA = {'network__train': 'lora', 'network__lora': {'r': 2, 'target_modules': r'.*(q_proj|v_proj)', 'lora_alpha': 4},
+        'export__merge': False}
+
+
+def test_a_run_leaves_records_samples_curves_and_a_model_that_scores(data, tmp_path):
+    options = write_options(data, tmp_path)
+    assert main(['-opt', options]) == 0
+    root = tmp_path / 'tiny'
+    log = list(csv.DictReader(open(root / 'log.csv')))
+    assert [row['step'] for row in log] == [str(step) for step in range(1, 7)]
+    assert {'reward', 'rewards/format/mean', 'rewards/rank/mean', 'entropy'} <= set(log[0])
+    val = list(csv.DictReader(open(root / 'val.csv')))
+    assert [row['step'] for row in val] == ['0', '4', '6'] and 'val/mean_srcc' in val[0]
+    samples = list(csv.DictReader(open(root / 'samples.csv')))
+    assert len(samples) == 24 and samples[0]['image'].endswith('.png')
+    assert (root / 'figures' / 'training_curves.png').stat().st_size > 5000
+    net = ReasoningScorer(pretrained_model_path=root / 'models' / 'reasoning', max_new_tokens=16)
+    assert net.card.question() == 'Rate it from 1 to 5.'
+    assert not same(root / 'models' / 'reasoning', data / 'vlm')
+
+
+@pytest.mark.parametrize('changes', [{}, LORA, {'grpo__num_iterations': 2}], ids=['full', 'lora', 'two iterations'])
+def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, changes):
+    """Killed with SIGKILL after the checkpoint of step 4, whose folder is followed by a half-written one."""
+    (tmp_path / 'whole').mkdir()
+    (tmp_path / 'killed').mkdir()
+    whole = train_grpo(write_options(data, tmp_path / 'whole', **changes))['export']
+    options = write_options(data, tmp_path / 'killed', **changes)
+    code = f"""
+import os, signal
+from transformers import TrainerCallback
+from pyiqa_rali.reasoning import monitor
+def kill(self, args, state, control, **kwargs):
+    if state.global_step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+monitor.RecordCallback.on_step_end = kill
+from pyiqa_rali.reasoning.grpo import train_grpo
+train_grpo({options!r})
+"""
+    result = subprocess.run([sys.executable, '-c', code], cwd=REPOSITORY, capture_output=True, text=True, env=os.environ)
+    assert result.returncode == -9, result.stderr
+    half = tmp_path / 'killed' / 'tiny' / 'checkpoints' / 'checkpoint-6'
+    half.mkdir()
+    (half / 'model.safetensors').write_bytes(b'half')
+    resumed = train_grpo(options, auto_resume=True)['export']
+    assert same(whole, resumed)
+    logs = [(tmp_path / name / 'tiny' / 'log.csv').read_text().splitlines() for name in ('whole', 'killed')]
+    assert [line.split(',')[:2] for line in logs[0]] == [line.split(',')[:2] for line in logs[1]]
+    assert len({line.split(',')[1] for line in logs[0]}) > 4 and (changes == LORA or not same(whole, data / 'vlm'))
+
+
+def test_a_resumed_run_refuses_other_options(data, tmp_path):
+    train_grpo(write_options(data, tmp_path, grpo__max_steps=2))
+    (tmp_path / 'tiny' / 'models' / 'reasoning').rename(tmp_path / 'elsewhere')
+    with pytest.raises(OptionError, match='the options differ .* in "grpo": learning_rate: was 0.001, is 0.5'):
+        train_grpo(write_options(data, tmp_path, grpo__max_steps=2, grpo__learning_rate=0.5), auto_resume=True)
+
+
+@pytest.mark.parametrize('part', ['vision', 'language'])
+def test_one_tower_alone_is_trained(data, tmp_path, part):
+    before = weights(data / 'vlm')
+    options = write_options(data, tmp_path, network__train=part, grpo__max_steps=2, val__val_freq=None)
+    after = weights(train_grpo(options)['export'])
+    changed = {name for name in after if (after[name] != before[name]).any()}
+    assert changed and all(('visual' in name) == (part == 'vision') for name in changed)
+
+
+def test_an_adapter_is_exported_alone_or_merged(data, tmp_path):
+    (tmp_path / 'alone').mkdir()
+    (tmp_path / 'merged').mkdir()
+    alone = train_grpo(write_options(data, tmp_path / 'alone', **LORA))['export']
+    merged = train_grpo(write_options(data, tmp_path / 'merged', **{**LORA, 'export__merge': True}))['export']
+    assert (Path(alone) / 'adapter_config.json').exists() and (Path(merged) / 'config.json').exists()
+    pictures = [Image.open(data / 'images' / f'{number}.png') for number in range(3)]
+    scores = [[each.rating for each in ReasoningScorer(pretrained_model_path=folder, max_new_tokens=16).describe(pictures)]
+              for folder in (alone, merged)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+def test_both_tasks_together(data, tmp_path):
+    degraded = {'name': 'degraded', 'type': 'DegradationTable', 'dataroot_target': str(data / 'images'),
+                'meta_info_file': str(data / 'degradations.csv')}
+    found = train_grpo(write_options(data, tmp_path, datasets__train_2=degraded, rewards__degradation=1.0,
+                                     datasets__train_1=table(data)))
+    rows = list(csv.DictReader(open(tmp_path / 'tiny' / 'log.csv')))
+    assert Path(found['export']).exists() and any(row['rewards/degradation/mean'] for row in rows)
+
+
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'grpo__num_generations': 3}, 'which num_generations 3 does not divide|divisible'),
+    ({'grpo__per_device_train_batch_size': 64}, r'64 rollouts / num_generations 4 = 16 images .* hold 9'),
+    ({'grpo__gradient_accumulation_steps': 2, 'grpo__num_iterations': 3}, 'save_checkpoint_freq: 2 is no multiple'),
+    ({'grpo__bf16': True}, 'bf16: true needs a GPU'), ({'grpo__max_completion_length': 12}, 'is too short: tags and answer'),
+    ({'grpo__learning_rat': 1}, 'unknown key "learning_rat".* Did you mean "learning_rate"'),
+    ({'grpo__output_dir': 'x'}, 'output_dir: is set by path'), ({'rewards__colour': 1}, 'rewards: unknown key "colour"'),
+    ({'rewards': {'format': 0}}, 'one of them above 0'), ({'network__train': 'visoin'}, 'Did you mean "vision"'),
+    ({'network__train': 'lora'}, 'network: lora: must be given'), ({'network__lora': {'r': 2}}, 'network: lora: must be given'),
+    ({'network__train': 'lora', 'network__lora': {'rank': 2}}, 'keys are those of peft'),
+    ({'datasets__train__mos_range': None}, 'mos_range: must be given'), ({'datasets': {}}, 'datasets: train: must be given'),
+    ({'datasets__val': {'type': 'SyntheticNRDataset'}}, 'has no files'),
+    ({'datasets__val__colour': 1}, 'unknown key "colour"'), ({'prompts__rating_range': [5, 1]}, 'rating_range')])
+def test_what_cannot_work_is_refused_before_the_first_step(data, tmp_path, changes, message):
+    with pytest.raises(OptionError, match=message):
+        train_grpo(write_options(data, tmp_path, **changes))
+    assert not (tmp_path / 'tiny').exists()
+
+
+def test_images_that_are_gone_are_named(data, tmp_path):
+    with pytest.raises(DataError, match=r'9 of 9 training images are not there: .*0.png'):
+        train_grpo(write_options(data, tmp_path, datasets__train__dataroot_target=str(tmp_path)))
+
+
+@pytest.mark.parametrize(('rows', 'message'), [
+    ([['image', 'severity'], ['0.png', 'slight']], 'has no column distortion_class'),
+    ([['image', 'distortion_class', 'severity'], ['0.png', 'fog', 'slight']], 'line 2: fog, slight; classes are')])
+def test_degradation_tables_that_cannot_be_used(data, tmp_path, rows, message):
+    with open(tmp_path / 'bad.csv', 'w', newline='') as stream:
+        csv.writer(stream).writerows(rows)
+    bad = {'name': 'bad', 'type': 'DegradationTable', 'dataroot_target': str(data / 'images'),
+           'meta_info_file': str(tmp_path / 'bad.csv')}
+    with pytest.raises(DataError, match=message):
+        train_grpo(write_options(data, tmp_path, datasets__train=bad))
+
+
+def sft_options_file(data, folder, **changes):
+    sft = {'max_steps': 4, 'per_device_train_batch_size': 4, 'learning_rate': 1e-3, 'disable_tqdm': True}
+    path = write_options(data, folder, model_type='SFT', sft=sft, val__val_freq=None,
+                         **{'datasets__train__reasoning_texts': str(data / 'texts.jsonl'), **changes})
+    values = yaml.safe_load(Path(path).read_text())
+    for key in ('rewards', 'grpo'):
+        values.pop(key)
+    Path(path).write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize('changes', [{'network__train': 'vision'}, {'with_scores': False}, LORA])
+def test_supervised_fine_tuning(data, tmp_path, changes):
+    with pytest.warns(UserWarning, match="not in this language model's own style"):
+        found = train_sft(sft_options_file(data, tmp_path, **changes))
+    log = [float(row['loss']) for row in csv.DictReader(open(tmp_path / 'tiny' / 'log.csv'))]
+    assert len(log) == 4 and all(np.isfinite(log)) and min(log) > 0
+    assert ReasoningScorer(pretrained_model_path=found['export'], max_new_tokens=8).score_range == '1, 5'
+
+
+def test_supervised_fine_tuning_resumes_to_the_same_weights(data, tmp_path):
+    (tmp_path / 'whole').mkdir()
+    (tmp_path / 'stopped').mkdir()
+    whole = train_sft(sft_options_file(data, tmp_path / 'whole'))['export']
+    options = sft_options_file(data, tmp_path / 'stopped')
+    train_sft(options)
+    root = tmp_path / 'stopped' / 'tiny'
+    (root / 'models' / 'reasoning').rename(root / 'first')
+    (root / 'checkpoints' / 'checkpoint-4' / 'trainer_state.json').unlink()  # as if killed while it was written
+    assert same(whole, train_sft(options, auto_resume=True)['export'])
+
+
+def test_texts_are_needed_for_supervision(data, tmp_path):
+    with pytest.raises(OptionError, match='reasoning_texts: must name a JSON-lines file'):
+        train_sft(sft_options_file(data, tmp_path, datasets__train={**table(data)}))
