@@ -236,8 +236,9 @@ def sft_options_file(data, folder, **changes):
 
 @pytest.mark.parametrize('changes', [{'network__train': 'vision'}, {'with_scores': False}, LORA])
 def test_supervised_fine_tuning(data, tmp_path, changes):
+    options = sft_options_file(data, tmp_path, network__pretrained=str(data / 'random'), **changes)
     with pytest.warns(UserWarning, match="not in this language model's own style"):
-        found = train_sft(sft_options_file(data, tmp_path, **changes))
+        found = train_sft(options)
     log = [float(row['loss']) for row in csv.DictReader(open(tmp_path / 'tiny' / 'log.csv'))]
     assert len(log) == 4 and all(np.isfinite(log)) and min(log) > 0
     assert ReasoningScorer(pretrained_model_path=found['export'], max_new_tokens=8).score_range == '1, 5'
