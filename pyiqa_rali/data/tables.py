@@ -57,19 +57,25 @@ class QualityTable(Dataset):
 
     def image_names(self) -> list[str]:
         """Return the path of each image, in the order of the items; draws that are made anew have none."""
-        return [str(row[0]) for row in self.base.paths_mos]
+        return [path for path, _ in self.images_and_mos()]
+
+    def images_and_mos(self) -> list[tuple[str, float]]:
+        """Return path and MOS, in the data set's unit, of each image; reference images of full-reference sets are left out."""
+        return [(str(row[_image_column(row)]), float(row[_image_column(row) + 1])) for row in self.base.paths_mos]
 
     def table_names(self) -> list[str]:
         """Return the image names of the whole table, all splits, as they stand in its first column."""
         meta_info = getattr(self.base, 'meta_info', None)
-        return [] if meta_info is None else [str(name) for name in meta_info.iloc[:, 0]]
+        if meta_info is None or not len(meta_info):
+            return []
+        return [str(name) for name in meta_info.iloc[:, _image_column(meta_info.iloc[0].tolist())]]
 
     def _table_item(self, index: int, draw: int) -> dict[str, Any]:
         with seeded(self.seed, draw), strict_decoding():
             try:
                 return self.base[index]
             except (OSError, ValueError, SyntaxError) as error:
-                raise DataError(f'{self.name}: {self.base.paths_mos[index][0]} cannot be read as an image ({error}). Mend '
+                raise DataError(f'{self.name}: {self.images_and_mos()[index][0]} cannot be read as an image ({error}). Mend '
                                 'or remove it, and its row in the table.') from error
 
 
@@ -114,9 +120,15 @@ def build_table(section: str, values: dict[str, Any], seed: int) -> QualityTable
                         'split_index.') from error
     if not len(base):
         raise DataError(f'datasets: {section}: holds no images in phase "{phase}". Check split_index and phase.')
+    table = QualityTable(base, scale, str(values['name']), seed)
     if hasattr(base, 'paths_mos'):
-        scale.check_labels([float(row[1]) for row in base.paths_mos], f'datasets: {section}')
-    return QualityTable(base, scale, str(values['name']), seed)
+        scale.check_labels([mos for _, mos in table.images_and_mos()], f'datasets: {section}')
+    return table
+
+
+def _image_column(row: list[Any]) -> int:
+    """Return where a row of pyiqa's tables names its image: full-reference tables name the reference before it."""
+    return 1 if len(row) > 2 and isinstance(row[1], str) else 0
 
 
 def complete(section: str, values: dict[str, Any]) -> dict[str, Any]:

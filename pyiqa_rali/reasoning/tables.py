@@ -57,8 +57,7 @@ def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int
                           'pyiqa_rali make-dataset and name its table.')
     table = build_table(section, values, seed)
     low, high = card.rating_range
-    return [Row(str(row[0]), table.name, mos=low + (high - low) * float(table.scale.normalise(float(row[1]))))
-            for row in table.base.paths_mos]
+    return [Row(path, table.name, mos=low + (high - low) * table.scale.normalise(mos)) for path, mos in table.images_and_mos()]
 
 
 def degradation_rows(section: str, values: dict[str, Any]) -> list[Row]:
