@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pyiqa_rali.alignment import distributed
-from pyiqa_rali.alignment.batches import alignment_dataset
+from pyiqa_rali.alignment.batches import alignment_dataset, join_datasets
 from pyiqa_rali.alignment.compression import compress
 from pyiqa_rali.alignment.contrastive import align
 from pyiqa_rali.alignment.features import FeatureTable, embed, load_features, save_features
@@ -75,9 +75,11 @@ class Run:
             return
         options = self.options
         towers = build_towers(options.network, options.text_encoder, options.path)
-        values = complete('train', options.datasets['train'])
-        dataset = alignment_dataset(build_table('train', values, options.manual_seed), values,
-                                    options.align.texts_per_image, towers.image_encoder.config.preprocessing)
+        dataset = join_datasets([
+            alignment_dataset(build_table(section, self.sections[section], options.manual_seed), self.sections[section],
+                              options.align.texts_per_image, towers.image_encoder.config.preprocessing)
+            for section in self._train_sections()])
+        values = self.sections[self._train_sections()[0]]
         self._report_long_texts(towers, dataset.texts)
         align(towers, dataset, values, options.align, options.logger, self.folder.align, options.manual_seed, self.device,
               resume, self.folder.tb_logger, self._zero_shot(towers))
@@ -98,10 +100,10 @@ class Run:
             resume: keep the features that the interrupted run had finished.
         """
         encoder = load_encoder(self.folder.aligned_encoder).to(self.device).eval()
-        for section in (self._basis_section(), *self._val_sections()):
+        for section in (*self._basis_sections(), *self._val_sections()):
             if not (resume and self.folder.features(section).exists()):
                 save_features(self.folder.features(section), self._embed(encoder, section))
-        train_features = load_features(self.folder.features(self._basis_section()))
+        train_features = self._basis_features()
         found = compress(train_features.image_features.numpy(), train_features.mos_label.numpy(), self.options.compress,
                          self.options.manual_seed)
         write_json(self.folder.compression_report, found.report)
@@ -116,7 +118,7 @@ class Run:
     def score(self) -> dict[str, Any]:
         """Stage 3: fine-tune, export, validate, draw."""
         scorer = self._scorer_from_basis()
-        train_features = load_features(self.folder.features(self._basis_section()))
+        train_features = self._basis_features()
         val_features = {name: load_features(self.folder.features(name)) for name in self._val_sections()}
         scorer, best = fine_tune(scorer, train_features, self.options.score, self.options.manual_seed,
                                  lambda candidate: self._validate(candidate, val_features), self.folder.score_log,
@@ -175,17 +177,29 @@ class Run:
 
     def _training_metadata(self) -> dict[str, Any]:
         options = self.options
-        return {'data': options.export.training_data or self.sections['train'].get('name'), 'seed': options.manual_seed,
+        names = ', '.join(str(self.sections[name].get('name')) for name in self._train_sections())
+        return {'data': options.export.training_data or names, 'seed': options.manual_seed,
                 'stages': options.stages, 'align_iterations': options.align.total_iter,
                 'text_encoder': options.text_encoder.path or options.text_encoder.library,
                 'pca_dim': options.compress.pca_dim, 'num_buckets': options.compress.num_buckets,
                 'num_basis': options.compress.num_basis}
 
     def _output_scale(self) -> MosScale:
-        return mos_scale(self._basis_section(), self.sections[self._basis_section()])
+        """Return the scale of the scores: that of the first data set, where there are several."""
+        first = self._basis_sections()[0]
+        return mos_scale(first, self.sections[first])
 
-    def _basis_section(self) -> str:
-        return 'basis' if 'basis' in self.sections else 'train'
+    def _train_sections(self) -> list[str]:
+        return [name for name in self.sections if name.split('_')[0] == 'train']
+
+    def _basis_sections(self) -> list[str]:
+        return [name for name in self.sections if name.split('_')[0] == 'basis'] or self._train_sections()
+
+    def _basis_features(self) -> FeatureTable:
+        tables = [load_features(self.folder.features(section)) for section in self._basis_sections()]
+        return FeatureTable(torch.cat([table.image_features for table in tables]),
+                            torch.cat([table.mos_label for table in tables]),
+                            [name for table in tables for name in table.image_names])
 
     def _val_sections(self) -> list[str]:
         return [name for name in self.sections if name.split('_')[0] in ('val', 'test')]
@@ -230,13 +244,15 @@ def check_sections(options: TrainOptions) -> dict[str, dict[str, Any]]:
     """Return the completed data set sections.
 
     Raises:
-        OptionError: a section's name is not train, basis, val... or test..., train is missing, or key_dataset is unknown.
+        OptionError: a section's name is not train..., basis..., val... or test..., train is missing, or key_dataset is
+            unknown.
     """
+    kinds = ('train', 'basis', 'val', 'test')
     for name in options.datasets:
-        if name not in ('train', 'basis') and name.split('_')[0] not in ('val', 'test'):
+        if name.split('_')[0] not in kinds:
             raise OptionError(f'datasets: "{name}" is not train, basis, val or test (val_1, val_2 and so on for several).'
-                              f'{did_you_mean(name, ("train", "basis", "val", "test"))}')
-    if 'train' not in options.datasets:
+                              f'{did_you_mean(name, kinds)}')
+    if not any(name.split('_')[0] == 'train' for name in options.datasets):
         raise OptionError('datasets: train: must be given.')
     validated = [name for name in options.datasets if name.split('_')[0] in ('val', 'test')]
     if options.val.key_dataset is not None and options.val.key_dataset not in validated:

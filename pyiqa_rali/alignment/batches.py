@@ -48,6 +48,31 @@ class AlignmentDataset(Dataset):
         return {'img': image, 'mos_label': item['mos_label'], 'text': texts[chosen]}
 
 
+class JoinedAlignment(Dataset):
+    """Several data sets as one: their images and texts share batches, each MOS is on its own set's scale from 0 to 1.
+
+    Args:
+        parts: the data sets, none of which draws its pictures anew.
+    """
+
+    def __init__(self, parts: list[AlignmentDataset]):
+        self.parts, self.table = parts, parts[0].table
+        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.texts = [texts for part in parts for texts in part.texts]
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]]:
+        """Return the items of one batch."""
+        return [self[key] for key in keys]
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        index, draw = key
+        part = int(np.searchsorted(self.starts, index, side='right')) - 1
+        return self.parts[part][index - int(self.starts[part]), draw]
+
+
 class ResumableSampler(Sampler):
     """Yield this rank's (index, draw) pairs from a given step on; epochs are seeded permutations without remainders.
 
@@ -95,12 +120,29 @@ def alignment_dataset(table: QualityTable, values: dict[str, Any], texts_per_ima
     if table.draws_anew:
         return AlignmentDataset(table, None, texts_per_image, preprocessing)
     if not values.get('reasoning_texts'):
-        raise OptionError("datasets: train: reasoning_texts: must name the JSON-lines file with the images' texts.")
+        raise OptionError(f"datasets: {values.get('name', 'train')}: reasoning_texts: must name the JSON-lines file with the "
+                          "images' texts.")
     texts = join_texts(table.image_names(), load_reasoning_texts(values['reasoning_texts']), table.table_names())
     return AlignmentDataset(table, texts, texts_per_image, preprocessing)
 
 
-def training_loader(dataset: AlignmentDataset, values: dict[str, Any], sampler: ResumableSampler) -> DataLoader:
+def join_datasets(parts: list[AlignmentDataset]) -> AlignmentDataset | JoinedAlignment:
+    """Return one data set for all.
+
+    Raises:
+        OptionError: several are given, and one of them draws its pictures anew and has no end.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    endless = [part.table.name for part in parts if part.table.draws_anew]
+    if endless:
+        raise OptionError(f'datasets: {endless[0]}: type: SyntheticNRDataset cannot be joined with other training sets. '
+                          'Write a data set with python -m pyiqa_rali make-dataset instead.')
+    return JoinedAlignment(parts)
+
+
+def training_loader(dataset: AlignmentDataset | JoinedAlignment, values: dict[str, Any],
+                    sampler: ResumableSampler) -> DataLoader:
     """Return pyiqa's loader over the sampler's draws.
 
     Raises:

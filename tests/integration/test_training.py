@@ -8,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 
-from pyiqa_rali.checkpoints.format import load_checkpoint
+from pyiqa_rali.alignment.features import load_features
+from pyiqa_rali.checkpoints.format import load_checkpoint, load_metadata
 from pyiqa_rali.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.pipeline import train
 from tests.tiny import tiny_open_clip_config, tiny_options
@@ -128,6 +130,25 @@ def test_a_resumed_run_keeps_the_features_that_it_had(tmp_path):
     train(str(options), auto_resume=True)
     assert features.stat().st_mtime_ns == written
     assert all(torch.equal(tensor, expected[name]) for name, tensor in load_checkpoint(export)[0].items())
+
+
+def test_several_training_sets_share_batches_and_basis(tmp_path):
+    """The same images as one set and as two with other scales of MOS: the same labels, and as many basis images."""
+    path = write_options(tmp_path)
+    values = yaml.safe_load(Path(path).read_text())
+    first = values['datasets']['train']
+    table = pd.read_csv(first['meta_info_file'])
+    table.iloc[:, 1] = 100 - 25 * (table.iloc[:, 1] - 1)
+    table.to_csv(tmp_path / 'second.csv', index=False)
+    values['datasets']['train_2'] = {**first, 'name': 'second', 'meta_info_file': str(tmp_path / 'second.csv'),
+                                     'mos_range': [0, 100], 'lower_better': True}
+    Path(path).write_text(yaml.safe_dump(values))
+    export = Path(train(str(path))['export'])
+    folder = export.parents[1] / 'compress'
+    features = [load_features(folder / f'features_{name}.safetensors') for name in ('train', 'train_2')]
+    assert torch.allclose(features[0].mos_label, features[1].mos_label, atol=1e-5)
+    assert json.loads((folder / 'report.json').read_text())['images'] == 2 * len(features[0].mos_label)
+    assert load_metadata(export)['mos_range'] == [1, 5]
 
 
 @pytest.mark.parametrize('stage', ['compress', 'score'])
