@@ -47,12 +47,14 @@ class ColdStartOptions:
     Attributes:
         examples: images with a random text and rating.
         wordings: in how many ways each sentence is put.
+        impressions: whether a second sentence gives the overall impression.
         sft: keys of TRL's SFTConfig.
     """
 
     examples: int
     sft: dict[str, Any]
     wordings: int = 2
+    impressions: bool = False
 
 
 @dataclass
@@ -227,7 +229,8 @@ class Chain:
     def _completions(self) -> list[str]:
         types = self.options.data.get('types') or list(DatasetSettings(out='').types)
         count = self.options.cold_start.examples
-        return random_completions(count, types, self.options.prompts, self.seed, self.options.cold_start.wordings)
+        return random_completions(count, types, self.options.prompts, self.seed, self.options.cold_start.wordings,
+                                  self.options.cold_start.impressions)
 
     def _grpo_options(self) -> GrpoOptions:
         start = self.cold / 'models' / 'reasoning'

@@ -14,8 +14,8 @@ from pyiqa_rali.reasoning.sft import completion_of
 MOST_WORDINGS = len(FAULT_SENTENCES)
 
 
-def random_completions(count: int, types: list[str], card: ReasoningCard, seed: int,
-                       wordings: int = MOST_WORDINGS) -> list[str]:
+def random_completions(count: int, types: list[str], card: ReasoningCard, seed: int, wordings: int = MOST_WORDINGS,
+                       impressions: bool = True) -> list[str]:
     """Return completions: a random rating each, and a text for it.
 
     Args:
@@ -24,18 +24,24 @@ def random_completions(count: int, types: list[str], card: ReasoningCard, seed: 
         card: rating range and key.
         seed: of all draws.
         wordings: in how many ways each sentence is put; the fewer, the sooner a tiny model learns.
+        impressions: whether a second sentence gives the overall impression.
     """
     rng = np.random.default_rng(seed)
-    return [random_completion(types, card, rng, wordings) for _ in range(count)]
+    return [random_completion(types, card, rng, wordings, impressions) for _ in range(count)]
 
 
-def random_completion(types: list[str], card: ReasoningCard, rng: np.random.Generator, wordings: int = MOST_WORDINGS) -> str:
-    """Return a completion whose rating is uniform on the scale, and whose text of two sentences fits it."""
+def random_completion(types: list[str], card: ReasoningCard, rng: np.random.Generator, wordings: int = MOST_WORDINGS,
+                      impressions: bool = True) -> str:
+    """Return a completion whose rating, with one decimal, is uniform on the scale, and whose text fits it."""
     label = float(rng.uniform())
     low, high = LEVEL_RANGE
-    severity = low + (1 - label) * (high - low)
-    fault = fault_sentence(str(rng.choice(types)), severity, int(rng.integers(min(wordings, len(FAULT_SENTENCES)))))
-    impressions = IMPRESSIONS[int(label * len(IMPRESSIONS))]
-    text = f'{fault} {impressions[int(rng.integers(min(wordings, len(impressions))))]}'
+    text = fault_sentence(str(rng.choice(types)), low + (1 - label) * (high - low), _pick(wordings, FAULT_SENTENCES, rng))
+    if impressions:
+        fitting = IMPRESSIONS[int(label * len(IMPRESSIONS))]
+        text += ' ' + fitting[_pick(wordings, fitting, rng)]
     rating_low, rating_high = card.rating_range
-    return completion_of(text, rating_low + label * (rating_high - rating_low), card, with_scores=True)
+    return completion_of(text, rating_low + label * (rating_high - rating_low), card, with_scores=True, decimals=1)
+
+
+def _pick(wordings: int, choices: tuple[str, ...], rng: np.random.Generator) -> int:
+    return int(rng.integers(min(wordings, len(choices))))

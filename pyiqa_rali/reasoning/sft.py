@@ -94,11 +94,11 @@ def examples_of(options: SftOptions) -> tuple[list[Row], list[str], dict[str, li
     return rows, completions, validation
 
 
-def completion_of(text: str, rating: float, card: ReasoningCard, with_scores: bool) -> str:
+def completion_of(text: str, rating: float, card: ReasoningCard, with_scores: bool, decimals: int = 2) -> str:
     """Return a completion with a reasoning text, and the rating when scores are trained too."""
     if not with_scores:
         return f'<think>{text}</think>'
-    return f'<think>{text}</think><answer>{{"{card.rating_key}": {rating:.2f}}}</answer>'
+    return f'<think>{text}</think><answer>{{"{card.rating_key}": {rating:.{decimals}f}}}</answer>'
 
 
 def trainer_config(options: SftOptions, folder: ReasoningFolder) -> Any:
