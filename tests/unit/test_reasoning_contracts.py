@@ -35,8 +35,8 @@ def test_the_sampler_has_the_arguments_that_we_pass_on():
 def test_the_configurations_have_the_fields_that_we_set():
     grpo = {item.name for item in dataclasses.fields(trl.GRPOConfig)}
     sft = {item.name for item in dataclasses.fields(trl.SFTConfig)}
-    assert {'bf16', 'gradient_checkpointing', 'use_bias_correction_kl', 'loss_type', 'beta', 'num_generations',
-            'num_iterations', 'steps_per_generation', 'generation_kwargs', 'reward_weights', 'max_completion_length', 'use_cpu'} <= grpo
+    assert {'bf16', 'gradient_checkpointing', 'use_bias_correction_kl', 'loss_type', 'beta', 'num_generations', 'use_cpu',
+            'num_iterations', 'steps_per_generation', 'generation_kwargs', 'reward_weights', 'max_completion_length'} <= grpo
     assert {'max_length', 'completion_only_loss', 'bf16', 'gradient_checkpointing', 'use_cpu'} <= sft
 
 
