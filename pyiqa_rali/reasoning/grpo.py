@@ -64,7 +64,7 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
                                 **(config.generation_kwargs or {})}
     if config.process_index == 0:
         folder.prepare(options, auto_resume)
-    checkpoint = folder.last_checkpoint() if auto_resume else None
+    checkpoint = folder.last_checkpoint(config.process_index == 0) if auto_resume else None
     trainer = make_trainer(options, config, rows, validation, reasoner, folder, checkpoint, adapter)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():

@@ -60,7 +60,7 @@ def run_sft(options: SftOptions, rows: list[Row], completions: list[str], valida
     reasoner = load_for_training(options)
     if config.process_index == 0:
         folder.prepare(options, auto_resume)
-    checkpoint = folder.last_checkpoint() if auto_resume else None
+    checkpoint = folder.last_checkpoint(config.process_index == 0) if auto_resume else None
     trainer = make_trainer(options, config, training_set(rows, options.prompts, completions), validation, reasoner, folder,
                            checkpoint, adapter)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -55,14 +55,19 @@ class ReasoningFolder:
             yaml.safe_dump(asdict(options), stream, sort_keys=False)
         write_json(self.root / 'versions.json', versions())
 
-    def last_checkpoint(self) -> Path | None:
-        """Return the newest checkpoint that was written to its end; half-written ones are removed."""
+    def last_checkpoint(self, remove: bool = True) -> Path | None:
+        """Return the newest checkpoint that was written to its end.
+
+        Args:
+            remove: delete half-written ones behind it; for one process of several.
+        """
         found = sorted(self.checkpoints.glob('checkpoint-*'), key=lambda path: int(path.name.rpartition('-')[2]))
         while found:
             newest = found.pop()
             if is_whole(newest):
                 return newest
-            shutil.rmtree(newest)
+            if remove:
+                shutil.rmtree(newest)
         return None
 
 

@@ -90,6 +90,11 @@ def write_options(data, folder, **changes):
     return str(path)
 
 
+def read_csv(path):
+    with open(path, newline='') as stream:
+        return list(csv.DictReader(stream))
+
+
 def weights(folder):
     return load_file(next(Path(folder).glob('*model.safetensors')))
 
@@ -107,12 +112,12 @@ def test_a_run_leaves_records_samples_curves_and_a_model_that_scores(data, tmp_p
     options = write_options(data, tmp_path)
     assert main(['-opt', options]) == 0
     root = tmp_path / 'tiny'
-    log = list(csv.DictReader(open(root / 'log.csv')))
+    log = read_csv(root / 'log.csv')
     assert [row['step'] for row in log] == [str(step) for step in range(1, 7)]
     assert {'reward', 'rewards/format/mean', 'rewards/rank/mean', 'entropy'} <= set(log[0])
-    val = list(csv.DictReader(open(root / 'val.csv')))
+    val = read_csv(root / 'val.csv')
     assert [row['step'] for row in val] == ['0', '4', '6'] and 'val/mean_srcc' in val[0]
-    samples = list(csv.DictReader(open(root / 'samples.csv')))
+    samples = read_csv(root / 'samples.csv')
     assert len(samples) == 24 and samples[0]['image'].endswith('.png')
     assert (root / 'figures' / 'training_curves.png').stat().st_size > 5000
     net = ReasoningScorer(pretrained_model_path=root / 'models' / 'reasoning', max_new_tokens=16)
@@ -150,6 +155,19 @@ train_grpo({options!r})
     assert len({line.split(',')[1] for line in logs[0]}) > 4 and (changes == LORA or not same(whole, data / 'vlm'))
 
 
+def test_two_processes_compare_their_images(data, tmp_path):
+    """One image a process: without gathering there would be nobody to compare with, and no rank reward at all."""
+    options = write_options(data, tmp_path, grpo__per_device_train_batch_size=4, rewards={'rank': 1.0}, grpo__max_steps=4)
+    result = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', '29517',
+                             '-m', 'pyiqa_rali.train', '-opt', options], cwd=REPOSITORY, capture_output=True, text=True,
+                            env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(REPOSITORY), os.environ['PYTHONPATH']])})
+    assert result.returncode == 0, result.stderr[-3000:]
+    log = read_csv(tmp_path / 'tiny' / 'log.csv')
+    assert [row['step'] for row in log] == ['1', '2', '3', '4']
+    assert all(0 <= float(row['rewards/rank/mean']) <= 1 for row in log)
+    assert ReasoningScorer(pretrained_model_path=tmp_path / 'tiny' / 'models' / 'reasoning', max_new_tokens=8)
+
+
 def test_a_resumed_run_refuses_other_options(data, tmp_path):
     train_grpo(write_options(data, tmp_path, grpo__max_steps=2))
     (tmp_path / 'tiny' / 'models' / 'reasoning').rename(tmp_path / 'elsewhere')
@@ -183,7 +201,7 @@ def test_both_tasks_together(data, tmp_path):
                 'meta_info_file': str(data / 'degradations.csv')}
     found = train_grpo(write_options(data, tmp_path, datasets__train_2=degraded, rewards__degradation=1.0,
                                      datasets__train_1=table(data)))
-    rows = list(csv.DictReader(open(tmp_path / 'tiny' / 'log.csv')))
+    rows = read_csv(tmp_path / 'tiny' / 'log.csv')
     assert Path(found['export']).exists() and any(row['rewards/degradation/mean'] for row in rows)
 
 
@@ -239,7 +257,7 @@ def test_supervised_fine_tuning(data, tmp_path, changes):
     options = sft_options_file(data, tmp_path, network__pretrained=str(data / 'random'), **changes)
     with pytest.warns(UserWarning, match="not in this language model's own style"):
         found = train_sft(options)
-    log = [float(row['loss']) for row in csv.DictReader(open(tmp_path / 'tiny' / 'log.csv'))]
+    log = [float(row['loss']) for row in read_csv(tmp_path / 'tiny' / 'log.csv')]
     assert len(log) == 4 and all(np.isfinite(log)) and min(log) > 0
     assert ReasoningScorer(pretrained_model_path=found['export'], max_new_tokens=8).score_range == '1, 5'
 
