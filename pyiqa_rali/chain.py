@@ -3,6 +3,7 @@
 Each step leaves its files in the run's folder, and is skipped when a run goes on with --auto_resume and they are there.
 """
 
+import csv
 import statistics
 import time
 from collections.abc import Callable
@@ -33,7 +34,6 @@ from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
 from pyiqa_rali.records import read_record
 from pyiqa_rali.run_folder import check_same_options, versions
 
-SPLIT = 'ratio712_seed0_split_01'
 METRICS = {name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc')}
 FIRST_AND_LAST = 20  # steps whose mean rewards are compared
 TIMED_IMAGES = 12
@@ -223,8 +223,13 @@ class Chain:
     def table(self, section: str) -> dict[str, Any]:
         """Return the option section of one data set."""
         return {'name': section, 'type': 'GeneralNRDataset', 'dataroot_target': str(self.data / 'images'),
-                'meta_info_file': str(self.data / 'meta_info.csv'), 'split_index': SPLIT, 'mos_range': [1, 5],
+                'meta_info_file': str(self.data / 'meta_info.csv'), 'split_index': self._split(), 'mos_range': [1, 5],
                 'lower_better': False}
+
+    def _split(self) -> str:
+        """Return the name of the table's split column, which tells shares and seed."""
+        with open(self.data / 'meta_info.csv', encoding='utf-8', newline='') as stream:
+            return next(name for name in next(csv.reader(stream)) if 'split' in name)
 
     def _completions(self) -> list[str]:
         types = self.options.data.get('types') or list(DatasetSettings(out='').types)
@@ -248,13 +253,17 @@ class Chain:
         import pyiqa
         reasoner = pyiqa.create_metric('rali-reasoning', device='cpu', batch_size=self.options.val.get('batch_size', 16),
                                        pretrained_model_path=str(self.reasoning / 'models' / 'reasoning'),
-                                       max_new_tokens=self.options.grpo['max_completion_length'])
+                                       max_new_tokens=self.options.grpo['max_completion_length'],
+                                       num_samples=self.options.val.get('num_samples', 5))
         return reasoner, pyiqa.create_metric('rali', device='cpu', pretrained_model_path=str(self.rali))
 
     def _rewards(self) -> dict[str, float]:
         """Return the mean reward of the first and last steps."""
         record = read_record(self.reasoning / 'log.csv')
-        steps = max(1, FIRST_AND_LAST // max(1, self.options.logger.get('print_freq', 1)))
+        if not record:
+            raise OptionError(f'logger: print_freq: {self.options.logger.get("print_freq")} is more than the steps of GRPO: no '
+                              'reward was written down. Lower it.')
+        steps = max(1, FIRST_AND_LAST // max(1, self.options.logger.get('print_freq', 10)))
         first, last = (statistics.fmean(row['reward'] for row in rows) for rows in (record[:steps], record[-steps:]))
         return {'reward_first_20': first, 'reward_last_20': last, 'reward_gain': last - first}
 
@@ -265,14 +274,17 @@ class Chain:
                 (('before', record[0]), ('after', record[-1])) for column in columns}
 
     def _times(self, reasoner: Any, rali: Any, paths: list[str]) -> dict[str, float]:
-        """Return the median time for one image of both metrics, called one image at a time, and the ratio."""
+        """Return the median time for one image, called one at a time: RALI's, and the model's in two modes; and ratios."""
         reasoner.net.batch_size = 1
         medians = []
-        for metric in (rali, reasoner):
+        for metric, mode in ((rali, None), (reasoner, 'expectation'), (reasoner, 'mean')):
+            reasoner.net.mode = mode or reasoner.net.mode
             metric(paths[0])
             medians.append(statistics.median(_timed(lambda path=path, metric=metric: metric(path))
                                              for path in paths[:TIMED_IMAGES]))
-        return {'rali_ms': 1000 * medians[0], 'reasoning_ms': 1000 * medians[1], 'time_ratio': medians[0] / medians[1]}
+        return {'rali_ms': 1000 * medians[0], 'reasoning_expectation_ms': 1000 * medians[1],
+                'reasoning_mean_ms': 1000 * medians[2], 'time_ratio_expectation': medians[0] / medians[1],
+                'time_ratio_mean': medians[0] / medians[2]}
 
 
 def from_known_settings(values: dict[str, Any]) -> DatasetSettings:
