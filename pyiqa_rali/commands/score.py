@@ -13,7 +13,7 @@ from pyiqa_rali.errors import DataError, OptionError, did_you_mean
 from pyiqa_rali.image_files import ImageFile, ImageFinder, first_line, read_image_file
 from pyiqa_rali.score_table import ImageScore, ScoreTable
 
-OWN_WEIGHTS = 'RALI'  # the architecture that --weights is for
+OWN_WEIGHTS = ('RALI', 'ReasoningScorer')  # the architectures that --weights is for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +81,7 @@ def make_metric(name: str, weights: str | None, device: str | None) -> Any:
         reason = 'compares with a reference image' if name in DEFAULT_CONFIGS else 'is not known to pyiqa'
         raise OptionError(f'--metric: "{name}" {reason}; give a no-reference metric such as rali-lite.'
                           f'{did_you_mean(name, known)} All of them: pyiqa -ls')
-    if weights and DEFAULT_CONFIGS[name]['metric_opts']['type'] != OWN_WEIGHTS:
+    if weights and DEFAULT_CONFIGS[name]['metric_opts']['type'] not in OWN_WEIGHTS:
         raise OptionError(f'--weights: "{name}" is not a metric of pyiqa_rali; only these take weights. Leave -m out.')
     options = {'pretrained_model_path': weights} if weights else {}
     return pyiqa.create_metric(name, device=_device(device), **options)

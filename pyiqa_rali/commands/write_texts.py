@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--temperature', type=float, default=1.0, help='of sampling (default: %(default)s)')
     parser.add_argument('--attempts', type=int, default=8, metavar='N',
                         help='for a text without rating, or one that an image has already (default: %(default)s)')
+    parser.add_argument('--backend', choices=('transformers', 'vllm'), default='transformers',
+                        help='vllm is faster on a GPU and must be installed (default: %(default)s)')
     add_model_arguments(parser)
     parser.epilog = ('A run that was stopped goes on when it is started again with the same arguments. Each text records its '
                      'seed and model; JSONL.json beside the file records prompt and settings.')
@@ -41,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
     options = WritingOptions(args.texts_per_image, args.seed, args.temperature, args.max_new_tokens, args.batch_size,
                              args.attempts)
-    report = write_texts(load(args), files, Path(args.out), options)
+    reasoner = load(args)
+    report = write_texts(reasoner, files, Path(args.out), options, completer=completer_of(args.backend, reasoner))
     print(f'{args.out}: {report.texts} texts on {report.images} images. Tried again: {report.unparsed} without reasoning or '
           f'rating, {report.repeated} that the image had already.', file=sys.stderr)
     if report.short:
@@ -59,6 +62,14 @@ def files_of(opt: str, section: str) -> list[str]:
     if section not in sections:
         raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
     return build_table(section, sections[section], 0).image_names()
+
+
+def completer_of(backend: str, reasoner):
+    """Return what writes in the place of transformers, or None."""
+    if backend == 'transformers':
+        return None
+    from pyiqa_rali.reasoning.vllm_backend import VllmCompleter
+    return VllmCompleter(reasoner)
 
 
 def load(args: argparse.Namespace):

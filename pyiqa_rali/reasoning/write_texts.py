@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class WritingReport:
 
 
 def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options: WritingOptions,
-                names: list[str] | None = None) -> WritingReport:
+                names: list[str] | None = None, completer: Callable[..., list[list[int]]] | None = None) -> WritingReport:
     """Write texts on all images to a JSON-lines file; an interrupted run goes on where it stopped.
 
     Finished images stand in `<out>.part`, one line each, with what the file says of model, prompt and seeds beside it in
@@ -71,6 +71,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
         out: the JSON-lines file.
         options: how.
         names: what the images are called in the file; None takes their file names.
+        completer: writes in the place of `generation.complete`, such as a `VllmCompleter`.
 
     Raises:
         OptionError: `out` or its part is from other settings.
@@ -78,7 +79,8 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     """
     names = names or [image.name for image in images]
     _refuse_repeated(names)
-    settings = {'model': str(reasoner.folder), 'prompt': reasoner.card.question(), **vars(options)}
+    settings = {'model': str(reasoner.folder), 'prompt': reasoner.card.question(), **vars(options),
+                'backend': 'transformers' if completer is None else type(completer).__name__}
     part = out.with_name(f'{out.name}.part')
     done = _begin(part, out, settings)
     report = WritingReport()
@@ -87,7 +89,8 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
                                                            unit='image') as bar:
         for start in range(0, len(left), options.batch_size):
             chunk = left[start:start + options.batch_size]
-            for (name, _), texts in zip(chunk, _texts_of(reasoner, chunk, options, report), strict=True):
+            for (name, _), texts in zip(chunk, _texts_of(reasoner, chunk, options, report, completer or complete),
+                                        strict=True):
                 done[name] = texts
                 stream.write(_line(name, texts))
                 bar.update()
@@ -97,7 +100,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
 
 
 def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], options: WritingOptions,
-              report: WritingReport) -> list[list[ReasoningText]]:
+              report: WritingReport, completer: Callable[..., list[list[int]]]) -> list[list[ReasoningText]]:
     """Return the texts of some images: every number is tried until it has a new text, or its attempts are used up."""
     pictures = [read_picture(str(image)) for _, image in chunk]
     found: list[list[ReasoningText]] = [[] for _ in chunk]
@@ -105,8 +108,8 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], options: 
         missing = list(range(len(chunk)))
         for attempt in range(options.attempts):
             seeds = [derived_seed(options.seed, chunk[each][0], number, attempt) for each in missing]
-            completions = complete(reasoner, [pictures[each] for each in missing], reasoner.card.question(),
-                                   options.max_new_tokens, seeds, options.temperature)
+            completions = completer(reasoner, [pictures[each] for each in missing], reasoner.card.question(),
+                                    options.max_new_tokens, seeds, options.temperature)
             failed = []
             for each, seed, completion in zip(missing, seeds, completions, strict=True):
                 text = _usable(reasoner, decode(reasoner, completion))

@@ -224,3 +224,14 @@ def test_a_full_disk_is_told(folder, tmp_path, metric, monkeypatch, capsys):
     monkeypatch.setattr(score_table.ScoreTable, 'write', full)
     assert main(['score', str(folder), '--out', str(tmp_path / 'scores.csv')]) == 2
     assert 'pyiqa-rali score: error: [Errno 28] No space left on device' in capsys.readouterr().err
+
+
+def test_a_reasoning_model_scores_files_too(tmp_path):
+    from tests.tiny import tiny_vlm
+    Image.new('RGB', (40, 40), 'teal').save(tmp_path / 'a.png')
+    model = tiny_vlm(tmp_path / 'model')
+    arguments = ['score', str(tmp_path / 'a.png'), '-m', 'rali-reasoning', '--weights', str(model), '--device', 'cpu']
+    assert main([*arguments, '--out', str(tmp_path / 'scores.csv')]) == 0
+    with open(tmp_path / 'scores.csv', newline='') as stream:
+        row, = csv.DictReader(stream)
+    assert 1 <= float(row['score']) <= 5 and row['metric'] == f'rali-reasoning:{model}'

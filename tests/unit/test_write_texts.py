@@ -1,6 +1,8 @@
 """Writing texts: resumable to the byte, duplicates and unparsable ones tried again, nothing made up."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -114,3 +116,32 @@ def test_the_commands(tmp_path, reasoner, images, writing, capsys):
 def test_arguments_that_cannot_be_used(capsys, arguments, message):
     assert main(['write-texts', *arguments, '--model', 'x']) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_backend_of_vllm_is_asked_with_seeds_and_pictures(tmp_path, reasoner, images, monkeypatch):
+    """With a stand-in for vLLM, which is not a dependency."""
+    asked = []
+
+    class LLM:
+        def __init__(self, model, limit_mm_per_prompt):
+            assert (model, limit_mm_per_prompt) == (str(reasoner.folder), {'image': 1})
+
+        def generate(self, requests, parameters, use_tqdm):
+            asked.extend(zip(requests, parameters, strict=True))
+            texts = [f'<think>It is {number}.</think><answer>3</answer>' for number in range(len(asked))][-len(requests):]
+            return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=reasoner.processor.tokenizer.encode(text))])
+                    for text in texts]
+    monkeypatch.setitem(sys.modules, 'vllm', SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace))
+    arguments = ['--model', str(reasoner.folder), '--device', 'cpu', '--texts-per-image', '2', '--backend', 'vllm']
+    assert main(['write-texts', str(images[0].parent), '--out', str(tmp_path / 'texts.jsonl'), *arguments]) == 0
+    assert len(load_reasoning_texts(tmp_path / 'texts.jsonl')) == 5 and len(asked) == 10
+    request, parameters = asked[0]
+    assert '<|image_pad|>' in request['prompt'] and request['multi_modal_data']['image'].size == (32, 32)
+    assert parameters.temperature == 1 and len({each.seed for _, each in asked}) == 10
+
+
+def test_a_backend_that_is_not_there_says_so(tmp_path, reasoner, images, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'vllm', None)
+    arguments = ['--model', str(reasoner.folder), '--device', 'cpu', '--backend', 'vllm', '--out', str(tmp_path / 'a.jsonl')]
+    assert main(['write-texts', str(images[0].parent), *arguments]) == 2
+    assert '--backend: vllm cannot be imported' in capsys.readouterr().err

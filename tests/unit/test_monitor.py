@@ -1,0 +1,52 @@
+"""The alarms of a collapsing policy, and records that drop what an interrupted run wrote ahead."""
+
+import csv
+from types import SimpleNamespace
+
+import pytest
+
+from pyiqa_rali.reasoning.monitor import AlarmCallback, RecordCallback, SampleCallback
+
+STATE = SimpleNamespace(is_world_process_zero=True, global_step=7)
+
+
+@pytest.mark.parametrize(('logs', 'expected'), [
+    ({'frac_reward_zero_std': 0.7}, ['same reward|one reward for all rollouts']), ({'frac_reward_zero_std': 0.6}, []),
+    ({'entropy': 0.19}, ['entropy fell']), ({'entropy': 0.21}, []), ({'completions/clipped_ratio': 0.3}, ['cut off']),
+    ({'completions/clipped_ratio': 0.2}, []), ({}, []),
+    ({'frac_reward_zero_std': 1, 'entropy': 0.1, 'completions/clipped_ratio': 1}, ['one reward', 'entropy', 'cut off'])])
+def test_signs_of_collapse(logs, expected):
+    alarm = AlarmCallback()
+    assert alarm.signs({'entropy': 1.0}) == []
+    found = alarm.signs(logs)
+    assert len(found) == len(expected)
+    assert all(any(part in sign for part in wanted.split('|')) for sign, wanted in zip(found, expected, strict=True))
+
+
+def test_each_sign_is_raised_once():
+    alarm = AlarmCallback()
+    with pytest.warns(UserWarning, match='step 7: more than 20% of the completions are cut off. Raise max_completion_length'):
+        alarm.on_log(None, STATE, None, {'completions/clipped_ratio': 0.5})
+    assert len(alarm.raised) == 1
+    alarm.on_log(None, STATE, None, {'completions/clipped_ratio': 0.5})  # pytest turns no second warning into an error
+    assert len(alarm.raised) == 1
+
+
+def read(path):
+    with open(path, newline='') as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_rows_of_an_interrupted_run_are_written_again(tmp_path):
+    for start_step, steps in ((0, (1, 2, 3)), (3, (3, 4))):
+        record = RecordCallback(tmp_path / 'log.csv', ['loss', 'reward'], start_step, None)
+        samples = SampleCallback(tmp_path / 'samples.csv', start_step)
+        for step in steps:
+            samples.watch(['a', 'b'], ['x/1.png', 'x/2.png'], ['score', 'degradation'], [2.0, None])
+            for callback in (record, samples):
+                callback.on_log(None, SimpleNamespace(is_world_process_zero=True, global_step=step), None,
+                                {'loss': 0.5, 'reward': None if step == 4 else 1.0, 'other': 3})
+    assert [(row['step'], row['reward']) for row in read(tmp_path / 'log.csv')] == [
+        ('1', '1.0'), ('2', '1.0'), ('3', '1.0'), ('4', '')]
+    assert [row['step'] for row in read(tmp_path / 'samples.csv')] == ['1', '1', '2', '2', '3', '3', '4', '4']
+    assert [(row['image'], row['mos']) for row in read(tmp_path / 'samples.csv')][:2] == [('1.png', '2.000'), ('2.png', '')]
