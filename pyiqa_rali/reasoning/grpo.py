@@ -4,10 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pyiqa_rali.errors import OptionError
-from pyiqa_rali.evaluation.plots import training_curves
 from pyiqa_rali.options import override, read_yaml
 from pyiqa_rali.reasoning.generation import placeholder_tokens
 from pyiqa_rali.reasoning.monitor import (
@@ -23,12 +20,13 @@ from pyiqa_rali.reasoning.tables import Row, training_set
 from pyiqa_rali.reasoning.training import (
     ReasoningFolder,
     collect_rows,
-    export_model,
+    common_settings,
     load_for_training,
     lora_config,
+    results,
+    train_and_export,
 )
 from pyiqa_rali.reasoning.vlm import ReasoningModel
-from pyiqa_rali.records import read_record
 
 # the trainer's own defaults fit a GPU and other losses; these hold unless the option file says otherwise
 DEFAULTS = {'bf16': False, 'gradient_checkpointing': False, 'use_bias_correction_kl': False, 'loss_type': 'grpo'}
@@ -54,6 +52,7 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
     os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
     folder = ReasoningFolder(options)
     if auto_resume and folder.export.exists():
+        folder.prepare(options, resume=True)  # refuses other options
         return results(folder)
     rows, validation = collect_rows(options)
     config = trainer_config(options, folder)
@@ -66,13 +65,7 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
         folder.prepare(options, auto_resume)
     checkpoint = folder.last_checkpoint(config.process_index == 0) if auto_resume else None
     trainer = make_trainer(options, config, rows, validation, reasoner, folder, checkpoint, adapter)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        draw_curves(folder)
-        export_model(model, reasoner, folder.export, options.export.merge, options.export.training)
-    trainer.accelerator.wait_for_everyone()
-    return results(folder)
+    return train_and_export(trainer, reasoner, folder, options, checkpoint)
 
 
 def trainer_config(options: GrpoOptions, folder: ReasoningFolder) -> Any:
@@ -83,13 +76,8 @@ def trainer_config(options: GrpoOptions, folder: ReasoningFolder) -> Any:
     """
     from trl import GRPOConfig
     _, weights = reward_functions(options.rewards, options.prompts)
-    values = {**DEFAULTS, **options.grpo, 'output_dir': str(folder.checkpoints), 'seed': options.manual_seed,
-              'reward_weights': weights, 'logging_steps': options.logger.print_freq,
-              'save_steps': options.logger.save_checkpoint_freq, 'save_strategy': 'steps', 'report_to': [],
-              'remove_unused_columns': False, 'log_completions': False}
-    if values['bf16'] and not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
-        raise OptionError('grpo: bf16: true needs a GPU with bfloat16, and there is none here. Set bf16: false.')
-    values.setdefault('use_cpu', not torch.cuda.is_available())
+    values = {**common_settings('grpo', options, {**DEFAULTS, **options.grpo}, folder), 'reward_weights': weights,
+              'log_completions': False}
     try:
         return GRPOConfig(**values)
     except (ValueError, TypeError) as error:
@@ -161,18 +149,3 @@ def watched(function: Reward, samples: SampleCallback) -> Reward:
         return function(completions=completions, image_path=image_path, task=task, mos=mos, **columns)
     reward.__name__ = function.__name__
     return reward
-
-
-def draw_curves(folder: ReasoningFolder) -> None:
-    """Draw rewards and validation against the step."""
-    folder.figures.mkdir(parents=True, exist_ok=True)
-    records = {name: read_record(path) for name, path in (('train', folder.log), ('val', folder.val_log)) if path.exists()}
-    training_curves(records, folder.figures / 'training_curves.png')
-
-
-def results(folder: ReasoningFolder) -> dict[str, Any]:
-    """Return where the export is, and the first and last validation."""
-    record = read_record(folder.val_log) if folder.val_log.exists() else []
-    return {'export': str(folder.export), 'before': record[0] if record else None, 'after': record[-1] if record else None}
-
-

@@ -11,12 +11,18 @@ import torch
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
 from pyiqa_rali.errors import OptionError
 from pyiqa_rali.options import override, read_yaml
-from pyiqa_rali.reasoning.grpo import draw_curves, results
 from pyiqa_rali.reasoning.monitor import SFT_COLUMNS, RecordCallback, ValidationCallback
 from pyiqa_rali.reasoning.options import SftOptions, sft_options
 from pyiqa_rali.reasoning.prompts import ReasoningCard
 from pyiqa_rali.reasoning.tables import Row, rows_of, training_set
-from pyiqa_rali.reasoning.training import ReasoningFolder, export_model, load_for_training, lora_config
+from pyiqa_rali.reasoning.training import (
+    ReasoningFolder,
+    common_settings,
+    load_for_training,
+    lora_config,
+    results,
+    train_and_export,
+)
 from pyiqa_rali.reasoning.vlm import ReasoningModel
 
 # a short max_length would cut the completion, and the loss would read 0
@@ -54,6 +60,7 @@ def run_sft(options: SftOptions, rows: list[Row], completions: list[str], valida
     os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
     folder = ReasoningFolder(options)
     if auto_resume and folder.export.exists():
+        folder.prepare(options, resume=True)  # refuses other options
         return results(folder)
     config = trainer_config(options, folder)
     adapter = lora_config(options.network)
@@ -63,13 +70,7 @@ def run_sft(options: SftOptions, rows: list[Row], completions: list[str], valida
     checkpoint = folder.last_checkpoint(config.process_index == 0) if auto_resume else None
     trainer = make_trainer(options, config, training_set(rows, options.prompts, completions), validation, reasoner, folder,
                            checkpoint, adapter)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.is_world_process_zero():
-        draw_curves(folder)
-        export_model(trainer.accelerator.unwrap_model(trainer.model), reasoner, folder.export, options.export.merge,
-                     options.export.training)
-    trainer.accelerator.wait_for_everyone()
-    return results(folder)
+    return train_and_export(trainer, reasoner, folder, options, checkpoint)
 
 
 def examples_of(options: SftOptions) -> tuple[list[Row], list[str], dict[str, list[Row]]]:
@@ -108,12 +109,7 @@ def trainer_config(options: SftOptions, folder: ReasoningFolder) -> Any:
         OptionError: TRL refuses a value.
     """
     from trl import SFTConfig
-    values = {**DEFAULTS, **options.sft, 'output_dir': str(folder.checkpoints), 'seed': options.manual_seed,
-              'logging_steps': options.logger.print_freq, 'save_steps': options.logger.save_checkpoint_freq,
-              'save_strategy': 'steps', 'report_to': [], 'remove_unused_columns': False}
-    if values['bf16'] and not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
-        raise OptionError('sft: bf16: true needs a GPU with bfloat16, and there is none here. Set bf16: false.')
-    values.setdefault('use_cpu', not torch.cuda.is_available())
+    values = common_settings('sft', options, {**DEFAULTS, **options.sft}, folder)
     try:
         return SFTConfig(**values)
     except (ValueError, TypeError) as error:

@@ -11,10 +11,12 @@ import torch
 import yaml
 
 from pyiqa_rali.errors import OptionError
+from pyiqa_rali.evaluation.plots import training_curves
 from pyiqa_rali.files import atomic_open, write_json
 from pyiqa_rali.reasoning.options import GrpoOptions, NetworkOptions, SftOptions
 from pyiqa_rali.reasoning.tables import Row, rows_of
 from pyiqa_rali.reasoning.vlm import ReasoningModel, load_vlm
+from pyiqa_rali.records import read_record
 from pyiqa_rali.run_folder import check_same_options, versions
 
 MAY_CHANGE = ('logger', 'path', 'export')
@@ -154,3 +156,45 @@ def export_model(model: torch.nn.Module, reasoner: ReasoningModel, folder: Path,
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
     return folder
+
+
+def common_settings(section: str, options: GrpoOptions | SftOptions, given: dict[str, Any],
+                    folder: ReasoningFolder) -> dict[str, Any]:
+    """Return the trainer's arguments that follow from the other sections, over those that are given.
+
+    Raises:
+        OptionError: bf16 is wanted and there is no GPU that has it.
+    """
+    if given.get('bf16') and not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
+        raise OptionError(f'{section}: bf16: true needs a GPU with bfloat16, and there is none here. Set bf16: false.')
+    return {'use_cpu': not torch.cuda.is_available(), **given, 'output_dir': str(folder.checkpoints),
+            'seed': options.manual_seed, 'logging_steps': options.logger.print_freq,
+            'save_steps': options.logger.save_checkpoint_freq, 'save_strategy': 'steps', 'report_to': [],
+            'remove_unused_columns': False}
+
+
+def train_and_export(trainer: Any, reasoner: ReasoningModel, folder: ReasoningFolder, options: GrpoOptions | SftOptions,
+                     checkpoint: Path | None) -> dict[str, Any]:
+    """Train from the checkpoint, if there is one, draw the curves and export the model; returns `results`."""
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.is_world_process_zero():
+        draw_curves(folder)
+        export_model(trainer.accelerator.unwrap_model(trainer.model), reasoner, folder.export, options.export.merge,
+                     options.export.training)
+    trainer.accelerator.wait_for_everyone()
+    return results(folder)
+
+
+def draw_curves(folder: ReasoningFolder) -> None:
+    """Draw rewards and validation against the step."""
+    folder.figures.mkdir(parents=True, exist_ok=True)
+    records = {name: read_record(path) for name, path in (('train', folder.log), ('val', folder.val_log)) if path.exists()}
+    training_curves(records, folder.figures / 'training_curves.png')
+
+
+def results(folder: ReasoningFolder) -> dict[str, Any]:
+    """Return where the export is, and the first and last validation."""
+    record = read_record(folder.val_log) if folder.val_log.exists() else []
+    return {'export': str(folder.export), 'before': record[0] if record else None, 'after': record[-1] if record else None}
+
+
