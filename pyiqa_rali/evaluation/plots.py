@@ -102,7 +102,8 @@ def described_sheet(items: Sequence[tuple[np.ndarray, str, str]], out: Path, tit
         out: the PNG.
         title: heading of the sheet.
     """
-    figure, axes = _grid(len(items), 3.6, 3.9)
+    figure, axes = _grid(len(items), 3.6, 4.4)
+    figure.get_layout_engine().set(hspace=0.12)
     for axis, (picture, heading, text) in zip(axes, items, strict=True):
         axis.imshow(picture)
         axis.set_title(heading, fontsize=9)
