@@ -135,3 +135,35 @@ def tiny_vlm(folder: Path, seed: int = 0) -> Path:
     save_tiny_vlm(folder, answers, seed, image_size=32, width=32, layers=2, vocab_size=600)
     ReasoningCard(score_prompt='Rate it from {low:g} to {high:g}.', training='none: random weights').save(folder)
     return folder
+
+
+def tiny_qwen3_vl(folder: Path) -> Path:
+    """Save a Qwen3-VL of a few thousand parameters with the tokenizer of `tiny_vlm`, and return the folder."""
+    from transformers import (
+        AutoProcessor,
+        Qwen3VLConfig,
+        Qwen3VLForConditionalGeneration,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
+
+    from pyiqa_rali.reasoning.prompts import ReasoningCard
+    other = AutoProcessor.from_pretrained(tiny_vlm(folder / 'other'))
+    tokenizer = other.tokenizer
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in (
+        ('image_token_id', '<|image_pad|>'), ('video_token_id', '<|video_pad|>'), ('vision_start_token_id', '<|vision_start|>'),
+        ('vision_end_token_id', '<|vision_end|>'))}
+    text = {'vocab_size': len(tokenizer), 'hidden_size': 32, 'intermediate_size': 64, 'num_hidden_layers': 2, 'head_dim': 16,
+            'num_attention_heads': 2, 'num_key_value_heads': 2, 'eos_token_id': tokenizer.eos_token_id,
+            'pad_token_id': tokenizer.pad_token_id,
+            'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0, 'mrope_section': [2, 3, 3]}}
+    vision = {'depth': 2, 'hidden_size': 32, 'intermediate_size': 64, 'num_heads': 2, 'patch_size': 8, 'spatial_merge_size': 2,
+              'out_hidden_size': 32, 'deepstack_visual_indexes': [0], 'num_position_embeddings': 64}
+    torch.manual_seed(0)
+    model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **ids))
+    model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(folder)
+    videos = Qwen3VLVideoProcessor(size={'shortest_edge': 1024, 'longest_edge': 1024}, patch_size=8, merge_size=2)
+    Qwen3VLProcessor(other.image_processor, tokenizer, videos, chat_template=other.chat_template).save_pretrained(folder)
+    ReasoningCard(score_prompt='Rate it.', training='none: random weights').save(folder)
+    return folder

@@ -19,7 +19,7 @@ from pyiqa_rali.reasoning.generation import (
 )
 from pyiqa_rali.reasoning.prompts import ReasoningCard, read_card
 from pyiqa_rali.reasoning.vlm import load_vlm
-from tests.tiny import tiny_vlm
+from tests.tiny import tiny_qwen3_vl, tiny_vlm
 
 
 @pytest.fixture(scope='module')
@@ -118,6 +118,13 @@ def test_scores_do_not_depend_on_batch_or_run(folder, mode):
     alone = torch.cat([net(image[None]) for image in images])
     assert torch.allclose(scores, alone, atol=1e-5)
     assert torch.equal(scores, scorer(folder, mode=mode, num_samples=2, batch_size=3)(images))
+
+
+def test_another_family_of_models(tmp_path):
+    images = torch.rand(3, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    net = scorer(tiny_qwen3_vl(tmp_path / 'qwen3'), num_samples=2)
+    for net.mode in ('expectation', 'greedy', 'mean'):
+        assert torch.allclose(net(images), torch.cat([net(image[None]) for image in images]), atol=1e-5)
 
 
 def test_gray_and_other_float_types(folder):
