@@ -100,14 +100,27 @@ def test_a_reader_that_stops_reading_is_no_error():
     assert (result.stdout, result.stderr) == ('x:0\n', '')
 
 
-def test_training_hands_its_arguments_over(monkeypatch):
+@pytest.mark.parametrize(('kind', 'module', 'function', 'expected'), [
+    (None, 'pipeline', 'train', [True, 'pytorch', ['a:b=1', 'c=2', 'd=3']]),
+    ('RALI', 'pipeline', 'train', [True, 'pytorch', ['a:b=1', 'c=2', 'd=3']]),
+    ('GRPO', 'reasoning.grpo', 'train_grpo', [True, ['a:b=1', 'c=2', 'd=3']]),
+    ('SFT', 'reasoning.sft', 'train_sft', [True, ['a:b=1', 'c=2', 'd=3']]),
+    ('CHAIN', 'chain', 'run_chain', [True, ['a:b=1', 'c=2', 'd=3']])])
+def test_training_hands_its_arguments_over(monkeypatch, tmp_path, kind, module, function, expected):
     received = []
-    stand_in = SimpleNamespace(train=lambda *args: received.append(args))
-    monkeypatch.setitem(sys.modules, 'pyiqa_rali.pipeline', stand_in)
-    assert train.main(['-opt', 'a.yml', '--auto_resume', '--launcher', 'pytorch', '--force_yml', 'a:b=1', 'c=2',
+    stand_in = SimpleNamespace(**{function: lambda *args: received.append(args)})
+    monkeypatch.setitem(sys.modules, f'pyiqa_rali.{module}', stand_in)
+    option_file = tmp_path / 'a.yml'
+    option_file.write_text('a: {b: 0}\nc: 0\nd: 0\n' + (f'model_type: {kind}\n' if kind else ''))
+    assert train.main(['-opt', str(option_file), '--auto_resume', '--launcher', 'pytorch', '--force_yml', 'a:b=1', 'c=2',
                        '--force_yml', 'd=3']) == 0
-    assert train.main(['-opt', 'b.yml']) == 0
-    assert received == [('a.yml', True, 'pytorch', ['a:b=1', 'c=2', 'd=3']), ('b.yml', False, 'none', [])]
+    assert received == [(str(option_file), *expected)]
+
+
+def test_a_kind_of_training_that_is_not_known(tmp_path, capsys):
+    (tmp_path / 'a.yml').write_text('model_type: GRPOO\n')
+    assert train.main(['-opt', str(tmp_path / 'a.yml')]) == 2
+    assert 'model_type: "GRPOO" is not one of RALI, GRPO, SFT, CHAIN. Did you mean "GRPO"?' in capsys.readouterr().err
 
 
 def test_training_without_an_option_file_that_exists_says_what_to_give(capsys):
