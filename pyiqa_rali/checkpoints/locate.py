@@ -74,8 +74,12 @@ def converted(path: Path) -> Path:
     return target
 
 
-def from_hub(source: str) -> Path:
+def from_hub(source: str, choices: str = CHOICES) -> Path:
     """Return the folder of a hub repository, from its cache or downloaded.
+
+    Args:
+        source: 'owner/name' or 'owner/name:folder'.
+        choices: what can be done without it, for the message.
 
     Raises:
         CheckpointError: it is not in the cache, and the hub cannot be reached or does not have it.
@@ -92,15 +96,12 @@ def from_hub(source: str) -> Path:
         pass  # not in the cache: the hub is next
     endpoint = os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'
     if os.environ.get('HF_HUB_OFFLINE', '').lower() in ('1', 'true', 'yes', 'on') or not can_reach(endpoint):
-        raise CheckpointError(f'{source}: is not in the cache of the hub, and {endpoint} cannot be reached. {_can_be_done()}')
+        raise CheckpointError(f'{source}: is not in the cache of the hub, and {endpoint} cannot be reached. What can be '
+                              f'done: {choices}.')
     try:
         return Path(snapshot_download(repository, allow_patterns=patterns, etag_timeout=10)) / subfolder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f'{source}: cannot be downloaded from {endpoint}: {error}. {_can_be_done()}') from error
-
-
-def _can_be_done() -> str:
-    return f'What can be done: {CHOICES}.'
+        raise CheckpointError(f'{source}: cannot be downloaded from {endpoint}: {error}. What can be done: {choices}.') from error
 
 
 def can_reach(endpoint: str, seconds: float = SECONDS_TO_REACH_THE_HUB) -> bool:

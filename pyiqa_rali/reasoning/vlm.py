@@ -14,6 +14,8 @@ from pyiqa_rali.reasoning.prompts import ReasoningCard, read_card
 
 ADAPTER_FILE = 'adapter_config.json'
 DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
+CHOICES = ('give the folder of a copy: pretrained_model_path=PATH; take a metric that works offline: create_metric("rali-lite"); '
+           'or, with a network, set HF_ENDPOINT to a mirror that can be reached')
 
 
 @dataclass
@@ -78,7 +80,7 @@ def locate_vlm(source: str | os.PathLike) -> Path:
     if path.exists() or str(source).startswith(('.', '/', '~')) or str(source).count('/') != 1:
         raise CheckpointError(f'{source}: is no folder. Give the folder of a vision-language model, or a hub repository as '
                               'owner/name or owner/name:folder.')
-    return from_hub(str(source))
+    return from_hub(str(source), CHOICES)
 
 
 def adapter_base(folder: Path) -> Path:

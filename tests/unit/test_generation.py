@@ -1,5 +1,7 @@
 """Generation with a tiny model: batches change nothing, sampling is a softmax's, the expectation is right and in range."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -199,6 +201,17 @@ def test_models_that_cannot_be_used(folder, tmp_path):
                             ('nobody/nothing', 'nobody/nothing: is not in the cache of the hub')):
         with pytest.raises(CheckpointError, match=message):
             ReasoningScorer(pretrained_model_path=str(source))
+
+
+@pytest.mark.parametrize('name', ['qinsight', 'visualquality-r1'])
+def test_published_models_fail_fast_offline(name):
+    import pyiqa
+
+    import pyiqa_rali  # noqa: F401 (registers)
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError, match='cannot be reached. What can be done: give the folder of a copy'):
+        pyiqa.create_metric(name, device='cpu')
+    assert time.perf_counter() - start < 20  # what is wanted is 2 s; a hub call that waits takes 23 s and more
 
 
 def test_a_model_that_says_nothing_about_its_scale_needs_one(folder, tmp_path):
