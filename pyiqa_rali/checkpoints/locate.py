@@ -101,7 +101,8 @@ def from_hub(source: str, choices: str = CHOICES) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=patterns, etag_timeout=10)) / subfolder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f'{source}: cannot be downloaded from {endpoint}: {error}. What can be done: {choices}.') from error
+        raise CheckpointError(f'{source}: cannot be downloaded from {endpoint}: {error}. What can be done: '
+                              f'{choices}.') from error
 
 
 def can_reach(endpoint: str, seconds: float = SECONDS_TO_REACH_THE_HUB) -> bool:

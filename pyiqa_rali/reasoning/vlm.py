@@ -14,8 +14,8 @@ from pyiqa_rali.reasoning.prompts import ReasoningCard, read_card
 
 ADAPTER_FILE = 'adapter_config.json'
 DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
-CHOICES = ('give the folder of a copy: pretrained_model_path=PATH; take a metric that works offline: create_metric("rali-lite"); '
-           'or, with a network, set HF_ENDPOINT to a mirror that can be reached')
+CHOICES = ('give the folder of a copy: pretrained_model_path=PATH; take a metric that works offline: '
+           'create_metric("rali-lite"); or, with a network, set HF_ENDPOINT to a mirror that can be reached')
 
 
 @dataclass
