@@ -62,7 +62,7 @@ def test_the_sdist_carries_the_option_files_and_data(sdist, sources):
     import tarfile
     with tarfile.open(sdist) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
-    wanted = {f'options/{path.name}' for path in (sources / 'options').glob('*.yml')}
+    wanted = {str(path.relative_to(sources)) for path in (sources / 'options').rglob('*.yml')}
     assert wanted and wanted | {'setup.py', 'LICENSE', 'README.md', 'pyiqa_rali_hook.py', WEIGHTS} <= names
 
 
