@@ -10,7 +10,7 @@ from pyiqa_rali.errors import OptionError, did_you_mean
 from pyiqa_rali.options import override, read_yaml
 
 PROGRAM = 'pyiqa_rali.train'
-KINDS = ('RALI', 'GRPO', 'SFT', 'CHAIN')
+KINDS = ('RALI', 'GRPO', 'SFT', 'RACT', 'CHAIN')
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,6 +39,9 @@ def run(args: argparse.Namespace) -> None:
     elif kind == 'SFT':
         from pyiqa_rali.reasoning.sft import train_sft
         print_results(train_sft(args.opt, args.auto_resume, overrides))
+    elif kind == 'RACT':
+        from pyiqa_rali.ract import run_ract
+        print_results(run_ract(args.opt, args.auto_resume, overrides))
     elif kind == 'CHAIN':
         from pyiqa_rali.chain import run_chain
         print_results(run_chain(args.opt, args.auto_resume, overrides))

@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pyiqa_rali.archs.reasoning import ReasoningScorer
-from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.ract import run_ract
 from pyiqa_rali.reasoning.grpo import train_grpo
 from pyiqa_rali.reasoning.options import sft_options
 from pyiqa_rali.reasoning.prompts import ReasoningCard
@@ -140,6 +141,7 @@ def kill(self, args, state, control, **kwargs):
     if state.global_step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 monitor.RecordCallback.on_step_end = kill
+from pyiqa_rali.ract import run_ract
 from pyiqa_rali.reasoning.grpo import train_grpo
 train_grpo({options!r})
 """
@@ -277,3 +279,40 @@ def test_supervised_fine_tuning_resumes_to_the_same_weights(data, tmp_path):
 def test_texts_are_needed_for_supervision(data, tmp_path):
     with pytest.raises(OptionError, match='reasoning_texts: must name a JSON-lines file'):
         train_sft(sft_options_file(data, tmp_path, datasets__train={**table(data)}))
+
+
+def ract_options_file(data, folder, **changes):
+    teacher = yaml.safe_load(Path(write_options(data, folder, grpo__max_steps=2)).read_text())
+    (folder / 'teacher.yml').write_text(yaml.safe_dump(teacher))
+    student = {'with_scores': False, 'network': {'pretrained': 'first teacher', 'train': 'vision'},
+               'prompts': teacher['prompts'], 'logger': teacher['logger'],
+               'sft': {'max_steps': 2, 'per_device_train_batch_size': 4, 'disable_tqdm': True}}
+    values = {'name': 'ract', 'model_type': 'RACT', 'manual_seed': 0, 'datasets': {'one': table(data), 'two': table(data)},
+              'teacher': str(folder / 'teacher.yml'), 'student': student, 'path': {'experiments_root': str(folder)},
+              'texts': {'texts_per_image': 1, 'max_new_tokens': 48, 'attempts': 40}, **changes}
+    (folder / 'ract.yml').write_text(yaml.safe_dump(values))
+    return str(folder / 'ract.yml')
+
+
+def test_ract_in_one_run_and_step_by_step(data, tmp_path):
+    (tmp_path / 'whole').mkdir()
+    (tmp_path / 'steps').mkdir()
+    whole = run_ract(ract_options_file(data, tmp_path / 'whole'))['export']
+    for step in ('teach', 'write', 'tune'):
+        found = run_ract(ract_options_file(data, tmp_path / 'steps', steps=[step]))
+    assert same(whole, found['export'])
+    root = tmp_path / 'whole' / 'ract'
+    assert {path.name for path in (root / 'texts').glob('*.jsonl')} == {'one.jsonl', 'two.jsonl'}
+    before, after = weights(root / 'teacher_one' / 'models' / 'reasoning'), weights(whole)
+    changed = {name for name in after if (after[name] != before[name]).any()}
+    assert changed and all('visual' in name for name in changed)
+    assert ReasoningScorer(pretrained_model_path=whole, max_new_tokens=8).card.question() == 'Rate it from 1 to 5.'
+
+
+@pytest.mark.parametrize(('changes', 'error', 'message'), [
+    ({'steps': ['teech']}, OptionError, 'Did you mean "teach"'), ({'steps': ['tune', 'write']}, OptionError, 'in this order'),
+    ({'datasets': {}}, OptionError, 'one data set at least'), ({'steps': ['write']}, CheckpointError, 'Run the step before'),
+    ({'steps': ['tune']}, CheckpointError, 'Run the step before'), ({'texts': {'colour': 1}}, OptionError, 'unknown key')])
+def test_ract_that_cannot_work(data, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        run_ract(ract_options_file(data, tmp_path, **changes))

@@ -105,6 +105,7 @@ def test_a_reader_that_stops_reading_is_no_error():
     ('RALI', 'pipeline', 'train', [True, 'pytorch', ['a:b=1', 'c=2', 'd=3']]),
     ('GRPO', 'reasoning.grpo', 'train_grpo', [True, ['a:b=1', 'c=2', 'd=3']]),
     ('SFT', 'reasoning.sft', 'train_sft', [True, ['a:b=1', 'c=2', 'd=3']]),
+    ('RACT', 'ract', 'run_ract', [True, ['a:b=1', 'c=2', 'd=3']]),
     ('CHAIN', 'chain', 'run_chain', [True, ['a:b=1', 'c=2', 'd=3']])])
 def test_training_hands_its_arguments_over(monkeypatch, tmp_path, kind, module, function, expected):
     received = []
@@ -120,7 +121,7 @@ def test_training_hands_its_arguments_over(monkeypatch, tmp_path, kind, module, 
 def test_a_kind_of_training_that_is_not_known(tmp_path, capsys):
     (tmp_path / 'a.yml').write_text('model_type: GRPOO\n')
     assert train.main(['-opt', str(tmp_path / 'a.yml')]) == 2
-    assert 'model_type: "GRPOO" is not one of RALI, GRPO, SFT, CHAIN. Did you mean "GRPO"?' in capsys.readouterr().err
+    assert 'model_type: "GRPOO" is not one of RALI, GRPO, SFT, RACT, CHAIN. Did you mean "GRPO"?' in capsys.readouterr().err
 
 
 def test_training_without_an_option_file_that_exists_says_what_to_give(capsys):

@@ -1,0 +1,163 @@
+"""RACT: a reasoning model for several data sets whose MOS scales disagree (arXiv 2510.11369, section on RACT).
+
+Three steps, each leaving files that the next one reads: a teacher for each data set by GRPO, its texts on that data set's
+images, and one student for all by supervised fine-tuning on those texts.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pyiqa_rali.data.tables import build_table
+from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
+from pyiqa_rali.files import atomic_open, write_json
+from pyiqa_rali.options import PathOptions, from_known_keys, override, read_yaml
+from pyiqa_rali.reasoning.grpo import run_grpo
+from pyiqa_rali.reasoning.options import grpo_options, sft_options
+from pyiqa_rali.reasoning.sft import examples_of, run_sft
+from pyiqa_rali.reasoning.vlm import load_vlm
+from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
+from pyiqa_rali.run_folder import check_same_options, versions
+
+STEPS = ('teach', 'write', 'tune')
+FIRST_TEACHER = 'first teacher'
+
+
+@dataclass
+class RactOptions:
+    """One run of RACT, checked.
+
+    Attributes:
+        name: of the run.
+        manual_seed: of everything.
+        datasets: option sections of the data sets, by name.
+        teacher: option file of GRPO, whose data sets are replaced by one of these for each teacher.
+        texts: how each teacher writes.
+        student: sections of an SFT option file without its data sets; `network: pretrained: first teacher` starts from the
+            teacher of the first data set.
+        steps: some of teach, write, tune, in this order.
+        path: where to write.
+    """
+
+    name: str
+    manual_seed: int
+    datasets: dict[str, dict[str, Any]]
+    teacher: str
+    texts: WritingOptions
+    student: dict[str, Any]
+    steps: list[str] = field(default_factory=lambda: list(STEPS))
+    path: PathOptions = field(default_factory=PathOptions)
+    model_type: str = 'RACT'
+
+
+def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: list[str] = ()) -> dict[str, Any]:
+    """Run the steps of an option file; returns the student's export.
+
+    Args:
+        opt_path: the YAML file.
+        auto_resume: keep what an interrupted run has finished.
+        overrides: 'section:key=value' entries.
+
+    Raises:
+        OptionError, DataError, CheckpointError: with what to do.
+    """
+    options = ract_options(override(read_yaml(opt_path), list(overrides)))
+    root = Path(options.path.experiments_root) / options.name
+    _prepare(root, options, auto_resume or options.steps[0] != 'teach')
+    run = Ract(options, root, auto_resume)
+    results: dict[str, Any] = {}
+    for step in options.steps:
+        results = getattr(run, step)()
+    return results
+
+
+def ract_options(values: dict[str, Any]) -> RactOptions:
+    """Turn plain values into checked options."""
+    sections = {'texts': WritingOptions, 'path': PathOptions}
+    typed = {name: from_known_keys(sections[name], value or {}, name) if name in sections else value
+             for name, value in values.items()}
+    options = from_known_keys(RactOptions, typed, 'options')
+    for step in options.steps:
+        if step not in STEPS:
+            raise OptionError(f'steps: "{step}" is not one of {", ".join(STEPS)}.{did_you_mean(step, STEPS)}')
+    if not options.steps or options.steps != [step for step in STEPS if step in options.steps]:
+        raise OptionError(f'steps: {options.steps} must be some of {list(STEPS)}, in this order.')
+    if not options.datasets:
+        raise OptionError('datasets: must name one data set at least.')
+    return options
+
+
+def _prepare(root: Path, options: RactOptions, continues: bool) -> None:
+    written = root / 'options.yml'
+    if written.exists() and continues:
+        check_same_options(yaml.safe_load(written.read_text(encoding='utf-8')), asdict(options), written, ('steps', 'path'))
+    elif root.exists() and not continues:
+        from pyiqa.utils.misc import mkdir_and_rename
+        mkdir_and_rename(str(root))
+    with atomic_open(written) as stream:
+        yaml.safe_dump(asdict(options), stream, sort_keys=False)
+    write_json(root / 'versions.json', versions())
+
+
+class Ract:
+    """The steps of one run.
+
+    Args:
+        options: of the run.
+        root: its folder.
+        resume: keep what is finished.
+    """
+
+    def __init__(self, options: RactOptions, root: Path, resume: bool):
+        self.options, self.root, self.resume = options, root, resume
+
+    def teacher(self, name: str) -> Path:
+        """Return the folder of a data set's reasoning model."""
+        return self.root / f'teacher_{name}' / 'models' / 'reasoning'
+
+    def texts(self, name: str) -> Path:
+        """Return the file of a teacher's texts."""
+        return self.root / 'texts' / f'{name}.jsonl'
+
+    def teach(self) -> dict[str, Any]:
+        """One reasoning model for each data set, by GRPO."""
+        for name, table in self.options.datasets.items():
+            values = read_yaml(self.options.teacher)
+            values.update(name=f'teacher_{name}', manual_seed=self.options.manual_seed, datasets={'train': table},
+                          path={'experiments_root': str(self.root)})
+            values['val'] = {**values.get('val', {}), 'val_freq': None}
+            run_grpo(grpo_options(values), self.resume)
+        return {'teachers': [str(self.teacher(name)) for name in self.options.datasets]}
+
+    def write(self) -> dict[str, Any]:
+        """Each teacher's texts on the images of its own data set."""
+        reports = {}
+        for name, table in self.options.datasets.items():
+            if not self.teacher(name).exists():
+                raise CheckpointError(f'{self.teacher(name)}: is not there. Run the step before (steps: [teach, write, tune]).')
+            reasoner = load_vlm(self.teacher(name))
+            reasoner.model.to('cuda' if torch.cuda.is_available() else 'cpu')
+            images = [Path(path) for path in build_table('train', table, self.options.manual_seed).image_names()]
+            settings = WritingOptions(**{**asdict(self.options.texts), 'seed': self.options.manual_seed})
+            reports[name] = asdict(write_texts(reasoner, images, self.texts(name), settings))
+        write_json(self.root / 'texts' / 'report.json', reports)
+        return {'texts': [str(self.texts(name)) for name in self.options.datasets]}
+
+    def tune(self) -> dict[str, Any]:
+        """One student for all data sets, by supervised fine-tuning on the texts."""
+        missing = [str(self.texts(name)) for name in self.options.datasets if not self.texts(name).exists()]
+        if missing:
+            raise CheckpointError(f'{missing[0]}: is not there. Run the step before (steps: [write, tune]).')
+        values = {'model_type': 'SFT', **self.options.student, 'name': 'student', 'manual_seed': self.options.manual_seed,
+                  'path': {'experiments_root': str(self.root)}}
+        if values['network'].get('pretrained') == FIRST_TEACHER:
+            first = self.teacher(next(iter(self.options.datasets)))
+            values['network'] = {**values['network'], 'pretrained': str(first)}
+        values['datasets'] = {f'train_{name}': {**table, 'reasoning_texts': str(self.texts(name))}
+                              for name, table in self.options.datasets.items()}
+        values['val'] = {**values.get('val', {}), 'val_freq': None}
+        options = sft_options(values)
+        return run_sft(options, *examples_of(options), auto_resume=self.resume)
