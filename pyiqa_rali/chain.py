@@ -32,7 +32,7 @@ from pyiqa_rali.reasoning.tables import read_picture, rows_of
 from pyiqa_rali.reasoning.tiny_vlm import save_tiny_vlm
 from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
 from pyiqa_rali.records import read_record
-from pyiqa_rali.run_folder import check_same_options, versions
+from pyiqa_rali.run_folder import claim
 
 METRICS = {name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc')}
 FIRST_AND_LAST = 20  # steps whose mean rewards are compared
@@ -103,7 +103,7 @@ def run_chain(opt_path: str | Path, auto_resume: bool = False, overrides: list[s
     """
     options = chain_options(override(read_yaml(opt_path), list(overrides)))
     root = Path(options.path.experiments_root) / options.name
-    _prepare(root, options, auto_resume)
+    claim(root, asdict(options), auto_resume, ('seeds', 'path'))
     found = {seed: Chain(options, seed, root / f'seed_{seed}', auto_resume).run() for seed in options.seeds}
     medians = {name: statistics.median(values[name] for values in found.values()) for name in next(iter(found.values()))}
     results = {'medians': medians, 'seeds': {str(seed): values for seed, values in found.items()}}
@@ -120,18 +120,6 @@ def chain_options(values: dict[str, Any]) -> ChainOptions:
     if not options.seeds:
         raise OptionError('seeds: must name one seed at least, such as [0].')
     return options
-
-
-def _prepare(root: Path, options: ChainOptions, resume: bool) -> None:
-    written = root / 'options.yml'
-    if written.exists() and resume:
-        check_same_options(yaml.safe_load(written.read_text(encoding='utf-8')), asdict(options), written, ('seeds', 'path'))
-    elif root.exists() and not resume:
-        from pyiqa.utils.misc import mkdir_and_rename
-        mkdir_and_rename(str(root))
-    with atomic_open(written) as stream:
-        yaml.safe_dump(asdict(options), stream, sort_keys=False)
-    write_json(root / 'versions.json', versions())
 
 
 class Chain:

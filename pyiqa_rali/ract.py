@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
-from pyiqa_rali.files import atomic_open, write_json
+from pyiqa_rali.files import write_json
 from pyiqa_rali.options import PathOptions, from_known_keys, override, read_yaml
 from pyiqa_rali.reasoning.grpo import run_grpo
 from pyiqa_rali.reasoning.options import grpo_options, sft_options
 from pyiqa_rali.reasoning.sft import examples_of, run_sft
 from pyiqa_rali.reasoning.vlm import load_vlm
 from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
-from pyiqa_rali.run_folder import check_same_options, versions
+from pyiqa_rali.run_folder import claim
 
 STEPS = ('teach', 'write', 'tune')
 FIRST_TEACHER = 'first teacher'
@@ -66,7 +65,7 @@ def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: list[st
     """
     options = ract_options(override(read_yaml(opt_path), list(overrides)))
     root = Path(options.path.experiments_root) / options.name
-    _prepare(root, options, auto_resume or options.steps[0] != 'teach')
+    claim(root, asdict(options), auto_resume or options.steps[0] != 'teach', ('steps', 'path'))
     run = Ract(options, root, auto_resume)
     results: dict[str, Any] = {}
     for step in options.steps:
@@ -88,18 +87,6 @@ def ract_options(values: dict[str, Any]) -> RactOptions:
     if not options.datasets:
         raise OptionError('datasets: must name one data set at least.')
     return options
-
-
-def _prepare(root: Path, options: RactOptions, continues: bool) -> None:
-    written = root / 'options.yml'
-    if written.exists() and continues:
-        check_same_options(yaml.safe_load(written.read_text(encoding='utf-8')), asdict(options), written, ('steps', 'path'))
-    elif root.exists() and not continues:
-        from pyiqa.utils.misc import mkdir_and_rename
-        mkdir_and_rename(str(root))
-    with atomic_open(written) as stream:
-        yaml.safe_dump(asdict(options), stream, sort_keys=False)
-    write_json(root / 'versions.json', versions())
 
 
 class Ract:

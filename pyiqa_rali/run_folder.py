@@ -60,15 +60,31 @@ class RunFolder:
             OptionError: the run to resume, or whose files are read, had other options.
         """
         continues = resume or options.stages[0] != 'align'
-        if self.options.exists() and continues:
-            free = MAY_CHANGE if resume else (*MAY_CHANGE, *OF_LATER_STAGES[options.stages[0]])
-            check_same_options(yaml.safe_load(self.options.read_text(encoding='utf-8')), asdict(options), self.options, free)
-        elif self.root.exists() and not continues:
-            from pyiqa.utils.misc import mkdir_and_rename
-            mkdir_and_rename(str(self.root))
-        with atomic_open(self.options) as stream:
-            yaml.safe_dump(asdict(options), stream, sort_keys=False)
-        write_json(self.versions, versions())
+        free = MAY_CHANGE if resume else (*MAY_CHANGE, *OF_LATER_STAGES[options.stages[0]])
+        claim(self.root, asdict(options), continues, free)
+
+
+def claim(root: Path, options: dict[str, Any], continues: bool, free: tuple[str, ...]) -> None:
+    """Make a run's folder and write its options and versions; an earlier run of that name is archived, unless this goes on.
+
+    Args:
+        root: the folder.
+        options: the run's options as plain values.
+        continues: whether this run goes on with the files in the folder.
+        free: sections that may then differ.
+
+    Raises:
+        OptionError: the run that this one goes on from had other options.
+    """
+    written = root / 'options.yml'
+    if written.exists() and continues:
+        check_same_options(yaml.safe_load(written.read_text(encoding='utf-8')), options, written, free)
+    elif root.exists() and not continues:
+        from pyiqa.utils.misc import mkdir_and_rename
+        mkdir_and_rename(str(root))
+    with atomic_open(written) as stream:
+        yaml.safe_dump(options, stream, sort_keys=False)
+    write_json(root / 'versions.json', versions())
 
 
 def check_same_options(before: dict[str, Any], now: dict[str, Any], source: Path, free: tuple[str, ...] = MAY_CHANGE) -> None:

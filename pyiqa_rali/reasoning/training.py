@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from pyiqa_rali.errors import OptionError
 from pyiqa_rali.evaluation.plots import training_curves
-from pyiqa_rali.files import atomic_open, write_json
 from pyiqa_rali.reasoning.options import GrpoOptions, NetworkOptions, SftOptions
 from pyiqa_rali.reasoning.tables import Row, rows_of
 from pyiqa_rali.reasoning.vlm import ReasoningModel, load_vlm
 from pyiqa_rali.records import read_record
-from pyiqa_rali.run_folder import check_same_options, versions
+from pyiqa_rali.run_folder import claim
 
 MAY_CHANGE = ('logger', 'path', 'export')
 VISION_TOWER = ('.visual.', '.vision_tower.', '.vision_model.')
@@ -47,15 +45,7 @@ class ReasoningFolder:
         Raises:
             OptionError: the run to resume had other options.
         """
-        if self.options.exists() and resume:
-            check_same_options(yaml.safe_load(self.options.read_text(encoding='utf-8')), asdict(options), self.options,
-                               MAY_CHANGE)
-        elif self.root.exists() and not resume:
-            from pyiqa.utils.misc import mkdir_and_rename
-            mkdir_and_rename(str(self.root))
-        with atomic_open(self.options) as stream:
-            yaml.safe_dump(asdict(options), stream, sort_keys=False)
-        write_json(self.root / 'versions.json', versions())
+        claim(self.root, asdict(options), resume, MAY_CHANGE)
 
     def last_checkpoint(self, remove: bool = True) -> Path | None:
         """Return the newest checkpoint that was written to its end.
