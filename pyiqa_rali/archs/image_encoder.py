@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyiqa_rali.archs.clip_tower import ClipTower, build_clip_tower, is_plain
 from pyiqa_rali.archs.preprocessing import Preprocess, Preprocessing
 from pyiqa_rali.errors import OptionError, did_you_mean
 from pyiqa_rali.options import from_known_keys
@@ -80,7 +81,15 @@ class ImageEncoder(nn.Module):
         """Return image features (N, C), not normalised, for (N, 3 or 1, H, W) pictures in [0, 1]."""
         prepared = self.preprocess(images)
         dtype = next(self.backbone.parameters()).dtype
-        return self.projection(self.backbone(prepared.to(dtype, memory_format=torch.channels_last)))
+        features = self.backbone(prepared.to(dtype, memory_format=torch.channels_last))
+        return self.projection(features.to(next(self.projection.parameters(), features).dtype))
+
+    def narrow(self, dtype: torch.dtype) -> None:
+        """Cast what costs time, the backbone, to half precision; preprocessing and projection stay as they are."""
+        if isinstance(self.backbone, ClipTower):
+            self.backbone.narrow(dtype)
+        else:
+            self.backbone.to(dtype)
 
 
 class StageStatistics(nn.Module):
@@ -102,6 +111,7 @@ class StageStatistics(nn.Module):
         """Return (N, 2 * sum of channels) for normalised pictures (N, 3, H, W)."""
         statistics = []
         for stage in self.features(images):
+            stage = stage.to(torch.promote_types(stage.dtype, torch.float32))
             mean = stage.mean(dim=(2, 3))
             variance = stage.var(dim=(2, 3), correction=0)
             statistics += [mean, torch.sqrt(variance + 1e-6)]
@@ -134,9 +144,15 @@ def build_image_encoder(config: ImageEncoderConfig) -> ImageEncoder:
         OptionError: the library does not know the name.
     """
     if config.library == 'open_clip':
-        return ImageEncoder(config, _open_clip_tower(config), nn.Identity())
+        own = is_own_tower(config)
+        return ImageEncoder(config, build_clip_tower(config.model_config) if own else _open_clip_tower(config), nn.Identity())
     backbone, width = _timm_backbone(config)
     return ImageEncoder(config, backbone, _projection(width, config.embed_dim, config.projection_dim))
+
+
+def is_own_tower(config: ImageEncoderConfig) -> bool:
+    """Whether an encoder is built without importing open_clip or timm: a plain CLIP tower that describes itself."""
+    return config.library == 'open_clip' and config.model_config is not None and is_plain(config.model_config)
 
 
 def open_clip_model_config(name: str) -> dict[str, Any]:

@@ -4,12 +4,14 @@ The resizing follows Pillow's: one axis after the other (width first), antialias
 On 8-bit pictures the result is within 1/255 of the transform that the encoder was evaluated with.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyiqa_rali.archs.pillow import resize_with_pillow
 from pyiqa_rali.errors import OptionError, did_you_mean
 
 MIN_SIZE = 16
@@ -63,6 +65,9 @@ def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
 class Preprocess(nn.Module):
     """Turn (N, 3 or 1, H, W) pictures in [0, 1] of any float type into (N, 3, h, w) encoder input in float32.
 
+    Attributes:
+        exact: let Pillow itself resize, on 8-bit pictures and without gradients.
+
     Raises:
         OptionError: the tensor has another shape, or an edge is shorter than 16 pixels.
     """
@@ -70,13 +75,15 @@ class Preprocess(nn.Module):
     def __init__(self, preprocessing: Preprocessing):
         super().__init__()
         self.preprocessing = preprocessing
-        self.register_buffer('mean', torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+        self.exact = False
+        for name in ('mean', 'std'):  # on the CPU also when a model is built without memory for its weights
+            values = torch.tensor(getattr(preprocessing, name), device='cpu').view(1, 3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Resize, crop and normalise one batch."""
         images = as_rgb_float(images)
-        images = fit_to_encoder(images, self.preprocessing)
+        images = fit_to_encoder(images, self.preprocessing, resize_with_pillow if self.exact else resize)
         return (images - self.mean.float()) / self.std.float()
 
 
@@ -91,11 +98,11 @@ def as_rgb_float(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-def fit_to_encoder(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Bring (N, 3, H, W) float pictures to the size that the encoder takes."""
+def fit_to_encoder(images: Tensor, preprocessing: Preprocessing, resizer: Callable[..., Tensor] | None = None) -> Tensor:
+    """Bring (N, 3, H, W) float pictures to the size that the encoder takes, by `resize` or another that takes the same."""
     size, target = preprocessing.image_size, preprocessing.resize_size or preprocessing.image_size
     height, width = resized_shape(images.shape[-2], images.shape[-1], target, preprocessing.resize_mode)
-    images = resize(images, height, width, preprocessing.interpolation)
+    images = (resizer or resize)(images, height, width, preprocessing.interpolation)
     if size is None or (height, width) == (size, size):
         return images
     return center_crop_or_pad(images, size, preprocessing.crop_rounding)

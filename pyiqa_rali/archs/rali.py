@@ -1,5 +1,6 @@
 """RALI as a pyiqa architecture: an aligned image encoder and a basis scorer, no language model."""
 
+import contextlib
 import os
 import weakref
 from typing import Any
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pyiqa_rali.archs.basis_scorer import BasisScorer
-from pyiqa_rali.archs.image_encoder import ImageEncoderConfig, build_image_encoder
+from pyiqa_rali.archs.image_encoder import ImageEncoderConfig, build_image_encoder, is_own_tower
+from pyiqa_rali.archs.precision import check_device, check_precision
 from pyiqa_rali.checkpoints import format as checkpoint_format
 from pyiqa_rali.errors import CheckpointError, OptionError, some
 
@@ -28,6 +30,11 @@ class RALI(nn.Module):
         num_basis: with `pretrained=False`, the number K of basis vectors.
         mos_range: with `pretrained=False`, the range of the scores.
         lower_better: with `pretrained=False`, whether low scores mean good quality.
+        precision: of the image encoder, 'fp32', 'bf16' (GPUs, and CPUs with units for it) or 'fp16' (GPUs); the scorer
+            always computes in float32.
+        exact: take pictures as 8-bit ones and let Pillow resize them, as the released model does; scores on files then
+            are its own, and the pixels have no gradient.
+        revision: branch, tag or commit, for weights from the hub.
 
     Raises:
         CheckpointError: the weights cannot be found or read.
@@ -36,16 +43,18 @@ class RALI(nn.Module):
 
     def __init__(self, pretrained: bool | str = True, pretrained_model_path: str | os.PathLike | None = None,
                  image_encoder: dict[str, Any] | None = None, pca_dim: int | None = None, num_basis: int | None = None,
-                 mos_range: tuple[float, float] | None = None, lower_better: bool | None = None):
+                 mos_range: tuple[float, float] | None = None, lower_better: bool | None = None, precision: str = 'fp32',
+                 exact: bool = False, revision: str | None = None):
         super().__init__()
         self._owner = None
+        self.precision, self._dtype, self.exact = precision, check_precision(precision), exact
         described = {'image_encoder': image_encoder, 'pca_dim': pca_dim, 'num_basis': num_basis, 'mos_range': mos_range,
                      'lower_better': lower_better}
         if pretrained_model_path is None and pretrained is False:
             self._build_from_arguments(described)
         else:
             self._refuse_with_weights(described)
-            self._load_pretrained(pretrained_model_path if pretrained_model_path is not None else pretrained)
+            self._load_pretrained(pretrained_model_path if pretrained_model_path is not None else pretrained, revision)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -66,6 +75,7 @@ class RALI(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N, 1), float32, in the unit of the training MOS, for (N, 3 or 1, H, W) pictures in [0, 1]."""
+        check_device(self.precision, self.scorer.basis_vectors.device)
         return self.scorer(self.image_encoder(images))
 
     def get_extra_state(self) -> Tensor:
@@ -87,9 +97,10 @@ class RALI(nn.Module):
         metadata = checkpoint_format.metadata_from_extra_state(extra_state, 'these weights')
         checkpoint_format.check_metadata(metadata, 'these weights')
         checkpoint_format.check_scorer_tensors(tensors, 'these weights')
-        current = next(self.parameters())
+        current = self.scorer.basis_vectors
         self._build(metadata, *_scorer_sizes(tensors))
         self.to(device=current.device, dtype=current.dtype)
+        self._narrow()
         result = _load_into(self, tensors, strict, assign, 'these weights')
         self._tell_owner()
         return result
@@ -107,26 +118,38 @@ class RALI(nn.Module):
                     'mos_range': list(described['mos_range']), 'lower_better': described['lower_better'],
                     'training': 'none: random weights'}
         self._build(metadata, encoder.embed_dim, described['pca_dim'], described['num_basis'])
+        self._narrow()
 
     def _refuse_with_weights(self, described: dict[str, Any]) -> None:
         given = [name for name, value in described.items() if value is not None]
         if given:
             raise OptionError(f'{given[0]}: goes with pretrained: False only; a checkpoint brings its own. Leave it out.')
 
-    def _load_pretrained(self, source: bool | str | os.PathLike) -> None:
+    def _load_pretrained(self, source: bool | str | os.PathLike, revision: str | None) -> None:
+        """Build the model without memory for its weights where possible, and let the file's own take their place."""
         from pyiqa_rali.checkpoints.locate import locate_checkpoint
         path = locate_checkpoint('rali' if source is True else os.fspath(source))
         tensors, metadata = checkpoint_format.load_checkpoint(path)
         try:
-            self._build(metadata, *_scorer_sizes(tensors))
+            with torch.device('meta') if _is_own_tower(metadata) else contextlib.nullcontext():
+                self._build(metadata, *_scorer_sizes(tensors))
         except OptionError as error:
             raise CheckpointError(f'{path}: {error}') from error
-        _load_into(self, tensors, True, False, path)
+        self._narrow()
+        wanted = {name: tensor.dtype for name, tensor in self.state_dict().items()}
+        tensors = {name: tensor.to(wanted.get(name, tensor.dtype)) for name, tensor in tensors.items()}
+        _load_into(self, tensors, True, True, path)
+        self.image_encoder.backbone.to(memory_format=torch.channels_last)
+
+    def _narrow(self) -> None:
+        if self._dtype != torch.float32:
+            self.image_encoder.narrow(self._dtype)
 
     def _build(self, metadata: dict[str, Any], feature_dim: int, pca_dim: int, num_basis: int) -> None:
         config = ImageEncoderConfig.from_dict(metadata['image_encoder'])
         self._metadata = metadata
         self.image_encoder = build_image_encoder(config)
+        self.image_encoder.preprocess.exact = self.exact
         self.scorer = BasisScorer(feature_dim, pca_dim, num_basis)
         self.eval()
 
@@ -135,6 +158,10 @@ class RALI(nn.Module):
         if owner is not None:
             owner.score_range = self.score_range
             owner.lower_better = self._metadata['lower_better']
+
+
+def _is_own_tower(metadata: dict[str, Any]) -> bool:
+    return is_own_tower(ImageEncoderConfig.from_dict(metadata['image_encoder']))
 
 
 def _scorer_sizes(tensors: dict[str, Tensor]) -> tuple[int, int, int]:
