@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyiqa_rali.archs.pillow import resize_with_pillow
+from pyiqa_rali.archs.pillow import resize_with_pillow, row_blocks
 from pyiqa_rali.errors import OptionError, did_you_mean
 
 MIN_SIZE = 16
@@ -147,9 +147,14 @@ def resize(images: Tensor, height: int, width: int, interpolation: str = 'bicubi
 
 
 def _resize_pass(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    # in double precision: float32 falls on the other side of a rounding step now and then
-    resized = F.interpolate(images.double(), size=size, mode=interpolation, antialias=True, align_corners=False)
-    return _round_to_8_bits(resized.clamp(0, 1)).float()
+    """Resize one axis, in double precision: float32 falls on the other side of a rounding step now and then."""
+    def resized(part: Tensor, height: int) -> Tensor:
+        found = F.interpolate(part.double(), size=(height, size[1]), mode=interpolation, antialias=True, align_corners=False)
+        return _round_to_8_bits(found.clamp(0, 1)).float()
+
+    if images.shape[-2] != size[0] or images.device.type != 'cpu':
+        return resized(images, size[0])
+    return torch.cat([resized(part, part.shape[-2]) for part in row_blocks(images)], dim=-2)
 
 
 def _round_to_8_bits(images: Tensor) -> Tensor:
