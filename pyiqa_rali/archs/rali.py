@@ -128,7 +128,7 @@ class RALI(nn.Module):
     def _load_pretrained(self, source: bool | str | os.PathLike, revision: str | None) -> None:
         """Build the model without memory for its weights where possible, and let the file's own take their place."""
         from pyiqa_rali.checkpoints.locate import locate_checkpoint
-        path = locate_checkpoint('rali' if source is True else os.fspath(source))
+        path = locate_checkpoint('rali' if source is True else os.fspath(source), revision)
         tensors, metadata = checkpoint_format.load_checkpoint(path)
         try:
             with torch.device('meta') if _is_own_tower(metadata) else contextlib.nullcontext():

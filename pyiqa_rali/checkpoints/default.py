@@ -17,12 +17,6 @@ def config_file() -> Path:
     return Path(root) / 'pyiqa-rali' / 'default.json'
 
 
-def cache_folder() -> Path:
-    """Return where converted checkpoints are kept."""
-    root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(root) / 'pyiqa-rali'
-
-
 def set_default(path: Path) -> dict[str, Any]:
     """Make a checkpoint file the default of `rali`, with its digest."""
     choice = {'path': str(path.resolve()), 'sha256': sha256(path)}

@@ -1,117 +1,28 @@
-"""Pickles from elsewhere, read as data: arrays come out, nothing is imported, called or executed."""
+"""Files of arrays from elsewhere, read as data: arrays come out, nothing is imported, called or executed."""
 
 import bz2
 import gzip
 import io
 import lzma
 import os
-import pickle
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyiqa_rali.errors import CheckpointError
+from pyiqa_rali.checkpoints.inert_pickle import Inert, InertUnpickler, Refused, plain
+from pyiqa_rali.errors import CheckpointError, some
 
-LARGEST = 2 ** 31  # bytes after decompression: a PCA of any image encoder is far below
-_OPENERS = ((b'\x1f\x8b', gzip.open), (b'BZh', bz2.open), (b'\xfd7zXZ', lzma.open), (b'\x5d\x00', lzma.open))
-_NUMPY_ARRAY = ('numpy.core.multiarray', 'numpy._core.multiarray')
-_INERT_PACKAGES = ('sklearn', 'numpy.random', 'scipy')
-
-
-class Inert:
-    """Stands for an object of a class that is neither imported nor run; it only keeps its state."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> 'Inert':
-        """Take any arguments and leave them."""
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        """Take any arguments and leave them."""
-
-    def __setstate__(self, state: Any) -> None:
-        """Keep a dictionary's entries as attributes."""
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-
-
-class _ArrayWrapper(Inert):
-    """joblib's note that the bytes of an array follow in the file."""
-
-
-def _inert_reconstructor(cls: Any, base: Any, state: Any) -> Inert:
-    return cls() if isinstance(cls, type) and issubclass(cls, Inert) else Inert()
-
-
-def _plain_scalar(dtype: Any, data: bytes = b'') -> Any:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, bytes):
-        raise pickle.UnpicklingError('a scalar of Python objects')
-    return np.frombuffer(data, dtype=dtype)[0]
-
-
-def _encoded(text: str, encoding: str = 'latin1') -> bytes:
-    if not isinstance(text, str) or encoding != 'latin1':
-        raise pickle.UnpicklingError(f'text in the encoding {encoding}')
-    return text.encode('latin1')
-
-
-def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, (bytes, bytearray)):
-        raise pickle.UnpicklingError('an array of Python objects')
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order=order)
-
-
-def _empty_array(subtype: Any, shape: Any, typecode: Any) -> np.ndarray:
-    return np.ndarray(0, dtype=np.int8)
-
-
-class _DataUnpickler(pickle._Unpickler):  # the pure Python one: its steps can be replaced, as joblib does too
-    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = {('numpy', 'dtype'): np.dtype, ('numpy', 'ndarray'): np.ndarray, ('builtins', 'object'): Inert,
-                 ('copyreg', '_reconstructor'): _inert_reconstructor,
-                 ('joblib.numpy_pickle', 'NumpyArrayWrapper'): _ArrayWrapper,
-                 ('_codecs', 'encode'): _encoded,
-                 **{(core.replace('multiarray', 'numeric'), '_frombuffer'): _array_from_buffer for core in _NUMPY_ARRAY},
-                 **{(core, 'scalar'): _plain_scalar for core in _NUMPY_ARRAY},
-                 **{(core, '_reconstruct'): _empty_array for core in _NUMPY_ARRAY}}
-        if (module, name) in known:
-            return known[module, name]
-        if any(module == package or module.startswith(package + '.') for package in _INERT_PACKAGES):
-            return type(name, (Inert,), {})
-        raise pickle.UnpicklingError(f'it asks for {module}.{name}, which is refused')
-
-    def load_build(self) -> None:
-        super().load_build()
-        if isinstance(self.stack[-1], _ArrayWrapper):
-            self.stack.append(self._read_array(self.stack.pop()))
-
-    dispatch[pickle.BUILD[0]] = load_build
-
-    def _read_array(self, wrapper: _ArrayWrapper) -> np.ndarray:
-        """Read the array that follows, as joblib lays it out: padding length, padding, raw bytes."""
-        dtype, shape = wrapper.dtype, tuple(int(length) for length in wrapper.shape)
-        if not isinstance(dtype, np.dtype) or dtype.hasobject:
-            raise pickle.UnpicklingError('an array of Python objects')
-        if getattr(wrapper, 'numpy_array_alignment_bytes', None) is not None:
-            self._stream.read(self._stream.read(1)[0])
-        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        if not 0 <= size <= LARGEST:
-            raise pickle.UnpicklingError(f'an array of {size} bytes')
-        data = self._stream.read(size)
-        if len(data) != size:
-            raise EOFError('the file ends inside an array')
-        flat = np.frombuffer(data, dtype=dtype)
-        return flat.reshape(shape[::-1]).T.copy() if wrapper.order == 'F' else flat.reshape(shape).copy()
-
-    def __init__(self, stream: io.BytesIO):
-        super().__init__(stream)
-        self._stream = stream
+LARGEST = 2 ** 29  # bytes after decompression: a PCA of the widest image encoders has a quarter of it
+LARGEST_DICTIONARY = 2 ** 28  # bytes that a file may have lzma reserve: twice what its highest level takes
+_OPENERS = ((b'\x1f\x8b', gzip.open), (b'BZh', bz2.open))
+_STREAMS = ((b'\x78', zlib.decompressobj), (b'\xfd7zXZ', lambda: lzma.LZMADecompressor(memlimit=LARGEST_DICTIONARY)),
+            (b'\x5d\x00', lambda: lzma.LZMADecompressor(memlimit=LARGEST_DICTIONARY)))
 
 
 def read_joblib(path: str | os.PathLike) -> dict[str, Any]:
@@ -122,15 +33,20 @@ def read_joblib(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        content = _decompressed(path.read_bytes())
-        loaded = _DataUnpickler(io.BytesIO(content)).load()
-    except (pickle.UnpicklingError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, TypeError, KeyError, IndexError,
-            AttributeError, MemoryError, UnicodeDecodeError, OverflowError, AssertionError) as error:
-        raise CheckpointError(f'{path}: cannot be read as a joblib file of arrays ({type(error).__name__}: {error}). It is '
+        if path.stat().st_size > LARGEST:
+            raise Refused(f'it has more than {LARGEST} bytes')
+        loaded = InertUnpickler(io.BytesIO(_decompressed(path.read_bytes())), LARGEST).load()
+    except Exception as error:  # a file from elsewhere can break the reading in any way
+        raise CheckpointError(f'{path}: cannot be read as a joblib file of arrays ({_reason(error)}). It is '
                               'truncated, of another format, or not to be trusted; get it again.') from error
     if not isinstance(loaded, Inert):
         raise CheckpointError(f'{path}: holds a {type(loaded).__name__}, not a fitted estimator.')
-    return dict(vars(loaded))
+    return {name: plain(value) for name, value in vars(loaded).items()}
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or ['no details']
+    return f'{type(error).__name__}: {lines[0][:300]}'
 
 
 def _decompressed(content: bytes) -> bytes:
@@ -138,48 +54,86 @@ def _decompressed(content: bytes) -> bytes:
     for magic, opener in _OPENERS:
         if content.startswith(magic):
             return _bounded(opener(io.BytesIO(content)).read(LARGEST + 1))
-    if content.startswith(b'\x78'):
-        decompressor = zlib.decompressobj()
-        found = _bounded(decompressor.decompress(content, LARGEST + 1))
-        if not decompressor.eof:
-            raise EOFError('the compressed data ends early')
-        return found
+    for magic, make in _STREAMS:
+        if content.startswith(magic):
+            decompressor = make()
+            found = _bounded(decompressor.decompress(content, LARGEST + 1))
+            if not decompressor.eof:
+                raise EOFError('the compressed data ends early')
+            return found
     return content
 
 
 def _bounded(content: bytes) -> bytes:
     if len(content) > LARGEST:
-        raise pickle.UnpicklingError(f'it unpacks to more than {LARGEST} bytes')
+        raise Refused(f'it unpacks to more than {LARGEST} bytes')
     return content
 
 
 def read_torch_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Return the tensors of a torch file `{'state_dict': {...}}` or of a plain state dict.
+    """Return the tensors of a torch file `{'state_dict': {...}}` or of a plain state dict, mapped from the file if it can be.
 
     Raises:
         CheckpointError: the file is missing, truncated or foreign, or holds more than tensors.
     """
     path = Path(path)
     try:
-        loaded = torch.load(path, map_location='cpu', weights_only=True)
+        mapped = zipfile.is_zipfile(path)
+        if mapped:
+            _check_zip(path)
+        loaded = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
     except Exception as error:  # torch.load raises a different class for each way in which a file can be broken
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else 'no details'
-        raise CheckpointError(f'{path}: cannot be read as a torch file of tensors ({type(error).__name__}: {first_line}). It '
+        raise CheckpointError(f'{path}: cannot be read as a torch file of tensors ({_reason(error)}). It '
                               'is truncated, of another format, or not to be trusted; get it again.') from error
     state = loaded.get('state_dict', loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f'{path}: holds no state dict of tensors.')
+    strange = [str(name) for name, tensor in state.items() if not isinstance(name, str) or not _is_stored(tensor)]
+    if strange:
+        raise CheckpointError(f'{path}: {some(strange)} is not an ordinary tensor whose values all stand in the file.')
     return state
 
 
-def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Return the arrays of an `.npz` file.
+def _check_zip(path: Path) -> None:
+    """Refuse what torch never writes and what would unpack to more than the file holds."""
+    with zipfile.ZipFile(path) as archive:
+        packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+        size = sum(entry.file_size for entry in archive.infolist())
+    if packed:
+        raise Refused(f'its part {packed[0]} is compressed, which torch never writes')
+    if size > path.stat().st_size:
+        raise Refused('its parts are larger than the file')
+
+
+def _is_stored(tensor: Tensor) -> bool:
+    if tensor.layout != torch.strided or tensor.device.type != 'cpu' or tensor.is_quantized:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def read_npz(path: str | os.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return arrays of an `.npz` file by name; others in it are not read.
 
     Raises:
-        CheckpointError: the file is missing, truncated or foreign, or holds Python objects.
+        CheckpointError: the file is missing, truncated or foreign, lacks a name, or holds Python objects.
     """
+    path = Path(path)
     try:
+        with zipfile.ZipFile(path) as archive:
+            _bounded_parts(archive)
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, AttributeError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        raise CheckpointError(f'{path}: cannot be read as arrays ({type(error).__name__}: {error}).') from error
+            missing = [name for name in names if name not in arrays.files]
+            found = {name: arrays[name] for name in names if name not in missing}
+    except Exception as error:  # as above
+        raise CheckpointError(f'{path}: cannot be read as arrays ({_reason(error)}).') from error
+    if missing:
+        raise CheckpointError(f'{path}: lacks {some(missing)}.')
+    strange = [name for name, array in found.items() if not isinstance(array, np.ndarray) or array.dtype.kind != 'f']
+    if strange:
+        raise CheckpointError(f'{path}: {some(strange)} holds no floating-point numbers.')
+    return found
+
+
+def _bounded_parts(archive: zipfile.ZipFile) -> None:
+    if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
+        raise Refused(f'it unpacks to more than {LARGEST} bytes')

@@ -1,11 +1,11 @@
 """The released RALI folder (hub repository ByteDance/Q-Insight, folder RALI), turned into our checkpoint.
 
 Its files: `best/` (a transformers CLIPModel with its processor), `ckpt.pt`, `pca.pkl`, `basis.npz`. What `ckpt.pt` holds
-goes before the others; the PCA's mean stands in `pca.pkl` only. Everything is read as data.
+goes before the others; the PCA's mean stands in `pca.pkl` only. Everything is read as data, and every tensor is accounted
+for: it is taken, or it belongs to the text tower, or it is refused by name.
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyiqa_rali.archs.image_encoder import ImageEncoderConfig
-from pyiqa_rali.archs.preprocessing import Preprocessing
-from pyiqa_rali.checkpoints.format import FORMAT_VERSION
+from pyiqa_rali.checkpoints.clip_names import check_fit, is_text_tower, is_vision_tower, to_open_clip
+from pyiqa_rali.checkpoints.clip_settings import encoder_config
+from pyiqa_rali.checkpoints.format import FORMAT_VERSION, check_scorer_tensors
 from pyiqa_rali.checkpoints.pickles import read_joblib, read_npz, read_torch_tensors
 from pyiqa_rali.errors import CheckpointError, some
 
 FILES = ('best/config.json', 'ckpt.pt', 'pca.pkl')
-RESAMPLING = {2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers
+WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json')
+SHARDS = ('best/model*.safetensors', 'best/model.safetensors.index.json', 'best/pytorch_model*.bin',
+          'best/pytorch_model.bin.index.json')
 SCORER = ('pca_scale', 'pca_components', 'prototypes', 'proto_scores', 'logit_scale')
-_VISION = 'vision_model.'
-_RENAMED = {'embeddings.class_embedding': 'class_embedding', 'embeddings.patch_embedding.weight': 'conv1.weight',
-            'embeddings.position_embedding.weight': 'positional_embedding', 'pre_layrnorm': 'ln_pre',
-            'post_layernorm': 'ln_post', 'layer_norm1': 'ln_1', 'layer_norm2': 'ln_2', 'mlp.fc1': 'mlp.c_fc',
-            'mlp.fc2': 'mlp.c_proj', 'self_attn.out_proj': 'attn.out_proj', 'encoder.layers': 'transformer.resblocks'}
 
 
 def is_released(folder: Path) -> bool:
     """Whether a folder has the layout of the released checkpoint."""
     return all((folder / name).is_file() for name in FILES)
+
+
+def not_there_yet(folder: Path) -> list[str]:
+    """Return patterns of the files that `ckpt.pt` leaves something to, and that the folder does not have."""
+    state, missing = read_torch_tensors(folder / 'ckpt.pt'), []
+    if not _own_vision(state) and not any((folder / 'best' / name).is_file() for name in WEIGHTS):
+        missing += SHARDS
+    if not _has_basis(state) and not (folder / 'basis.npz').is_file():
+        missing.append('basis.npz')
+    return missing
 
 
 def read_released(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -41,16 +48,21 @@ def read_released(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     that its scores can take: from the lowest to the highest basis score.
 
     Raises:
-        CheckpointError: a file is missing or unreadable, or a tensor is missing or has another shape.
+        CheckpointError: a file is missing or unreadable, or a tensor is missing, unknown, of another shape, or not finite.
     """
     folder = Path(folder)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f'{folder}: is not a released RALI folder; it lacks {some(missing)}.')
     state = read_torch_tensors(folder / 'ckpt.pt')
-    config, weights = encoder_config(folder / 'best'), vision_weights(folder, state)
-    tensors = {f'image_encoder.backbone.{name}': tensor for name, tensor in to_open_clip(weights, folder).items()}
+    config = encoder_config(folder / 'best')
+    weights, source = vision_weights(folder, state)
+    backbone = to_open_clip(weights, source)
+    check_fit(backbone, config.model_config, source, folder / 'best' / 'config.json')
+    tensors = {f'image_encoder.backbone.{name}': tensor for name, tensor in backbone.items()}
     tensors.update({f'scorer.{name}': tensor for name, tensor in scorer_tensors(folder, state).items()})
+    check_scorer_tensors(tensors, folder)
+    _check_values(tensors, folder)
     scores = tensors['scorer.basis_scores']
     metadata = {'format_version': FORMAT_VERSION, 'name': 'RALI (released)', 'image_encoder': config.to_dict(),
                 'mos_range': [float(scores.min()), float(scores.max())], 'lower_better': False,
@@ -64,18 +76,34 @@ def scorer_tensors(folder: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
     unknown = [name for name in state if not name.startswith('clip.') and name not in {f'scorer.{known}' for known in SCORER}]
     if unknown:
         raise CheckpointError(f'{folder / "ckpt.pt"}: holds {some(unknown)}, which no part of RALI takes.')
-    pca = read_joblib(folder / 'pca.pkl')
-    if not isinstance(pca.get('mean_'), np.ndarray):
-        raise CheckpointError(f'{folder / "pca.pkl"}: has no array mean_; without it the features cannot be standardised.')
-    vectors, scores = state.get('scorer.prototypes'), state.get('scorer.proto_scores')
-    if vectors is None or scores is None:
-        basis = read_npz(folder / 'basis.npz')
-        vectors, scores = (_array(basis, name, folder / 'basis.npz') for name in ('vectors', 'scores'))
-    return {'pca_mean': torch.from_numpy(pca['mean_']).float(),
+    vectors, scores = _basis(folder, state)
+    return {'pca_mean': _pca_mean(folder / 'pca.pkl'),
             'pca_scale': _tensor(state, 'scorer.pca_scale', folder).float().abs(),
             'pca_components': _tensor(state, 'scorer.pca_components', folder).float(),
             'basis_vectors': vectors.float(), 'basis_scores': scores.float().reshape(-1),
-            'temperature': 1 / _tensor(state, 'scorer.logit_scale', folder).float().reshape(()).clamp(min=1e-6)}
+            'temperature': 1 / _number(state, 'scorer.logit_scale', folder).clamp(min=1e-6)}
+
+
+def _pca_mean(path: Path) -> Tensor:
+    mean = read_joblib(path).get('mean_')
+    if not isinstance(mean, np.ndarray) or mean.ndim != 1 or mean.dtype.kind != 'f':
+        raise CheckpointError(f'{path}: has no array mean_ of numbers; without it the features cannot be standardised.')
+    return torch.from_numpy(mean.astype(np.float32))
+
+
+def _has_basis(state: dict[str, Tensor]) -> bool:
+    return 'scorer.prototypes' in state and 'scorer.proto_scores' in state
+
+
+def _basis(folder: Path, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return basis vectors and scores, both from one file: fine-tuning has changed them together."""
+    if _has_basis(state):
+        return state['scorer.prototypes'], state['scorer.proto_scores']
+    half = [name for name in ('scorer.prototypes', 'scorer.proto_scores') if name in state]
+    if half:
+        raise CheckpointError(f'{folder / "ckpt.pt"}: holds {half[0]} without its counterpart; the basis is not whole.')
+    arrays = read_npz(folder / 'basis.npz', ('vectors', 'scores'))
+    return torch.from_numpy(arrays['vectors']), torch.from_numpy(arrays['scores'])
 
 
 def _tensor(state: dict[str, Tensor], name: str, folder: Path) -> Tensor:
@@ -84,94 +112,65 @@ def _tensor(state: dict[str, Tensor], name: str, folder: Path) -> Tensor:
     return state[name]
 
 
-def _array(arrays: dict[str, np.ndarray], name: str, path: Path) -> Tensor:
-    if name not in arrays:
-        raise CheckpointError(f'{path}: lacks {name}.')
-    return torch.from_numpy(arrays[name])
+def _number(state: dict[str, Tensor], name: str, folder: Path) -> Tensor:
+    tensor = _tensor(state, name, folder)
+    if tensor.numel() != 1:
+        raise CheckpointError(f'{folder / "ckpt.pt"}: {name} has shape {tuple(tensor.shape)}; one number is needed.')
+    return tensor.float().reshape(())
 
 
-def vision_weights(folder: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the vision tower in transformers' names: from `ckpt.pt` where it has it, otherwise from `best/`."""
-    own = {name.removeprefix('clip.'): tensor for name, tensor in state.items()
-           if name.startswith(('clip.vision_model.', 'clip.visual_projection.'))}
-    if own:
-        return own
-    safetensors, pickled = folder / 'best' / 'model.safetensors', folder / 'best' / 'pytorch_model.bin'
-    if safetensors.is_file():
-        from safetensors.torch import load_file
-        return load_file(safetensors)
-    if pickled.is_file():
-        return read_torch_tensors(pickled)
-    raise CheckpointError(f'{folder}: neither ckpt.pt (clip.*) nor best/ (model.safetensors, pytorch_model.bin) holds the '
-                          'image encoder.')
+def _check_values(tensors: dict[str, Tensor], folder: Path) -> None:
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(f'{folder}: {some(broken)} has values that are not finite.')
+    if (tensors['scorer.pca_scale'] == 0).any():
+        raise CheckpointError(f'{folder / "ckpt.pt"}: scorer.pca_scale has zeros; features cannot be divided by them.')
 
 
-def to_open_clip(weights: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """Rename a transformers CLIP vision tower to open_clip's `visual`: q, k and v become one matrix.
+def _own_vision(state: dict[str, Tensor]) -> bool:
+    return any(name.startswith('clip.') and is_vision_tower(name.removeprefix('clip.')) for name in state)
+
+
+def vision_weights(folder: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Path]:
+    """Return the vision tower in transformers' names, and the file it is from: `ckpt.pt` if it has it, otherwise `best/`.
 
     Raises:
-        CheckpointError: the projection is missing, or a layer lacks one of q, k and v.
+        CheckpointError: no file holds it, or the CLIP has a tensor that is part of neither tower.
     """
-    if 'visual_projection.weight' not in weights:
-        raise CheckpointError(f'{folder}: its CLIP has no visual_projection.weight.')
-    renamed = {'proj': weights['visual_projection.weight'].T.contiguous()}
-    for name, tensor in weights.items():
-        if not name.startswith(_VISION) or name.endswith('position_ids'):
-            continue
-        name = name.removeprefix(_VISION)
-        attention = re.match(r'encoder\.layers\.(\d+)\.self_attn\.q_proj\.(weight|bias)$', name)
-        if attention:
-            parts = [weights.get(_VISION + name.replace('q_proj', f'{part}_proj')) for part in 'qkv']
-            if any(part is None for part in parts):
-                raise CheckpointError(f'{folder}: its CLIP lacks a part of {name}.')
-            renamed[f'transformer.resblocks.{attention[1]}.attn.in_proj_{attention[2]}'] = torch.cat(parts)
-        elif not re.search(r'self_attn\.[kv]_proj\.', name):
-            for old, new in _RENAMED.items():
-                name = name.replace(old, new)
-            renamed[name] = tensor
-    return renamed
+    found = {name.removeprefix('clip.'): tensor for name, tensor in state.items() if name.startswith('clip.')}
+    path = folder / 'ckpt.pt'
+    if not _own_vision(state):
+        found, path = _weights_of_best(folder)
+    foreign = [name for name in found if not is_vision_tower(name) and not is_text_tower(name)]
+    if foreign:
+        raise CheckpointError(f'{path}: its CLIP holds {some(foreign)}, which is part of neither tower.')
+    return {name: tensor for name, tensor in found.items() if is_vision_tower(name)}, path
 
 
-def encoder_config(best: Path) -> ImageEncoderConfig:
-    """Return the encoder's configuration from `config.json` and the processor's.
-
-    Raises:
-        CheckpointError: a file or key is missing, or the model is no CLIP that open_clip can build.
-    """
-    config = _read_json(best / 'config.json')
-    vision = config.get('vision_config') or {}
+def _weights_of_best(folder: Path) -> tuple[dict[str, Tensor], Path]:
+    present = [folder / 'best' / name for name in WEIGHTS if (folder / 'best' / name).is_file()]
+    if not present:
+        raise CheckpointError(f'{folder}: neither ckpt.pt (clip.*) nor best/ ({", ".join(WEIGHTS)}) holds the image encoder.')
+    if not present[0].name.endswith('.index.json'):
+        return _read_weights(present[0]), present[0]
     try:
-        activation = vision.get('hidden_act', 'quick_gelu')
-        width = vision['hidden_size']
-        model_config = {
-            'embed_dim': config['projection_dim'], 'quick_gelu': activation == 'quick_gelu',
-            'vision_cfg': {'image_size': vision['image_size'], 'layers': vision['num_hidden_layers'], 'width': width,
-                           'head_width': width // vision['num_attention_heads'], 'patch_size': vision['patch_size'],
-                           'mlp_ratio': vision['intermediate_size'] / width}}
-    except KeyError as error:
-        raise CheckpointError(f'{best / "config.json"}: lacks {error}.') from error
-    if activation not in ('quick_gelu', 'gelu'):
-        raise CheckpointError(f'{best / "config.json"}: hidden_act {activation} is not quick_gelu or gelu.')
-    preprocessing = _preprocessing(best / 'preprocessor_config.json')
-    return ImageEncoderConfig('open_clip', 'released CLIP', preprocessing, config['projection_dim'], model_config)
+        shards = sorted(set(json.loads(present[0].read_text(encoding='utf-8'))['weight_map'].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f'{present[0]}: is no index of weights ({error!r}).') from error
+    found: dict[str, Tensor] = {}
+    for shard in shards:
+        found.update(_read_weights(folder / 'best' / Path(str(shard)).name))
+    return found, present[0]
 
 
-def _preprocessing(path: Path) -> Preprocessing:
-    values = _read_json(path)
-    values = values.get('image_processor', values)
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if path.suffix != '.safetensors':
+        return read_torch_tensors(path)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
     try:
-        size, crop = values['size'], values['crop_size']
-        shortest = size['shortest_edge'] if isinstance(size, dict) else size
-        side = crop['height'] if isinstance(crop, dict) else crop
-        return Preprocessing(image_size=side, resize_size=shortest, resize_mode='shortest', crop_rounding='floor',
-                             interpolation=RESAMPLING[values['resample']], mean=tuple(values['image_mean']),
-                             std=tuple(values['image_std']))
-    except KeyError as error:
-        raise CheckpointError(f'{path}: lacks {error}, or has a value that is not known.') from error
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f'{path}: cannot be read as safetensors ({error}). It is missing or truncated; get it '
+                              'again.') from error
 
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f'{path}: cannot be read ({error}).') from error

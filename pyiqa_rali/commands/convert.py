@@ -1,20 +1,41 @@
 """Convert the released RALI folder into one checkpoint file."""
 
 import argparse
-
-from pyiqa_rali.checkpoints.format import save_checkpoint
-from pyiqa_rali.checkpoints.released import read_released
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument('folder', metavar='FOLDER', help='the released folder: best/, ckpt.pt, pca.pkl, basis.npz')
+    parser.add_argument('source', metavar='SOURCE', help='the released folder (best/, ckpt.pt, pca.pkl, basis.npz), rali for '
+                                                         'the release on the hub, or another repository as owner/name:folder')
     parser.add_argument('out', metavar='OUT', help='the safetensors file to write')
+    parser.add_argument('--revision', metavar='NAME', help='branch, tag or commit of the repository on the hub')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the folder as data and write our checkpoint."""
-    tensors, metadata = read_released(args.folder)
+    """Read the release as data and write our checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be had, or is no released RALI.
+        OptionError: a revision is given for a folder.
+    """
+    from pyiqa_rali.checkpoints.format import save_checkpoint
+    tensors, metadata = _read(args.source, args.revision)
     save_checkpoint(args.out, tensors, metadata)
     print(f'{args.out}: {len(tensors)} tensors, scores from {metadata["mos_range"][0]:g} to {metadata["mos_range"][1]:g}.')
     return 0
+
+
+def _read(source: str, revision: str | None) -> tuple[dict, dict]:
+    from pyiqa_rali.checkpoints.conversion import fetch, read_fetched
+    from pyiqa_rali.checkpoints.hub import is_hub_name
+    from pyiqa_rali.checkpoints.locate import CHOICES, RELEASED
+    from pyiqa_rali.checkpoints.released import read_released
+    from pyiqa_rali.errors import OptionError
+    if source == 'rali':
+        source = RELEASED
+    if Path(source).exists() or not is_hub_name(source):
+        if revision:
+            raise OptionError(f'--revision: {revision} goes with a repository on the hub; {source} is a folder. Leave it out.')
+        return read_released(source)
+    return read_fetched(fetch(source, revision, CHOICES), source)

@@ -1,5 +1,6 @@
 """Loading and saving vision-language models: a folder or a hub repository, whole weights or a peft adapter."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from pyiqa_rali.checkpoints.locate import from_hub
+from pyiqa_rali.checkpoints.hub import from_hub
 from pyiqa_rali.errors import CheckpointError, OptionError
 from pyiqa_rali.reasoning.prompts import ReasoningCard, read_card
 
@@ -80,14 +81,24 @@ def locate_vlm(source: str | os.PathLike) -> Path:
     if path.exists() or str(source).startswith(('.', '/', '~')) or str(source).count('/') != 1:
         raise CheckpointError(f'{source}: is no folder. Give the folder of a vision-language model, or a hub repository as '
                               'owner/name or owner/name:folder.')
-    return from_hub(str(source), CHOICES)
+    return from_hub(str(source), CHOICES, is_whole=_is_whole)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a download that may have been cut short holds a configuration and all weights."""
+    if not (folder / 'config.json').exists():
+        return (folder / ADAPTER_FILE).exists() and any(folder.glob('adapter_model.*'))
+    index = folder / 'model.safetensors.index.json'
+    if not index.exists():
+        return any(folder.glob('*.safetensors')) or any(folder.glob('*.bin'))
+    shards = set(json.loads(index.read_text(encoding='utf-8'))['weight_map'].values())
+    return all((folder / shard).exists() for shard in shards)
 
 
 def adapter_base(folder: Path) -> Path:
     """Return the folder of the model that an adapter was trained on, or the folder itself when it is no adapter."""
     if not (folder / ADAPTER_FILE).exists():
         return folder
-    import json
     base = json.loads((folder / ADAPTER_FILE).read_text(encoding='utf-8')).get('base_model_name_or_path')
     if not base:
         raise CheckpointError(f'{folder / ADAPTER_FILE}: does not name base_model_name_or_path, the model below the adapter.')

@@ -16,7 +16,7 @@ import torch
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.archs.rali import RALI
-from pyiqa_rali.checkpoints import default, locate
+from pyiqa_rali.checkpoints import conversion, default, hub, locate
 from pyiqa_rali.checkpoints.format import load_metadata, save_checkpoint
 from pyiqa_rali.errors import CheckpointError
 from tests.tiny import tiny_released_folder
@@ -27,7 +27,7 @@ COMMIT = '0123456789abcdef0123456789abcdef01234567'
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
-    for name in ('XDG_CONFIG_HOME', 'XDG_CACHE_HOME', 'HF_HOME'):
+    for name in ('XDG_CONFIG_HOME', 'TORCH_HOME', 'HF_HOME'):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hub'))
     monkeypatch.delenv(default.VARIABLE, raising=False)
@@ -75,14 +75,14 @@ def test_nowhere_to_be_had_fails_at_once_and_says_what_can_be_done():
 def test_a_hub_that_never_answers_is_given_up_on():
     """A port that takes connections from nobody: packets are lost, as behind a firewall."""
     start = time.perf_counter()
-    assert not locate.can_reach('http://10.255.255.1:81')
+    assert not hub.can_reach('http://10.255.255.1:81')
     assert time.perf_counter() - start < 1.9
 
 
 def test_a_hub_that_listens_is_reached(monkeypatch):
     server = HTTPServer(('127.0.0.1', 0), BaseHTTPRequestHandler)
     try:
-        assert locate.can_reach(f'http://127.0.0.1:{server.server_port}')
+        assert hub.can_reach(f'http://127.0.0.1:{server.server_port}')
     finally:
         server.server_close()
 
@@ -144,19 +144,19 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(released):
+def server(released):
     Hub.folder, Hub.asked = released, []
-    server = HTTPServer(('127.0.0.1', 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}'
-    server.shutdown()
-    server.server_close()
+    listening = HTTPServer(('127.0.0.1', 0), Hub)
+    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{listening.server_port}'
+    listening.shutdown()
+    listening.server_close()
 
 
-def test_the_hub_is_last_and_is_asked_once(hub, tmp_path):
+def test_the_hub_is_last_and_is_asked_once(server, tmp_path):
     """huggingface_hub reads its settings when it is imported: the download runs in its own process."""
     code = 'from pyiqa_rali.checkpoints.locate import locate_checkpoint; print(locate_checkpoint("rali"))'
-    environment = {**os.environ, 'HF_ENDPOINT': hub, 'HF_HUB_OFFLINE': '0', 'HF_HUB_DISABLE_XET': '1'}
+    environment = {**os.environ, 'HF_ENDPOINT': server, 'HF_HUB_OFFLINE': '0', 'HF_HUB_DISABLE_XET': '1'}
     first = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     assert load_metadata(first.stdout.strip())['name'] == 'RALI (released)'
@@ -166,18 +166,18 @@ def test_the_hub_is_last_and_is_asked_once(hub, tmp_path):
     assert second.stdout == first.stdout and len(Hub.asked) == count
 
 
-def test_a_repository_that_the_hub_lacks(hub):
+def test_a_repository_that_the_hub_lacks(server):
     code = ('from pyiqa_rali.checkpoints.locate import locate_checkpoint\n'
             'try:\n    locate_checkpoint("nobody/nothing:there")\n'
             'except Exception as error:\n    print(type(error).__name__, error)')
-    environment = {**os.environ, 'HF_ENDPOINT': hub, 'HF_HUB_OFFLINE': '0', 'HF_HUB_DISABLE_XET': '1'}
+    environment = {**os.environ, 'HF_ENDPOINT': server, 'HF_HUB_OFFLINE': '0', 'HF_HUB_DISABLE_XET': '1'}
     result = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
     assert result.stdout.startswith('CheckpointError nobody/nothing:there'), result.stdout + result.stderr
 
 
 @pytest.mark.parametrize('source', ['./gone', '/gone/file', 'gone.safetensors', 'weights.pth', 'no name', '~/gone'])
 def test_what_looks_like_a_path_is_never_asked_of_the_hub(source, monkeypatch):
-    monkeypatch.setattr(locate, 'from_hub', lambda name: pytest.fail('asked'))
+    monkeypatch.setattr(conversion, 'from_hub', lambda *args: pytest.fail('asked'))
     with pytest.raises(CheckpointError, match='no such file or folder'):
         locate.locate_checkpoint(source)
 

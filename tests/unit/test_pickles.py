@@ -1,19 +1,29 @@
 """Pickles from elsewhere: real ones are read, hostile ones run nothing."""
 
+import bz2
+import contextlib
 import gzip
 import io
+import lzma
 import os
 import pickle
+import time
+import tracemalloc
+import zipfile
+import zlib
+from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings, strategies
 from sklearn.decomposition import PCA, IncrementalPCA
 
 from pyiqa_rali.checkpoints import pickles
 from pyiqa_rali.checkpoints.pickles import read_joblib, read_npz, read_torch_tensors
 from pyiqa_rali.errors import CheckpointError
+from tests.data.write_pca_files import features
 
 FEATURES = np.random.default_rng(0).normal(size=(50, 12))
 
@@ -34,6 +44,28 @@ def test_plain_pickles_of_every_protocol(tmp_path, protocol):
     estimator = PCA(n_components=4).fit(FEATURES)
     (tmp_path / 'pca.pkl').write_bytes(pickle.dumps(estimator, protocol=protocol))
     assert np.array_equal(read_joblib(tmp_path / 'pca.pkl')['mean_'], estimator.mean_)
+
+
+OLD_FILES = sorted((Path(__file__).parents[1] / 'data' / 'pca').glob('*.pkl'))
+
+
+@pytest.mark.parametrize('path', OLD_FILES, ids=lambda path: path.stem)
+def test_files_of_other_versions(path):
+    """Written by data/write_pca_files.py under the versions that the names tell."""
+    expected = features().mean(axis=0)
+    found = read_joblib(path)
+    assert found['mean_'].dtype == (np.float32 if path.name.startswith('pca_float32') else np.float64)
+    assert np.allclose(found['mean_'], expected, atol=1e-6)
+    reference = PCA(n_components=3).fit(features()).components_
+    assert found['components_'].shape == (3, 6)
+    if path.name.startswith('pca'):  # an incremental PCA's components are near to, not equal to, a PCA's
+        assert np.allclose(np.abs(found['components_']), np.abs(reference), atol=1e-4)
+    else:
+        assert np.allclose(found['var_'], features().var(axis=0), atol=1e-5)
+
+
+def test_there_are_files_of_several_versions():
+    assert len({path.stem.split('sklearn')[1].split('_compress')[0] for path in OLD_FILES}) >= 4
 
 
 class Call:
@@ -89,15 +121,52 @@ def test_state_cannot_replace_our_own_methods(tmp_path):
     assert callable(pickles.Inert.__setstate__)
 
 
-@pytest.mark.parametrize('share', [0.0, 0.3, 0.9])
-@pytest.mark.parametrize('compress', [0, 3])
-def test_a_truncated_file_is_refused(tmp_path, share, compress):
+@pytest.mark.parametrize('compress', [0, 3, ('gzip', 3), ('bz2', 3), ('lzma', 3), ('xz', 3)])
+def test_a_file_cut_at_any_byte_is_refused(tmp_path, compress):
     path = tmp_path / 'pca.pkl'
-    joblib.dump(PCA(n_components=4).fit(FEATURES), path, compress=compress)
+    joblib.dump(PCA(n_components=2).fit(FEATURES[:, :4]), path, compress=compress)
     content = path.read_bytes()
-    path.write_bytes(content[:int(len(content) * share)])
-    with pytest.raises(CheckpointError, match=r'pca.pkl: cannot be read'):
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=r'pca.pkl: (cannot be read|holds a)'):
+            read_joblib(path)
+
+
+def test_a_file_with_any_byte_changed_is_read_or_refused_and_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'system', lambda command: pytest.fail('it ran'))
+    path = tmp_path / 'pca.pkl'
+    joblib.dump(PCA(n_components=2).fit(FEATURES[:, :4]), path)
+    content = path.read_bytes()
+    for position in range(len(content)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1:])
+        with contextlib.suppress(CheckpointError):
+            assert isinstance(read_joblib(path), dict)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=strategies.binary(max_size=60))
+def test_any_bytes_are_read_or_refused(tmp_path, content):
+    path = tmp_path / 'any.pkl'
+    path.write_bytes(b'\x80\x04' + content + b'.')
+    with contextlib.suppress(CheckpointError):
         read_joblib(path)
+
+
+@pytest.mark.parametrize('length', ['every', 'torch'])
+def test_a_torch_file_or_npz_cut_anywhere_is_refused(tmp_path, length):
+    path = tmp_path / 'file'
+    if length == 'torch':
+        torch.save({'state_dict': {'a': torch.arange(3.0)}}, path)
+        reader = read_torch_tensors
+    else:
+        with open(path, 'wb') as stream:
+            np.savez(stream, vectors=np.zeros((2, 2)))
+        reader = lambda path: read_npz(path, ['vectors'])  # noqa: E731
+    content = path.read_bytes()
+    for end in range(0, len(content), 1 if length == 'every' else 7):
+        path.write_bytes(content[:end])
+        with pytest.raises(CheckpointError, match='file'):
+            reader(path)
 
 
 def test_an_array_larger_than_the_file_is_refused(tmp_path):
@@ -111,11 +180,101 @@ def test_an_array_larger_than_the_file_is_refused(tmp_path):
         read_joblib(path)
 
 
-def test_a_compressed_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+@pytest.mark.parametrize('pack', [gzip.compress, bz2.compress, zlib.compress, lzma.compress,
+                                  lambda content: lzma.compress(content, format=lzma.FORMAT_ALONE)],
+                         ids=['gzip', 'bz2', 'zlib', 'xz', 'lzma'])
+def test_a_compressed_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch, pack):
     monkeypatch.setattr(pickles, 'LARGEST', 100_000)
     path = tmp_path / 'pca.pkl'
-    path.write_bytes(gzip.compress(b'\0' * 50_000_000))
+    path.write_bytes(pack(b'\0' * 20_000_000))
+    tracemalloc.start()
     with pytest.raises(CheckpointError, match=r'pca.pkl.*more than 100000 bytes'):
+        read_joblib(path)
+    assert tracemalloc.get_traced_memory()[1] < 12_000_000  # lzma reserves eight million for its dictionary
+    tracemalloc.stop()
+
+
+def test_bombs_of_zip_files_are_refused(tmp_path, monkeypatch):
+    torch.save({'a': torch.zeros(1000)}, tmp_path / 'a.pt')
+    with zipfile.ZipFile(tmp_path / 'a.pt') as source, zipfile.ZipFile(tmp_path / 'b.pt', 'w', zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(CheckpointError, match=r'b.pt.*is compressed, which torch never writes'):
+        read_torch_tensors(tmp_path / 'b.pt')
+    np.savez_compressed(tmp_path / 'basis.npz', vectors=np.zeros(100_000))
+    monkeypatch.setattr(pickles, 'LARGEST', 100_000)
+    with pytest.raises(CheckpointError, match=r'basis.npz.*more than 100000 bytes'):
+        read_npz(tmp_path / 'basis.npz', ['vectors'])
+
+
+def array_header(shape):
+    """A joblib file whose one array claims a shape that the file does not hold."""
+    wrapper = joblib.numpy_pickle.NumpyArrayWrapper(np.ndarray, shape, 'C', np.dtype('f8'))
+    return pickle.dumps(wrapper, protocol=4)
+
+
+@pytest.mark.parametrize('shape', [(10 ** 6, 10 ** 6), (2 ** 62,), (2 ** 40, 2 ** 40), (-1,), (1.5,), 'text', (10 ** 30,)])
+def test_shapes_that_the_file_does_not_hold_are_refused(tmp_path, shape):
+    (tmp_path / 'pca.pkl').write_bytes(array_header(shape))
+    with pytest.raises(CheckpointError, match=r'pca.pkl.*an array (of \d+ bytes, more than|whose shape is not)'):
+        read_joblib(tmp_path / 'pca.pkl')
+    header = str({'descr': '<f8', 'fortran_order': False, 'shape': shape}).encode()
+    member = b'\x93NUMPY\x01\x00' + len(header).to_bytes(2, 'little') + header
+    with zipfile.ZipFile(tmp_path / 'basis.npz', 'w') as archive:
+        archive.writestr('vectors.npy', member)
+    with pytest.raises(CheckpointError, match=r'basis.npz: cannot be read'):
+        read_npz(tmp_path / 'basis.npz', ['vectors'])
+
+
+def test_tensors_that_claim_more_than_is_stored_are_refused(tmp_path):
+    torch.save({'wide': torch.zeros(1).expand(10 ** 9, 10 ** 9)}, tmp_path / 'a.pt')
+    with pytest.raises(CheckpointError, match=r'a.pt: wide is not an ordinary tensor'):
+        read_torch_tensors(tmp_path / 'a.pt')
+    torch.save({'thin': torch.eye(3).to_sparse()}, tmp_path / 'b.pt')
+    with pytest.raises(CheckpointError, match=r'b.pt: thin is not an ordinary tensor'):
+        read_torch_tensors(tmp_path / 'b.pt')
+
+
+TRICKS = {
+    'a dotted name that leads elsewhere': (b'\x80\x04\x8c\x07sklearn\x8c\x09os.system\x93\x8c\x04true\x85R.', None),
+    'a module whose name begins like a known one': (b'csklearn_evil\nrun\n(tR.', 'sklearn_evil.run'),
+    'a name put together on the stack': (b'\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.', 'posix.system'),
+    'the old INST step': (b"(S'true'\nios\nsystem\n.", 'os.system'),
+    'an extension code': (b'\x80\x02\x82\x01.', 'a step that no fitted estimator needs'),
+    'a persistent id': (b'\x80\x02K\x01Q.', 'a step that no fitted estimator needs'),
+    'a state for a function': (b"ccopyreg\n_reconstructor\n}S'x'\nK\x01sb.", 'a state to what has none'),
+    'a class of numpy that allocates': (b'cnumpy\nndarray\n(L9999999999L\ntR.', None),
+    'a memory type of nested types': (b"cnumpy\ndtype\n((lS'f8'\natR.", 'an array of a list'),
+    "numpy's own loader": (b"cnumpy\nload\n(S'x'\ntR.", 'numpy.load'),
+    'text made into bytes over and over': (
+        b'\x80\x02(X\x00\x00\x01\x00' + b'x' * 65536 + b'q\x00' + b'c_codecs\nencode\nh\x00\x85R' * 20000 + b't.',
+        'more and more bytes'),
+    'keys that take for ever to hash': (b'\x80\x02}' + b'K\x01' + b'2\x86' * 60 + b'K\x01s.', 'keys are not texts'),
+}
+
+
+@pytest.mark.parametrize('name', TRICKS)
+def test_tricks_are_refused_or_come_to_nothing(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(os, 'system', lambda command: pytest.fail('it ran'))
+    content, message = TRICKS[name]
+    path = tmp_path / 'file.pkl'
+    path.write_bytes(content)
+    start = time.perf_counter()
+    if message is None:
+        assert isinstance(read_joblib(path), dict)
+    else:
+        with pytest.raises(CheckpointError, match=message):
+            read_joblib(path)
+    assert time.perf_counter() - start < 5
+
+
+def test_deep_nesting_breaks_nothing(tmp_path):
+    path = tmp_path / 'file.pkl'
+    path.write_bytes(b'\x80\x02' + b'(' * 50_000 + b'l' * 50_000 + b'.')
+    with pytest.raises(CheckpointError, match=r'file.pkl: holds a list'):
+        read_joblib(path)
+    path.write_bytes(b'\x80\x02' + b']' * 50_000 + b'a' * 49_999 + b'.')
+    with pytest.raises(CheckpointError, match=r'file.pkl: holds a list'):
         read_joblib(path)
 
 
@@ -127,11 +286,11 @@ def test_arrays_of_objects_are_refused(tmp_path):
         read_joblib(tmp_path / 'pca.pkl')
     np.savez(tmp_path / 'basis.npz', vectors=np.array([Call(os.system, 'true')], dtype=object))
     with pytest.raises(CheckpointError, match='basis.npz'):
-        read_npz(tmp_path / 'basis.npz')
+        read_npz(tmp_path / 'basis.npz', ['vectors'])
 
 
 @pytest.mark.parametrize('content', [b'', b'no pickle', b'\x80\x04.', b'PK\x03\x04', b'\x80\x04K\x05.'])
-@pytest.mark.parametrize('reader', [read_joblib, read_torch_tensors, read_npz])
+@pytest.mark.parametrize('reader', [read_joblib, read_torch_tensors, lambda path: read_npz(path, ['vectors'])])
 def test_foreign_files_are_refused_by_name(tmp_path, content, reader):
     (tmp_path / 'file.bin').write_bytes(content)
     with pytest.raises(CheckpointError, match='file.bin'):

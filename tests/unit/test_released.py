@@ -81,10 +81,10 @@ def test_its_metadata(released):
 
 
 def test_the_conversion_is_made_once(copied, monkeypatch):
-    from pyiqa_rali.checkpoints import locate, released
-    first = locate.converted(copied)
-    monkeypatch.setattr(released, 'read_released', lambda folder: pytest.fail('converted twice'))
-    assert locate.converted(copied) == first and load_checkpoint(first)
+    from pyiqa_rali.checkpoints import conversion
+    first = conversion.converted(copied)
+    monkeypatch.setattr(conversion, 'read_released', lambda folder: pytest.fail('converted twice'))
+    assert conversion.converted(copied) == first and load_checkpoint(first)
 
 
 def test_what_ckpt_lacks_comes_from_the_other_files(copied):

@@ -1,0 +1,107 @@
+"""The released layout is converted once, into a file of our format among pyiqa's own weights, and found there afterwards."""
+
+import contextlib
+import hashlib
+import os
+import sys
+import time
+import urllib.parse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pyiqa_rali.checkpoints.clip_settings import PROCESSOR_FILES
+from pyiqa_rali.checkpoints.format import FILE_NAME, save_checkpoint
+from pyiqa_rali.checkpoints.hub import commit_of, from_hub
+from pyiqa_rali.checkpoints.released import FILES, is_released, not_there_yet, read_released
+from pyiqa_rali.errors import CheckpointError
+
+LAYOUT = 1  # counts changes of what a conversion writes; an older one is made again
+SECONDS_OF_A_DEAD_WRITER = 3600
+
+
+def cache_folder() -> Path:
+    """Return the folder of pyiqa's weights (TORCH_HOME moves it), without importing pyiqa."""
+    import torch
+    return Path(torch.hub.get_dir()) / 'pyiqa'
+
+
+def converted(path: Path) -> Path:
+    """Return the path itself, or for a released folder its conversion, which is made once for each state of its files."""
+    if not path.is_dir() or (path / FILE_NAME).exists() or not is_released(path):
+        return path
+    files = sorted(item for item in [*path.glob('*'), *path.glob('best/*')] if item.is_file())
+    state = [(item.name, item.stat().st_size, item.stat().st_mtime_ns) for item in files]
+    key = hashlib.sha256(repr((LAYOUT, str(path.resolve()), state)).encode()).hexdigest()[:16]
+    return _once(cache_folder() / f'rali_folder_{key}.safetensors', lambda: read_released(path))
+
+
+def converted_from_hub(source: str, revision: str | None, choices: str) -> Path:
+    """Return a hub repository's checkpoint; the released layout is converted once for each revision that was asked for.
+
+    Afterwards neither the hub nor its cache is looked at: a branch stays at the commit that it had. The file's metadata
+    name it.
+
+    Raises:
+        CheckpointError: it is not in the cache, the hub does not give it, or it is no checkpoint.
+    """
+    name = urllib.parse.quote(f'{source.replace(":", "/")}@{revision or "main"}', safe='@')
+    target = cache_folder() / f'rali_{name}_{LAYOUT}.safetensors'
+    if target.exists():
+        return target
+    folder = fetch(source, revision, choices)
+    if (folder / FILE_NAME).is_file():
+        return folder / FILE_NAME
+    return _once(target, lambda: read_fetched(folder, source))
+
+
+def fetch(source: str, revision: str | None, choices: str) -> Path:
+    """Return a hub repository's folder with the files that scoring needs; the others are not downloaded.
+
+    Raises:
+        CheckpointError: see `from_hub`, or the repository has neither layout.
+    """
+    wanted = [FILE_NAME, *FILES, *PROCESSOR_FILES]
+    folder = from_hub(source, choices, revision, wanted, lambda found: (found / FILE_NAME).is_file() or is_released(found))
+    if (folder / FILE_NAME).is_file():
+        return folder
+    if not is_released(folder):
+        raise CheckpointError(f'{source}: holds neither {FILE_NAME} nor a released RALI folder ({", ".join(FILES)}).')
+    rest = not_there_yet(folder)
+    if rest:
+        folder = from_hub(source, choices, revision, [*wanted, *rest], lambda found: not not_there_yet(found))
+    return folder
+
+
+def read_fetched(folder: Path, source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and metadata of a folder from the hub, with where it came from."""
+    tensors, metadata = read_released(folder)
+    return tensors, {**metadata, 'training': {**metadata['training'], 'source': source, 'revision': commit_of(folder)}}
+
+
+def _once(target: Path, read: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]) -> Path:
+    """Write a conversion unless it is there; processes that start together wait for the one that writes."""
+    if target.exists():
+        return target
+    from filelock import FileLock
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f'{target}.lock'):
+            if not target.exists():
+                _remove_dead_parts(target)
+                print(f'pyiqa-rali: converting the released RALI, once, to {target}', file=sys.stderr)
+                save_checkpoint(target, *read())
+    except OSError as error:
+        raise CheckpointError(f'{target}: cannot be written ({error}). Weights of pyiqa are kept there; TORCH_HOME '
+                              'names another one, and python -m pyiqa_rali convert SOURCE OUT writes to any file.') from error
+    return target
+
+
+def _remove_dead_parts(target: Path) -> None:
+    """Remove what a killed conversion left behind."""
+    for part in target.parent.glob(f'.{target.name}.*.part'):
+        with contextlib.suppress(OSError):
+            if time.time() - os.stat(part).st_mtime > SECONDS_OF_A_DEAD_WRITER:
+                part.unlink()
