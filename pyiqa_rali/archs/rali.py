@@ -137,8 +137,7 @@ class RALI(nn.Module):
             raise CheckpointError(f'{path}: {error}') from error
         self._narrow()
         wanted = {name: tensor.dtype for name, tensor in self.state_dict().items()}
-        tensors = {name: tensor.to(wanted.get(name, tensor.dtype)) for name, tensor in tensors.items()}
-        _load_into(self, tensors, True, True, path)
+        _load_into(self, checkpoint_format.with_types(path, tensors, wanted), True, True, path)
         self.image_encoder.backbone.to(memory_format=torch.channels_last)
 
     def _narrow(self) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from pyiqa_rali.errors import CheckpointError, some
 
 _VISION = 'vision_model.'
+POSITION_IDS = 'vision_model.embeddings.position_ids'  # numbers from 0 up, which older versions saved
 _RENAMED = {'embeddings.class_embedding': 'class_embedding', 'embeddings.patch_embedding.weight': 'conv1.weight',
             'embeddings.position_embedding.weight': 'positional_embedding', 'pre_layrnorm': 'ln_pre',
             'post_layernorm': 'ln_post', 'layer_norm1': 'ln_1', 'layer_norm2': 'ln_2', 'mlp.fc1': 'mlp.c_fc',
@@ -26,55 +27,52 @@ def is_text_tower(name: str) -> bool:
     return name.startswith(('text_model.', 'text_projection.')) or name == 'logit_scale'
 
 
-def to_open_clip(weights: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """Rename a transformers CLIP vision tower to open_clip's `visual`: q, k and v become one matrix.
+def expected_shapes(model_config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the vision tower of an open_clip configuration, in transformers' words."""
+    vision, embed_dim = model_config['vision_cfg'], model_config['embed_dim']
+    width, patch = vision['width'], vision['patch_size']
+    hidden = round(width * vision['mlp_ratio'])
+    shapes = {'embeddings.class_embedding': (width,), 'embeddings.patch_embedding.weight': (width, 3, patch, patch),
+              'embeddings.position_embedding.weight': ((vision['image_size'] // patch) ** 2 + 1, width)}
+    layers = {'self_attn.q_proj': (width, width), 'self_attn.k_proj': (width, width), 'self_attn.v_proj': (width, width),
+              'self_attn.out_proj': (width, width), 'mlp.fc1': (hidden, width), 'mlp.fc2': (width, hidden),
+              'layer_norm1': (width,), 'layer_norm2': (width,)}
+    modules = {f'encoder.layers.{number}.{name}': shape for number in range(vision['layers']) for name, shape in layers.items()}
+    for name, shape in {'pre_layrnorm': (width,), **modules, 'post_layernorm': (width,)}.items():
+        shapes[f'{name}.weight'], shapes[f'{name}.bias'] = shape, shape[:1]
+    return {**{_VISION + name: shape for name, shape in shapes.items()}, 'visual_projection.weight': (embed_dim, width)}
+
+
+def check_fit(weights: dict[str, Tensor], model_config: dict[str, Any], source: Path, config_file: Path) -> None:
+    """Compare a vision tower's tensors with what a configuration names.
 
     Raises:
-        CheckpointError: the projection is missing, or a layer lacks one of q, k and v.
+        CheckpointError: a tensor is missing, is not used, has another shape or is not of floating-point numbers.
     """
-    if 'visual_projection.weight' not in weights:
-        raise CheckpointError(f'{source}: its CLIP has no visual_projection.weight.')
-    renamed = {}
+    wanted = expected_shapes(model_config)
+    missing = [name for name in wanted if name not in weights]
+    if missing:
+        raise CheckpointError(f'{source}: its CLIP lacks {some(missing)}, which {config_file} describes.')
+    unused = [name for name in weights if name not in wanted and name != POSITION_IDS]
+    if unused:
+        raise CheckpointError(f'{source}: its CLIP holds {some(unused)}, which {config_file} does not describe.')
+    for name, shape in wanted.items():
+        if tuple(weights[name].shape) != shape or not weights[name].is_floating_point():
+            raise CheckpointError(f'{source}: {name} is {weights[name].dtype} of shape {tuple(weights[name].shape)}; by '
+                                  f'{config_file} it must be floating-point numbers of shape {shape}.')
+
+
+def to_open_clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the vision tower of a transformers CLIP that `check_fit` has seen: q, k and v become one matrix."""
+    renamed = {'proj': weights['visual_projection.weight'].T.contiguous()}
     for name, tensor in weights.items():
         own = name.removeprefix(_VISION)
-        attention = re.match(r'encoder\.layers\.(\d+)\.self_attn\.[qkv]_proj\.(weight|bias)$', own)
-        if name == 'visual_projection.weight':
-            renamed['proj'] = tensor.T.contiguous()
-        elif attention:
-            target = f'transformer.resblocks.{attention[1]}.attn.in_proj_{attention[2]}'
-            if target not in renamed:
-                renamed[target] = _joined(weights, name, source)
-        elif not name.endswith('embeddings.position_ids'):  # numbers from 0 up, which older versions saved
+        attention = re.match(r'encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)$', own)
+        if attention and attention[2] == 'q':
+            parts = [weights[name.replace('q_proj', f'{part}_proj')] for part in 'qkv']
+            renamed[f'transformer.resblocks.{attention[1]}.attn.in_proj_{attention[3]}'] = torch.cat(parts)
+        elif not attention and own not in ('visual_projection.weight', POSITION_IDS.removeprefix(_VISION)):
             for old, new in _RENAMED.items():
                 own = own.replace(old, new)
             renamed[own] = tensor
     return renamed
-
-
-def _joined(weights: dict[str, Tensor], name: str, source: Path) -> Tensor:
-    names = [re.sub(r'self_attn\.[qkv]_proj', f'self_attn.{part}_proj', name) for part in 'qkv']
-    missing = [part for part in names if part not in weights]
-    if missing:
-        raise CheckpointError(f'{source}: its CLIP lacks {some(missing)}.')
-    return torch.cat([weights[part] for part in names])
-
-
-def check_fit(backbone: dict[str, Tensor], model_config: dict[str, Any], source: Path, config_file: Path) -> None:
-    """Compare tensors with those of the tower that a configuration names.
-
-    Raises:
-        CheckpointError: a tensor is missing, is not used, or has another shape; the message names it in open_clip's words.
-    """
-    from pyiqa_rali.archs.clip_tower import build_clip_tower
-    with torch.device('meta'):
-        wanted = {name: tuple(tensor.shape) for name, tensor in build_clip_tower(model_config).state_dict().items()}
-    missing, unused = sorted(wanted.keys() - backbone.keys()), sorted(backbone.keys() - wanted.keys())
-    if missing:
-        raise CheckpointError(f'{source}: lacks {some(missing)} of the image encoder that {config_file} describes.')
-    if unused:
-        raise CheckpointError(f'{source}: holds {some(unused)}, which the image encoder that {config_file} describes does not '
-                              'have.')
-    for name, shape in wanted.items():
-        if tuple(backbone[name].shape) != shape:
-            raise CheckpointError(f'{source}: {name} has shape {tuple(backbone[name].shape)}; by {config_file} it must be '
-                                  f'{shape}.')

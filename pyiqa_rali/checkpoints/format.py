@@ -16,6 +16,7 @@ METADATA_KEY = 'pyiqa_rali'
 FILE_NAME = 'rali.safetensors'
 REQUIRED_METADATA = ('format_version', 'image_encoder', 'mos_range', 'lower_better')
 SCORER_TENSORS = ('pca_mean', 'pca_scale', 'pca_components', 'basis_vectors', 'basis_scores', 'temperature')
+TENSORS_AT_ONCE = 16
 EXTRA_STATE_KEY = '_extra_state'
 
 
@@ -52,6 +53,24 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[st
     check_metadata(metadata, path)
     check_scorer_tensors(tensors, path)
     return tensors, metadata
+
+
+def with_types(path: str | os.PathLike, tensors: dict[str, Tensor], dtypes: dict[str, torch.dtype]) -> dict[str, Tensor]:
+    """Return the tensors of `load_checkpoint(path)` in the wanted types; what has its type already stays mapped.
+
+    A mapped file counts as memory once it is read. So it is opened anew for every few tensors that are cast.
+    """
+    path = checkpoint_file(path)
+    changed = [name for name, tensor in tensors.items() if tensor.dtype != dtypes.get(name, tensor.dtype)]
+    if path.suffix in ('.pth', '.pt'):
+        return {**tensors, **{name: tensors[name].to(dtypes[name]) for name in changed}}
+    from safetensors import safe_open
+    cast = {}
+    for start in range(0, len(changed), TENSORS_AT_ONCE):
+        with safe_open(path, framework='pt') as stream:
+            for name in changed[start:start + TENSORS_AT_ONCE]:
+                cast[name] = stream.get_tensor(name).to(dtypes[name])
+    return {**tensors, **cast}
 
 
 def load_metadata(path: str | os.PathLike) -> dict[str, Any]:

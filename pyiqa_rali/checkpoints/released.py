@@ -57,9 +57,8 @@ def read_released(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     state = read_torch_tensors(folder / 'ckpt.pt')
     config = encoder_config(folder / 'best')
     weights, source = vision_weights(folder, state)
-    backbone = to_open_clip(weights, source)
-    check_fit(backbone, config.model_config, source, folder / 'best' / 'config.json')
-    tensors = {f'image_encoder.backbone.{name}': tensor for name, tensor in backbone.items()}
+    check_fit(weights, config.model_config, source, folder / 'best' / 'config.json')
+    tensors = {f'image_encoder.backbone.{name}': tensor for name, tensor in to_open_clip(weights).items()}
     tensors.update({f'scorer.{name}': tensor for name, tensor in scorer_tensors(folder, state).items()})
     check_scorer_tensors(tensors, folder)
     _check_values(tensors, folder)
