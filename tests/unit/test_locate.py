@@ -1,5 +1,6 @@
 """Where weights are looked for, in which order, and what is said when they are nowhere."""
 
+import fnmatch
 import json
 import os
 import shutil
@@ -9,8 +10,10 @@ import threading
 import time
 import warnings
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import ClassVar
 
+import pyiqa
 import pytest
 import torch
 
@@ -18,7 +21,7 @@ from pyiqa_rali.__main__ import main
 from pyiqa_rali.archs.rali import RALI
 from pyiqa_rali.checkpoints import conversion, default, hub, locate
 from pyiqa_rali.checkpoints.format import load_metadata, save_checkpoint
-from pyiqa_rali.errors import CheckpointError
+from pyiqa_rali.errors import CheckpointError, OptionError
 from tests.tiny import tiny_released_folder
 from tests.unit.test_rali import random_rali, tensors_of
 
@@ -155,15 +158,153 @@ def server(released):
 
 def test_the_hub_is_last_and_is_asked_once(server, tmp_path):
     """huggingface_hub reads its settings when it is imported: the download runs in its own process."""
-    code = 'from pyiqa_rali.checkpoints.locate import locate_checkpoint; print(locate_checkpoint("rali"))'
+    code = ('import sys; from pyiqa_rali.checkpoints.locate import locate_checkpoint; print(locate_checkpoint("rali"))\n'
+            'print("huggingface_hub" in sys.modules)')
     environment = {**os.environ, 'HF_ENDPOINT': server, 'HF_HUB_OFFLINE': '0', 'HF_HUB_DISABLE_XET': '1'}
     first = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
-    assert load_metadata(first.stdout.strip())['name'] == 'RALI (released)'
-    assert not any('README' in path for path in Hub.asked)  # only what it needs
+    path = Path(first.stdout.splitlines()[0])
+    assert path.parent == tmp_path / 'torch_home' / 'hub' / 'pyiqa' and load_metadata(path)['name'] == 'RALI (released)'
+    assert load_metadata(path)['training']['revision'] == COMMIT
+    asked = {name.split('/RALI/')[-1] for name in Hub.asked if '/resolve/' in name}
+    assert asked == {'ckpt.pt', 'pca.pkl', 'best/config.json', 'best/preprocessor_config.json'}  # only what it needs
+    assert 'ckpt.pt' in first.stderr or '%' in first.stderr  # progress
+    assert 'converting the released RALI, once' in first.stderr
     count = len(Hub.asked)
+    shutil.rmtree(tmp_path / 'hf_home')
     second = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
-    assert second.stdout == first.stdout and len(Hub.asked) == count
+    assert second.stdout.splitlines() == [str(path), 'False'] and second.stderr == ''
+    assert len(Hub.asked) == count
+
+
+class FakeHub:
+    """Stands for huggingface_hub's download: folders by revision, copied file by file into a cache of the hub's layout."""
+
+    def __init__(self, folder, cache):
+        self.folder, self.cache, self.calls, self.fetched = folder, cache, [], set()
+
+    def __call__(self, repository, revision=None, allow_patterns=None, local_files_only=False, etag_timeout=None):
+        from huggingface_hub.errors import LocalEntryNotFoundError
+        commit = {None: COMMIT, 'main': COMMIT, 'v1': COMMIT[::-1]}.get(revision, revision)
+        snapshot = self.cache / 'snapshots' / commit
+        if local_files_only:
+            if snapshot.exists():
+                return str(snapshot)
+            raise LocalEntryNotFoundError('not here')
+        self.calls.append(revision)
+        for path in self.folder.rglob('*'):
+            name = f'RALI/{path.relative_to(self.folder).as_posix()}'
+            if path.is_file() and any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+                self.fetched.add(name.removeprefix('RALI/'))
+                (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, snapshot / name)
+        return str(snapshot)
+
+
+@pytest.fixture
+def fake_hub(released, tmp_path, monkeypatch):
+    fake = FakeHub(shutil.copytree(released, tmp_path / 'repository'), tmp_path / 'fake_cache')
+    monkeypatch.setattr('huggingface_hub.snapshot_download', fake)
+    monkeypatch.setattr(hub, 'can_reach', lambda endpoint: True)
+    monkeypatch.setenv('HF_HUB_OFFLINE', '0')
+    return fake
+
+
+def drop(folder, *prefixes):
+    state = torch.load(folder / 'ckpt.pt', weights_only=True)['state_dict']
+    kept = {name: each for name, each in state.items() if not name.startswith(prefixes)}
+    torch.save({'state_dict': kept}, folder / 'ckpt.pt')
+
+
+@pytest.mark.parametrize(('dropped', 'also'), [
+    (('nothing',), set()), (('clip.',), {'best/model.safetensors'}), (('scorer.proto',), {'basis.npz'}),
+    (('clip.', 'scorer.proto'), {'best/model.safetensors', 'basis.npz'})])
+def test_only_what_is_needed_is_downloaded(fake_hub, dropped, also):
+    drop(fake_hub.folder, *dropped)
+    RALI()
+    assert fake_hub.fetched == {'ckpt.pt', 'pca.pkl', 'best/config.json', 'best/preprocessor_config.json', *also}
+    calls = len(fake_hub.calls)
+    shutil.rmtree(fake_hub.cache)
+    RALI()
+    assert len(fake_hub.calls) == calls
+
+
+def test_a_download_that_was_cut_short_is_gone_on_with(fake_hub):
+    part = fake_hub.cache / 'snapshots' / COMMIT / 'RALI'
+    part.mkdir(parents=True)
+    shutil.copy(fake_hub.folder / 'pca.pkl', part / 'pca.pkl')
+    assert load_metadata(locate.locate_checkpoint('rali'))['name'] == 'RALI (released)'
+
+
+def test_revisions_are_kept_apart_and_written_down(fake_hub, tmp_path, capsys):
+    paths = {revision: locate.locate_checkpoint('rali', revision) for revision in (None, 'v1', 'f' * 40)}
+    assert len(set(paths.values())) == 3 and fake_hub.calls == [None, 'v1', 'f' * 40]
+    found = {revision: load_metadata(path)['training']['revision'] for revision, path in paths.items()}
+    assert found == {None: COMMIT, 'v1': COMMIT[::-1], 'f' * 40: 'f' * 40}
+    assert pyiqa.create_metric('rali', revision='v1', device='cpu').net.metadata['training']['revision'] == COMMIT[::-1]
+    assert main(['convert', 'rali', str(tmp_path / 'out.safetensors'), '--revision', 'v1']) == 0
+    assert load_metadata(tmp_path / 'out.safetensors')['training'] == load_metadata(paths['v1'])['training']
+    assert main(['info', str(tmp_path / 'out.safetensors')]) == 0 and COMMIT[::-1] in capsys.readouterr().out
+
+
+def test_a_revision_means_the_hub(fake_hub, export, released, tmp_path, capsys):
+    assert main(['use', str(export)]) == 0
+    assert RALI(revision='v1').metadata['name'] == 'RALI (released)'
+    for source in (str(export), str(released), 'rali-lite'):
+        with pytest.raises(OptionError, match='revision: v1 goes with a repository on the hub'):
+            RALI(pretrained_model_path=source, revision='v1')
+    assert main(['convert', str(released), str(tmp_path / 'out.safetensors'), '--revision', 'v1']) == 2
+    assert '--revision: v1 goes with a repository on the hub' in capsys.readouterr().err
+
+
+def test_an_export_on_the_hub_needs_no_conversion(fake_hub, export):
+    shutil.rmtree(fake_hub.folder)
+    fake_hub.folder.mkdir()
+    shutil.copy(export, fake_hub.folder / 'rali.safetensors')
+    assert RALI(pretrained_model_path='somebody/something:RALI').metadata['name'] == 'mine'
+    (fake_hub.folder / 'rali.safetensors').unlink()
+    shutil.rmtree(fake_hub.cache)
+    (fake_hub.folder / 'README.md').write_text('nothing')
+    with pytest.raises(CheckpointError, match=r'holds neither rali.safetensors nor a released RALI folder'):
+        RALI(pretrained_model_path='somebody/other:RALI')
+
+
+def test_a_conversion_that_was_killed_leaves_nothing_wrong(released):
+    """Killed at several moments of the writing: the next start converts anew, and gives the right scores."""
+    code = ('import os, signal, sys, safetensors.torch\n'
+            'def cut(tensors, path, metadata):\n'
+            '    save(tensors, path, metadata=metadata)\n'
+            '    os.truncate(path, os.path.getsize(path) // 2)\n'
+            '    os.kill(os.getpid(), signal.SIGKILL)\n'
+            'save, safetensors.torch.save_file = safetensors.torch.save_file, cut\n'
+            'from pyiqa_rali.archs.rali import RALI\n'
+            f'RALI(pretrained_model_path={str(released)!r})\n')
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.returncode == -9, result.stderr
+    kept = conversion.cache_folder()
+    part, = kept.glob('.*.part')
+    assert not list(kept.glob('rali_*.safetensors'))
+    os.utime(part, (0, 0))
+    images = torch.rand(1, 3, 40, 50)
+    whole = RALI(pretrained_model_path=released)
+    assert not part.exists() and len(list(kept.glob('rali_*.safetensors'))) == 1
+    with torch.no_grad():
+        assert torch.equal(RALI(pretrained_model_path=released)(images), whole(images))
+
+
+def test_a_changed_folder_is_converted_anew(released, tmp_path):
+    folder = shutil.copytree(released, tmp_path / 'copy')
+    first = RALI(pretrained_model_path=folder)
+    values = json.loads((folder / 'best' / 'preprocessor_config.json').read_text())
+    (folder / 'best' / 'preprocessor_config.json').write_text(json.dumps({**values, 'image_mean': [0.1, 0.2, 0.3]}))
+    assert RALI(pretrained_model_path=folder).metadata != first.metadata
+
+
+def test_a_cache_that_cannot_be_written_is_named(released, tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'file'))
+    with pytest.raises(CheckpointError, match=r'cannot be written .*TORCH_HOME names another one, and .*convert SOURCE OUT'):
+        RALI(pretrained_model_path=released)
 
 
 def test_a_repository_that_the_hub_lacks(server):

@@ -1,4 +1,4 @@
-"""The released layout, against a reference written from the method's formulas on transformers' own CLIP."""
+"""The released layout: all variants of its files, and every tensor accounted for."""
 
 import json
 
@@ -6,8 +6,8 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from pyiqa_rali.archs.preprocessing import Preprocessing
 from pyiqa_rali.archs.rali import RALI
 from pyiqa_rali.checkpoints.format import load_checkpoint
 from pyiqa_rali.checkpoints.released import is_released, read_released
@@ -24,51 +24,6 @@ def released(tmp_path_factory):
 def copied(released, tmp_path):
     import shutil
     return shutil.copytree(released, tmp_path / 'copy')
-
-
-def pictures():
-    rng = np.random.default_rng(3)
-    sizes = [(32, 32), (40, 57), (65, 33), (128, 96), (301, 200), (31, 48)]
-    y, x = np.mgrid[0:310, 0:310]
-    for height, width in sizes:
-        waves = 128 + 100 * np.sin(np.stack([x / 9, y / 7, (x + y) / 5], -1))[:height, :width]
-        yield Image.fromarray(np.clip(waves + rng.normal(0, 20, (height, width, 3)), 0, 255).astype(np.uint8))
-
-
-@torch.no_grad()
-def reference_scores(folder, images):
-    """8-bit PIL -> CLIPProcessor -> CLIPModel -> scorer, as the release does it, with every file read by its own library."""
-    from transformers import CLIPImageProcessor, CLIPModel
-    clip = CLIPModel.from_pretrained(folder / 'best').eval()
-    processor = CLIPImageProcessor.from_pretrained(folder / 'best')
-    state = torch.load(folder / 'ckpt.pt', weights_only=True)['state_dict']
-    mean = torch.from_numpy(joblib.load(folder / 'pca.pkl').mean_).float()
-    scores = []
-    for image in images:
-        pixels = processor(images=image, return_tensors='pt')['pixel_values']
-        features = clip.visual_projection(clip.vision_model(pixels).pooler_output)
-        z = (features - mean) / state['scorer.pca_scale'].abs() @ state['scorer.pca_components'].T
-        z = z / z.norm(dim=-1, keepdim=True)
-        vectors = state['scorer.prototypes']
-        cosine = z @ (vectors / vectors.norm(dim=-1, keepdim=True)).T
-        scores.append(torch.softmax(cosine * state['scorer.logit_scale'].clamp(min=1e-6), -1) @ state['scorer.proto_scores'])
-    return torch.cat(scores)
-
-
-def as_tensor(image):
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0).float() / 255
-
-
-@pytest.mark.parametrize('activation', ['quick_gelu', 'gelu'])
-def test_scores_are_those_of_the_release(tmp_path, activation):
-    folder = tiny_released_folder(tmp_path, seed=1, activation=activation)
-    net = RALI(pretrained_model_path=folder)
-    images = list(pictures())
-    with torch.no_grad():
-        scores = torch.cat([net(as_tensor(image)).squeeze(1) for image in images])
-    expected = reference_scores(folder, images)
-    assert expected.std() > 0.05  # the pictures are told apart
-    assert (scores - expected).abs().max() < 1e-4 * 4
 
 
 def test_its_metadata(released):
@@ -97,6 +52,60 @@ def test_what_ckpt_lacks_comes_from_the_other_files(copied):
         assert np.array_equal(tensors['scorer.basis_vectors'].numpy(), basis['vectors'])
         assert np.array_equal(tensors['scorer.basis_scores'].numpy(), basis['scores'])
     assert torch.equal(tensors['image_encoder.backbone.class_embedding'], state['clip.vision_model.embeddings.class_embedding'])
+
+
+def copy_of_tensors(folder):
+    """Read a folder whose files are written again afterwards: what is read is mapped from them."""
+    return {name: tensor.clone() for name, tensor in read_released(folder)[0].items()}
+
+
+def without_clip(folder):
+    state = torch.load(folder / 'ckpt.pt', weights_only=True)['state_dict']
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith('clip.')}
+    torch.save({'state_dict': kept}, folder / 'ckpt.pt')
+
+
+@pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
+def test_weights_in_several_files(copied, suffix):
+    from safetensors.torch import load_file, save_file
+    expected = copy_of_tensors(copied)
+    without_clip(copied)
+    weights = load_file(copied / 'best' / 'model.safetensors')
+    (copied / 'best' / 'model.safetensors').unlink()
+    stem, save = {'safetensors': ('model', save_file), 'bin': ('pytorch_model', torch.save)}[suffix]
+    names = sorted(weights)
+    weight_map = {name: f'{stem}-0000{1 + index % 2}-of-00002.{suffix}' for index, name in enumerate(names)}
+    for shard in set(weight_map.values()):
+        save({name: weights[name] for name in names if weight_map[name] == shard}, copied / 'best' / shard)
+    index = copied / 'best' / f'{stem}.{suffix}.index.json'
+    index.write_text(json.dumps({'metadata': {}, 'weight_map': weight_map}))
+    found = read_released(copied)[0]
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    (copied / 'best' / weight_map[names[0]]).unlink()
+    with pytest.raises(CheckpointError, match=weight_map[names[0]]):
+        read_released(copied)
+    index.write_text('{}')
+    with pytest.raises(CheckpointError, match=r'index.json: is no index of weights'):
+        read_released(copied)
+
+
+def test_older_files_hold_numbers_of_positions_too(copied):
+    expected = copy_of_tensors(copied)
+    content = torch.load(copied / 'ckpt.pt', weights_only=True)
+    for tower in ('vision', 'text'):
+        content['state_dict'][f'clip.{tower}_model.embeddings.position_ids'] = torch.arange(17)[None]
+    torch.save(content, copied / 'ckpt.pt')
+    assert read_released(copied)[0].keys() == expected.keys()
+
+
+def test_half_precision_weights_are_taken_as_they_are(copied):
+    content = torch.load(copied / 'ckpt.pt', weights_only=True)
+    content['state_dict'] = {name: tensor.half() if name.startswith('clip.') else tensor
+                             for name, tensor in content['state_dict'].items()}
+    torch.save(content, copied / 'ckpt.pt')
+    assert read_released(copied)[0]['image_encoder.backbone.proj'].dtype == torch.float16
+    net = RALI(pretrained_model_path=copied)
+    assert net.image_encoder.backbone.proj.dtype == torch.float32
 
 
 def test_bin_weights_of_older_transformers(copied):
@@ -149,6 +158,79 @@ def test_broken_files_are_named(copied, name, how):
     if how == 'truncated':
         path.write_bytes(content[:len(content) // 2])
     with pytest.raises(CheckpointError, match=path.name):
+        read_released(copied)
+
+
+PROCESSOR = {'size': {'shortest_edge': 32}, 'crop_size': {'height': 32, 'width': 32}, 'resample': 3,
+             'image_mean': [0.5, 0.4, 0.3], 'image_std': [0.2, 0.3, 0.4]}
+
+
+def write_processor(folder, values, name='preprocessor_config.json'):
+    (folder / 'best' / 'preprocessor_config.json').unlink(missing_ok=True)
+    (folder / 'best' / name).write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize('values', [
+    PROCESSOR, {**PROCESSOR, 'size': 32, 'crop_size': 32}, {**PROCESSOR, 'feature_extractor_type': 'CLIPFeatureExtractor'},
+    {**PROCESSOR, 'do_convert_rgb': True, 'do_rescale': True, 'rescale_factor': 0.00392156862745098, 'do_resize': True},
+    {**PROCESSOR, 'image_processor_type': 'CLIPImageProcessorFast', 'data_format': 'channels_first', 'device': None}])
+@pytest.mark.parametrize('nested', [False, True])
+def test_processors_of_all_versions(copied, values, nested):
+    if nested:  # as transformers 5 writes a CLIPProcessor
+        write_processor(copied, {'image_processor': values, 'processor_class': 'CLIPProcessor'}, 'processor_config.json')
+    else:
+        write_processor(copied, values)
+    found = Preprocessing(**read_released(copied)[1]['image_encoder']['preprocessing'])
+    assert found == Preprocessing(image_size=32, resize_size=32, crop_rounding='floor', mean=(0.5, 0.4, 0.3),
+                                  std=(0.2, 0.3, 0.4))
+
+
+def test_a_processor_without_a_crop(copied):
+    write_processor(copied, {**PROCESSOR, 'size': {'height': 32, 'width': 32}, 'do_center_crop': False})
+    assert read_released(copied)[1]['image_encoder']['preprocessing']['resize_mode'] == 'squash'
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'do_normalize': False}, 'do_normalize: False is not how CLIP prepares'),
+    ({'rescale_factor': 1}, 'rescale_factor 1 is not'), ({'resample': 1}, 'lacks 1, or has a value'),
+    ({'do_center_crop': False}, 'without do_center_crop pictures are not square'),
+    ({'crop_size': {'height': 32, 'width': 30}}, 'pictures of 30 x 32 pixels are not square'),
+    ({'crop_size': 48}, 'gives pictures of 48 pixels, and its encoder takes 32'), ({'image_mean': [0.5]}, 'not three numbers')])
+def test_processors_that_are_not_clips_are_refused(copied, change, message):
+    write_processor(copied, {**PROCESSOR, **change})
+    with pytest.raises(CheckpointError, match=message):
+        read_released(copied)
+
+
+def test_what_config_leaves_out_is_clips_default(copied):
+    """transformers leaves a value out that is the default of its class; heads of 2 here are none of them."""
+    path = copied / 'best' / 'config.json'
+    config = json.loads(path.read_text())
+    config['vision_config'] = {name: config['vision_config'][name] for name in (
+        'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'image_size', 'patch_size')}
+    path.write_text(json.dumps(config))
+    assert read_released(copied)[1]['image_encoder']['model_config']['quick_gelu'] is True
+    del config['vision_config']['hidden_size']
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r'768'):
+        read_released(copied)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'model_type': 'siglip'}, 'not the configuration of a CLIPModel'), ({'vision_config': None}, 'vision_config is needed'),
+    ({'projection_dim': 20}, r'visual_projection.weight is .*shape \(16, 32\); by .*config.json it must be'),
+    ({'vision_config': {'num_hidden_layers': 3}}, 'lacks vision_model.encoder.layers.2'),
+    ({'vision_config': {'num_hidden_layers': 1}}, 'holds vision_model.encoder.layers.1'),
+    ({'vision_config': {'num_attention_heads': 3}}, '3 heads do not divide'),
+    ({'vision_config': {'layer_norm_eps': 1e-6}}, 'layer_norm_eps 1e-06 is not 1e-05'),
+    ({'vision_config': {'patch_size': 'x'}}, "patch_size 'x' is not a size")])
+def test_a_configuration_that_the_weights_do_not_fit_is_refused(copied, change, message):
+    path = copied / 'best' / 'config.json'
+    config = json.loads(path.read_text())
+    own = change.get('vision_config', {})
+    vision = own if own is None else {**config['vision_config'], **own}
+    path.write_text(json.dumps({**config, **change, 'vision_config': vision}))
+    with pytest.raises(CheckpointError, match=message):
         read_released(copied)
 
 
