@@ -144,8 +144,7 @@ def build_image_encoder(config: ImageEncoderConfig) -> ImageEncoder:
         OptionError: the library does not know the name.
     """
     if config.library == 'open_clip':
-        own = is_own_tower(config)
-        return ImageEncoder(config, build_clip_tower(config.model_config) if own else _open_clip_tower(config), nn.Identity())
+        return ImageEncoder(config, _open_clip_tower(config), nn.Identity())
     backbone, width = _timm_backbone(config)
     return ImageEncoder(config, backbone, _projection(width, config.embed_dim, config.projection_dim))
 
@@ -171,8 +170,10 @@ def open_clip_model_config(name: str) -> dict[str, Any]:
 
 
 def _open_clip_tower(config: ImageEncoderConfig) -> nn.Module:
-    from open_clip.model import _build_vision_tower
     model_config = config.model_config or open_clip_model_config(config.name)
+    if is_plain(model_config):
+        return build_clip_tower(model_config)
+    from open_clip.model import _build_vision_tower
     return _build_vision_tower(model_config['embed_dim'], model_config['vision_cfg'],
                                model_config.get('quick_gelu', False))
 
