@@ -198,7 +198,7 @@ class Run:
         return {'data': options.export.training_data or names, 'seed': options.manual_seed,
                 'stages': options.stages, 'align_iterations': options.align.total_iter,
                 'text_encoder': options.text_encoder.path or options.text_encoder.library,
-                'pca_dim': options.compress.pca_dim, 'num_buckets': options.compress.num_buckets,
+                'split_sentences': options.text_encoder.split_sentences, 'pca_dim': options.compress.pca_dim, 'num_buckets': options.compress.num_buckets,
                 'num_basis': options.compress.num_basis}
 
     def _output_scale(self) -> MosScale:

@@ -75,6 +75,7 @@ class Explanation:
         votes: all classes that the bank knows, the largest share first; empty when it knows none.
         basis: the basis vectors with the largest weights, largest first.
         weights: all K weights w_i, in the order of the basis.
+        basis_scores: all K basis scores f_i; the score is the sum of w_i f_i.
     """
 
     score: float
@@ -83,6 +84,7 @@ class Explanation:
     votes: list[Vote]
     basis: list[BasisPart]
     weights: list[float]
+    basis_scores: list[float]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -106,7 +108,8 @@ def explain(image_encoder: nn.Module, scorer: BasisScorer, bank: TextBank | None
     spread, words = uncertainty(weights, scorer.basis_scores), basis_texts(scorer, bank)
     return [Explanation(float(scores[row]), float(spread[row]), _near_texts(bank, cosines[row], num_texts),
                         _votes(bank, shares[row], levels[row]) if bank.classes else [],
-                        _basis_parts(scorer, words, weights[row], num_basis), weights[row].tolist())
+                        _basis_parts(scorer, words, weights[row], num_basis), weights[row].tolist(),
+                        scorer.basis_scores.tolist())
             for row in range(len(scores))]
 
 
