@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pyiqa_rali.alignment import distributed
-from pyiqa_rali.alignment.bank import candidates_of_run, load_bank, make_bank, save_bank
+from pyiqa_rali.alignment.bank import bank_of_run, load_bank, save_bank
 from pyiqa_rali.alignment.batches import AlignmentDataset, alignment_dataset, join_datasets
 from pyiqa_rali.alignment.compression import compress
 from pyiqa_rali.alignment.contrastive import align
@@ -77,10 +77,9 @@ class Run:
             return
         options = self.options
         towers = build_towers(options.network, options.text_encoder, options.path)
-        parts = [
-            alignment_dataset(build_table(section, self.sections[section], options.manual_seed), self.sections[section],
-                              options.align.texts_per_image, towers.image_encoder.config.preprocessing)
-            for section in self._train_sections()]
+        parts = [alignment_dataset(build_table(section, self.sections[section], options.manual_seed), self.sections[section],
+                                   options.align.texts_per_image, towers.image_encoder.config.preprocessing)
+                 for section in self._train_sections()]
         dataset = join_datasets(parts)
         values = self.sections[self._train_sections()[0]]
         self._report_long_texts(towers, dataset.texts)
@@ -186,11 +185,8 @@ class Run:
         if self.options.bank is None:
             return
         sections = [self.sections[section] for section in self._train_sections()]
-        candidates = candidates_of_run(parts, sections, self.options.bank.num_candidates)
-        origin = {'texts': ', '.join(str(values.get('name')) for values in sections),
-                  'text_encoder': self.options.text_encoder.path or self.options.text_encoder.library}
-        save_bank(self.folder.bank, *make_bank(candidates, towers.text_encoder, self.options.bank, self.options.manual_seed,
-                                               origin))
+        save_bank(self.folder.bank, *bank_of_run(parts, sections, towers.text_encoder, self.options.text_encoder,
+                                                 self.options.bank, self.options.manual_seed))
 
     def _training_metadata(self) -> dict[str, Any]:
         options = self.options
@@ -198,8 +194,8 @@ class Run:
         return {'data': options.export.training_data or names, 'seed': options.manual_seed,
                 'stages': options.stages, 'align_iterations': options.align.total_iter,
                 'text_encoder': options.text_encoder.path or options.text_encoder.library,
-                'split_sentences': options.text_encoder.split_sentences, 'pca_dim': options.compress.pca_dim, 'num_buckets': options.compress.num_buckets,
-                'num_basis': options.compress.num_basis}
+                'split_sentences': options.text_encoder.split_sentences, 'pca_dim': options.compress.pca_dim,
+                'num_buckets': options.compress.num_buckets, 'num_basis': options.compress.num_basis}
 
     def _output_scale(self) -> MosScale:
         """Return the scale of the scores: that of the first data set, where there are several."""

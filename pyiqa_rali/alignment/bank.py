@@ -18,9 +18,9 @@ from pyiqa_rali.alignment.compression import kmeans
 from pyiqa_rali.alignment.text_encoders import TextEncoder
 from pyiqa_rali.checkpoints.bank import BANK_KEY, TEXT_FEATURES
 from pyiqa_rali.data.reasoning_texts import Distortions, load_reasoning_texts, paired
-from pyiqa_rali.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.errors import CheckpointError, DataError
 from pyiqa_rali.files import atomic_path
-from pyiqa_rali.options import BankOptions, CompressOptions
+from pyiqa_rali.options import BankOptions, CompressOptions, TextEncoderOptions
 
 ITEMS_AT_ONCE = 64
 
@@ -64,6 +64,23 @@ def candidates_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[dict
         else:
             found += candidates_of_file(values['reasoning_texts'], (text for texts in part.texts for text in texts))
     return _different(found)
+
+
+def bank_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[dict[str, Any]], text_encoder: TextEncoder,
+                text_options: TextEncoderOptions, options: BankOptions, seed: int) -> tuple[Tensor, dict[str, Any]]:
+    """Return the bank of a run: `make_bank` on `candidates_of_run`.
+
+    Args:
+        parts: the training sets with their texts.
+        sections: their sections of the option file.
+        text_encoder: the one that the images were aligned with.
+        text_options: what it was built from.
+        options: the section `bank`.
+        seed: seeds the choice.
+    """
+    origin = {'texts': ', '.join(str(values.get('name')) for values in sections),
+              'text_encoder': text_options.path or text_options.library}
+    return make_bank(candidates_of_run(parts, sections, options.num_candidates), text_encoder, options, seed, origin)
 
 
 def make_bank(candidates: list[Candidate], text_encoder: TextEncoder, options: BankOptions, seed: int,

@@ -172,8 +172,8 @@ class ClipText(TextEncoder):
         self.context_length, self.embed_dim = config.max_position_embeddings, config.projection_dim
         self.tokenizer = SimpleTokenizer(context_length=self.context_length)
         if config.vocab_size != self.tokenizer.vocab_size:
-            raise OptionError(f'text encoder: {folder} has {config.vocab_size} tokens, and CLIP\'s tokenizer '
-                              f'{self.tokenizer.vocab_size}; it is not CLIP\'s text tower.')
+            raise OptionError(f"text encoder: {folder} has {config.vocab_size} tokens, and CLIP's tokenizer "
+                              f"{self.tokenizer.vocab_size}; it is not CLIP's text tower.")
 
     def num_tokens(self, text: str) -> int:
         """Return the number of tokens, start and end included."""

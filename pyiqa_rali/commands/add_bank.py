@@ -38,32 +38,30 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError, DataError, CheckpointError: with what to do.
     """
-    from pyiqa_rali.alignment.bank import make_bank
     from pyiqa_rali.checkpoints.bank import with_bank
     from pyiqa_rali.checkpoints.format import load_checkpoint, save_checkpoint, save_pth
     from pyiqa_rali.checkpoints.locate import locate_checkpoint
     tensors, metadata = load_checkpoint(locate_checkpoint(args.checkpoint))
-    candidates, text_encoder, options, origin = _from_options(args) if args.opt else _from_texts(args, metadata)
-    features, bank = make_bank(candidates, text_encoder, options, args.seed, origin)
+    features, bank = _from_options(args) if args.opt else _from_texts(args, metadata)
     tensors, metadata = with_bank(tensors, metadata, features, bank)
     (save_pth if args.out.endswith(('.pth', '.pt')) else save_checkpoint)(args.out, tensors, metadata)
-    print(summary(args.out, features, bank, len(candidates)))
+    print(summary(args.out, features, bank))
     return 0
 
 
-def summary(out: str, features: Any, bank: dict[str, Any], num_candidates: int) -> str:
+def summary(out: str, features: Any, bank: dict[str, Any]) -> str:
     """Return what was added, in two lines."""
     known = [pairs for pairs in bank['distortions'] if pairs is not None]
     classes = {name for pairs in known for name, _ in pairs}
     size = features.numel() * features.element_size() + len(json.dumps(bank))
-    return (f'{out}: a bank of {len(bank["texts"])} texts, chosen from {num_candidates}, {size / 1e6:.2f} MB.\n'
+    return (f'{out}: a bank of {len(bank["texts"])} texts, chosen from {bank["made"]["candidates"]}, {size / 1e6:.2f} MB.\n'
             f'{len(known)} of them say what they name: {len(classes)} types of distortion'
             + ('.' if known else '; explanations will have texts, but no votes.'))
 
 
-def _from_options(args: argparse.Namespace) -> tuple[list, Any, BankOptions, dict[str, Any]]:
-    """Return candidates, text encoder, bank options and origin from a run's option file."""
-    from pyiqa_rali.alignment.bank import candidates_of_run
+def _from_options(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """Return features and metadata of a bank from a run's option file."""
+    from pyiqa_rali.alignment.bank import bank_of_run
     from pyiqa_rali.alignment.batches import alignment_dataset
     from pyiqa_rali.alignment.towers import build_towers
     from pyiqa_rali.data.tables import build_table
@@ -78,18 +76,15 @@ def _from_options(args: argparse.Namespace) -> tuple[list, Any, BankOptions, dic
     names = [name for name in options.datasets if name.split('_')[0] == 'train']
     parts = [alignment_dataset(build_table(name, options.datasets[name], options.manual_seed), options.datasets[name],
                                options.align.texts_per_image, towers.image_encoder.config.preprocessing) for name in names]
-    bank = _bank_options(args, options.bank or BankOptions())
-    origin = {'texts': ', '.join(str(options.datasets[name].get('name')) for name in names),
-              'text_encoder': options.text_encoder.path or options.text_encoder.library}
-    candidates = candidates_of_run(parts, [options.datasets[name] for name in names], bank.num_candidates)
-    return candidates, towers.text_encoder, bank, origin
+    return bank_of_run(parts, [options.datasets[name] for name in names], towers.text_encoder, options.text_encoder,
+                       _bank_options(args, options.bank or BankOptions()), args.seed)
 
 
-def _from_texts(args: argparse.Namespace, metadata: dict[str, Any]) -> tuple[list, Any, BankOptions, dict[str, Any]]:
-    """Return candidates, text encoder, bank options and origin from a file of texts."""
+def _from_texts(args: argparse.Namespace, metadata: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return features and metadata of a bank from a file of texts."""
     from pathlib import Path
 
-    from pyiqa_rali.alignment.bank import candidates_of_file
+    from pyiqa_rali.alignment.bank import candidates_of_file, make_bank
     from pyiqa_rali.alignment.text_encoders import load_text_encoder
     if args.force_yml:
         raise OptionError('--force_yml: goes with -opt.')
@@ -101,7 +96,8 @@ def _from_texts(args: argparse.Namespace, metadata: dict[str, Any]) -> tuple[lis
                               'option file of the training with -opt.')
     split = args.split_sentences or bool(training.get('split_sentences'))
     origin = {'texts': Path(args.texts).name, 'text_encoder': path}
-    return candidates_of_file(args.texts), load_text_encoder(path, split), _bank_options(args, BankOptions()), origin
+    options = _bank_options(args, BankOptions())
+    return make_bank(candidates_of_file(args.texts), load_text_encoder(path, split), options, args.seed, origin)
 
 
 def _bank_options(args: argparse.Namespace, options: BankOptions) -> BankOptions:

@@ -88,9 +88,11 @@ class FigureNames:
 
 
 def _explain(metric: Any, pixels: Any, args: argparse.Namespace) -> Any:
+    import numpy as np
+
     from pyiqa_rali.data.synthetic import as_tensor
     device = next(metric.net.parameters()).device
-    return metric.net.explain(as_tensor([pixels]).to(device), args.num_texts, args.num_basis)[0]
+    return metric.net.explain(as_tensor([np.array(pixels)]).to(device), args.num_texts, args.num_basis)[0]
 
 
 def _as_json(path: str, found: Any, error: str) -> str:
@@ -112,13 +114,17 @@ def as_text(path: str, found: Any, error: str, metric: Any) -> str:
     lines.append('  nearest texts')
     lines += [_wrapped(f'{near.cosine:5.2f}  ', near.text) for near in found.texts]
     lines.append(f'  basis, the {len(found.basis)} largest of {len(found.weights)} weights: weight, basis score, nearest text')
-    lines += [_wrapped(f'{part.weight:5.3f}  {part.basis_score:5.2f}  ', part.text) for part in found.basis]
+    lines += [_shortened(f'{part.weight:5.3f}  {part.basis_score:5.2f}  ', part.text) for part in found.basis]
     return '\n'.join(lines) + '\n'
 
 
 def _vote_line(vote: Any) -> str:
     level = '         ' if vote.level is None else f'level {vote.level:3.1f}'
     return f'    {vote.distortion.replace("_", " "):22} {vote.share:6.1%}  {level}  {"#" * round(BAR * vote.share)}'.rstrip()
+
+
+def _shortened(start: str, text: str) -> str:
+    return f'    {start}{textwrap.shorten(text, WIDTH - 4 - len(start), placeholder=" ...")}'
 
 
 def _wrapped(start: str, text: str) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 from pyiqa_rali.errors import DataError, OptionError, some
 from pyiqa_rali.files import atomic_open
 
-
 Distortions = list[tuple[str, float]] | None
 
 

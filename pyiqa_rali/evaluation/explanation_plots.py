@@ -8,7 +8,7 @@ import numpy as np
 
 from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, save_figure
 
-VOTES = 6
+VOTES, LEAST_SHARE = 6, 0.005
 TEXT_WIDTH = 118
 
 
@@ -26,7 +26,7 @@ def draw_explanation(pixels: np.ndarray, found: Any, out: Path, mos_range: tuple
     matplotlib.use('Agg')
     from matplotlib import pyplot
     figure = pyplot.figure(figsize=(11, 8), layout='constrained')
-    grid = figure.add_gridspec(3, 2, height_ratios=(1.15, 1, 0.75), width_ratios=(1.1, 1))
+    grid = figure.add_gridspec(3, 2, height_ratios=(1.3, 1, 0.6), width_ratios=(1.1, 1))
     picture = figure.add_subplot(grid[0, 0])
     picture.imshow(pixels)
     picture.set_title(out.stem, fontsize=10)
@@ -40,27 +40,29 @@ def draw_explanation(pixels: np.ndarray, found: Any, out: Path, mos_range: tuple
 
 def _score_on_scale(axis, found: Any, mos_range: tuple[float, float], lower_better: bool) -> None:
     low, high = mos_range
-    axis.axvspan(low, high, color='#eeeeee')
+    axis.axvspan(low, high, ymin=0.3, ymax=0.75, color='#eeeeee')
     axis.errorbar(found.score, 0, xerr=found.uncertainty, color=ORANGE, linewidth=2, capsize=5)
     axis.plot(found.score, 0, 'o', color=BLUE, markersize=11)
     axis.annotate(f'{found.score:.2f}', (found.score, 0), textcoords='offset points', xytext=(0, 14), ha='center', fontsize=15)
     margin = 0.08 * (high - low)
     axis.set_xlim(min(low, found.score - found.uncertainty) - margin, max(high, found.score + found.uncertainty) + margin)
     axis.set(ylim=(-1, 1), yticks=[], title=f'score ({"lower" if lower_better else "higher"} is better)')
-    axis.set_xlabel(f'gray: range of the MOS; bar: spread of the basis scores, {found.uncertainty:.2f} to each side', fontsize=8)
+    axis.set_xlabel(f'gray: range of the MOS; bar: spread of the basis scores, {found.uncertainty:.2f} to each side',
+                    fontsize=8)
     for side in ('left', 'right', 'top'):
         axis.spines[side].set_visible(False)
 
 
 def _votes(axis, found: Any) -> None:
     axis.set_title('distortions, by the vote of the texts', fontsize=10)
-    votes = found.votes[:VOTES]
+    votes = [vote for vote in found.votes[:VOTES] if vote.share >= LEAST_SHARE] or found.votes[:1]
     if not votes:
         axis.text(0.5, 0.5, 'the text bank does not say what its texts name', ha='center', transform=axis.transAxes)
         axis.axis('off')
         return
     places = np.arange(len(votes))
     axis.barh(places, [vote.share for vote in votes], color=BLUE, height=0.65)
+    axis.set_ylim(max(len(votes), 3) - 0.4, -0.6)
     axis.set_yticks(places, [vote.distortion.replace('_', ' ') for vote in votes], fontsize=9)
     for place, vote in zip(places, votes, strict=True):
         level = '' if vote.level is None else f'level {vote.level:.1f}'
@@ -69,7 +71,6 @@ def _votes(axis, found: Any) -> None:
                   ha='right' if inside else 'left', color='white' if inside else 'black', fontsize=9)
     axis.set(xlim=(0, 1))
     axis.set_xlabel('share of the vote', fontsize=8)
-    axis.invert_yaxis()
 
 
 def _basis(axis, found: Any) -> None:
