@@ -166,10 +166,11 @@ class ClipText(TextEncoder):
     def __init__(self, folder: str, split_sentences: bool = False):
         super().__init__(False, split_sentences)
         from open_clip import SimpleTokenizer
-        from transformers import CLIPTextModelWithProjection
-        self.model = CLIPTextModelWithProjection.from_pretrained(folder, local_files_only=Path(folder).is_dir())
-        config = self.model.config
-        self.context_length, self.embed_dim = config.max_position_embeddings, config.projection_dim
+        from transformers import CLIPModel
+        self.model = CLIPModel.from_pretrained(folder, local_files_only=Path(folder).is_dir()).eval()
+        self.model.vision_model = None
+        config = self.model.config.text_config
+        self.context_length, self.embed_dim = config.max_position_embeddings, self.model.config.projection_dim
         self.tokenizer = SimpleTokenizer(context_length=self.context_length)
         if config.vocab_size != self.tokenizer.vocab_size:
             raise OptionError(f"text encoder: {folder} has {config.vocab_size} tokens, and CLIP's tokenizer "
@@ -182,7 +183,7 @@ class ClipText(TextEncoder):
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Return features (N, C). What stands behind the end of a text is never attended to."""
         tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
-        return self.model(input_ids=tokens).text_embeds
+        return self.model.text_projection(self.model.text_model(input_ids=tokens).pooler_output)
 
 
 def load_text_encoder(path: str, split_sentences: bool) -> TextEncoder:

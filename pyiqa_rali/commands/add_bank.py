@@ -12,7 +12,7 @@ from pyiqa_rali.options import BankOptions
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pyiqa-rali add-bank`."""
     default = BankOptions()
-    parser.epilog = ('The texts must be encoded by the text encoder that the images were aligned with. Scores stay as they are.')
+    parser.epilog = 'The text encoder must be the one that the images were aligned with. Scores stay as they are.'
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file or folder of an export, a released RALI folder, or '
                                                                  'rali-lite')
     parser.add_argument('--out', required=True, metavar='FILE', help='the .safetensors or .pth file to write')

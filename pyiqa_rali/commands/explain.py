@@ -9,6 +9,7 @@ from typing import Any
 from pyiqa_rali.errors import OptionError
 
 WIDTH, BAR, VOTES = 80, 20, 5
+RALI = {'metric_opts': {'type': 'RALI'}}  # a name that pyiqa does not know is refused where the metric is made
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,14 +54,15 @@ def make_explainer(args: argparse.Namespace) -> Any:
         OptionError: the metric is of another architecture.
         CheckpointError: its checkpoint has no text bank.
     """
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
     from pyiqa_rali.archs.explanation import NO_BANK
-    from pyiqa_rali.archs.rali import RALI
     from pyiqa_rali.commands.score import make_metric
     from pyiqa_rali.errors import CheckpointError
     name = args.metric or ('rali' if args.weights else 'rali-lite')
-    metric = make_metric(name, args.weights, args.device)
-    if not isinstance(metric.net, RALI):
+    if DEFAULT_CONFIGS.get(name, RALI)['metric_opts']['type'] != 'RALI':
         raise OptionError(f'--metric: "{name}" has no basis and no text bank; only rali and rali-lite explain their scores.')
+    metric = make_metric(name, args.weights, args.device)
     if metric.net.bank is None:
         raise CheckpointError(f'{args.weights or name}: {NO_BANK}')
     return metric
