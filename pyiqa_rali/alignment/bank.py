@@ -52,7 +52,7 @@ def candidates_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[dict
     Args:
         parts: the training sets with their texts.
         sections: their sections of the option file.
-        num_candidates: how many pictures a set that draws anew is asked for, from the first on.
+        num_candidates: how many pictures a set that draws anew is asked for, from the first on; tables offer all texts.
     """
     found: list[Candidate] = []
     for part, values in zip(parts, sections, strict=True):
@@ -99,12 +99,16 @@ def make_bank(candidates: list[Candidate], text_encoder: TextEncoder, options: B
     """
     if not candidates:
         raise DataError('bank: there is no text to choose from.')
+    offered = len(candidates)
+    if offered > options.num_candidates:
+        drawn = np.random.default_rng(seed).choice(offered, options.num_candidates, replace=False)
+        candidates = [candidates[index] for index in sorted(drawn)]
     with torch.no_grad():
         features = F.normalize(text_encoder([item.text for item in candidates]).float().cpu(), dim=-1)
     chosen = choose(features.numpy(), options.num_texts, options.selection, seed)
     values = {'texts': [candidates[index].text for index in chosen],
               'distortions': [candidates[index].distortions for index in chosen], 'temperature': options.temperature,
-              'made': {**asdict(options), 'candidates': len(candidates), 'seed': seed, **origin}}
+              'made': {**asdict(options), 'candidates': offered, 'seed': seed, **origin}}
     return features[chosen].to(torch.float16), json.loads(json.dumps(values))
 
 

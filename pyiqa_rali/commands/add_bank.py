@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--split-sentences', action='store_true', help='with --texts: encode each sentence by itself, as in '
                                                                        'training with split_sentences')
     parser.add_argument('--num-texts', type=int, metavar='N', help=f'texts in the bank (default: {default.num_texts})')
+    parser.add_argument('--num-candidates', type=int, metavar='N', help='the choice is made among so many of the texts, drawn '
+                                                                        f'at random (default: {default.num_candidates})')
     parser.add_argument('--selection', metavar='HOW', help=f'kmeans or farthest (default: {default.selection})')
     parser.add_argument('--temperature', type=float, metavar='T', help=f'of the votes (default: {default.temperature})')
     parser.add_argument('--seed', type=int, default=0, help='of the choice (default: %(default)s)')
@@ -102,7 +104,7 @@ def _from_texts(args: argparse.Namespace, metadata: dict[str, Any]) -> tuple[Any
 
 def _bank_options(args: argparse.Namespace, options: BankOptions) -> BankOptions:
     from pyiqa_rali.options import check_bank_options
-    given = {name: getattr(args, name) for name in ('num_texts', 'selection', 'temperature')}
+    given = {name: getattr(args, name) for name in ('num_texts', 'num_candidates', 'selection', 'temperature')}
     options = replace(options, **{name: value for name, value in given.items() if value is not None})
     check_bank_options(options)
     return options

@@ -135,7 +135,8 @@ def explain_pictures(net: Any, pictures: Iterator[Any]) -> Iterator[dict[str, An
 def report(found: dict[str, Any]) -> list[str]:
     """Return the lines that are printed."""
     lines = [f'{found["pictures"]} pictures']
-    for name, key in (('all types', 'all_types'), ('common types, asked among them', 'common_types')):
+    for name, key in (('all types', 'all_types'), ('common types', 'common_types'),
+                      ('the same, with votes for others left out', 'among_common_types')):
         each = found[key]
         if each:
             lines.append(f'{name}: {each["types"]} types, {each["pictures"]} pictures: class right {each["accuracy"]:.1%} '

@@ -32,7 +32,8 @@ def measure_explanations(rows: list[dict[str, Any]]) -> dict[str, Any]:
         raise DataError('no picture with one known distortion: there is no class to compare with.')
     common = [row for row in single if _kind(row) in COMMON_TYPES]
     return {'pictures': len(rows), 'all_types': measure_classes(single),
-            'common_types': measure_classes(common, COMMON_TYPES) if common else None,
+            'common_types': measure_classes(common) if common else None,
+            'among_common_types': measure_classes(common, COMMON_TYPES) if common else None,
             'composite': measure_composites([row for row in rows if len(row['distortions']) > 1]),
             'pristine': measure_pristine([row for row in rows if not row['distortions']]),
             'vote_calibration': calibration(single), 'by_type': accuracy_by_type(single),

@@ -39,6 +39,9 @@ def test_a_bank_holds_unit_features_of_its_texts(tmp_path):
     assert [None if pairs is None else [tuple(pair) for pair in pairs] for pairs in values['distortions']] == [
         known[text] for text in values['texts']]
     assert values['made']['candidates'] == len(WORDS) and values['made']['texts'] == 'mine'
+    few = make_bank(candidates, encoder, BankOptions(num_texts=5, num_candidates=5), 0, {})[1]
+    assert len(few['texts']) == 5 and few['texts'] == make_bank(candidates, encoder, BankOptions(num_texts=9, num_candidates=5),
+                                                                0, {})[1]['texts']
     with pytest.raises(DataError, match='there is no text to choose from'):
         make_bank([], encoder, BankOptions(), 0, {})
 

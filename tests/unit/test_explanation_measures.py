@@ -21,10 +21,11 @@ ROWS = [row(['jpeg'], {'jpeg': 0.9, 'haze': 0.1, 'pristine': 0.0}, level=3, name
 
 def test_every_measure_of_a_few_pictures():
     found = measure_explanations(ROWS)
-    every, common = found['all_types'], found['common_types']
+    every, common = found['all_types'], found['among_common_types']
     assert every['accuracy'] == pytest.approx(1 / 3) and every['majority'] == pytest.approx(2 / 3)
     assert every['top_3_accuracy'] == 1 and every['family_accuracy'] == pytest.approx(2 / 3) and every['types'] == 2
     assert every['level_error'] == 1 and every['level_error_of_the_median'] == pytest.approx(4 / 3)
+    assert found['common_types']['accuracy'] == 0.5
     assert common['pictures'] == 2 and common['accuracy'] == 1  # haze is none of the common types: asked among them, jpeg wins
     assert found['composite'] == {'pictures': 2, 'first_is_one_of_them': 1, 'first_two_are_both': 0.5}
     assert found['pristine'] == {'pictures': 1, 'accuracy': 1}
