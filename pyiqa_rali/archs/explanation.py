@@ -97,9 +97,7 @@ def explain(image_encoder: nn.Module, scorer: BasisScorer, bank: TextBank | None
     """Return an explanation of each picture's score (see `RALI.explain`, which calls this)."""
     if bank is None:
         raise CheckpointError(NO_BANK)
-    for name, value in (('num_texts', num_texts), ('num_basis', num_basis)):
-        if value < 1:
-            raise OptionError(f'{name}: {value} must be 1 at least.')
+    check_counts(num_texts, num_basis)
     image_features = image_encoder(images)
     compressed = scorer.compress(image_features)
     weights, scores = scorer.weights(compressed), scorer.score_compressed(compressed).squeeze(-1)
@@ -111,6 +109,13 @@ def explain(image_encoder: nn.Module, scorer: BasisScorer, bank: TextBank | None
                         _basis_parts(scorer, words, weights[row], num_basis), weights[row].tolist(),
                         scorer.basis_scores.tolist())
             for row in range(len(scores))]
+
+
+def check_counts(num_texts: int, num_basis: int) -> None:
+    """Raise OptionError when fewer than one text or basis vector is asked for."""
+    for name, value in (('num_texts', num_texts), ('num_basis', num_basis)):
+        if value < 1:
+            raise OptionError(f'{name}: {value} must be 1 at least.')
 
 
 def uncertainty(weights: Tensor, basis_scores: Tensor) -> Tensor:

@@ -33,17 +33,21 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError, CheckpointError, OSError: nothing can be explained at all; the message says why.
     """
+    from pyiqa_rali.archs.explanation import check_counts
     from pyiqa_rali.image_files import ImageFinder, read_image_file
+    check_counts(args.num_texts, args.num_basis)
     metric = make_explainer(args)
-    names, failed = FigureNames(args.out), 0
+    names, count, failed = FigureNames(args.out), 0, 0
     for path in ImageFinder(args.images):
         file = read_image_file(path)
-        found = None if file.error else _explain(metric, file.pixels, args)
-        failed += found is None
-        print(_as_json(path, found, file.error) if args.json else as_text(path, found, file.error, metric), flush=True)
+        found, error = (None, file.error) if file.error else _explain(metric, file.pixels, args)
+        count, failed = count + 1, failed + (found is None)
+        print(_as_json(path, found, error) if args.json else as_text(path, found, error, metric), flush=True)
         if args.out and found is not None:
             from pyiqa_rali.evaluation.explanation_plots import draw_explanation
             draw_explanation(file.pixels, found, names.next(path), metric.net.metadata['mos_range'], metric.lower_better)
+    if not count:
+        raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
     return 1 if failed else 0
 
 
@@ -89,12 +93,17 @@ class FigureNames:
         return Path(self.folder) / name
 
 
-def _explain(metric: Any, pixels: Any, args: argparse.Namespace) -> Any:
+def _explain(metric: Any, pixels: Any, args: argparse.Namespace) -> tuple[Any, str]:
+    """Return the explanation of one image, or None and why there is none."""
     import numpy as np
 
     from pyiqa_rali.data.synthetic import as_tensor
+    from pyiqa_rali.image_files import first_line
     device = next(metric.net.parameters()).device
-    return metric.net.explain(as_tensor([np.array(pixels)]).to(device), args.num_texts, args.num_basis)[0]
+    try:
+        return metric.net.explain(as_tensor([np.array(pixels)]).to(device), args.num_texts, args.num_basis)[0], ''
+    except (ValueError, RuntimeError) as error:  # such as a picture that is too small
+        return None, first_line(error)
 
 
 def _as_json(path: str, found: Any, error: str) -> str:

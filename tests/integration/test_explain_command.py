@@ -52,9 +52,15 @@ def test_json_and_figures(pictures, tmp_path, capsys):
 
 def test_an_unreadable_image_is_counted_and_the_others_are_explained(pictures, tmp_path, capsys):
     (tmp_path / 'broken.png').write_bytes(b'no picture')
-    assert main(['explain', str(tmp_path / 'broken.png'), str(pictures / 'jpeg.png'), '--json']) == 1
+    Image.new('RGB', (8, 8)).save(tmp_path / 'small.png')
+    assert main(['explain', str(tmp_path), str(pictures / 'jpeg.png'), '--json']) == 1
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert 'error' in lines[0] and lines[1]['score'] > 0
+    assert 'cannot identify' in lines[0]['error'] and 'at least 16' in lines[1]['error'] and lines[2]['score'] > 0
+
+
+def test_a_folder_without_images_is_an_error(tmp_path, capsys):
+    assert main(['explain', str(tmp_path)]) == 2
+    assert 'no image below' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
