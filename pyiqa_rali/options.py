@@ -178,6 +178,24 @@ class ExportOptions:
 
 
 @dataclass
+class BankOptions:
+    """The text bank of the export, which explanations are made of; without the section there is none.
+
+    Attributes:
+        num_texts: number B of texts, chosen from the run's reasoning texts.
+        num_candidates: the choice is made among so many of the texts, drawn at random; a data set that draws its pictures
+            anew is asked for so many pictures.
+        selection: 'kmeans' (the text nearest to each of B centroids of all texts) or 'farthest' (farthest points).
+        temperature: of the softmax over the cosines of image and texts, in the votes on distortions.
+    """
+
+    num_texts: int = 400
+    num_candidates: int = 1600
+    selection: str = 'kmeans'
+    temperature: float = 0.02
+
+
+@dataclass
 class PathOptions:
     """Folders and weights, with pyiqa's keys.
 
@@ -210,6 +228,7 @@ class TrainOptions:
     val: ValOptions
     logger: LoggerOptions
     export: ExportOptions
+    bank: BankOptions | None = None
     model_type: str = 'RALI'
 
 
@@ -289,6 +308,8 @@ def train_options(values: dict[str, Any]) -> TrainOptions:
     sections = {'text_encoder': TextEncoderOptions, 'path': PathOptions, 'align': AlignOptions,
                 'compress': CompressOptions, 'score': ScoreOptions, 'val': ValOptions, 'logger': LoggerOptions,
                 'export': ExportOptions}
+    if values.get('bank') is not None:
+        sections['bank'] = BankOptions
     for name, cls in sections.items():
         if name in values:
             values[name] = from_known_keys(cls, values[name] or {}, name)
@@ -317,6 +338,18 @@ def _check_values(options: TrainOptions) -> None:
             raise OptionError(f'{section}: {name}: {value} must be at least {least}.')
     if not options.score.temperature > 0:
         raise OptionError(f'score: temperature: {options.score.temperature} must be above 0.')
+    if options.bank is not None:
+        check_bank_options(options.bank)
+
+
+def check_bank_options(bank: BankOptions) -> None:
+    """Raise OptionError when a value of a bank's options cannot be used."""
+    _check_choice('bank: selection', bank.selection, ('kmeans', 'farthest'))
+    for name in ('num_texts', 'num_candidates'):
+        if getattr(bank, name) < 1:
+            raise OptionError(f'bank: {name}: {getattr(bank, name)} must be at least 1.')
+    if not bank.temperature > 0:
+        raise OptionError(f'bank: temperature: {bank.temperature} must be above 0.')
 
 
 def _check_choice(option: str, value: Any, allowed: tuple) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from pyiqa_rali.alignment import distributed
-from pyiqa_rali.alignment.batches import alignment_dataset, join_datasets
+from pyiqa_rali.alignment.bank import bank_of_run, load_bank, save_bank
+from pyiqa_rali.alignment.batches import AlignmentDataset, alignment_dataset, join_datasets
 from pyiqa_rali.alignment.compression import compress
 from pyiqa_rali.alignment.contrastive import align
 from pyiqa_rali.alignment.features import FeatureTable, embed, load_features, save_features
@@ -19,6 +20,7 @@ from pyiqa_rali.alignment.towers import Towers, build_towers
 from pyiqa_rali.alignment.zero_shot import ZeroShotValidation
 from pyiqa_rali.archs.basis_scorer import BasisScorer
 from pyiqa_rali.archs.image_encoder import ImageEncoder
+from pyiqa_rali.checkpoints.bank import with_bank
 from pyiqa_rali.checkpoints.encoder_file import load_encoder, save_encoder
 from pyiqa_rali.checkpoints.format import FORMAT_VERSION, save_checkpoint, save_pth
 from pyiqa_rali.data.mos import MosScale
@@ -75,15 +77,16 @@ class Run:
             return
         options = self.options
         towers = build_towers(options.network, options.text_encoder, options.path)
-        dataset = join_datasets([
-            alignment_dataset(build_table(section, self.sections[section], options.manual_seed), self.sections[section],
-                              options.align.texts_per_image, towers.image_encoder.config.preprocessing)
-            for section in self._train_sections()])
+        parts = [alignment_dataset(build_table(section, self.sections[section], options.manual_seed), self.sections[section],
+                                   options.align.texts_per_image, towers.image_encoder.config.preprocessing)
+                 for section in self._train_sections()]
+        dataset = join_datasets(parts)
         values = self.sections[self._train_sections()[0]]
         self._report_long_texts(towers, dataset.texts)
         align(towers, dataset, values, options.align, options.logger, self.folder.align, options.manual_seed, self.device,
               resume, self.folder.tb_logger, self._zero_shot(towers))
         if distributed.is_main():
+            self._write_bank(parts, towers)
             save_encoder(self.folder.aligned_encoder, towers.image_encoder, half=options.export.dtype == 'float16')
         distributed.barrier()
 
@@ -172,8 +175,18 @@ class Run:
                     'image_encoder': encoder.config.to_dict(), 'mos_range': list(scale.mos_range),
                     'lower_better': scale.lower_better, 'temperature': float(scorer.temperature.detach()),
                     'training': self._training_metadata(), 'versions': versions(), 'licence': self.options.export.licence}
+        if self.options.bank is not None:
+            tensors, metadata = with_bank(tensors, metadata, *load_bank(self.folder.bank))
         save_checkpoint(self.folder.export, tensors, metadata)
         save_pth(self.folder.export_pth, tensors, metadata)
+
+    def _write_bank(self, parts: list[AlignmentDataset], towers: Towers) -> None:
+        """Write the text bank while the text encoder is at hand: a trained one is kept nowhere else."""
+        if self.options.bank is None:
+            return
+        sections = [self.sections[section] for section in self._train_sections()]
+        save_bank(self.folder.bank, *bank_of_run(parts, sections, towers.text_encoder, self.options.text_encoder,
+                                                 self.options.bank, self.options.manual_seed))
 
     def _training_metadata(self) -> dict[str, Any]:
         options = self.options
@@ -181,8 +194,8 @@ class Run:
         return {'data': options.export.training_data or names, 'seed': options.manual_seed,
                 'stages': options.stages, 'align_iterations': options.align.total_iter,
                 'text_encoder': options.text_encoder.path or options.text_encoder.library,
-                'pca_dim': options.compress.pca_dim, 'num_buckets': options.compress.num_buckets,
-                'num_basis': options.compress.num_basis}
+                'split_sentences': options.text_encoder.split_sentences, 'pca_dim': options.compress.pca_dim,
+                'num_buckets': options.compress.num_buckets, 'num_basis': options.compress.num_basis}
 
     def _output_scale(self) -> MosScale:
         """Return the scale of the scores: that of the first data set, where there are several."""

@@ -30,6 +30,7 @@ class RunFolder:
     def __init__(self, options: TrainOptions):
         self.root = Path(options.path.experiments_root) / options.name
         self.align = self.root / 'align'
+        self.bank = self.align / 'bank.safetensors'
         self.aligned_encoder = self.align / 'image_encoder.safetensors'
         self.compress = self.root / 'compress'
         self.basis = self.compress / 'basis.safetensors'

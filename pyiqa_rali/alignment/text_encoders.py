@@ -153,3 +153,49 @@ def installed_folder(package: str) -> Path:
     except ModuleNotFoundError as error:
         raise OptionError(f'installed:{package}: the Python package is not installed. Install it with pip install '
                           f'{package.replace("_", "-")}, or give a path.') from error
+
+
+class ClipText(TextEncoder):
+    """The text tower of a CLIP in transformers' format, with CLIP's own tokenizer, which open_clip brings along.
+
+    Args:
+        folder: a folder or repository with the whole CLIP, such as `best/` of the released RALI.
+        split_sentences: see `TextEncoder`.
+    """
+
+    def __init__(self, folder: str, split_sentences: bool = False):
+        super().__init__(False, split_sentences)
+        from open_clip import SimpleTokenizer
+        from transformers import CLIPModel
+        self.model = CLIPModel.from_pretrained(folder, local_files_only=Path(folder).is_dir()).eval()
+        self.model.vision_model = None
+        config = self.model.config.text_config
+        self.context_length, self.embed_dim = config.max_position_embeddings, self.model.config.projection_dim
+        self.tokenizer = SimpleTokenizer(context_length=self.context_length)
+        if config.vocab_size != self.tokenizer.vocab_size:
+            raise OptionError(f"text encoder: {folder} has {config.vocab_size} tokens, and CLIP's tokenizer "
+                              f"{self.tokenizer.vocab_size}; it is not CLIP's text tower.")
+
+    def num_tokens(self, text: str) -> int:
+        """Return the number of tokens, start and end included."""
+        return len(self.tokenizer.encode(text)) + 2
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Return features (N, C). What stands behind the end of a text is never attended to."""
+        tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
+        return self.model.text_projection(self.model.text_model(input_ids=tokens).pooler_output)
+
+
+def load_text_encoder(path: str, split_sentences: bool) -> TextEncoder:
+    """Return the frozen text encoder in a folder or repository: a CLIP's text tower, or else a sentence encoder.
+
+    Raises:
+        OptionError: the folder does not exist or cannot be used.
+    """
+    source = resolve_text_encoder(path)
+    from transformers import AutoConfig
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=Path(source).is_dir())
+    except (OSError, ValueError) as error:
+        raise OptionError(f'text encoder: {path} cannot be read: {str(error).splitlines()[0]}') from error
+    return ClipText(source, split_sentences) if config.model_type == 'clip' else SentenceEncoder(path, False, split_sentences)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pyiqa_rali.archs.basis_scorer import BasisScorer
+from pyiqa_rali.archs.explanation import NUM_BASIS, NUM_TEXTS, Explanation, explain
 from pyiqa_rali.archs.image_encoder import ImageEncoderConfig, build_image_encoder, is_own_tower
 from pyiqa_rali.archs.precision import check_device, check_precision
+from pyiqa_rali.archs.text_bank import build_bank
 from pyiqa_rali.checkpoints import format as checkpoint_format
 from pyiqa_rali.errors import CheckpointError, OptionError, some
 
@@ -78,6 +80,20 @@ class RALI(nn.Module):
         check_device(self.precision, self.scorer.basis_vectors.device)
         return self.scorer(self.image_encoder(images))
 
+    def explain(self, images: Tensor, num_texts: int = NUM_TEXTS, num_basis: int = NUM_BASIS) -> list[Explanation]:
+        """Return why each picture of (N, 3 or 1, H, W) in [0, 1] has its score, from the checkpoint's text bank.
+
+        Args:
+            images: as `forward` takes them; no gradient is kept.
+            num_texts: how many of the nearest texts.
+            num_basis: how many of the basis vectors with the largest weights.
+
+        Raises:
+            CheckpointError: the checkpoint has no text bank; the message says how to add one.
+            OptionError: a number below 1.
+        """
+        return explain(self.image_encoder, self.scorer, self.bank, images, num_texts, num_basis)
+
     def get_extra_state(self) -> Tensor:
         """Carry the metadata in the state dict, so that pyiqa's `.pth` files describe themselves."""
         return checkpoint_format.metadata_to_extra_state(self._metadata)
@@ -97,6 +113,7 @@ class RALI(nn.Module):
         metadata = checkpoint_format.metadata_from_extra_state(extra_state, 'these weights')
         checkpoint_format.check_metadata(metadata, 'these weights')
         checkpoint_format.check_scorer_tensors(tensors, 'these weights')
+        checkpoint_format.check_bank(tensors, metadata, 'these weights')
         current = self.scorer.basis_vectors
         self._build(metadata, *_scorer_sizes(tensors))
         self.to(device=current.device, dtype=current.dtype)
@@ -150,6 +167,7 @@ class RALI(nn.Module):
         self.image_encoder = build_image_encoder(config)
         self.image_encoder.preprocess.exact = self.exact
         self.scorer = BasisScorer(feature_dim, pca_dim, num_basis)
+        self.bank = build_bank(metadata, feature_dim)
         self.eval()
 
     def _tell_owner(self) -> None:

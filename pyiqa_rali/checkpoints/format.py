@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyiqa_rali.checkpoints.bank import BANK_FORMAT, check_bank
 from pyiqa_rali.errors import CheckpointError, some
 from pyiqa_rali.files import atomic_path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of what is written without a text bank
+NEWEST_FORMAT = BANK_FORMAT
 METADATA_KEY = 'pyiqa_rali'
 FILE_NAME = 'rali.safetensors'
 REQUIRED_METADATA = ('format_version', 'image_encoder', 'mos_range', 'lower_better')
@@ -25,7 +27,7 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], metadat
 
     Args:
         path: the file to write.
-        tensors: `image_encoder.*` and `scorer.*` (see the README's checkpoint section).
+        tensors: `image_encoder.*`, `scorer.*` and, with a text bank, `bank.*` (see the README's checkpoint section).
         metadata: JSON values; `REQUIRED_METADATA` must be among them.
 
     Raises:
@@ -34,6 +36,7 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], metadat
     from safetensors.torch import save_file
     check_metadata(metadata, path)
     check_scorer_tensors(tensors, path)
+    check_bank(tensors, metadata, path)
     with atomic_path(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
                   metadata={METADATA_KEY: json.dumps(metadata)})
@@ -52,6 +55,7 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[st
     tensors, metadata = _read_pth(path) if path.suffix in ('.pth', '.pt') else _read_safetensors(path)
     check_metadata(metadata, path)
     check_scorer_tensors(tensors, path)
+    check_bank(tensors, metadata, path)
     return tensors, metadata
 
 
@@ -138,8 +142,8 @@ def check_metadata(metadata: dict[str, Any], path: str | os.PathLike) -> None:
     missing = [key for key in REQUIRED_METADATA if key not in metadata]
     if missing:
         raise CheckpointError(f'{path}: its metadata lacks {some(missing)}.')
-    if metadata['format_version'] > FORMAT_VERSION:
-        raise CheckpointError(f'{path}: format_version {metadata["format_version"]} is newer than the {FORMAT_VERSION} '
+    if metadata['format_version'] > NEWEST_FORMAT:
+        raise CheckpointError(f'{path}: format_version {metadata["format_version"]} is newer than the {NEWEST_FORMAT} '
                               'that this version of pyiqa_rali reads. Upgrade pyiqa_rali.')
 
 

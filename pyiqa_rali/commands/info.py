@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     pca_dim, feature_dim = tensors['scorer.pca_components'].shape
     found = {'file': str(path), **metadata, 'parameters': _parameters(tensors),
-             'scorer': {'features (C)': feature_dim, 'components (D)': pca_dim,
+             'bank': _bank(metadata), 'scorer': {'features (C)': feature_dim, 'components (D)': pca_dim,
                         'basis vectors (K)': len(tensors['scorer.basis_scores'])}}
     print('\n'.join(readable(found)))
     return 0
@@ -39,9 +39,20 @@ def _path_of(checkpoint: str) -> str:
     return locate_checkpoint(checkpoint)
 
 
+def _bank(metadata: dict[str, Any]) -> str | dict[str, Any]:
+    """Return the text bank in short: its texts are for --json."""
+    bank = metadata.get('bank')
+    if bank is None:
+        return 'none: it cannot explain its scores (add one with python -m pyiqa_rali add-bank)'
+    known = [pairs for pairs in bank['distortions'] if pairs is not None]
+    return {'texts (B)': len(bank['texts']), 'texts with known distortions': len(known),
+            'types of distortion': len({name for pairs in known for name, _ in pairs}),
+            'temperature': bank['temperature'], 'made': bank.get('made', {})}
+
+
 def _parameters(tensors: dict[str, Any]) -> str:
     encoder = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith('image_encoder.'))
-    every = sum(tensor.numel() for tensor in tensors.values())
+    every = sum(tensor.numel() for name, tensor in tensors.items() if not name.startswith('bank.'))
     return f'{every / 1e6:.2f} million, {encoder / 1e6:.2f} million of them in the image encoder'
 
 

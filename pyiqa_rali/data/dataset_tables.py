@@ -83,7 +83,8 @@ def _texts(settings: DatasetSettings, row: dict[str, Any]) -> list[ReasoningText
     rng = generator(settings.seed, row['image'], 'texts')
     low, high = MOS_RANGE
     texts = write_texts(row['steps'], (row['mos'] - low) / (high - low), rng, settings.texts_per_image)
-    return [ReasoningText(text, number, WRITER) for number, text in enumerate(texts)]
+    known = [(name, float(level)) for name, level in row['steps']]
+    return [ReasoningText(text, number, WRITER, known) for number, text in enumerate(texts)]
 
 
 def dataset_options(settings: DatasetSettings, splits: list[str]) -> str:

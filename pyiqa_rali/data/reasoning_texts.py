@@ -1,6 +1,7 @@
 """Reasoning texts in a JSON-lines file, joined with images by name.
 
 One line an image: {"image": "name.png", "texts": [{"text": "...", "seed": 0, "model": "..."}, ...]}
+and, where it is known what is wrong with the image, "distortions": [["jpeg", 3.0], ...] beside them ([] for nothing).
 """
 
 import json
@@ -13,14 +14,25 @@ from pathlib import Path
 from pyiqa_rali.errors import DataError, OptionError, some
 from pyiqa_rali.files import atomic_open
 
+Distortions = list[tuple[str, float]] | None
+
 
 @dataclass(frozen=True)
 class ReasoningText:
-    """One text of an image, with the seed and the model that wrote it."""
+    """One text of an image, with the seed and the model that wrote it.
+
+    Attributes:
+        text: the text.
+        seed: the seed.
+        model: the model.
+        distortions: (type, level) of each distortion of the image: an empty list when it has none, None when nothing is
+            known.
+    """
 
     text: str
     seed: int
     model: str
+    distortions: Distortions = None
 
 
 def load_reasoning_texts(path: str | os.PathLike) -> dict[str, list[ReasoningText]]:
@@ -48,7 +60,10 @@ def _parse_line(line: bytes, path: Path, number: int) -> tuple[str, list[Reasoni
         for text in [row['image'], *(item['text'] for item in row['texts'])]:
             if not isinstance(text, str):
                 raise TypeError(f'{text!r} is no text')
-        return row['image'], [ReasoningText(item['text'], int(item['seed']), str(item['model'])) for item in row['texts']]
+        known = row.get('distortions')
+        known = None if known is None else [(str(name), float(level)) for name, level in known]
+        return row['image'], [ReasoningText(item['text'], int(item['seed']), str(item['model']), known)
+                              for item in row['texts']]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f'{path}, line {number}: cannot be read ({type(error).__name__}: {error}). Each line must be '
                         '{"image": ..., "texts": [{"text", "seed", "model"}, ...]}.') from error
@@ -70,7 +85,34 @@ def save_reasoning_texts(path: str | os.PathLike, texts: dict[str, list[Reasonin
     with atomic_open(path) as stream:
         for image, items in texts.items():
             row = {'image': image, 'texts': [{'text': item.text, 'seed': item.seed, 'model': item.model} for item in items]}
+            if items and items[0].distortions is not None:
+                row['distortions'] = items[0].distortions
             stream.write(json.dumps(row, ensure_ascii=False) + '\n')
+
+
+def paired(distortion: str | None, levels: str | float | None) -> Distortions:
+    """Return the (type, level) pairs of a table's columns; None when one of them is missing.
+
+    Args:
+        distortion: types joined by '+', or 'pristine'.
+        levels: their levels joined by '+', or one number.
+
+    Raises:
+        DataError: not as many levels as types.
+
+    Example:
+        >>> paired('jpeg+haze', '3+1.5'), paired('pristine', 0), paired(None, None)
+        ([('jpeg', 3.0), ('haze', 1.5)], [], None)
+    """
+    if distortion is None or levels is None:
+        return None
+    if distortion == 'pristine':
+        return []
+    names, values = distortion.split('+'), str(levels).split('+')
+    if len(names) != len(values):
+        raise DataError(f'distortion "{distortion}" names {len(names)} types, level "{levels}" {len(values)} levels; both must '
+                        'be as many.')
+    return [(name, float(value)) for name, value in zip(names, values, strict=True)]
 
 
 def join_texts(image_names: Iterable[str], texts: dict[str, list[ReasoningText]],

@@ -136,7 +136,8 @@ class SyntheticNRDataset(Dataset):
         distortion = '+'.join(name for name, _ in draw.distortions) or PRISTINE
         level = max((level for _, level in draw.distortions), default=0.0)
         return {'img': image, 'mos_label': torch.tensor([mos], dtype=torch.float32), 'reasoning_texts': texts,
-                'img_path': f'{draw.photograph}|{distortion}|{level:.2f}#{index}', 'distortion': distortion, 'level': level}
+                'img_path': f'{draw.photograph}|{distortion}|{level:.2f}#{index}', 'distortion': distortion, 'level': level,
+                'levels': '+'.join(f'{value:.4g}' for _, value in draw.distortions) or '0'}
 
 
 def _photographs(options: SyntheticOptions) -> list[Photograph]:

@@ -30,7 +30,7 @@ def training_curves(records: dict[str, list[dict[str, float]]], out: Path) -> No
         _curve(axis, points)
         axis.set_title(f'{stage}: {column}', fontsize=9)
         axis.set_xlabel('epoch' if stage == 'score' else 'step', fontsize=8)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def _curve(axis, points: np.ndarray) -> None:
@@ -72,7 +72,7 @@ def score_scatter(scores: np.ndarray, mos: np.ndarray, out: Path, title: str, mo
     axis.text(0.03, 0.97, text, transform=axis.transAxes, va='top', family='monospace',
               bbox={'facecolor': 'white', 'edgecolor': '#cccccc', 'alpha': 0.9})
     axis.grid(alpha=0.25)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def image_sheet(items: Sequence[tuple[np.ndarray, float, float]], out: Path, title: str) -> None:
@@ -91,7 +91,7 @@ def image_sheet(items: Sequence[tuple[np.ndarray, float, float]], out: Path, tit
     for axis in axes:
         axis.axis('off')
     figure.suptitle(title)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def described_sheet(items: Sequence[tuple[np.ndarray, str, str]], out: Path, title: str) -> None:
@@ -111,7 +111,7 @@ def described_sheet(items: Sequence[tuple[np.ndarray, str, str]], out: Path, tit
         axis.set_xticks([])
         axis.set_yticks([])
     figure.suptitle(title)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def spread_over_scores(scores: np.ndarray, count: int) -> np.ndarray:
@@ -139,7 +139,8 @@ def _grid(count: int, width: float, height: float):
     return figure, axes.flat[:count]
 
 
-def _save(figure, out: Path) -> None:
+def save_figure(figure, out: Path) -> None:
+    """Write a figure as PNG, atomically, and close it."""
     from matplotlib import pyplot
     with atomic_path(out) as temporary:
         figure.savefig(temporary, dpi=110, format='png')

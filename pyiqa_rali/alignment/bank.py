@@ -1,0 +1,176 @@
+"""Making a text bank: candidates from the run's reasoning texts, a varied choice of them, and their features."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.spatial.distance import cdist
+from torch import Tensor
+
+from pyiqa_rali.alignment.batches import AlignmentDataset
+from pyiqa_rali.alignment.compression import kmeans
+from pyiqa_rali.alignment.text_encoders import TextEncoder
+from pyiqa_rali.checkpoints.bank import BANK_KEY, TEXT_FEATURES
+from pyiqa_rali.data.reasoning_texts import Distortions, load_reasoning_texts, paired
+from pyiqa_rali.errors import CheckpointError, DataError
+from pyiqa_rali.files import atomic_path
+from pyiqa_rali.options import BankOptions, CompressOptions, TextEncoderOptions
+
+ITEMS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A text that may enter a bank, and the distortions that it names (see `ReasoningText.distortions`)."""
+
+    text: str
+    distortions: Distortions
+
+
+def candidates_of_file(path: str | os.PathLike, only: Iterable[str] | None = None) -> list[Candidate]:
+    """Return the different texts of a JSON-lines file in their order.
+
+    Args:
+        path: the file.
+        only: the texts that are wanted; None takes all.
+    """
+    wanted = None if only is None else set(only)
+    return _different(Candidate(item.text, item.distortions) for items in load_reasoning_texts(path).values() for item in items
+                      if wanted is None or item.text in wanted)
+
+
+def candidates_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[dict[str, Any]],
+                      num_candidates: int) -> list[Candidate]:
+    """Return the different texts that a run is aligned with.
+
+    Args:
+        parts: the training sets with their texts.
+        sections: their sections of the option file.
+        num_candidates: how many pictures a set that draws anew is asked for, from the first on; tables offer all texts.
+    """
+    found: list[Candidate] = []
+    for part, values in zip(parts, sections, strict=True):
+        if part.texts is None:
+            for start in range(0, num_candidates, ITEMS_AT_ONCE):
+                items = part.table.__getitems__(list(range(start, min(start + ITEMS_AT_ONCE, num_candidates))))
+                found += [Candidate(text, paired(item.get('distortion'), item.get('levels')))
+                          for item in items for text in item['reasoning_texts']]
+        else:
+            found += candidates_of_file(values['reasoning_texts'], (text for texts in part.texts for text in texts))
+    return _different(found)
+
+
+def bank_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[dict[str, Any]], text_encoder: TextEncoder,
+                text_options: TextEncoderOptions, options: BankOptions, seed: int) -> tuple[Tensor, dict[str, Any]]:
+    """Return the bank of a run: `make_bank` on `candidates_of_run`.
+
+    Args:
+        parts: the training sets with their texts.
+        sections: their sections of the option file.
+        text_encoder: the one that the images were aligned with.
+        text_options: what it was built from.
+        options: the section `bank`.
+        seed: seeds the choice.
+    """
+    origin = {'texts': ', '.join(str(values.get('name')) for values in sections),
+              'text_encoder': text_options.path or text_options.library}
+    return make_bank(candidates_of_run(parts, sections, options.num_candidates), text_encoder, options, seed, origin)
+
+
+def make_bank(candidates: list[Candidate], text_encoder: TextEncoder, options: BankOptions, seed: int,
+              origin: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """Choose texts and return their features (B, C) in float16 and the section `bank` of a checkpoint's metadata.
+
+    Args:
+        candidates: different texts.
+        text_encoder: the one that the images were aligned with.
+        options: how many, and how they are chosen.
+        seed: seeds the choice.
+        origin: what is written down about texts and encoder.
+
+    Raises:
+        DataError: no candidates.
+    """
+    if not candidates:
+        raise DataError('bank: there is no text to choose from.')
+    offered = len(candidates)
+    if offered > options.num_candidates:
+        drawn = np.random.default_rng(seed).choice(offered, options.num_candidates, replace=False)
+        candidates = [candidates[index] for index in sorted(drawn)]
+    with torch.no_grad():
+        features = F.normalize(text_encoder([item.text for item in candidates]).float().cpu(), dim=-1)
+    chosen = choose(features.numpy(), options.num_texts, options.selection, seed)
+    values = {'texts': [candidates[index].text for index in chosen],
+              'distortions': [candidates[index].distortions for index in chosen], 'temperature': options.temperature,
+              'made': {**asdict(options), 'candidates': offered, 'seed': seed, **origin}}
+    return features[chosen].to(torch.float16), json.loads(json.dumps(values))
+
+
+def choose(features: np.ndarray, count: int, selection: str, seed: int) -> list[int]:
+    """Return the rows of at most `count` varied texts, in rising order.
+
+    Args:
+        features: (n, C), rows of unit length.
+        count: how many; all, when there are fewer.
+        selection: 'kmeans' (the text nearest to each of `count` centroids) or 'farthest' (a random text, then over and over
+            the one that is farthest from all that were chosen).
+        seed: seeds either.
+    """
+    if count >= len(features):
+        return list(range(len(features)))
+    points = features.astype(np.float64)
+    return sorted(_farthest(points, count, seed) if selection == 'farthest' else _medoids(points, count, seed))
+
+
+def _medoids(points: np.ndarray, count: int, seed: int) -> list[int]:
+    centroids, assignment = kmeans(points, count, CompressOptions(num_basis=count), seed)
+    chosen = []
+    for cluster, centroid in enumerate(centroids):
+        members = np.flatnonzero(assignment == cluster)
+        chosen.append(int(members[np.linalg.norm(points[members] - centroid, axis=1).argmin()]))
+    return chosen
+
+
+def _farthest(points: np.ndarray, count: int, seed: int) -> list[int]:
+    chosen = [int(np.random.default_rng(seed).integers(len(points)))]
+    distance = np.full(len(points), np.inf)
+    while len(chosen) < count:
+        distance = np.minimum(distance, cdist(points, points[chosen[-1:]])[:, 0])
+        distance[chosen] = -1
+        chosen.append(int(distance.argmax()))
+    return chosen
+
+
+def save_bank(path: Path, text_features: Tensor, values: dict[str, Any]) -> None:
+    """Write a bank as the file between stage 1 and the export."""
+    from safetensors.torch import save_file
+    with atomic_path(path) as temporary:
+        save_file({TEXT_FEATURES: text_features.contiguous()}, temporary, metadata={BANK_KEY: json.dumps(values)})
+
+
+def load_bank(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    """Read what `save_bank` wrote.
+
+    Raises:
+        CheckpointError: the file is missing: stage 1 was run without a bank.
+    """
+    from safetensors import safe_open
+    if not path.exists():
+        raise CheckpointError(f'{path}: is not there; stage 1 was run without "bank:". Run it again (stages: [align, compress, '
+                              'score]), or leave "bank:" out and use python -m pyiqa_rali add-bank.')
+    with safe_open(path, framework='pt') as stream:
+        return stream.get_tensor(TEXT_FEATURES), json.loads(stream.metadata()[BANK_KEY])
+
+
+def _different(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return each text once, with what is known of its first."""
+    found: dict[str, Candidate] = {}
+    for item in candidates:
+        found.setdefault(item.text, item)
+    return list(found.values())

@@ -1,0 +1,75 @@
+"""The text bank of a checkpoint: reasoning texts with their embeddings, and the distortions that they name."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyiqa_rali.checkpoints.bank import BANK_KEY
+
+PRISTINE = 'pristine'  # the class of a text that is known to name no distortion
+
+
+class TextBank(nn.Module):
+    """B reasoning texts in the space of the image features, and votes on what is wrong with an image.
+
+    Args:
+        values: the section `bank` of the metadata: `texts` (B strings), `distortions` (for each text its (type, level)
+            pairs: an empty list when it is known to name none, None when nothing is known), `temperature` (of the votes).
+        feature_dim: width C of the features.
+
+    Attributes:
+        text_features: (B, C), rows of unit length up to the precision of float16.
+        classes: the types that the texts name, 'pristine' among them if some name none.
+    """
+
+    def __init__(self, values: dict[str, Any], feature_dim: int):
+        super().__init__()
+        self.texts: list[str] = list(values['texts'])
+        self.distortions = [None if pairs is None else [(str(name), float(level)) for name, level in pairs]
+                            for pairs in values['distortions']]
+        self.temperature = float(values['temperature'])
+        self.classes = sorted({name for pairs in self.distortions if pairs is not None for name, _ in _named(pairs)})
+        self.register_buffer('text_features', torch.zeros(len(self.texts), feature_dim, dtype=torch.float16))
+        shares, levels = self._class_tables()
+        self.register_buffer('class_shares', shares, persistent=False)
+        self.register_buffer('class_levels', levels, persistent=False)
+
+    def cosines(self, image_features: Tensor) -> Tensor:
+        """Return (N, B) cosines of images and texts for image features (N, C)."""
+        texts = F.normalize(self.text_features.float(), dim=-1)
+        return F.normalize(image_features.float(), dim=-1) @ texts.T
+
+    def vote(self, cosines: Tensor) -> tuple[Tensor, Tensor]:
+        """Return shares (N, T) and levels (N, T) of the T classes for cosines (N, B).
+
+        A text votes with softmax(cosine / temperature) over the texts whose distortions are known; one that names several
+        types splits its vote evenly. The level of a class is the mean of what its texts say, by their votes.
+        """
+        known = self.class_shares.sum(dim=1) > 0
+        weights = torch.softmax((cosines / self.temperature).masked_fill(~known, -torch.inf), dim=-1)
+        shares = weights @ self.class_shares.float()
+        levels = weights @ (self.class_shares * self.class_levels).float() / shares.clamp(min=1e-12)
+        return shares, levels
+
+    def _class_tables(self) -> tuple[Tensor, Tensor]:
+        """Return (B, T) how much of a text's vote goes to each class, and (B, T) the level that it names."""
+        shares, levels = torch.zeros(2, len(self.texts), len(self.classes)).unbind()
+        for row, pairs in enumerate(self.distortions):
+            named = [] if pairs is None else _named(pairs)
+            for name, level in named:
+                column = self.classes.index(name)
+                shares[row, column] += 1 / len(named)
+                levels[row, column] = level
+        return shares, levels
+
+
+def build_bank(metadata: dict[str, Any], feature_dim: int) -> TextBank | None:
+    """Return an empty bank of the size that the metadata names; None when there is none."""
+    values = metadata.get(BANK_KEY)
+    return None if values is None else TextBank(values, feature_dim)
+
+
+def _named(pairs: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    return pairs or [(PRISTINE, 0.0)]

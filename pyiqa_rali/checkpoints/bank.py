@@ -1,0 +1,48 @@
+"""The text bank in a checkpoint: its tensor, its section of the metadata, and what must hold between them."""
+
+import os
+from typing import Any
+
+from torch import Tensor
+
+from pyiqa_rali.errors import CheckpointError
+
+BANK_KEY = 'bank'
+TEXT_FEATURES = 'bank.text_features'
+# a reader that knows no bank refuses such files by their version, with a hint, and not by a tensor's name
+BANK_FORMAT = 2
+BANK_METADATA = ('texts', 'distortions', 'temperature')
+
+
+def check_bank(tensors: dict[str, Tensor], metadata: dict[str, Any], path: str | os.PathLike) -> None:
+    """Raise CheckpointError when a bank is there in part only, or its parts do not fit each other or the scorer.
+
+    A checkpoint without a bank is whole.
+    """
+    features, bank = tensors.get(TEXT_FEATURES), metadata.get(BANK_KEY)
+    if features is None and bank is None:
+        return
+    if features is None or bank is None:
+        lacking = f'the tensor {TEXT_FEATURES}' if features is None else f'"{BANK_KEY}" in its metadata'
+        raise CheckpointError(f'{path}: its text bank lacks {lacking}. Add the bank again: python -m pyiqa_rali add-bank.')
+    missing = [key for key in BANK_METADATA if key not in bank]
+    if missing:
+        raise CheckpointError(f'{path}: its text bank lacks {", ".join(missing)}.')
+    width = tensors['scorer.pca_components'].shape[1]
+    if tuple(features.shape) != (len(bank['texts']), width) or len(bank['distortions']) != len(bank['texts']):
+        raise CheckpointError(f'{path}: {TEXT_FEATURES} has shape {tuple(features.shape)}; with {len(bank["texts"])} texts, '
+                              f'{len(bank["distortions"])} lists of distortions and {width} features it does not fit.')
+
+
+def with_bank(tensors: dict[str, Tensor], metadata: dict[str, Any], text_features: Tensor,
+              bank: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and metadata of a checkpoint with a bank, in the place of the one that it had.
+
+    Raises:
+        CheckpointError: the texts' features have another width than the images'.
+    """
+    width = tensors['scorer.pca_components'].shape[1]
+    if text_features.shape[1] != width:
+        raise CheckpointError(f'the text encoder gives {text_features.shape[1]} features and the checkpoint has {width} for an '
+                              'image. Take the text encoder that the images were aligned with.')
+    return {**tensors, TEXT_FEATURES: text_features}, {**metadata, 'format_version': BANK_FORMAT, BANK_KEY: bank}

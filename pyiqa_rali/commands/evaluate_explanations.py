@@ -1,0 +1,158 @@
+"""Measure explanations on pictures whose distortions are known."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyiqa_rali.errors import OptionError
+
+PICTURES, RESULTS, SETTINGS, FIGURE = 'pictures.jsonl', 'results.json', 'settings.json', 'explanations.png'
+BATCH = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `pyiqa-rali evaluate-explanations`."""
+    parser.epilog = 'A run that was stopped goes on when it is started again with the same arguments.'
+    parser.add_argument('folder', nargs='?', metavar='FOLDER', help='data set of make-dataset; without it, pictures are drawn '
+                                                                    'from photographs: each with each type at each level')
+    parser.add_argument('--out', required=True, metavar='FOLDER', help='where results.json, pictures.jsonl and a figure go')
+    parser.add_argument('-m', '--metric', help='rali-lite or rali (default: rali-lite, with --weights rali)')
+    parser.add_argument('--weights', metavar='PATH', help='file or folder of an export with a text bank')
+    parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
+    drawn = parser.add_argument_group('pictures that are drawn')
+    drawn.add_argument('--photos', metavar='DIR', help='photographs (default: those that the dependencies install)')
+    drawn.add_argument('--phase', default='test', help='which of the split: train, val or test (default: %(default)s)')
+    drawn.add_argument('--split-seed', type=int, default=0, help='of the split (default: %(default)s, that of rali-lite)')
+    drawn.add_argument('--ratios', nargs=3, type=float, default=(0.8, 0.05, 0.15), metavar=('TRAIN', 'VAL', 'TEST'),
+                       help='shares of the split (default: those of rali-lite, 0.8 0.05 0.15)')
+    drawn.add_argument('--num-photographs', type=int, metavar='N', help='only so many, one crop of each (default: all crops)')
+    drawn.add_argument('--levels', nargs='+', type=float, default=(1, 2, 3, 4, 5), metavar='LEVEL',
+                       help='in [0.5, 5.5] (default: 1 2 3 4 5)')
+    drawn.add_argument('--composites', type=int, metavar='N', help='instead of the grid, N random pictures, half of them with '
+                                                                   'two distortions and a tenth with none')
+    drawn.add_argument('--size', nargs=2, type=int, default=(384, 512), metavar=('HEIGHT', 'WIDTH'),
+                       help='pixels (default: 384 512)')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explain the pictures that are not done yet, measure all, print and draw.
+
+    Raises:
+        OptionError, DataError, CheckpointError: with what to do.
+    """
+    from tqdm import tqdm
+
+    from pyiqa_rali.commands.explain import make_explainer
+    from pyiqa_rali.evaluation.explanation_plots import draw_measures
+    from pyiqa_rali.evaluation.explanations import measure_explanations
+    from pyiqa_rali.files import write_json
+    metric = make_explainer(args)
+    pictures, settings = open_pictures(args)
+    out = Path(args.out)
+    claim(out / SETTINGS, {**settings, 'weights': weights_digest(metric.net)})
+    rows = read_rows(out / PICTURES)
+    done = {row['image'] for row in rows}
+    left = [index for index, name in enumerate(pictures.names()) if name not in done]
+    with open(out / PICTURES, 'a', encoding='utf-8') as stream, tqdm(total=len(left), unit='picture', disable=None) as bar:
+        for start in range(0, len(left), BATCH):
+            for row in explain_pictures(metric.net, pictures.read(left[start:start + BATCH])):
+                stream.write(json.dumps(row) + '\n')
+                rows.append(row)
+                bar.update()
+            stream.flush()
+    found = measure_explanations(rows)
+    write_json(out / RESULTS, found)
+    draw_measures(found, rows, out / FIGURE)
+    print('\n'.join(report(found)))
+    return 0
+
+
+def open_pictures(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """Return the pictures, and the arguments that they follow from."""
+    from pyiqa_rali.data.known_distortions import DrawnPictures, TablePictures
+    from pyiqa_rali.data.synthetic import SyntheticNRDataset
+    if args.folder:
+        if args.photos:
+            raise OptionError('--photos: pictures come from FOLDER or are drawn from photographs; give one of them.')
+        return TablePictures(args.folder), {'folder': args.folder}
+    chosen = {'dataroot_photos': args.photos, 'phase': args.phase, 'split_seed': args.split_seed,
+              'split_ratios': list(args.ratios), 'crop_size': list(args.size), 'num_photographs': args.num_photographs}
+    if args.composites is not None:
+        chosen.update(samples_per_epoch=args.composites, composite_probability=0.5, pristine_probability=0.1)
+    else:
+        chosen.update(levels=list(map(float, args.levels)))
+    options = {'name': 'photographs', 'type': 'SyntheticNRDataset', 'source_scale': [1.0, 1.0], 'texts_per_image': 0, **chosen}
+    return DrawnPictures(SyntheticNRDataset(options)), chosen
+
+
+def claim(path: Path, settings: dict[str, Any]) -> None:
+    """Write down what is measured in a folder, or check that it is the same as before.
+
+    Raises:
+        OptionError: the folder holds results of something else.
+    """
+    from pyiqa_rali.files import write_json
+    if not path.is_file():
+        write_json(path, settings)
+    before = json.loads(path.read_text(encoding='utf-8'))
+    changed = [name for name in {**before, **settings} if before.get(name) != json.loads(json.dumps(settings)).get(name)]
+    if changed:
+        raise OptionError(f'--out: {path.parent} holds results with other {", ".join(changed)}. Give another folder.')
+
+
+def weights_digest(net: Any) -> str:
+    """Return a digest of all tensors of a model, its bank included."""
+    import hashlib
+    digest = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the pictures that are done; a half line that a killed run left is removed."""
+    from pyiqa_rali.score_table import cut_after_last_line
+    if not path.is_file():
+        return []
+    cut_after_last_line(path)
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+
+
+def explain_pictures(net: Any, pictures: Iterator[Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each picture (see `measure_explanations`)."""
+    from pyiqa_rali.data.synthetic import as_tensor
+    device = next(net.parameters()).device
+    for picture in pictures:
+        found = net.explain(as_tensor([picture.pixels]).to(device))[0]
+        yield {'image': picture.image, 'distortions': picture.distortions, 'mos': picture.mos, 'score': found.score,
+               'uncertainty': found.uncertainty, 'shares': {vote.distortion: round(vote.share, 6) for vote in found.votes},
+               'levels': {vote.distortion: vote.level if vote.level is None else round(vote.level, 4)
+                          for vote in found.votes}}
+
+
+def report(found: dict[str, Any]) -> list[str]:
+    """Return the lines that are printed."""
+    lines = [f'{found["pictures"]} pictures']
+    for name, key in (('all types', 'all_types'), ('common types', 'common_types'),
+                      ('the same, with votes for others left out', 'among_common_types')):
+        each = found[key]
+        if each:
+            lines.append(f'{name}: {each["types"]} types, {each["pictures"]} pictures: class right {each["accuracy"]:.1%} '
+                         f'(most frequent class {each["majority"]:.1%}), among the first three {each["top_3_accuracy"]:.1%}, '
+                         f'family right {each["family_accuracy"]:.1%}; level off by {each["level_error"]:.2f} '
+                         f'(a constant {each["level_error_of_the_median"]:.2f})')
+    if found['composite']:
+        each = found['composite']
+        lines.append(f'two distortions: {each["pictures"]} pictures: first vote is one of them '
+                     f'{each["first_is_one_of_them"]:.1%}, first two are both {each["first_two_are_both"]:.1%}')
+    if found['pristine']:
+        lines.append(f'pristine: {found["pristine"]["pictures"]} pictures: said so {found["pristine"]["accuracy"]:.1%}')
+    votes, score = found['vote_calibration'], found['score']
+    lines.append(f'largest vote: mean share {votes["mean_share"]:.1%}, right {votes["accuracy"]:.1%}, expected calibration '
+                 f'error {votes["expected_error"]:.3f}')
+    lines.append(f'score: PLCC {score["plcc"]:.3f}, SRCC {score["srcc"]:.3f}, mean absolute error '
+                 f'{score["mean_absolute_error"]:.2f}; uncertainty {score["mean_uncertainty"]:.2f} on average, SRCC with the '
+                 f'absolute error {score["uncertainty_srcc"]:.3f}')
+    return lines

@@ -1,0 +1,143 @@
+"""Explain the scores of images: nearest texts, distortions, basis, uncertainty."""
+
+import argparse
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from pyiqa_rali.errors import OptionError
+
+WIDTH, BAR, VOTES = 80, 20, 5
+RALI = {'metric_opts': {'type': 'RALI'}}  # a name that pyiqa does not know is refused where the metric is made
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `pyiqa-rali explain`."""
+    parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER', help='image files, folders with images below them')
+    parser.add_argument('-m', '--metric', help='rali-lite or rali (default: rali-lite, with --weights rali)')
+    parser.add_argument('--weights', metavar='PATH', help='file or folder of an export with a text bank')
+    parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
+    parser.add_argument('--out', metavar='FOLDER', help='draw each explanation as a PNG in this folder')
+    parser.add_argument('--json', action='store_true', help='one JSON object a line instead of text')
+    parser.add_argument('--num-texts', type=int, default=3, metavar='N', help='nearest texts (default: %(default)s)')
+    parser.add_argument('--num-basis', type=int, default=5, metavar='N', help='basis vectors (default: %(default)s)')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explain, image after image.
+
+    Returns:
+        0; 1 when there are images that cannot be explained.
+
+    Raises:
+        OptionError, CheckpointError, OSError: nothing can be explained at all; the message says why.
+    """
+    from pyiqa_rali.archs.explanation import check_counts
+    from pyiqa_rali.image_files import ImageFinder, read_image_file
+    check_counts(args.num_texts, args.num_basis)
+    metric = make_explainer(args)
+    names, count, failed = FigureNames(args.out), 0, 0
+    for path in ImageFinder(args.images):
+        file = read_image_file(path)
+        found, error = (None, file.error) if file.error else _explain(metric, file.pixels, args)
+        count, failed = count + 1, failed + (found is None)
+        print(_as_json(path, found, error) if args.json else as_text(path, found, error, metric), flush=True)
+        if args.out and found is not None:
+            from pyiqa_rali.evaluation.explanation_plots import draw_explanation
+            draw_explanation(file.pixels, found, names.next(path), metric.net.metadata['mos_range'], metric.lower_better)
+    if not count:
+        raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
+    return 1 if failed else 0
+
+
+def make_explainer(args: argparse.Namespace) -> Any:
+    """Make a metric that can explain.
+
+    Raises:
+        OptionError: the metric is of another architecture.
+        CheckpointError: its checkpoint has no text bank.
+    """
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
+    from pyiqa_rali.archs.explanation import NO_BANK
+    from pyiqa_rali.commands.score import make_metric
+    from pyiqa_rali.errors import CheckpointError
+    name = args.metric or ('rali' if args.weights else 'rali-lite')
+    if DEFAULT_CONFIGS.get(name, RALI)['metric_opts']['type'] != 'RALI':
+        raise OptionError(f'--metric: "{name}" has no basis and no text bank; only rali and rali-lite explain their scores.')
+    metric = make_metric(name, args.weights, args.device)
+    if metric.net.bank is None:
+        raise CheckpointError(f'{args.weights or name}: {NO_BANK}')
+    return metric
+
+
+class FigureNames:
+    """File names of the figures in a folder: those of the images, numbered where two images have the same.
+
+    Args:
+        folder: the folder; None when nothing is drawn.
+    """
+
+    def __init__(self, folder: str | None):
+        self.folder, self.taken = folder, set()
+
+    def next(self, image: str) -> Path:
+        """Return the path of an image's figure."""
+        stem, number = Path(image).stem, 1
+        name = f'{stem}.png'
+        while name in self.taken:
+            number += 1
+            name = f'{stem}_{number}.png'
+        self.taken.add(name)
+        return Path(self.folder) / name
+
+
+def _explain(metric: Any, pixels: Any, args: argparse.Namespace) -> tuple[Any, str]:
+    """Return the explanation of one image, or None and why there is none."""
+    import numpy as np
+
+    from pyiqa_rali.data.synthetic import as_tensor
+    from pyiqa_rali.image_files import first_line
+    device = next(metric.net.parameters()).device
+    try:
+        return metric.net.explain(as_tensor([np.array(pixels)]).to(device), args.num_texts, args.num_basis)[0], ''
+    except (ValueError, RuntimeError) as error:  # such as a picture that is too small
+        return None, first_line(error)
+
+
+def _as_json(path: str, found: Any, error: str) -> str:
+    return json.dumps({'image': path, **(found.to_dict() if found else {'error': error})}, ensure_ascii=False)
+
+
+def as_text(path: str, found: Any, error: str, metric: Any) -> str:
+    """Return an explanation for a terminal, 80 columns wide but for long file names."""
+    if found is None:
+        return f'{path}\n  error: {error}\n'
+    better = 'lower' if metric.lower_better else 'higher'
+    lines = [path, f'  score {found.score:.2f}, spread {found.uncertainty:.2f}   (range {metric.score_range}; {better} is '
+                   'better)']
+    if found.votes:
+        lines.append('  distortions, by the vote of the texts')
+        lines += [_vote_line(vote) for vote in found.votes[:VOTES] if vote.share >= 0.01 or vote is found.votes[0]]
+    else:
+        lines.append('  distortions: the text bank does not say what its texts name')
+    lines.append('  nearest texts')
+    lines += [_wrapped(f'{near.cosine:5.2f}  ', near.text) for near in found.texts]
+    lines.append(f'  basis, the {len(found.basis)} largest of {len(found.weights)} weights: weight, basis score, nearest text')
+    lines += [_shortened(f'{part.weight:5.3f}  {part.basis_score:5.2f}  ', part.text) for part in found.basis]
+    return '\n'.join(lines) + '\n'
+
+
+def _vote_line(vote: Any) -> str:
+    level = '         ' if vote.level is None else f'level {vote.level:3.1f}'
+    return f'    {vote.distortion.replace("_", " "):22} {vote.share:6.1%}  {level}  {"#" * round(BAR * vote.share)}'.rstrip()
+
+
+def _shortened(start: str, text: str) -> str:
+    return f'    {start}{textwrap.shorten(text, WIDTH - 4 - len(start), placeholder=" ...")}'
+
+
+def _wrapped(start: str, text: str) -> str:
+    indent = ' ' * (len(start) + 4)
+    return textwrap.fill(text, WIDTH, initial_indent=f'    {start}', subsequent_indent=indent)

@@ -1,0 +1,151 @@
+"""Explanations from the command line, with the embedded weights and with tiny models."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from pyiqa_rali.__main__ import main
+from pyiqa_rali.archs.rali import RALI
+from pyiqa_rali.checkpoints.format import load_checkpoint, save_checkpoint
+from pyiqa_rali.data.distortions import distort
+from pyiqa_rali.data.images import read_rgb
+from pyiqa_rali.data.photographs import bundled_photographs
+from pyiqa_rali.pipeline import train
+from tests.tiny import tiny_options
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('pictures')
+    photograph = next(item for item in bundled_photographs() if item.photograph_id == 'coffee')
+    whole = np.ascontiguousarray(read_rgb(photograph.path)[:256, :320])
+    for kind in ('jpeg', 'white_noise'):
+        Image.fromarray(distort(whole, kind, 4, np.random.default_rng(0))).save(folder / f'{kind}.png')
+    return folder
+
+
+def test_it_prints_what_is_wrong_in_80_columns(pictures, capsys, monkeypatch):
+    monkeypatch.chdir(pictures)
+    assert main(['explain', 'jpeg.png', 'white_noise.png']) == 0
+    printed = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in printed.splitlines())
+    first, second = printed.split('\n\n')[:2]
+    assert first.splitlines()[3].split()[0] == 'jpeg' and second.splitlines()[3].split()[:2] == ['white', 'noise']
+    assert 'JPEG blocking' in first and 'colour noise' in second
+    assert first.splitlines()[1].startswith('  score ') and 'higher is better' in first
+
+
+def test_json_and_figures(pictures, tmp_path, capsys):
+    arguments = ['--json', '--out', str(tmp_path), '--num-texts', '2']
+    assert main(['explain', str(pictures), str(pictures / 'jpeg.png'), *arguments]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line['votes'][0]['distortion'] for line in lines] == ['jpeg', 'white_noise', 'jpeg']
+    assert abs(lines[0]['votes'][0]['level'] - 4) < 1.5 and len(lines[0]['texts']) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['jpeg.png', 'jpeg_2.png', 'white_noise.png']
+    figure = Image.open(tmp_path / 'jpeg.png')
+    assert min(figure.size) > 600 and len(figure.convert('RGB').getcolors(1 << 24)) > 1000
+
+
+def test_an_unreadable_image_is_counted_and_the_others_are_explained(pictures, tmp_path, capsys):
+    (tmp_path / 'broken.png').write_bytes(b'no picture')
+    Image.new('RGB', (8, 8)).save(tmp_path / 'small.png')
+    assert main(['explain', str(tmp_path), str(pictures / 'jpeg.png'), '--json']) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert 'cannot identify' in lines[0]['error'] and 'at least 16' in lines[1]['error'] and lines[2]['score'] > 0
+
+
+def test_a_folder_without_images_is_an_error(tmp_path, capsys):
+    assert main(['explain', str(tmp_path)]) == 2
+    assert 'no image below' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['-m', 'niqe'], 'only rali and rali-lite explain their scores'), (['-m', 'rali-lit'], 'Did you mean "rali-lite"'),
+    (['--num-texts', '0'], 'num_texts: 0 must be 1 at least')])
+def test_wrong_arguments_are_refused(pictures, capsys, arguments, message):
+    assert main(['explain', str(pictures / 'jpeg.png'), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A finished run with a bank, its option file, and the export without its bank."""
+    folder = tmp_path_factory.mktemp('run')
+    options = tiny_options(folder, bank={'num_texts': 2, 'temperature': 0.5})
+    (folder / 'options.yml').write_text(yaml.safe_dump(options))
+    export = train(str(folder / 'options.yml'))['export']
+    tensors, metadata = load_checkpoint(export)
+    plain = {name: value for name, value in metadata.items() if name != 'bank'}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith('bank.')}
+    save_checkpoint(folder / 'plain.safetensors', tensors, {**plain, 'format_version': 1})
+    return folder, export
+
+
+def test_a_run_with_a_bank_explains(run):
+    net = RALI(pretrained_model_path=run[1])
+    assert len(net.bank.texts) == 2 and net.bank.temperature == 0.5 and net.bank.distortions == [None, None]
+    found = net.explain(torch.rand(1, 3, 40, 48))[0]
+    assert found.votes == [] and found.texts[0].text in net.bank.texts
+
+
+def test_add_bank_gives_a_checkpoint_the_bank_that_training_would(run, tmp_path, capsys):
+    folder, export = run
+    with_file, with_options = tmp_path / 'texts.safetensors', tmp_path / 'options.pth'
+    plain = str(folder / 'plain.safetensors')
+    common = ['--num-texts', '2', '--seed', '7', '--temperature', '0.5']
+    assert main(['add-bank', plain, '--texts', str(folder / 'data' / 'texts.jsonl'), '--out', str(with_file), *common]) == 0
+    assert 'a bank of 2 texts, chosen from' in capsys.readouterr().out
+    assert main(['add-bank', plain, '-opt', str(folder / 'options.yml'), '--out', str(with_options), '--seed', '7']) == 0
+    trained, trained_metadata = load_checkpoint(export)
+    for path in (with_file, with_options):
+        tensors, metadata = load_checkpoint(path)
+        assert tensors.keys() == trained.keys() and all(torch.equal(tensors[name], trained[name]) for name in trained)
+        assert metadata['bank']['texts'] == trained_metadata['bank']['texts'] and metadata['format_version'] == 2
+
+
+def test_a_checkpoint_without_a_bank_says_how_to_add_one(run, pictures, capsys):
+    plain = str(run[0] / 'plain.safetensors')
+    assert main(['explain', str(pictures / 'jpeg.png'), '--weights', plain]) == 2
+    assert 'plain.safetensors: the checkpoint has no text bank' in capsys.readouterr().err
+    assert main(['info', plain]) == 0
+    assert 'bank: none' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--texts', 'nowhere.jsonl'], 'nowhere.jsonl is not a file'),
+    (['-opt', 'nowhere.yml'], 'nowhere.yml is not a file'),
+    (['--texts', 'TEXTS', '--num-texts', '0'], 'num_texts: 0 must be at least 1'),
+    (['--texts', 'TEXTS', '--selection', 'kmean'], 'Did you mean "kmeans"'),
+    (['--texts', 'TEXTS', '--temperature', '0'], 'temperature: 0.0 must be above 0'),
+    (['--texts', 'TEXTS', '--text-encoder', './nowhere'], 'is not a folder'),
+    (['--texts', 'TEXTS', '--force_yml', 'a=b'], '--force_yml: goes with -opt'),
+    (['-opt', 'OPTIONS', '--split-sentences'], 'go with --texts'),
+    (['-opt', 'TRAINED'], 'train: true: the trained text encoder is not kept'),
+])
+def test_add_bank_refuses_what_it_cannot_use(run, tmp_path, capsys, arguments, message):
+    names = {'TEXTS': str(run[0] / 'data' / 'texts.jsonl'), 'OPTIONS': str(run[0] / 'options.yml'),
+             'TRAINED': str(tmp_path / 'trained.yml')}
+    values = yaml.safe_load((run[0] / 'options.yml').read_text())
+    (tmp_path / 'trained.yml').write_text(yaml.safe_dump({**values, 'text_encoder': {**values['text_encoder'], 'train': True}}))
+    arguments = [names.get(argument, argument) for argument in arguments]
+    assert main(['add-bank', str(run[0] / 'plain.safetensors'), '--out', str(tmp_path / 'new.safetensors'), *arguments]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / 'new.safetensors').exists()
+
+
+def test_explanations_are_measured_and_a_second_start_goes_on(tmp_path, capsys):
+    arguments = ['evaluate-explanations', '--out', str(tmp_path), '--ratios', '0', '0', '1', '--size', '64', '64',
+                 '--num-photographs', '1', '--levels', '3']
+    assert main(arguments) == 0
+    first = (tmp_path / 'results.json').read_bytes()
+    found, rows = json.loads(first), (tmp_path / 'pictures.jsonl').read_text().splitlines()
+    assert found['all_types']['pictures'] == found['pictures'] == len(rows) == 38
+    assert 'class right' in capsys.readouterr().out and (tmp_path / 'explanations.png').stat().st_size > 10000
+    (tmp_path / 'pictures.jsonl').write_text('\n'.join(rows[:20]) + '\n' + rows[20][:30])
+    assert main(arguments) == 0
+    assert (tmp_path / 'results.json').read_bytes() == first
+    assert main([*arguments, '--levels', '4']) == 2
+    assert 'holds results with other levels' in capsys.readouterr().err
