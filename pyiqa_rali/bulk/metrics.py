@@ -82,7 +82,8 @@ def _refuse_unknown_options(metric: str, arch: str, options: dict[str, Any]) -> 
     """Raise OptionError for an option that the architecture's constructor does not have."""
     from pyiqa.utils.registry import ARCH_REGISTRY
     parameters = inspect.signature(ARCH_REGISTRY.get(arch)).parameters.values()
-    allowed = [each.name for each in parameters if each.name not in BY_OTHER_OPTIONS and each.kind is not each.VAR_KEYWORD]
+    allowed = [each.name for each in parameters if each.name not in BY_OTHER_OPTIONS
+               and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
     for key in options:
         if key not in allowed:
             raise OptionError(f'--metric-opt: {metric} has no option "{key}"; it takes {", ".join(allowed) or "none"}.'

@@ -3,6 +3,7 @@ import io
 import re
 import tarfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_images_are_read_out_of_the_shard_and_other_members_counted(tmp_path, na
 
 @pytest.mark.parametrize('name', ['s.tar', 's.tgz'])
 def test_a_shard_cut_anywhere_gives_what_is_whole_and_says_so(tmp_path, name):
-    content = open(write_shard(tmp_path / 's.tar', MEMBERS), 'rb').read()
+    content = Path(write_shard(tmp_path / 's.tar', MEMBERS)).read_bytes()
     last = content.rstrip(b'\0')
     whole = {f'{tmp_path / name}::{member}' for member, _ in MEMBERS}
     for end in range(0, len(last) // 512 * 512 + 512, 256):
