@@ -12,7 +12,7 @@ PROGRAM = 'pyiqa-rali'
 
 # name: (module of pyiqa_rali.commands, the first line of its docstring); a module is imported when its command is run.
 COMMANDS = {
-    'score': ('score', 'Score images and folders of images, into a CSV if wanted.'),
+    'score': ('score', 'Score images: files, folders, globs, lists and tar shards, into a table if wanted.'),
     'info': ('info', 'Show what a checkpoint says about itself.'),
     'use': ('use', 'Make an own export the default weights of the metric `rali`.'),
     'explain': ('explain', 'Explain the scores of images: nearest texts, distortions, basis, uncertainty.'),

@@ -1,9 +1,12 @@
 """Image files on disk: found one after the other, read as pyiqa reads them, and never left out in silence."""
 
 import contextlib
+import functools
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -38,7 +41,7 @@ class ImageFinder:
         sources: files and folders.
 
     Attributes:
-        other_files: how many files in the folders are no images by their extension.
+        other_extensions: how many files in the folders are no images by their extension, for each extension.
 
     Raises:
         FileNotFoundError: a source does not exist.
@@ -46,11 +49,16 @@ class ImageFinder:
 
     def __init__(self, sources: Iterable[str]):
         self.sources = list(sources)
-        self.other_files = 0
+        self.other_extensions: Counter[str] = Counter()
         self._extensions = readable_extensions()
         for source in self.sources:
             if not os.path.exists(source):
                 raise FileNotFoundError(f'{source}: no such file or folder')
+
+    @property
+    def other_files(self) -> int:
+        """How many files in the folders are no images by their extension."""
+        return self.other_extensions.total()
 
     def __iter__(self) -> Iterator[str]:
         for source in self.sources:
@@ -72,12 +80,13 @@ class ImageFinder:
         for entry in entries:
             if entry.is_dir():
                 yield from self._below(entry.path, visited)
-            elif os.path.splitext(entry.name)[1].lower() in self._extensions:
+            elif (extension := os.path.splitext(entry.name)[1].lower()) in self._extensions:
                 yield entry.path
             else:
-                self.other_files += 1
+                self.other_extensions[extension] += 1
 
 
+@functools.cache
 def readable_extensions() -> frozenset[str]:
     """Return the lower-case file extensions, with their dot, of the formats that Pillow reads."""
     return frozenset(extension for extension, name in Image.registered_extensions().items() if name in Image.OPEN)
@@ -93,8 +102,11 @@ def read_image_file(path: str) -> ImageFile:
         return ImageFile(path, error=first_line(error))
 
 
-def read_like_pyiqa(path: str) -> np.ndarray:
+def read_like_pyiqa(path: str | IO[bytes]) -> np.ndarray:
     """Read an image as pyiqa's metrics do for a path, except for 16-bit gray, which pyiqa clips to white.
+
+    Args:
+        path: the file, or a stream of its bytes.
 
     Returns:
         uint8 (H, W, 3).

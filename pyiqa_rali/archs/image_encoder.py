@@ -79,7 +79,10 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return image features (N, C), not normalised, for (N, 3 or 1, H, W) pictures in [0, 1]."""
-        prepared = self.preprocess(images)
+        return self.encode(self.preprocess(images))
+
+    def encode(self, prepared: Tensor) -> Tensor:
+        """Return image features (N, C) for preprocessed pictures (N, 3, h, w)."""
         dtype = next(self.backbone.parameters()).dtype
         features = self.backbone(prepared.to(dtype, memory_format=torch.channels_last))
         return self.projection(features.to(next(self.projection.parameters(), features).dtype))

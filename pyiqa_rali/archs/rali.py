@@ -77,8 +77,21 @@ class RALI(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N, 1), float32, in the unit of the training MOS, for (N, 3 or 1, H, W) pictures in [0, 1]."""
+        return self.score_prepared(self.prepare(images))
+
+    @property
+    def fixed_input(self) -> bool:
+        """Whether `prepare` brings all pictures to one size."""
+        return self.image_encoder.config.preprocessing.image_size is not None
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return the encoder's input (N, 3, h, w) for pictures in [0, 1] or uint8."""
+        return self.image_encoder.preprocess(images)
+
+    def score_prepared(self, prepared: Tensor) -> Tensor:
+        """Return scores (N, 1) for what `prepare` made of pictures of any sizes."""
         check_device(self.precision, self.scorer.basis_vectors.device)
-        return self.scorer(self.image_encoder(images))
+        return self.scorer(self.image_encoder.encode(prepared))
 
     def explain(self, images: Tensor, num_texts: int = NUM_TEXTS, num_basis: int = NUM_BASIS) -> list[Explanation]:
         """Return why each picture of (N, 3 or 1, H, W) in [0, 1] has its score, from the checkpoint's text bank.

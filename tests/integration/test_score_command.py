@@ -14,7 +14,6 @@ from pyiqa_rali import score_table
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.commands import score
 from pyiqa_rali.errors import DataError, OptionError
-from pyiqa_rali.image_files import ImageFile
 
 
 class Brightness:
@@ -36,7 +35,7 @@ class Brightness:
 @pytest.fixture
 def metric(monkeypatch):
     made = Brightness()
-    monkeypatch.setattr(score, 'make_metric', lambda name, weights, device: made)
+    monkeypatch.setattr(score, 'make_metric', lambda *arguments: made)
     return made
 
 
@@ -72,9 +71,9 @@ def test_every_picture_of_a_folder_has_a_line(folder, tmp_path, metric, capsys, 
         'broken.png': found['broken.png']['error'], 'small.png': '8 pixels are too few', 'black.png': 'the score is nan'}
     assert found['broken.png']['error'] != ''
     told = capsys.readouterr().err
-    assert '10 images scored, mean 0.392 (0, 1; higher is better)' in told
+    assert '10 images scored, mean 0.392 (0, 1; higher is better), ' in told and ' images/s' in told
     assert f'3 images have NO SCORE: see the column "error" of {out}' in told
-    assert '1 other files in the folders are no images by their extension' in told
+    assert '1 other files are no images by their extension: .txt 1' in told
 
 
 def test_equal_sizes_are_scored_together(folder, metric):
@@ -111,7 +110,7 @@ def test_one_picture_is_printed_with_its_score(folder, metric, capsys):
 ])
 def test_the_metric_and_its_weights_stand_in_the_table(folder, tmp_path, monkeypatch, arguments, made, label):
     asked = []
-    monkeypatch.setattr(score, 'make_metric', lambda name, weights, device: asked.append((name, weights)) or Brightness())
+    monkeypatch.setattr(score, 'make_metric', lambda *given: asked.append(given[:2]) or Brightness())
     assert main(['score', str(folder / '1.png'), '--out', str(tmp_path / 'scores.csv'), *arguments]) == 0
     assert asked == [made] and rows(tmp_path / 'scores.csv')['1.png']['metric'] == label
 
@@ -179,13 +178,13 @@ def test_a_worker_that_dies_is_told(folder):
         list(score.score_files([str(folder / '1.png')], Deadly(), 1, 1))
 
 
-def test_a_broken_device_ends_the_run_and_does_not_fail_every_picture():
+def test_a_broken_device_ends_the_run_and_does_not_fail_every_picture(folder):
     class Broken(Brightness):
         def __call__(self, images):
             raise torch.AcceleratorError('device lost')
 
     with pytest.raises(torch.AcceleratorError):
-        score.score_chunk(Broken(), [ImageFile('a.png', np.zeros((20, 20, 3), np.uint8))])
+        list(score.score_files([str(folder / '1.png')], Broken(), 8, 0))
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [

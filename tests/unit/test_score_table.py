@@ -1,9 +1,10 @@
 import csv
+import json
 
 import pytest
 
 from pyiqa_rali.errors import DataError, OptionError
-from pyiqa_rali.score_table import ImageScore, ScoreTable
+from pyiqa_rali.score_table import CsvLines, ImageScore, JsonLines, ScoreTable
 
 SCORES = [ImageScore('a.png', 3.25), ImageScore('b, "c".png', error='truncated'), ImageScore('\udce9.png', 1.0)]
 
@@ -27,19 +28,32 @@ def test_every_image_has_a_line_with_a_score_or_an_error(tmp_path):
         ['b, "c".png', '', 'truncated', 'rali-lite'], ['\udce9.png', '1', '', 'rali-lite']]
 
 
-def test_a_resumed_table_knows_what_it_holds(tmp_path):
-    write(tmp_path / 'scores.csv', SCORES)
-    table = ScoreTable(tmp_path / 'scores.csv', 'rali-lite', resume=True)
+def test_json_lines_are_valid_utf_8_whatever_the_file_names(tmp_path):
+    write(tmp_path / 'scores.jsonl', [*SCORES, ImageScore('\u00e9.png', 2.123456789)], lines=JsonLines())
+    lines = (tmp_path / 'scores.jsonl').read_text(encoding='utf-8').splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {'image': 'a.png', 'score': 3.25, 'error': '', 'metric': 'rali-lite'},
+        {'image': 'b, "c".png', 'score': None, 'error': 'truncated', 'metric': 'rali-lite'},
+        {'image': '\udce9.png', 'score': 1.0, 'error': '', 'metric': 'rali-lite'},
+        {'image': '\u00e9.png', 'score': 2.12346, 'error': '', 'metric': 'rali-lite'}]
+    assert '\u00e9' in lines[3] and '\\udce9' in lines[2]
+
+
+@pytest.mark.parametrize('lines', [CsvLines(), JsonLines(), JsonLines(positions=True)])
+def test_a_resumed_table_knows_what_it_holds(tmp_path, lines):
+    write(tmp_path / 'scores.csv', SCORES, lines=lines)
+    table = ScoreTable(tmp_path / 'scores.csv', 'rali-lite', resume=True, lines=lines)
     assert (table.finished, table.failed) == ({score.image for score in SCORES}, 1)
 
 
-def test_a_table_cut_off_anywhere_goes_on_and_ends_the_same(tmp_path):
+@pytest.mark.parametrize('lines', [CsvLines(), JsonLines()])
+def test_a_table_cut_off_anywhere_goes_on_and_ends_the_same(tmp_path, lines):
     path = tmp_path / 'scores.csv'
-    write(path, SCORES)
+    write(path, SCORES, lines=lines)
     whole = path.read_bytes()
     for end in range(len(whole) + 1):
         path.write_bytes(whole[:end])
-        table = ScoreTable(path, 'rali-lite', resume=True)
+        table = ScoreTable(path, 'rali-lite', resume=True, lines=lines)
         with table.open() as stream:
             table.write(stream, [score for score in SCORES if score.image not in table.finished])
         assert path.read_bytes() == whole, end
@@ -68,3 +82,15 @@ def test_a_file_that_is_no_table_of_scores_is_refused(tmp_path, content, message
     with pytest.raises(DataError, match=message):
         ScoreTable(tmp_path / 'scores.csv', 'rali-lite', resume=True)
     assert (tmp_path / 'scores.csv').read_text() == content
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    ('image,score,error,metric\n', "its first line is 'image,score,error,metric', not '{\"image\": ' and so on"),
+    ('{"image": "a.png", "score": 1, "error": ""}\n', 'line 1 of .* is damaged: {"image": "a.png"'),
+    ('{"image": "a.png", "score"\n', 'line 1 of .* is damaged'),
+])
+def test_a_file_that_is_no_table_of_json_lines_is_refused(tmp_path, content, message):
+    (tmp_path / 'scores.jsonl').write_text(content)
+    with pytest.raises(DataError, match=message):
+        ScoreTable(tmp_path / 'scores.jsonl', 'rali-lite', resume=True, lines=JsonLines())
+    assert (tmp_path / 'scores.jsonl').read_text() == content

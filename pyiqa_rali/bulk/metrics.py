@@ -1,0 +1,108 @@
+"""Make the metric that a command line names, with clear errors."""
+
+import inspect
+from typing import Any
+
+from pyiqa_rali.bulk.processes import local_rank, rank_and_world
+from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
+from pyiqa_rali.image_files import first_line
+
+OWN_WEIGHTS = ('RALI', 'ReasoningScorer')  # the architectures that --weights is for
+BY_OTHER_OPTIONS = {'pretrained_model_path': '--weights', 'device': '--device'}
+
+
+def make_metric(name: str, weights: str | None, device: str | None, options: dict[str, Any] | None = None) -> Any:
+    """Make a pyiqa metric.
+
+    Args:
+        name: a no-reference metric.
+        weights: file or folder of an export.
+        device: a torch device; under torchrun "cuda" and None stand for the GPU of this process.
+        options: further arguments of the metric's architecture.
+
+    Raises:
+        OptionError: there is no such no-reference metric, it does not take weights or an option, or there is no such
+            device.
+        CheckpointError: its weights cannot be loaded.
+    """
+    import pyiqa
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+    known = pyiqa.list_models(metric_mode='NR')
+    if name not in known:
+        reason = 'compares with a reference image' if name in DEFAULT_CONFIGS else 'is not known to pyiqa'
+        raise OptionError(f'--metric: "{name}" {reason}; give a no-reference metric such as rali-lite.'
+                          f'{did_you_mean(name, known)} All of them: pyiqa -ls')
+    arch = DEFAULT_CONFIGS[name]['metric_opts']['type']
+    if weights and arch not in OWN_WEIGHTS:
+        raise OptionError(f'--weights: "{name}" is not a metric of pyiqa_rali; only these take weights. Leave -m out.')
+    options = dict(options or {})
+    given_weights = {'pretrained_model_path': weights} if weights else {}
+    try:
+        return pyiqa.create_metric(name, device=torch_device(device), **options, **given_weights)
+    except (TypeError, ValueError, AssertionError, KeyError) as error:
+        if not options or isinstance(error, (OptionError, CheckpointError)):
+            raise
+        _refuse_unknown_options(name, arch, options)
+        raise OptionError(f'--metric-opt: {name} cannot be made with {_text(options)}: {first_line(error)}') from error
+
+
+def parse_options(words: list[str]) -> dict[str, Any]:
+    """Return the values of `key=value` words; a value is read as YAML: 4 is a number, true a truth value.
+
+    Raises:
+        OptionError: a word has another form, or a key is given twice.
+    """
+    import yaml
+    options: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition('=')
+        if not equals or not key.isidentifier():
+            raise OptionError(f'--metric-opt: "{word}" must be KEY=VALUE, such as precision=bf16.')
+        if key in options:
+            raise OptionError(f'--metric-opt: {key} is given twice.')
+        if key in BY_OTHER_OPTIONS:
+            raise OptionError(f'--metric-opt: {key} is what {BY_OTHER_OPTIONS[key]} is for.')
+        try:
+            options[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise OptionError(f'--metric-opt: the value of "{word}" cannot be read: {first_line(error)}') from error
+    return options
+
+
+def metric_label(name: str, weights: str | None, options: dict[str, Any]) -> str:
+    """Return how the table names the metric: with the user's weights and options, if there are any."""
+    return name + (f':{weights}' if weights else '') + (f' {_text(options)}' if options else '')
+
+
+def _text(options: dict[str, Any]) -> str:
+    return ' '.join(f'{key}={value}' for key, value in sorted(options.items()))
+
+
+def _refuse_unknown_options(metric: str, arch: str, options: dict[str, Any]) -> None:
+    """Raise OptionError for an option that the architecture's constructor does not have."""
+    from pyiqa.utils.registry import ARCH_REGISTRY
+    parameters = inspect.signature(ARCH_REGISTRY.get(arch)).parameters.values()
+    allowed = [each.name for each in parameters if each.name not in BY_OTHER_OPTIONS
+               and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+    for key in options:
+        if key not in allowed:
+            raise OptionError(f'--metric-opt: {metric} has no option "{key}"; it takes {", ".join(allowed) or "none"}.'
+                              f'{did_you_mean(key, allowed)}')
+
+
+def torch_device(name: str | None) -> Any:
+    """Return the torch device, None for pyiqa's choice; under torchrun each process gets a GPU of its own.
+
+    Raises:
+        OptionError: there is no such device.
+    """
+    import torch
+    if rank_and_world()[1] > 1 and name in (None, 'cuda') and torch.cuda.is_available():
+        name = f'cuda:{local_rank()}'
+    if name is None:
+        return None
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f'--device: "{name}" cannot be used: {first_line(error)}. '
+                          'Give cpu, cuda or cuda:N.') from error

@@ -1,0 +1,187 @@
+"""Tables that are written at the end, atomically, from one part a process: for Parquet, and for several processes.
+
+The parts stand as JSON lines in the folder `TABLE.parts` and grow line by line; after a kill at any moment the next run goes
+on with them, also with another number of processes.
+"""
+
+import heapq
+import os
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import IO
+
+from pyiqa_rali.bulk.entries import chunks
+from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.files import atomic_path
+from pyiqa_rali.score_table import (
+    COLUMNS,
+    ENCODING,
+    CsvLines,
+    ImageScore,
+    JsonLines,
+    ScoreRow,
+    ScoreTable,
+    read_rows,
+    refuse_overwriting,
+    row_values,
+)
+
+ROW_GROUP = 1 << 16
+
+
+class Parquet:
+    """Rows as a Parquet file: image and error are strings, score is a double, null without a score."""
+
+    def write(self, path: Path, rows: Iterator[ScoreRow]) -> None:
+        """Write a whole file in row groups."""
+        import pyarrow as pa
+        from pyarrow import parquet
+        text = pa.string()
+        schema = pa.schema(list(zip(COLUMNS, (text, pa.float64(), text, text), strict=True)))
+        with parquet.ParquetWriter(path, schema) as writer:
+            for group in chunks(rows, ROW_GROUP):
+                values = [{**row_values(row), 'image': self.stored(row.score.image)} for row in group]
+                writer.write_table(pa.Table.from_pylist(values, schema))
+
+    def read(self, path: Path) -> Iterator[ScoreRow]:
+        """Yield the rows.
+
+        Raises:
+            ValueError: the file has other columns, or is no Parquet file.
+        """
+        from pyarrow import parquet
+        with parquet.ParquetFile(path) as table:
+            if table.schema_arrow.names != COLUMNS:
+                raise ValueError(f'its columns are {table.schema_arrow.names}, not {COLUMNS}')
+            for group in table.iter_batches(ROW_GROUP):
+                for values in group.to_pylist():
+                    metric = values.pop('metric')
+                    yield ScoreRow(ImageScore(**values), metric)
+
+    @staticmethod
+    def stored(name: str) -> str:
+        """Return a file name as it can stand in the file: what is not valid UTF-8 becomes `\\xNN`."""
+        return os.fsencode(name).decode('utf-8', 'backslashreplace')
+
+
+class WholeLines:
+    """A line format, written and read as a whole file."""
+
+    def __init__(self, lines: CsvLines | JsonLines, metric: str):
+        self.lines, self.metric = lines, metric
+
+    def write(self, path: Path, rows: Iterator[ScoreRow]) -> None:
+        """Write a whole file."""
+        with open(path, 'w', **ENCODING) as stream:
+            stream.write(f'{self.lines.header}\r\n' if self.lines.header else '')
+            for group in chunks(rows, ROW_GROUP):
+                self.lines.write(stream, group)
+
+    def read(self, path: Path) -> Iterator[ScoreRow]:
+        """Yield the rows."""
+        return read_rows(path, self.lines, self.metric)
+
+    @staticmethod
+    def stored(name: str) -> str:
+        """Return a file name as it stands in the file."""
+        return name
+
+
+class ScoreParts:
+    """One process's part of a table, and the table itself when all parts are done.
+
+    Args:
+        path: the table.
+        metric: name of the metric, with its weights if they are the user's; stands in every row.
+        resume: go on with the table and the parts that are there.
+        whole: how the table is written and read.
+        rank: this process among those that share the images.
+        world: how many processes share them.
+
+    Attributes:
+        finished: the images that stand in the table or in any part already.
+        failed: how many of these have no score, for the first process; 0 for the others.
+
+    Raises:
+        OptionError: the table or its parts are there and `resume` is not set, or they hold another metric.
+        DataError: the table is not a table of scores.
+    """
+
+    def __init__(self, path: str | os.PathLike, metric: str, resume: bool, whole: Parquet | WholeLines, rank: int = 0,
+                 world: int = 1):
+        self.path, self.metric, self.whole = Path(path), metric, whole
+        self.folder = parts_folder(path)
+        refuse_overwriting(self.path, resume)
+        name = f'{rank:05d}-of-{world:05d}.jsonl'
+        if not resume:
+            self._refuse_parts(name, world)
+        self.finished: set[str] = set()
+        self.failed = 0
+        for row in self._rows():
+            if self.whole.stored(row.score.image) not in self.finished:
+                self.finished.add(self.whole.stored(row.score.image))
+                self.failed += bool(row.score.error) and rank == 0
+        self._part = ScoreTable(self.folder / name, metric, True, JsonLines(positions=True))
+
+    def has(self, image: str) -> bool:
+        """Whether an image stood in the table or a part already."""
+        return self.whole.stored(image) in self.finished
+
+    def open(self) -> IO[str]:
+        """Open this process's part for further lines."""
+        return self._part.open()
+
+    def write(self, stream: IO[str], scores: list[ImageScore]) -> None:
+        """Add lines to this process's part and hand them to the operating system."""
+        self._part.write(stream, scores)
+
+    def merge(self) -> None:
+        """Write the table: the rows that it had, then those of the parts in the order of the input; remove the parts.
+
+        A process that is killed between these two steps leaves parts that the table contains; each image stands in it once.
+        """
+        with atomic_path(self.path) as temporary:
+            self.whole.write(temporary, self._once(self._rows()))
+        for part in self.folder.glob('*.jsonl'):
+            part.unlink()
+        self.folder.rmdir()
+
+    def _rows(self) -> Iterator[ScoreRow]:
+        parts = [read_rows(path, JsonLines(positions=True), self.metric) for path in sorted(self.folder.glob('*.jsonl'))]
+        return chain(self._own_rows(), heapq.merge(*parts, key=lambda row: row.score.position))
+
+    def _own_rows(self) -> Iterator[ScoreRow]:
+        if not self.path.exists():
+            return
+        try:
+            for row in self.whole.read(self.path):
+                if row.metric != self.metric:
+                    raise OptionError(f'--out: {self.path} holds scores of {row.metric}, not of {self.metric}. Give another '
+                                      'name.')
+                yield row
+        except (OptionError, DataError):
+            raise
+        except ValueError as error:  # pyarrow's own errors among them
+            raise DataError(f'--out: {self.path} is not a table of scores: {error}. Give another name.') from error
+
+    def _once(self, rows: Iterator[ScoreRow]) -> Iterator[ScoreRow]:
+        seen: set[str] = set()
+        for row in rows:
+            name = self.whole.stored(row.score.image)
+            if name not in seen:
+                seen.add(name)
+                yield row
+
+    def _refuse_parts(self, own: str, world: int) -> None:
+        """Raise OptionError for parts of an earlier run; those of this run's other processes may be there."""
+        others = f'-of-{world:05d}.jsonl'
+        found = [path.name for path in self.folder.glob('*.jsonl') if path.name == own or not path.name.endswith(others)]
+        if found:
+            raise OptionError(f'--out: {self.folder} holds the parts of a run that did not end. Give --resume to go on with '
+                              'it, or remove that folder.')
+
+
+def parts_folder(path: str | os.PathLike) -> Path:
+    """Return the folder of a table's parts."""
+    return Path(f'{os.fspath(path)}.parts')

@@ -1,0 +1,116 @@
+"""What a large job tells while it runs and at its end: counts, speed, and every image without a score."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from pyiqa_rali.bulk.shards import is_shard
+from pyiqa_rali.score_table import ImageScore
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress:
+    """Images, images a second and failures: a bar on a terminal, a line now and then in a log file.
+
+    Args:
+        world: how many processes share the images; the figures are those of the first one.
+        silent: show nothing.
+    """
+
+    def __init__(self, world: int = 1, silent: bool = False):
+        from tqdm import tqdm
+        self._silent = silent
+        self._which = f'process 1 of {world}' if world > 1 else 'score'
+        self._on_terminal = sys.stderr.isatty() and not silent
+        self._bar = tqdm(unit=' images', desc=self._which, disable=not self._on_terminal, file=sys.stderr)
+        self._start = self._told = time.monotonic()
+        self.count = self.failed = 0
+
+    def __enter__(self) -> 'Progress':
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.close()
+
+    @property
+    def rate(self) -> float:
+        """Images a second since the start."""
+        return self.count / max(time.monotonic() - self._start, 1e-9)
+
+    def add(self, scores: list[ImageScore]) -> None:
+        """Show that these images are done."""
+        self.count += len(scores)
+        self.failed += sum(bool(each.error) for each in scores)
+        if self.failed and self._on_terminal:
+            self._bar.set_postfix_str(f'{self.failed} without a score', refresh=False)
+        self._bar.update(len(scores))
+        if not self._on_terminal and not self._silent and time.monotonic() - self._told > SECONDS_BETWEEN_LINES:
+            self._told = time.monotonic()
+            print(f'{self._which}: {self.count} images, {self.rate:.1f} images/s, {self.failed} without a score',
+                  file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Make room for a line on the screen."""
+        self._bar.clear()
+
+
+class Totals:
+    """Counts over a run; those of several processes can be added.
+
+    Attributes:
+        count: images scored.
+        total: sum of their scores.
+        failed: images without a score, with those of earlier runs.
+        damaged: shards that could not be read to their end, which `failed` counts too.
+        finished: images that earlier runs had done.
+        repeated: images that were named again.
+        others: files that are no images, for each extension.
+        rate: images a second.
+    """
+
+    def __init__(self, finished: int = 0, failed: int = 0):
+        self.finished, self.failed = finished, failed
+        self.count, self.total, self.rate, self.repeated, self.damaged = 0, 0.0, 0.0, 0, 0
+        self.others: Counter[str] = Counter()
+
+    def add(self, scores: list[ImageScore]) -> None:
+        """Count the scores of a window."""
+        values = [each.score for each in scores if each.score is not None]
+        self.count += len(values)
+        self.total += sum(values)
+        self.failed += len(scores) - len(values)
+        self.damaged += sum(bool(each.error) and is_shard(each.image) for each in scores)
+
+    def __iadd__(self, other: 'Totals') -> 'Totals':
+        for name, value in vars(other).items():
+            if name != 'finished':  # every process counts the same ones
+                setattr(self, name, getattr(self, name) + value)
+        return self
+
+    def lines(self, metric: Any, out: str | None) -> Iterator[str]:
+        """Yield what is told at the end of a run.
+
+        Args:
+            metric: the metric.
+            out: the table, or None for the screen.
+        """
+        better = 'lower' if metric.lower_better else 'higher'
+        mean = f', mean {self.total / self.count:.3f}' if self.count else ''
+        yield (f'{self.count} images scored{mean} ({metric.score_range}; {better} is better), {self.rate:.1f} images/s'
+               + (f', {self.finished} were already in {out}' if self.finished else ''))
+        if self.others:
+            kinds = ', '.join(f'{extension or "without extension"} {count}' for extension, count in self.others.most_common(5))
+            yield f'{self.others.total()} other files are no images by their extension: {kinds}'
+            shards = sum(count for extension, count in self.others.items() if extension in ('.tar', '.tgz', '.gz'))
+            if shards:
+                yield f'{shards} of them may be tar shards: name them, or give a glob such as "FOLDER/*.tar"'
+        if self.repeated:
+            yield f'{self.repeated} images were named more than once, and scored once'
+        if self.failed:
+            where = f'column "error" of {out}' if out else 'lines with "error"'
+            yield f'{self.failed} images have NO SCORE: see the {where}'
+        if self.damaged:
+            yield f'{self.damaged} of these are damaged SHARDS: the images behind the damage were not read'

@@ -1,0 +1,181 @@
+"""From the words of the command line to images: files, folders, globs, braces, lists, standard input and tar shards."""
+
+import glob
+import itertools
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from pyiqa_rali.bulk.entries import ImageEntry
+from pyiqa_rali.bulk.shards import is_compressed, is_shard, shard_entries
+from pyiqa_rali.errors import OptionError, some
+from pyiqa_rali.image_files import ImageFinder, readable_extensions
+
+STANDARD_INPUT = '-'
+LIST_MARK = '@'
+
+
+class ImageSources:
+    """Iterator over the images of the sources, in a fixed order, each image once.
+
+    A source is a file, a folder (all images below it), a tar shard, a glob (`**` goes into folders), any of these with
+    braces (`{000..099}`, `{train,val}`), `@FILE` (a list), or `-` (a list from standard input). A list has one file,
+    shard or folder a line, relative to the working folder; a line that does not exist becomes an image without a score.
+
+    Args:
+        sources: the words of the command line.
+        rank: this process among those that share the images.
+        world: how many processes share them.
+
+    Attributes:
+        others: how many files in folders, globs and shards are no images by their extension, for each extension.
+        repeated: how many images were named again, and left out.
+
+    Raises:
+        FileNotFoundError: a source does not exist.
+        OptionError: a glob matches nothing, or standard input cannot be shared.
+    """
+
+    def __init__(self, sources: Iterable[str], rank: int = 0, world: int = 1):
+        self.rank, self.world = rank, world
+        self.others: Counter[str] = Counter()
+        self.repeated = 0
+        self._seen: set[str] = set()
+        words = [word for source in sources for word in expand_braces(source)]
+        _refuse_missing([word for word in words if not _is_known(word)])
+        if STANDARD_INPUT in words and world > 1:
+            raise OptionError('-: standard input cannot be shared by several processes. Write a list, and give --list.')
+        self._words = words
+
+    def __iter__(self) -> Iterator[ImageEntry]:
+        number = 0
+        for path in self._paths():
+            if self._is_new(path, self.rank == 0):
+                yield from self._shard(path, number) if is_shard(path) else self._file(path, number)
+                number += 1
+
+    def _file(self, path: str, number: int) -> Iterator[ImageEntry]:
+        if number % self.world == self.rank:
+            yield ImageEntry(path, path, (number, 0))
+
+    def _shard(self, path: str, number: int) -> Iterator[ImageEntry]:
+        """Share an uncompressed shard by member; a compressed one belongs to one process, which alone reads it."""
+        whole = is_compressed(path)
+        if whole and number % self.world != self.rank:
+            return
+        others: Counter[str] = Counter()
+        for entry in shard_entries(path, number, others):
+            damaged = entry.name == path  # the entry that tells why the shard ends
+            new = damaged or self._is_new(entry.name, whole or self.rank == 0)
+            if new and (whole or sum(entry.position) % self.world == self.rank):
+                yield entry
+        if whole or self.rank == 0:
+            self.others += others
+
+    def _is_new(self, name: str, counts: bool) -> bool:
+        if name in self._seen:
+            self.repeated += counts  # once among all processes
+            return False
+        self._seen.add(name)
+        return True
+
+    def _paths(self) -> Iterator[str]:
+        for word in self._words:
+            if word == STANDARD_INPUT:
+                yield from self._listed(sys.stdin.buffer)
+            elif os.path.exists(word):
+                yield from self._below(word)
+            elif word.startswith(LIST_MARK):
+                with open(word[len(LIST_MARK):], 'rb') as lines:
+                    yield from self._listed(lines)
+            else:
+                yield from self._globbed(word)
+
+    def _listed(self, lines: Iterable[bytes]) -> Iterator[str]:
+        for line in lines:
+            path = os.fsdecode(line.rstrip(b'\r\n'))
+            if _extension(path) in readable_extensions():  # saves a look at the disk for each of millions
+                yield path
+            elif path:
+                yield from self._below(path)
+
+    def _globbed(self, pattern: str) -> Iterator[str]:
+        """Go through what a glob matches; its own extension, if it names one, stands for an image."""
+        found = sorted(glob.iglob(pattern, recursive=True))
+        if '**' in pattern:  # what stands in the folders is matched by itself
+            found = [path for path in found if not os.path.isdir(path)] or found
+        extension = os.path.splitext(pattern)[1]
+        named = extension and not glob.has_magic(extension)
+        for path in found:
+            if named or os.path.isdir(path) or is_shard(path) or _extension(path) in readable_extensions():
+                yield from self._below(path)
+            elif self.rank == 0:
+                self.others[_extension(path)] += 1
+
+    def _below(self, path: str) -> Iterator[str]:
+        if not os.path.isdir(path):
+            yield path
+            return
+        finder = ImageFinder([path])
+        yield from finder
+        if self.rank == 0:
+            self.others += finder.other_extensions
+
+
+def expand_braces(text: str) -> list[str]:
+    """Return what the braces of a word stand for, as a shell would; a file of that very name goes first.
+
+    Example:
+        >>> expand_braces('{a,b}-{08..10}.tar')
+        ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
+
+    Raises:
+        OptionError: a range runs backwards.
+    """
+    if os.path.exists(text):
+        return [text]
+    pieces = re.split(r'\{([^{}]*(?:,|\.\.)[^{}]*)\}', text)
+    choices = [_choices(piece) if index % 2 else [piece] for index, piece in enumerate(pieces)]
+    return [''.join(chosen) for chosen in itertools.product(*choices)]
+
+
+def _choices(inside: str) -> list[str]:
+    found = re.fullmatch(r'(\d+)\.\.(\d+)', inside)
+    if not found:
+        return inside.split(',') if ',' in inside else [f'{{{inside}}}']
+    first, last = found.groups()
+    if int(first) > int(last):
+        raise OptionError(f'{{{inside}}}: a range must not run backwards.')
+    width = max(len(first), len(last)) if first.startswith('0') or last.startswith('0') else 0
+    return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+
+
+def _is_known(word: str) -> bool:
+    """Whether there is something of that name.
+
+    Raises:
+        OptionError: it is a glob that matches nothing.
+        FileNotFoundError: it is a list that does not exist.
+    """
+    if word == STANDARD_INPUT or os.path.exists(word):
+        return True
+    if word.startswith(LIST_MARK):
+        if not os.path.isfile(word[len(LIST_MARK):]):
+            raise FileNotFoundError(f'{word}: there is no list {word[len(LIST_MARK):]}')
+        return True
+    if not glob.has_magic(word):
+        return False
+    if next(glob.iglob(word, recursive=True), None) is None:
+        raise OptionError(f'{word}: no file matches this pattern.')
+    return True
+
+
+def _refuse_missing(words: list[str]) -> None:
+    if words:
+        raise FileNotFoundError(f'{some(words)}: no such file or folder')
+
+
+def _extension(path: str) -> str:
+    return os.path.splitext(path)[1].lower()

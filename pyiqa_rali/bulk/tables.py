@@ -1,0 +1,42 @@
+"""The table of a run: its format, and whether it grows in place or is put together at the end."""
+
+import importlib.util
+import os
+
+from pyiqa_rali.bulk.parts import Parquet, ScoreParts, WholeLines, parts_folder
+from pyiqa_rali.errors import OptionError
+from pyiqa_rali.score_table import CsvLines, JsonLines, ScoreTable
+
+FORMATS = ('csv', 'jsonl', 'parquet')
+
+
+def file_format(path: str, chosen: str | None) -> str:
+    """Return the format of a table: the chosen one, or that of the extension.
+
+    Raises:
+        OptionError: the extension stands for none, or Parquet cannot be written here.
+    """
+    extension = os.path.splitext(path)[1].lower().lstrip('.')
+    found = chosen or extension
+    if found not in FORMATS:
+        raise OptionError(f'--out: the extension of {path} names no format; let it end with '
+                          f'{", ".join("." + name for name in FORMATS)}, or give --format.')
+    if found == 'parquet' and importlib.util.find_spec('pyarrow') is None:
+        raise OptionError('--out: Parquet needs pyarrow: pip install pyarrow. Or write .csv or .jsonl.')
+    return found
+
+
+def open_table(path: str, chosen: str | None, metric: str, resume: bool, rank: int, world: int) -> ScoreTable | ScoreParts:
+    """Return the table that a run writes to.
+
+    Raises:
+        OptionError: it is there and shall not be gone on with, or holds another metric, or has no known format.
+        DataError: it is not a table of scores.
+    """
+    found = file_format(path, chosen)
+    if found == 'parquet':
+        return ScoreParts(path, metric, resume, Parquet(), rank, world)
+    lines = CsvLines() if found == 'csv' else JsonLines()
+    if world > 1 or parts_folder(path).exists():
+        return ScoreParts(path, metric, resume, WholeLines(lines, metric), rank, world)
+    return ScoreTable(path, metric, resume, lines)

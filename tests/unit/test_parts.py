@@ -1,0 +1,136 @@
+import pytest
+
+from pyiqa_rali.bulk import tables
+from pyiqa_rali.bulk.tables import file_format, open_table
+from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.score_table import ImageScore, ScoreTable
+
+SCORES = [ImageScore(f'{index}.png', index / 8, '', (index, 0)) for index in range(7)]
+SCORES[3] = ImageScore('\udce9.png', None, 'truncated', (3, 0))
+NAMES = ('scores.csv', 'scores.jsonl', 'scores.parquet')
+
+
+def run(path, scores, rank=0, world=1, resume=False, merge=True):
+    """Write a process's share, without what stands in the table already, and merge."""
+    table = open_table(str(path), None, 'm', resume, rank, world)
+    with table.open() as stream:
+        table.write(stream, [each for each in scores if not table.has(each.image)])
+    if merge and hasattr(table, 'merge'):
+        table.merge()
+    return table
+
+
+def content(path):
+    if path.suffix != '.parquet':
+        return path.read_bytes()
+    from pyarrow import parquet
+    return parquet.read_table(path).to_pylist()
+
+
+def expected(tmp_path, name):
+    """What a single run writes, which for lines is a table that grew in place."""
+    run(tmp_path / 'whole' / name, SCORES)
+    return content(tmp_path / 'whole' / name)
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('world', [1, 2, 3])
+def test_the_parts_of_any_number_of_processes_give_the_same_table(tmp_path, name, world):
+    path = tmp_path / name
+    for rank in reversed(range(world)):
+        run(path, SCORES[rank::world], rank, world, merge=rank == 0)
+    assert content(path) == expected(tmp_path, name) and [each.name for each in tmp_path.iterdir()] != [f'{name}.parts']
+    assert not (tmp_path / f'{name}.parts').exists()
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('worlds', [(2, 2), (3, 2), (2, 1), (1, 2)])
+def test_a_run_killed_at_any_line_goes_on_also_with_another_number_of_processes(tmp_path, name, worlds):
+    path = tmp_path / name
+    wanted = expected(tmp_path, name)
+    first, second = worlds
+    for done in range(len(SCORES)):
+        path.unlink(missing_ok=True)
+        for rank in range(first):
+            table = run(path, SCORES[:done][rank::first], rank, first, merge=False)
+        if hasattr(table, 'folder'):
+            part = next(table.folder.glob('00000-*'))
+            part.write_bytes(part.read_bytes() + b'{"image": "half a li')
+        for rank in reversed(range(second)):
+            run(path, SCORES[rank::second], rank, second, resume=True, merge=rank == 0)
+        assert content(path) == wanted, done
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_kill_between_the_table_and_the_removal_of_its_parts_doubles_nothing(tmp_path, name):
+    path = tmp_path / name
+    run(path, SCORES[1::2], 1, 2, merge=False)
+    table = run(path, SCORES[::2], 0, 2, merge=False)
+    kept = {part: part.read_bytes() for part in table.folder.iterdir()}
+    table.merge()
+    wanted = content(path)
+    table.folder.mkdir()
+    for part, text in kept.items():
+        part.write_bytes(text)
+    again = run(path, SCORES, resume=True)
+    assert content(path) == wanted and again.failed == 1 and not table.folder.exists()
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_finished_table_is_gone_on_with_when_there_are_more_images(tmp_path, name):
+    path = tmp_path / name
+    run(path, SCORES[:4])
+    for rank in (1, 0):
+        table = run(path, SCORES[rank::2], rank, 2, resume=True, merge=rank == 0)
+        assert table.failed == (rank == 0)  # counted once among all processes
+    assert content(path) == expected(tmp_path, name)
+
+
+@pytest.mark.parametrize('name', ['scores.csv', 'scores.parquet'])
+def test_what_is_there_is_neither_overwritten_nor_mixed(tmp_path, name):
+    path = tmp_path / name
+    run(path, SCORES, 0, 2, merge=False)
+    with pytest.raises(OptionError, match=r'scores.*\.parts holds the parts of a run that did not end. Give --resume to go on'):
+        open_table(str(path), None, 'm', False, 0, 2)
+    with pytest.raises(OptionError, match='holds scores of m, not of other'):
+        open_table(str(path), None, 'other', True, 0, 2)
+    run(path, SCORES, 0, 2, resume=True)
+    with pytest.raises(OptionError, match='is there already. Give --resume'):
+        open_table(str(path), None, 'm', False, 0, 2)
+    with pytest.raises(OptionError, match='holds scores of m, not of other'):
+        open_table(str(path), None, 'other', True, 0, 2)
+
+
+def test_a_file_that_is_no_table_is_refused(tmp_path):
+    path = tmp_path / 'scores.parquet'
+    path.write_text('no parquet')
+    with pytest.raises(DataError, match=r'scores.parquet is not a table of scores: .*Give another name'):
+        open_table(str(path), None, 'm', True, 0, 1)
+    import pyarrow as pa
+    from pyarrow import parquet
+    parquet.write_table(pa.table({'a': [1]}), path)
+    with pytest.raises(DataError, match=r"its columns are \['a'\], not \['image', 'score', 'error', 'metric'\]"):
+        open_table(str(path), None, 'm', True, 0, 1)
+
+
+def test_parquet_has_null_without_a_score_and_names_in_utf_8(tmp_path):
+    run(tmp_path / 'scores.parquet', SCORES)
+    assert content(tmp_path / 'scores.parquet')[3] == {'image': '\\xe9.png', 'score': None, 'error': 'truncated', 'metric': 'm'}
+
+
+@pytest.mark.parametrize(('path', 'chosen', 'found'), [
+    ('a.csv', None, 'csv'), ('a.JSONL', None, 'jsonl'), ('a.parquet', None, 'parquet'), ('a.txt', 'csv', 'csv')])
+def test_the_format_follows_the_extension_or_the_choice(path, chosen, found):
+    assert file_format(path, chosen) == found
+
+
+def test_a_format_that_cannot_be_told_or_written_is_an_error(monkeypatch):
+    with pytest.raises(OptionError, match=r'the extension of a.txt names no format; let it end with .csv, .jsonl, .parquet'):
+        file_format('a.txt', None)
+    monkeypatch.setattr(tables.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(OptionError, match='Parquet needs pyarrow: pip install pyarrow'):
+        file_format('a.parquet', None)
+
+
+def test_one_process_without_parts_writes_in_place(tmp_path):
+    assert isinstance(open_table(str(tmp_path / 'a.csv'), None, 'm', False, 0, 1), ScoreTable)
