@@ -16,6 +16,7 @@ COMMANDS = {
     'info': ('info', 'Show what a checkpoint says about itself.'),
     'use': ('use', 'Make an own export the default weights of the metric `rali`.'),
     'convert': ('convert', 'Convert the released RALI folder into one checkpoint file.'),
+    'export-onnx': ('export_onnx', 'Export a metric as an ONNX file, preprocessing included, and check it.'),
     'describe': ('describe', 'Let a reasoning model describe and rate images.'),
     'write-texts': ('write_texts', 'Let a reasoning model write the texts that RALI is aligned with.'),
     'make-dataset': ('make_dataset', 'Make a data set from photographs: distorted pictures, synthetic labels, texts.'),

@@ -6,6 +6,9 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,11 +114,18 @@ def onnx_model(net: RALI, opset: int = DEFAULT_OPSET):
     return model
 
 
-def save_model(path: str | os.PathLike, model) -> None:
-    """Write a model as one file, atomically."""
+def save_model(path: str | os.PathLike, model, check: Callable[[Path], Any] = lambda path: None) -> Any:
+    """Write a model as one file, atomically, and return what `check` says of it.
+
+    Args:
+        path: the file; where one is there already, it stays until the new one has passed.
+        model: what `onnx_model` returned.
+        check: is given the written file before it takes its place; what it raises keeps it from doing so.
+    """
     import onnx_ir as ir
     with atomic_path(path) as temporary:
         ir.save(model, temporary)
+        return check(temporary)
 
 
 def _exported(fitted: FittedScorer, size: int | None, opset: int):
