@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if args.check:
         from pyiqa_rali.export.comparison import compare
         from pyiqa_rali.export.pictures import distorted_pictures
-        report['comparison'] = {'photographs': args.check, **compare(net, models, distorted_pictures(checked, args.pictures, 1))}
+        pictures = distorted_pictures(checked, args.pictures, seed=1)
+        report['comparison'] = {'photographs': args.check, **compare(net, models, pictures)}
         print(comparison_text(report['comparison']))
     elif args.int8:
         print('What 8 bits cost in accuracy was not measured; --check PHOTOS does it.')
@@ -114,10 +115,12 @@ def export_int8(source: Path, target: Path, photographs: list, args: argparse.Na
     from pyiqa_rali.export.pictures import distorted_pictures
     keep = KEEP_FLOAT if args.keep_float is None else args.keep_float
     note = quantise(source, target, distorted_pictures(photographs, args.calibration_pictures), keep)
-    calibrated = f', ranges measured on {note["calibration_pictures"]} distorted photographs ({args.calibrate}), ' \
-                 f'{note["float_convolutions"]} of {note["convolutions"]} convolutions in float' if 'convolutions' in note else ''
-    print(f'{target}: {megabytes(target):.1f} MB, {note["method"]} quantisation{calibrated}.')
-    used = {'calibration_photographs': args.calibrate} if 'convolutions' in note else {}
+    how, used = '', {}
+    if note['method'] == 'static':
+        how = (f', ranges measured on {note["calibration_pictures"]} distorted photographs ({args.calibrate}), '
+               f'{note["float_convolutions"]} of {note["convolutions"]} convolutions in float')
+        used = {'calibration_photographs': args.calibrate}
+    print(f'{target}: {megabytes(target):.1f} MB, {note["method"]} quantisation{how}.')
     return {'file': target.name, 'megabytes': megabytes(target), **note, **used}
 
 
@@ -139,7 +142,8 @@ def machine() -> dict[str, str]:
 def comparison_text(found: dict[str, Any]) -> str:
     """Return the table for the screen."""
     lines = [f'{found["pictures"]} distorted pictures ({found["photographs"]}), against torch; one thread, '
-             f'{found["timed_on"]} pixels', f'{"":10}{"PLCC":>8}{"SRCC":>8}{"largest":>10}{"of range":>10}{"ms":>9}{"speed":>8}',
+             f'{found["timed_on"]} pixels',
+             f'{"":10}{"PLCC":>8}{"SRCC":>8}{"largest":>10}{"of range":>10}{"ms":>9}{"speed":>8}',
              f'{"torch":10}{"":36}{found["torch"]["milliseconds"]:9.1f}{1:8.2f}']
     for name in ('float', 'int8'):
         if name in found:

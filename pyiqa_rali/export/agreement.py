@@ -46,8 +46,9 @@ def check_agreement(path: str | os.PathLike, net: RALI, name: str) -> dict[str, 
     low, high = net.metadata['mos_range']
     allowed = TOLERANCE * (high - low)
     generator = torch.Generator().manual_seed(0)
+    sizes = checked_sizes(net.image_encoder.config.preprocessing)
     found = []
-    for shape in tqdm(checked_sizes(net.image_encoder.config.preprocessing), desc='check', unit='size'):
+    for shape in tqdm(sizes, desc='check', unit='size'):
         images = varied_pictures(shape, generator)
         with torch.no_grad():
             expected = net(images)
@@ -57,9 +58,11 @@ def check_agreement(path: str | os.PathLike, net: RALI, name: str) -> dict[str, 
                                   f'torch gives {tuple(expected.shape)}.')
         found.append((scores - expected).abs().max().item())
         if not found[-1] <= allowed:  # written so that NaN is refused too
-            raise CheckpointError(f'{name}: is not kept: its scores differ by {found[-1]:.2g} from those of torch for pictures '
-                                  f'of {shape[2]} x {shape[1]} pixels; {allowed:.2g} is allowed ({TOLERANCE:g} of the range).')
-    return {'largest_difference': max(found), 'allowed': allowed, 'sizes': checked_sizes(net.image_encoder.config.preprocessing)}
+            raise CheckpointError(f'{name}: is not kept: its scores differ by {found[-1]:.2g} from those of torch for '
+                                  f'pictures of {shape[2]} x {shape[1]} pixels; {allowed:.2g} is allowed ({TOLERANCE:g} of the '
+                                  'range).')
+    return {'largest_difference': max(found), 'allowed': allowed,
+            'sizes': [f'{count} of {width} x {height}' for count, height, width in sizes]}
 
 
 def varied_pictures(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:

@@ -68,8 +68,8 @@ class Nodes(ir.tape.Tape):
 def add_fitting(nodes: Nodes, images: ir.Value, preprocessing: Preprocessing) -> ir.Value:
     """Add what brings (N, 3, H, W) float32 pictures in [0, 1] to the encoder's size, and return its output.
 
-    The same as `archs.preprocessing.fit_to_encoder`, up to pixels whose value before rounding to 8 bits lies within float32's
-    precision of a half.
+    The same as `archs.preprocessing.fit_to_encoder`, up to pixels that lie exactly between two of 256 levels (they do where a
+    factor of 2 meets 8-bit pixels): in both, the last bit of a sum then decides which one is taken.
     """
     target = preprocessing.resize_size or preprocessing.image_size
     if target is None:
@@ -85,7 +85,9 @@ def add_fitting(nodes: Nodes, images: ir.Value, preprocessing: Preprocessing) ->
     images = resize_height(nodes, images, height, preprocessing.interpolation)
     if size is None or (preprocessing.resize_mode == 'squash' and size == target):
         return images
-    return center_crop_or_pad(nodes, images, size, preprocessing.crop_rounding)
+    if preprocessing.resize_mode == 'longest' or target < size:
+        images = pad_to(nodes, images, size)
+    return center_crop(nodes, images, size, preprocessing.crop_rounding)
 
 
 def resized_shape(nodes: Nodes, images: ir.Value, target: int, resize_mode: str) -> tuple[ir.Value, ir.Value]:
@@ -125,14 +127,14 @@ def resized_rows(nodes: Nodes, images: ir.Value, new: ir.Value, interpolation: s
     old = nodes.length(images, 2)
     rows, weights = block_weights(nodes, old, new, SUPPORTS[interpolation], interpolation)
     taken = nodes('Gather', images, rows, axis=2)  # (N, 3, blocks, L, W)
-    resized = nodes('MatMul', nodes('Cast', weights, to=ir.DataType.FLOAT), taken)
+    # in double precision, as in archs.preprocessing: float32 falls on the other side of a rounding step now and then
+    resized = nodes('MatMul', weights, nodes.double(taken))
     shape = nodes('Shape', images)
     joined = nodes('Reshape', resized, nodes('Concat', nodes('Slice', shape, [0], [2]), [-1], nodes('Slice', shape, [3], [4]),
                                              axis=0))
     kept = nodes('Slice', joined, [0], nodes('Unsqueeze', new, [0]), [2])
-    zero, half, one, steps = (nodes('Cast', number, to=ir.DataType.FLOAT) for number in (0.0, 0.5, 1.0, 255.0))
-    levels = nodes('Floor', nodes('Add', nodes('Mul', nodes('Clip', kept, zero, one), steps), half))
-    return nodes('Div', levels, steps)
+    levels = nodes('Floor', nodes('Add', nodes('Mul', nodes('Clip', kept, 0.0, 1.0), 255.0), 0.5))
+    return nodes('Cast', nodes('Div', levels, 255.0), to=ir.DataType.FLOAT)
 
 
 def block_weights(nodes: Nodes, old: ir.Value, new: ir.Value, support: float,
@@ -179,16 +181,23 @@ def kernel(nodes: Nodes, distance: ir.Value, interpolation: str) -> ir.Value:
     return nodes('Where', nodes('Less', distance, 1.0), near, outer)
 
 
-def center_crop_or_pad(nodes: Nodes, images: ir.Value, size: int, rounding: str) -> ir.Value:
-    """Cut or pad (with black) the centre `size` x `size`, as `archs.preprocessing.center_crop_or_pad` does."""
-    edges = nodes('Slice', nodes('Shape', images), [2], [4])
-    missing = nodes('Max', nodes('Sub', size, edges), 0)
+def pad_to(nodes: Nodes, images: ir.Value, size: int) -> ir.Value:
+    """Pad (with black) both edges to `size` at least, as `archs.preprocessing.center_crop_or_pad` does."""
+    missing = nodes('Max', nodes('Sub', size, edges_of(nodes, images)), 0)
     before = nodes('Div', missing, 2)
-    pads = nodes('Concat', [0, 0], before, [0, 0], nodes('Sub', missing, before), axis=0)
-    padded = nodes('Pad', images, pads)
-    margin = nodes('Max', nodes('Sub', edges, size), 0)
+    return nodes('Pad', images, nodes('Concat', [0, 0], before, [0, 0], nodes('Sub', missing, before), axis=0))
+
+
+def center_crop(nodes: Nodes, images: ir.Value, size: int, rounding: str) -> ir.Value:
+    """Cut the centre `size` x `size`, as `archs.preprocessing.center_crop_or_pad` does."""
+    margin = nodes('Sub', edges_of(nodes, images), size)
     if rounding == 'floor':
         start = nodes('Div', margin, 2)
     else:
         start = nodes('Cast', nodes('Round', nodes('Div', nodes.double(margin), 2.0)), to=ir.DataType.INT64)
-    return nodes('Slice', padded, start, nodes('Add', start, size), [2, 3])
+    return nodes('Slice', images, start, nodes('Add', start, size), [2, 3])
+
+
+def edges_of(nodes: Nodes, images: ir.Value) -> ir.Value:
+    """Return height and width (2,)."""
+    return nodes('Slice', nodes('Shape', images), [2], [4])

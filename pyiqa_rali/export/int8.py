@@ -1,6 +1,7 @@
 """8-bit variants of exported models, by onnxruntime's quantization."""
 
 import contextlib
+import json
 import logging
 import os
 import warnings
@@ -69,7 +70,6 @@ def quantise(source: str | os.PathLike, target: str | os.PathLike, pictures: Ite
 
 def describe(model: Any, source: Any, note: dict[str, Any]) -> None:
     """Give a quantised model the metadata of its source, and a note on how it was made."""
-    import json
     del model.metadata_props[:]
     model.metadata_props.extend(source.metadata_props)
     model.producer_name, model.producer_version = source.producer_name, source.producer_version
@@ -77,7 +77,8 @@ def describe(model: Any, source: Any, note: dict[str, Any]) -> None:
     entry.key, entry.value = 'int8', json.dumps(note)
 
 
-def _quantise_static(source: str | os.PathLike, target: Path, pictures: Iterable[np.ndarray], keep_float: int) -> dict[str, Any]:
+def _quantise_static(source: str | os.PathLike, target: Path, pictures: Iterable[np.ndarray],
+                     keep_float: int) -> dict[str, Any]:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
