@@ -18,7 +18,7 @@ from pyiqa_rali.export.pictures import as_input
 from pyiqa_rali.files import atomic_path
 
 KEEP_FLOAT = 6  # rali-lite: SRCC with float is .990 with 0, .998 with 3, .999 with 6, for about the same time
-STATIC_TYPES = ['Conv', 'Clip', 'Add']  # Clip and Add belong to the convolutions that they follow
+STATIC_TYPES = ['Conv', 'Clip', 'Relu', 'Add']  # the last three belong to the convolutions that they follow
 DYNAMIC_TYPES = ['MatMul', 'Gemm']
 
 
@@ -115,11 +115,12 @@ def _quantise_dynamic(source: str | os.PathLike, target: Path) -> dict[str, Any]
 
 
 def first_convolutions(model: Any, count: int) -> tuple[list[str], int]:
-    """Return the names of the first convolutions and of what clips their outputs, and how many convolutions there are."""
+    """Return the names of the first convolutions and of what cuts their outputs, and how many convolutions there are."""
     convolutions = [node for node in model.graph.node if node.op_type == 'Conv']
     first = convolutions[:max(count, 0)]
     outputs = {node.output[0] for node in first}
-    clips = [node.name for node in model.graph.node if node.op_type == 'Clip' and node.input[0] in outputs]
+    clips = [node.name for node in model.graph.node if node.op_type in ('Clip', 'Relu') and
+             node.input[0] in outputs]
     return [node.name for node in first] + clips, len(convolutions)
 
 
