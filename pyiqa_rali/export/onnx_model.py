@@ -18,7 +18,7 @@ from pyiqa_rali.archs.rali import RALI
 from pyiqa_rali.errors import OptionError
 from pyiqa_rali.files import atomic_path
 
-NEEDED = ('onnx', 'onnxscript', 'onnxruntime')
+NEEDED = ('onnx', 'onnx_ir', 'onnxscript', 'onnxruntime')
 OPSETS = (18, 19, 20, 21, 22)
 DEFAULT_OPSET = 20
 LARGEST_FILE = 2 ** 31 - 2 ** 20  # protobuf's limit, less a megabyte for the graph
