@@ -19,6 +19,7 @@ COMMANDS = {
     'add-bank': ('add_bank', 'Add a text bank to a checkpoint, so that it can explain its scores.'),
     'evaluate-explanations': ('evaluate_explanations', 'Measure explanations on pictures whose distortions are known.'),
     'convert': ('convert', 'Convert the released RALI folder into one checkpoint file.'),
+    'export-onnx': ('export_onnx', 'Export a metric as an ONNX file, preprocessing included, and check it.'),
     'describe': ('describe', 'Let a reasoning model describe and rate images.'),
     'write-texts': ('write_texts', 'Let a reasoning model write the texts that RALI is aligned with.'),
     'make-dataset': ('make_dataset', 'Make a data set from photographs: distorted pictures, synthetic labels, texts.'),
