@@ -18,6 +18,7 @@ PYIQA_KEYS = ('name', 'type', 'phase', 'dataroot_target', 'dataroot_ref', 'meta_
 LOADER_KEYS = ('batch_size_per_gpu', 'num_worker_per_gpu', 'use_shuffle', 'prefetch_mode', 'num_prefetch_queue',
                'pin_memory', 'persistent_workers')
 OWN_KEYS = ('reasoning_texts', 'pyiqa_name')
+MANIFEST_KEYS = ('format', 'mos_column')  # of ManifestNRDataset alone
 AUGMENTATIONS = ('hflip', 'vflip', 'random_crop', 'center_crop', 'resize')
 
 
@@ -154,7 +155,7 @@ def complete(section: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_table_keys(section: str, values: dict[str, Any]) -> None:
-    known = PYIQA_KEYS + LOADER_KEYS + OWN_KEYS
+    known = PYIQA_KEYS + LOADER_KEYS + OWN_KEYS + (MANIFEST_KEYS if values['type'] == 'ManifestNRDataset' else ())
     for key in values:
         if key not in known:
             raise OptionError(f'datasets: {section}: unknown key "{key}"; known are {", ".join(known)}.'
