@@ -123,7 +123,7 @@ def _pipal_rows(path: Path) -> list[Row]:
         folder = path / PIPAL_LABELS if (path / PIPAL_LABELS).is_dir() else path
         files = sorted(folder.glob('*.txt'))
         if not files:
-            raise DataError(f'{folder}: holds no .txt files of PIPAL\'s labels. Correct meta_info_file.')
+            raise DataError(f'{folder}: holds no .txt files with labels. Correct meta_info_file.')
     else:
         files = [path]
     rows = []
