@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
@@ -23,13 +23,13 @@ class MetricSection:
         label: how the results call it.
         name: pyiqa's name.
         options: keywords of `pyiqa.create_metric`.
-        paper_name: how the paper's table calls it; None matches by name.
+        paper_name: how the paper's table calls it; None matches by name, False sets nothing beside.
     """
 
     label: str
     name: str
     options: dict[str, Any]
-    paper_name: str | None = None
+    paper_name: str | bool | None = None
 
 
 def metric_section(label: str, values: dict[str, Any]) -> MetricSection:
@@ -69,8 +69,10 @@ def make_metric(section: MetricSection, device: torch.device) -> Any:
 
 def describe_metric(section: MetricSection, metric: Any) -> dict[str, Any]:
     """Return all that the metric's scores depend on, beside the image."""
+    card = getattr(metric.net, 'card', None)  # a reasoning model's prompt and rating scale
     return {'name': section.name, 'options': json.loads(json.dumps(section.options, default=str)),
-            'weights_sha256': weights_digest(metric.net), 'device': torch.device(metric.device).type,
+            'card': None if card is None else asdict(card), 'weights_sha256': weights_digest(metric.net),
+            'device': torch.device(metric.device).type,
             'versions': {package: metadata.version(package) for package in ('pyiqa', 'pyiqa-rali', 'torch')}}
 
 

@@ -20,11 +20,11 @@ def paper_values() -> dict[tuple[str, str], dict[str, str]]:
     return {(row['method'], row['dataset']): row for row in csv.DictReader(text.splitlines())}
 
 
-def published_name(given: str | None, own_names: list[str], known: list[str], option: str) -> str | None:
+def published_name(given: str | bool | None, own_names: list[str], known: list[str], option: str) -> str | None:
     """Return how the paper calls a metric or data set.
 
     Args:
-        given: the user's `paper_name`; it decides.
+        given: the user's `paper_name`; it decides. False means none.
         own_names: our names, tried in this order.
         known: the paper's names.
         option: for the message.
@@ -32,6 +32,8 @@ def published_name(given: str | None, own_names: list[str], known: list[str], op
     Raises:
         OptionError: the user's name is not one of the paper's.
     """
+    if given is False:
+        return None
     if given is not None:
         if given not in known:
             raise OptionError(f'{option}: paper_name: "{given}" is not one of {", ".join(known)}.{did_you_mean(given, known)}')

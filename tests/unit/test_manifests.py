@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pyiqa_rali  # noqa: F401: registers the data set
 from pyiqa_rali.data.manifests import read_manifest
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.errors import DataError, OptionError
