@@ -1,6 +1,7 @@
 """Evaluation of metrics on data sets with human scores: per-image scores, agreement, comparison, tables and pictures."""
 
 import math
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import yaml
+from tqdm import tqdm
 
-from pyiqa_rali.data.tables import build_table, complete
+from pyiqa_rali.data.tables import QualityTable, build_table, complete
 from pyiqa_rali.errors import DataError, OptionError, some
 from pyiqa_rali.evaluation import result_tables as tables
 from pyiqa_rali.evaluation.agreement import MEASURES, agreement, bootstrap_indices, fit_to_mos, oriented
@@ -70,7 +72,7 @@ class Evaluation:
         self.metrics = [metric_section(label, values) for label, values in options.metrics.items()]
         self.sections = {name: dataset_section(name, values) for name, values in options.datasets.items()}
         self.paper_names = self._paper_names()
-        self.data = {name: build_table(name, values, options.manual_seed) for name, values in self.sections.items()}
+        self.data = {name: open_table(name, values, options.manual_seed) for name, values in self.sections.items()}
         claim_folder(self.root, options)
         self.scored: tables.Scored = {name: {} for name in self.data}
         self.described: dict[str, dict[str, Any]] = {}
@@ -113,7 +115,7 @@ class Evaluation:
         """Measure agreement, compare metrics and set the paper's values beside."""
         statistics = self.options.statistics
         rows, significance = [], []
-        for name in self.data:
+        for name in tqdm(self.data, desc='agreement and tests', unit='data set'):
             mos, scores = self._oriented(name)
             rows += [self._row(name, label, mos, scores[label]) for label in scores]
             significance += compare_metrics(scores, mos, Comparison(statistics.bootstrap, statistics.confidence,
@@ -196,6 +198,20 @@ def dataset_section(name: str, values: dict[str, Any]) -> dict[str, Any]:
     """Return a data set's options, complete: what pyiqa knows of it, and its test images unless `phase` says otherwise."""
     own = {key: value for key, value in values.items() if key not in OWN_DATASET_KEYS}
     return complete(name, {'name': name, 'phase': 'test', **own} if 'pyiqa_name' not in own else {'phase': 'test', **own})
+
+
+def open_table(name: str, values: dict[str, Any], seed: int) -> QualityTable:
+    """Build a data set; one whose pictures are all missing is refused before anything is scored.
+
+    Raises:
+        OptionError, DataError: it cannot be used.
+    """
+    table = build_table(name, values, seed)
+    images = table.image_names()
+    if not any(os.path.exists(image) for image in images):
+        raise DataError(f'datasets: {name}: none of its {len(images)} images is there; the first would be {images[0]}. Correct '
+                        'dataroot_target.')
+    return table
 
 
 def claim_folder(root: Path, options: EvaluateOptions) -> None:

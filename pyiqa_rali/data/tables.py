@@ -1,6 +1,7 @@
 """pyiqa's data sets from an option file: any of its types, any that it knows by name, with checked MOS."""
 
 import contextlib
+import os
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -62,7 +63,9 @@ class QualityTable(Dataset):
 
     def images_and_mos(self) -> list[tuple[str, float]]:
         """Return path and MOS, in the data set's unit, of each image; reference images of full-reference sets are left out."""
-        return [(str(row[_image_column(row)]), float(row[_image_column(row) + 1])) for row in self.base.paths_mos]
+        root = getattr(self.base, 'dataroot', '')  # of AVADataset, whose rows hold no paths
+        return [(os.path.join(root, str(row[_image_column(row)])), float(row[_image_column(row) + 1]))
+                for row in self.base.paths_mos]
 
     def table_names(self) -> list[str]:
         """Return the image names of the whole table, all splits, as they stand in its first column."""

@@ -75,13 +75,14 @@ def evaluate_options(values: dict[str, Any]) -> EvaluateOptions:
     Raises:
         OptionError: a key is unknown, missing, or has a value that cannot be used.
     """
+    kind = values.get('model_type', KIND)
+    if kind != KIND:
+        raise OptionError(f'model_type: "{kind}" is not {KIND}: this is no option file of evaluate. Training: python -m '
+                          'pyiqa_rali.train -opt FILE')
     sections = {'statistics': StatisticsOptions, 'path': EvaluatePaths}
     typed = {name: from_known_keys(sections[name], value or {}, name) if name in sections else value
              for name, value in values.items()}
     options = from_known_keys(EvaluateOptions, typed, 'options')
-    if options.model_type != KIND:
-        raise OptionError(f'model_type: "{options.model_type}" is not {KIND}: this is no option file of evaluate. Training: '
-                          'python -m pyiqa_rali.train -opt FILE')
     for section in ('datasets', 'metrics'):
         _check_sections(section, getattr(options, section))
     for key, value in options.datasets.items():

@@ -240,6 +240,14 @@ def test_what_cannot_be_done_is_told(change, error, message, tmp_path):
         run({**options(tmp_path), **change})
 
 
+def test_a_data_set_without_any_picture_is_refused_before_anything_is_scored(tmp_path, calls):
+    values = options(tmp_path)
+    values['datasets']['koniq10k']['dataroot_target'] = 'nowhere'
+    with pytest.raises(DataError, match='koniq10k: none of its 24 images is there; the first would be nowhere/000.png'):
+        run(values)
+    assert calls == [] and not (tmp_path / 'experiments').exists()
+
+
 def test_the_folder_of_a_training_run_is_left_alone(tmp_path):
     folder = tmp_path / 'experiments' / 'tiny'
     folder.mkdir(parents=True)

@@ -20,7 +20,7 @@ def test_an_empty_section_is_a_metric_with_its_defaults():
     ({'metrics': {}}, 'metrics: must hold one'), ({'datasets': {}}, 'datasets: must hold one'),
     ({'metrics': {'a': 3}}, 'metrics: a: 3 must be a section'), ({'metrics': {'a/b': {}}}, 'metrics: "a/b" names files'),
     ({'metrics': {'.a': {}}}, 'names files'), ({'metrics': {'mos': {}}}, 'metrics: "mos" is the name of a column'),
-    ({'model_type': 'RALI'}, '"RALI" is not EVALUATE: this is no option file of evaluate'),
+    ({'model_type': 'RALI', 'path': {'strict_load': True}}, '"RALI" is not EVALUATE: this is no option file of evaluate'),
     ({'statistics': {'missing': 'drop'}}, 'statistics: missing: "drop" is not one of fail, count'),
     ({'statistics': {'confidence': 95}}, 'confidence: 95.0 must be between 0 and 1'),
     ({'statistics': {'alpha': 0}}, 'alpha: 0.0 must be between'),
