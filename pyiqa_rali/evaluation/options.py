@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyiqa_rali.errors import OptionError, did_you_mean
+from pyiqa_rali.errors import OptionError, did_you_mean, some
 from pyiqa_rali.evaluation.significance import fewest_resamples
 from pyiqa_rali.options import from_known_keys
 
@@ -92,6 +92,10 @@ def evaluate_options(values: dict[str, Any]) -> EvaluateOptions:
     for label in RESERVED_LABELS:
         if label in options.metrics:
             raise OptionError(f'metrics: "{label}" is the name of a column of the tables. Choose another label, and give name.')
+    files = [f'{dataset}_{label}' for dataset in options.datasets for label in options.metrics]
+    repeated = some(name for name in set(files) if files.count(name) > 1)
+    if repeated:
+        raise OptionError(f'metrics: {repeated} would name two pictures. Choose other labels.')
     _check_statistics(options)
     return options
 

@@ -130,6 +130,7 @@ def comparison_bars(rows: Sequence[dict], measure: str, title: str, out: Path) -
         axis.set_title(dataset, fontsize=9)
         axis.set_xlabel(title, fontsize=8)
         axis.tick_params(axis='x', labelsize=8)
+        axis.locator_params(axis='x', nbins=5)
         axis.grid(axis='x', alpha=0.25)
     _save(figure, out)
 

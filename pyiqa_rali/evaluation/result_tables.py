@@ -88,8 +88,7 @@ def markdown(results: dict[str, Any]) -> str:
     by_pair = {(row['metric'], row['dataset']): row for row in rows}
     for measure in MEASURES:
         parts += [f'## {TITLES[measure]}', _measure_table(by_pair, measure, metrics, datasets)]
-    parts += ['## Counts', _table(['data set', 'metric', 'images', 'without a score', 'logistic fit'],
-                                  [[row['dataset'], row['metric'], row['images'], row['missing'], row['fit']] for row in rows])]
+    parts += ['## Counts', _count_text(rows)]
     parts += ['## Who is better', _significance_text(results)]
     if results['paper']:
         parts += ['## Beside the paper', _table(
@@ -97,6 +96,14 @@ def markdown(results: dict[str, Any]) -> str:
             [[row['metric'], row['dataset'], TITLES[row['measure']], _number(row['ours']), _number(row['paper']),
               _number(row['difference'], '+.3f'), f'{row["method"]}: {row["source"]}'] for row in results['paper']])]
     return '\n\n'.join(parts) + '\n'
+
+
+def _count_text(rows: list[dict[str, Any]]) -> str:
+    failed = sum(row['fit'] != 'ok' for row in rows)
+    told = (f'Images without a score: {sum(row["missing"] for row in rows)} (listed in missing.csv). Logistic fits that '
+            f'failed: {failed} of {len(rows)}.')
+    return told + '\n\n' + _table(['data set', 'metric', 'images', 'without a score', 'logistic fit'],
+                                  [[row['dataset'], row['metric'], row['images'], row['missing'], row['fit']] for row in rows])
 
 
 def _legend(results: dict[str, Any]) -> str:

@@ -188,8 +188,10 @@ def test_a_constant_metric_has_no_correlation(tmp_path, monkeypatch):
     import torch
     from pyiqa.models.inference_model import InferenceModel
     monkeypatch.setattr(InferenceModel, 'forward', lambda self, image: torch.ones(len(image), 1))
-    row = rows(run(options(tmp_path, {'piqe': {}})) / 'results.csv')[0]
+    root = run(options(tmp_path, {'piqe': {}}))
+    row = rows(root / 'results.csv')[0]
     assert (row['scored'], row['plcc'], row['rmse'], row['fit']) == ('24', '', '', 'all scores are the same')
+    assert 'Logistic fits that failed: 1 of 1.' in (root / 'results.md').read_text()
 
 
 def full_reference(folder):
