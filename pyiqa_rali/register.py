@@ -32,7 +32,8 @@ METRICS = {
     'visualquality-r1': _reasoning('TianheWu/VisualQuality-R1-7B', rating_range=[1, 5]),
 }
 ARCHS = {'RALI': 'pyiqa_rali.archs.rali:RALI', 'ReasoningScorer': 'pyiqa_rali.archs.reasoning:ReasoningScorer'}
-DATASETS = {'SyntheticNRDataset': 'pyiqa_rali.data.synthetic:SyntheticNRDataset'}
+DATASETS = {'SyntheticNRDataset': 'pyiqa_rali.data.synthetic:SyntheticNRDataset',
+            'ManifestNRDataset': 'pyiqa_rali.data.manifests:ManifestNRDataset'}
 
 _registered: set[tuple[int, str]] = set()  # (id of pyiqa's registry, name): what this module put there
 
@@ -59,7 +60,7 @@ def add_metrics(module: ModuleType) -> None:
 
 
 def add_archs_and_datasets(module: ModuleType) -> None:
-    """Add the architecture and the data set to `pyiqa.utils.registry`, to be imported when first used."""
+    """Add the architectures and the data sets to `pyiqa.utils.registry`, to be imported when first used."""
     _add_lazily(module.ARCH_REGISTRY, ARCHS, 'arch')
     _add_lazily(module.DATASET_REGISTRY, DATASETS, 'data set')
 

@@ -1,6 +1,7 @@
 """pyiqa's data sets from an option file: any of its types, any that it knows by name, with checked MOS."""
 
 import contextlib
+import os
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ PYIQA_KEYS = ('name', 'type', 'phase', 'dataroot_target', 'dataroot_ref', 'meta_
 LOADER_KEYS = ('batch_size_per_gpu', 'num_worker_per_gpu', 'use_shuffle', 'prefetch_mode', 'num_prefetch_queue',
                'pin_memory', 'persistent_workers')
 OWN_KEYS = ('reasoning_texts', 'pyiqa_name')
+MANIFEST_KEYS = ('format', 'mos_column')  # of ManifestNRDataset alone
 AUGMENTATIONS = ('hflip', 'vflip', 'random_crop', 'center_crop', 'resize')
 
 
@@ -61,7 +63,9 @@ class QualityTable(Dataset):
 
     def images_and_mos(self) -> list[tuple[str, float]]:
         """Return path and MOS, in the data set's unit, of each image; reference images of full-reference sets are left out."""
-        return [(str(row[_image_column(row)]), float(row[_image_column(row) + 1])) for row in self.base.paths_mos]
+        root = getattr(self.base, 'dataroot', '')  # of AVADataset, whose rows hold no paths
+        return [(os.path.join(root, str(row[_image_column(row)])), float(row[_image_column(row) + 1]))
+                for row in self.base.paths_mos]
 
     def table_names(self) -> list[str]:
         """Return the image names of the whole table, all splits, as they stand in its first column."""
@@ -154,7 +158,7 @@ def complete(section: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_table_keys(section: str, values: dict[str, Any]) -> None:
-    known = PYIQA_KEYS + LOADER_KEYS + OWN_KEYS
+    known = PYIQA_KEYS + LOADER_KEYS + OWN_KEYS + (MANIFEST_KEYS if values['type'] == 'ManifestNRDataset' else ())
     for key in values:
         if key not in known:
             raise OptionError(f'datasets: {section}: unknown key "{key}"; known are {", ".join(known)}.'

@@ -75,6 +75,66 @@ def score_scatter(scores: np.ndarray, mos: np.ndarray, out: Path, title: str, mo
     save_figure(figure, out)
 
 
+def agreement_scatter(scores: np.ndarray, mos: np.ndarray, fitted: np.ndarray | None, out: Path, title: str,
+                      lower_better: tuple[bool, bool], values: dict[str, tuple[float, float, float]]) -> None:
+    """Draw MOS (n,) over scores (n,), each in its own unit, with the fitted curve and the measures.
+
+    Args:
+        scores: (n,).
+        mos: (n,).
+        fitted: (n,) MOS by the logistic fit; None without one.
+        out: the PNG.
+        title: metric and data set.
+        lower_better: directions of the scores and of the MOS, for the labels.
+        values: value and interval of each measure, to print.
+    """
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    figure, axis = pyplot.subplots(figsize=(7.4, 5), layout='constrained')
+    axis.scatter(scores, mos, s=14, color=BLUE, alpha=float(np.clip(6 / np.sqrt(len(scores)), 0.08, 0.8)), linewidths=0)
+    if fitted is not None:
+        order = np.argsort(scores)
+        axis.plot(scores[order], fitted[order], color=ORANGE, linewidth=1.8, label='logistic fit')
+        axis.legend(loc='best', fontsize=8, framealpha=0.9)
+    better = ['lower is better' if lower else 'higher is better' for lower in lower_better]
+    axis.set(title=f'{title} (n = {len(scores)})', xlabel=f'score ({better[0]})', ylabel=f'MOS ({better[1]})')
+    lines = [f'{name}\n{value:.3f} [{low:.3f}, {high:.3f}]' if np.isfinite(value) else f'{name}\nnone'
+             for name, (value, low, high) in values.items()]
+    axis.text(1.02, 1, '\n\n'.join(lines), transform=axis.transAxes, va='top', fontsize=8.5)
+    axis.grid(alpha=0.25)
+    _save(figure, out)
+
+
+def comparison_bars(rows: Sequence[dict], measure: str, title: str, out: Path) -> None:
+    """Draw a measure of every metric on every data set, a panel a data set, with its interval.
+
+    Args:
+        rows: dataset, metric, and the measure with its ends `_low` and `_high`.
+        measure: its column.
+        title: how it is called.
+        out: the PNG.
+    """
+    datasets, metrics = (list(dict.fromkeys(row[key] for row in rows)) for key in ('dataset', 'metric'))
+    figure, axes = _grid(len(datasets), 4.2, 1.1 + 0.34 * len(metrics))
+    for axis, dataset in zip(axes, datasets, strict=True):
+        for position, row in enumerate(row for row in rows if row['dataset'] == dataset):
+            if np.isfinite(row[measure]):
+                ends = [[row[measure] - row[f'{measure}_low']], [row[f'{measure}_high'] - row[measure]]]
+                axis.errorbar(row[measure], position, xerr=np.maximum(ends, 0), fmt='o', color=BLUE, capsize=3, markersize=5)
+            else:
+                axis.text(0.02, position, 'none', color=GRAY, fontsize=8, va='center')
+        lowest = min((row[f'{measure}_low'] for row in rows if np.isfinite(row[f'{measure}_low'])), default=0)
+        axis.set(xlim=(min(0, lowest * 1.1), 1), ylim=(len(metrics) - 0.5, -0.5), yticks=range(len(metrics)))
+        axis.set_yticklabels(metrics, fontsize=8)
+        axis.set_title(dataset, fontsize=9)
+        axis.set_xlabel(title, fontsize=8)
+        axis.tick_params(axis='x', labelsize=8)
+        axis.locator_params(axis='x', nbins=5)
+        axis.grid(axis='x', alpha=0.25)
+    _save(figure, out)
+
+
 def image_sheet(items: Sequence[tuple[np.ndarray, float, float]], out: Path, title: str) -> None:
     """Draw pictures from the lowest score to the highest, score and MOS under each.
 

@@ -31,7 +31,7 @@ print(json.dumps([list(DEFAULT_CONFIGS), list(ARCH_REGISTRY.lazy), list(DATASET_
                   [type(finder).__name__ for finder in sys.meta_path].count('HostFinder'),
                   [name for name in ('torch', 'transformers', 'trl') if name in sys.modules]]))
 """
-ALL = [['psnr', *register.METRICS], ['RALI', 'ReasoningScorer'], ['SyntheticNRDataset'], 0, []]
+ALL = [['psnr', *register.METRICS], ['RALI', 'ReasoningScorer'], ['SyntheticNRDataset', 'ManifestNRDataset'], 0, []]
 NONE = [['psnr'], [], [], 0, []]
 START = 'import pyiqa_rali_hook\npyiqa_rali_hook.install()\n'
 
@@ -143,7 +143,7 @@ def test_an_arch_that_is_taken_stays_as_it_is_with_a_warning():
     with pytest.warns(RuntimeWarning, match='already has another arch "RALI"; it is kept'):
         register.add_archs_and_datasets(module)
     assert module.ARCH_REGISTRY.lazy['RALI'] == 'someone:Else'
-    assert list(module.DATASET_REGISTRY.lazy) == ['SyntheticNRDataset']
+    assert list(module.DATASET_REGISTRY.lazy) == ['SyntheticNRDataset', 'ManifestNRDataset']
 
 
 def test_pyiqa_may_change_its_entries_without_changing_ours():

@@ -1,11 +1,14 @@
 """pyiqa's tables: no-reference and full-reference ones give each image with its own MOS."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from pyiqa_rali.data.tables import build_table
+from pyiqa_rali.data.mos import MosScale
+from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.errors import DataError
 
 
@@ -47,3 +50,8 @@ def test_a_truncated_image_is_named(folder):
                                   'meta_info_file': str(folder / 'fr.csv'), 'mos_range': [1, 5], 'lower_better': False}, 0)
     with pytest.raises(DataError, match=r'tiny: .*b.png cannot be read as an image'):
         table[1]
+
+
+def test_rows_without_paths_start_from_the_data_sets_root():
+    base = SimpleNamespace(dataroot='ava', paths_mos=[['1.jpg', 4.5, 0, 1], ['2.jpg', 6, 1, 0]])
+    assert QualityTable(base, MosScale([1, 10], False), 'AVA', 0).images_and_mos() == [('ava/1.jpg', 4.5), ('ava/2.jpg', 6.0)]

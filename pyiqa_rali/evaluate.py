@@ -1,0 +1,245 @@
+"""Evaluation of metrics on data sets with human scores: per-image scores, agreement, comparison, tables and pictures."""
+
+import math
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from tqdm import tqdm
+
+from pyiqa_rali.data.tables import QualityTable, build_table, complete
+from pyiqa_rali.errors import DataError, OptionError, some
+from pyiqa_rali.evaluation import result_tables as tables
+from pyiqa_rali.evaluation.agreement import MEASURES, agreement, bootstrap_indices, fit_to_mos, oriented
+from pyiqa_rali.evaluation.metrics import describe_metric, make_metric, metric_section
+from pyiqa_rali.evaluation.options import KIND, OWN_DATASET_KEYS, EvaluateOptions, evaluate_options
+from pyiqa_rali.evaluation.paper import beside_paper, paper_values, published_name
+from pyiqa_rali.evaluation.plots import agreement_scatter, comparison_bars
+from pyiqa_rali.evaluation.score_cache import ScoreCache
+from pyiqa_rali.evaluation.scoring import score_table
+from pyiqa_rali.evaluation.significance import Comparison, compare_metrics
+from pyiqa_rali.files import atomic_open, write_json
+from pyiqa_rali.options import override, read_yaml
+from pyiqa_rali.pipeline import choose_device
+from pyiqa_rali.run_folder import versions
+
+FEWEST_SCORES = 3
+OUTPUTS = ('results.csv', 'results.json', 'results.md', 'pyiqa_row.csv', 'significance.csv', 'paper.csv', 'counts.csv',
+           'missing.csv', 'scores', 'figures')
+
+
+def evaluate(opt_path: str | Path, overrides: list[str] = ()) -> Path:
+    """Evaluate as an option file says, and return the folder with the results.
+
+    Args:
+        opt_path: the YAML file.
+        overrides: 'section:key=value' entries.
+
+    Raises:
+        OptionError, CheckpointError: an option cannot be used, or a metric not be made.
+        DataError: a data set cannot be used; or, with `missing: fail`, images have no score.
+    """
+    values = read_yaml(opt_path)
+    changed = override(values, list(overrides))
+    for section in ('datasets', 'metrics'):  # in the file's order, which the tables keep
+        if isinstance(values.get(section), dict):
+            changed[section] = {key: changed[section][key] for key in values[section]}
+    return run_evaluation(evaluate_options(changed))
+
+
+def run_evaluation(options: EvaluateOptions) -> Path:
+    """Evaluate; see `evaluate`."""
+    run = Evaluation(options)
+    run.score()
+    run.write_scores()
+    run.refuse_missing()
+    run.measure()
+    run.write_results()
+    return run.root
+
+
+class Evaluation:
+    """One evaluation: all is checked when it is made, before the first picture is scored."""
+
+    def __init__(self, options: EvaluateOptions):
+        self.options = options
+        self.root = Path(options.path.experiments_root) / options.name
+        self.device = choose_device(options.num_gpu)
+        self.metrics = [metric_section(label, values) for label, values in options.metrics.items()]
+        self.sections = {name: dataset_section(name, values) for name, values in options.datasets.items()}
+        self.paper_names = self._paper_names()
+        self.data = {name: open_table(name, values, options.manual_seed) for name, values in self.sections.items()}
+        claim_folder(self.root, options)
+        self.scored: tables.Scored = {name: {} for name in self.data}
+        self.described: dict[str, dict[str, Any]] = {}
+        self.results: dict[str, Any] = {}
+
+    def score(self) -> None:
+        """Score every data set with every metric, one metric after the other."""
+        for section in self.metrics:
+            metric = make_metric(section, self.device)
+            self.described[section.label] = {**describe_metric(section, metric), 'lower_better': bool(metric.lower_better),
+                                             'score_range': str(metric.score_range)}
+            cache = ScoreCache(self.options.path.score_cache, describe_metric(section, metric))
+            try:
+                for name, table in self.data.items():
+                    self.scored[name][section.label] = score_table(metric, table, self.sections[name], cache, section.label)
+            finally:
+                cache.close()
+
+    def write_scores(self) -> None:
+        """Write what stands whatever becomes of the results: scores, counts, and every image without a score."""
+        tables.write_scores(self.root / 'scores', self.scored)
+        tables.write_rows(self.root / 'counts.csv', tables.COUNT_COLUMNS, tables.counts(self.scored))
+        tables.write_rows(self.root / 'missing.csv', tables.MISSING_COLUMNS, tables.missing(self.scored))
+
+    def refuse_missing(self) -> None:
+        """Raise DataError for images without a score, unless they are to be counted only."""
+        without = tables.missing(self.scored)
+        if without and self.options.statistics.missing == 'fail':
+            pairs = {(row['dataset'], row['metric']): 0 for row in without}
+            for row in without:
+                pairs[row['dataset'], row['metric']] += 1
+            told = some(f'{count} of {dataset} by {metric}' for (dataset, metric), count in pairs.items())
+            first = without[0]
+            raise DataError(f'images have no score: {told}; the first is {first["image"]} ({first["reason"]}: '
+                            f'{first["message"]}). All of them stand in {self.root / "missing.csv"}; no results were written. '
+                            'Mend or remove these images and run again (scores that are known are not computed again), or '
+                            'set statistics: missing: count to measure the others.')
+
+    def measure(self) -> None:
+        """Measure agreement, compare metrics and set the paper's values beside."""
+        statistics = self.options.statistics
+        rows, significance = [], []
+        for name in tqdm(self.data, desc='agreement and tests', unit='data set'):
+            mos, scores = self._oriented(name)
+            rows += [self._row(name, label, mos, scores[label]) for label in scores]
+            significance += compare_metrics(scores, mos, Comparison(statistics.bootstrap, statistics.confidence,
+                                                                    statistics.alpha, self.options.manual_seed), name)
+        self.results = {
+            'name': self.options.name, 'confidence': statistics.confidence, 'alpha': statistics.alpha,
+            'bootstrap': statistics.bootstrap, 'missing_policy': statistics.missing,
+            'datasets': {name: {'mos_range': list(table.scale.mos_range), 'lower_better': table.scale.lower_better,
+                                'images': len(table)} for name, table in self.data.items()},
+            'metrics': self.described, 'results': rows, 'significance': significance,
+            'paper': beside_paper(rows, *self.paper_names), 'figures': []}
+
+    def write_results(self) -> None:
+        """Write tables and pictures."""
+        found, labels = self.results, [section.label for section in self.metrics]
+        tables.write_rows(self.root / 'results.csv', tables.RESULT_COLUMNS, found['results'])
+        tables.write_rows(self.root / 'significance.csv', tables.SIGNIFICANCE_COLUMNS, found['significance'])
+        tables.write_rows(self.root / 'paper.csv', tables.PAPER_COLUMNS, found['paper'])
+        tables.write_pyiqa_row(self.root / 'pyiqa_row.csv', found['results'], list(self.data), labels)
+        self._draw()
+        with atomic_open(self.root / 'results.md') as stream:
+            stream.write(tables.markdown(found))
+        write_json(self.root / 'results.json', without_nan(found))
+
+    def _row(self, name: str, label: str, mos: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+        there = np.isfinite(scores)
+        row = {'dataset': name, 'metric': label, 'images': len(mos), 'scored': int(there.sum()),
+               'missing': int((~there).sum())}
+        if row['scored'] < FEWEST_SCORES or np.ptp(mos[there]) == 0:
+            return {**row, 'fit': f'{row["scored"]} scored images with MOS that differ are too few',
+                    **dict.fromkeys((f'{measure}{end}' for measure in MEASURES for end in ('', '_low', '_high')), math.nan)}
+        indices = bootstrap_indices(row['scored'], self.options.statistics.bootstrap, self.options.manual_seed, name)
+        found = agreement(scores[there], mos[there], indices, self.options.statistics.confidence, f'{label} on {name}')
+        for measure in MEASURES:
+            row[measure] = found.values[measure]
+            row[f'{measure}_low'], row[f'{measure}_high'] = found.intervals[measure]
+        return {**row, 'fit': found.fit}
+
+    def _oriented(self, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return MOS (n,) and scores (n,) by metric of a data set, all higher better, NaN for a missing score."""
+        images = self.scored[name]
+        mos = np.array([each.mos for each in next(iter(images.values()))])
+        scores = {label: np.array([np.nan if each.score is None else each.score for each in found])
+                  for label, found in images.items()}
+        return (oriented(mos, self.data[name].scale.lower_better),
+                {label: oriented(values, self.described[label]['lower_better']) for label, values in scores.items()})
+
+    def _paper_names(self) -> tuple[dict[str, str | None], dict[str, str | None]]:
+        methods, datasets = (list(dict.fromkeys(names)) for names in zip(*paper_values(), strict=True))
+        return ({each.label: published_name(each.paper_name, [each.label, each.name], methods, f'metrics: {each.label}')
+                 for each in self.metrics},
+                {name: published_name(self.options.datasets[name].get('paper_name'), [name, str(values['name'])], datasets,
+                                      f'datasets: {name}') for name, values in self.sections.items()})
+
+    def _draw(self) -> None:
+        figures = self.root / 'figures'
+        for row in self.results['results']:
+            path = figures / f'scatter_{row["dataset"]}_{row["metric"]}.png'
+            if self._draw_scatter(row, path):
+                self.results['figures'].append(str(path.relative_to(self.root)))
+        for measure in ('plcc', 'srcc'):
+            path = figures / f'comparison_{measure}.png'
+            comparison_bars(self.results['results'], measure, tables.TITLES[measure], path)
+            self.results['figures'].append(str(path.relative_to(self.root)))
+
+    def _draw_scatter(self, row: dict[str, Any], path: Path) -> bool:
+        images = [each for each in self.scored[row['dataset']][row['metric']] if each.score is not None]
+        if len(images) < FEWEST_SCORES:
+            return False
+        scale, metric = self.data[row['dataset']].scale, self.described[row['metric']]
+        scores, mos = (np.array(values) for values in zip(*((each.score, each.mos) for each in images), strict=True))
+        fitted, _ = fit_to_mos(oriented(scores, metric['lower_better']), oriented(mos, scale.lower_better))
+        agreement_scatter(scores, mos, None if fitted is None else oriented(fitted, scale.lower_better), path,
+                          f'{row["metric"]} on {row["dataset"]}', (metric['lower_better'], scale.lower_better),
+                          {tables.TITLES[name]: (row[name], row[f'{name}_low'], row[f'{name}_high']) for name in MEASURES})
+        return True
+
+
+def dataset_section(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return a data set's options, complete: what pyiqa knows of it, and its test images unless `phase` says otherwise."""
+    own = {key: value for key, value in values.items() if key not in OWN_DATASET_KEYS}
+    return complete(name, {'name': name, 'phase': 'test', **own} if 'pyiqa_name' not in own else {'phase': 'test', **own})
+
+
+def open_table(name: str, values: dict[str, Any], seed: int) -> QualityTable:
+    """Build a data set; one whose pictures are all missing is refused before anything is scored.
+
+    Raises:
+        OptionError, DataError: it cannot be used.
+    """
+    table = build_table(name, values, seed)
+    images = table.image_names()
+    if not any(os.path.exists(image) for image in images):
+        raise DataError(f'datasets: {name}: none of its {len(images)} images is there; the first would be {images[0]}. Correct '
+                        'dataroot_target.')
+    return table
+
+
+def claim_folder(root: Path, options: EvaluateOptions) -> None:
+    """Make the folder, without the results of an evaluation before, and write options and versions.
+
+    Raises:
+        OptionError: it holds something else than an evaluation.
+    """
+    written = root / 'options.yml'
+    if root.exists() and any(root.iterdir()):
+        before = yaml.safe_load(written.read_text(encoding='utf-8')) if written.is_file() else None
+        if not isinstance(before, dict) or before.get('model_type') != KIND:
+            raise OptionError(f'name: {root} is not empty and holds no evaluation. Choose another name.')
+    for name in OUTPUTS:
+        path = root / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    with atomic_open(written) as stream:
+        yaml.safe_dump(asdict(options), stream, sort_keys=False)
+    write_json(root / 'versions.json', versions())
+
+
+def without_nan(value: Any) -> Any:
+    """Return nested values with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

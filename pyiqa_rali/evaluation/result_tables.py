@@ -1,0 +1,163 @@
+"""The tables of an evaluation: CSV for programs, Markdown for people."""
+
+import csv
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pyiqa_rali.evaluation.agreement import MEASURES
+from pyiqa_rali.evaluation.scoring import REASONS, ScoredImage
+from pyiqa_rali.files import atomic_open
+
+RESULT_COLUMNS = ('dataset', 'metric', 'images', 'scored', 'missing', 'fit',
+                  *(f'{measure}{end}' for measure in MEASURES for end in ('', '_low', '_high')))
+SIGNIFICANCE_COLUMNS = ('dataset', 'metric_a', 'metric_b', 'images', 'srcc_a', 'srcc_b', 'srcc_difference', 'srcc_low',
+                        'srcc_high', 'srcc_p', 'srcc_p_holm', 'srcc_better', 'plcc_a', 'plcc_b', 'plcc_difference', 'plcc_t',
+                        'plcc_p', 'plcc_p_holm', 'plcc_better')
+PAPER_COLUMNS = ('metric', 'dataset', 'measure', 'ours', 'paper', 'difference', 'method', 'source')
+COUNT_COLUMNS = ('dataset', 'metric', 'images', 'scored', *REASONS)
+MISSING_COLUMNS = ('dataset', 'metric', 'image', 'reason', 'message')
+TITLES = {'plcc': 'PLCC', 'plcc_fitted': 'PLCC after fit', 'srcc': 'SRCC', 'krcc': 'KRCC', 'rmse': 'RMSE after fit'}
+
+Scored = dict[str, dict[str, list[ScoredImage]]]  # by data set, then metric
+
+
+def write_rows(path: Path, columns: tuple[str, ...], rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as CSV, numbers with six decimals, an empty cell for NaN."""
+    with atomic_open(path) as stream:
+        writer = csv.writer(stream, lineterminator='\n')
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow([_cell(row[column]) for column in columns])
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return '' if math.isnan(value) else f'{value:.6f}' if abs(value) >= 1e-4 or value == 0 else f'{value:.3e}'
+    return value
+
+
+def counts(scored: Scored) -> list[dict[str, Any]]:
+    """Return how many images of each data set have a score by each metric, and why the others have none."""
+    return [{'dataset': dataset, 'metric': metric, 'images': len(images),
+             'scored': sum(each.score is not None for each in images),
+             **{reason: sum(each.reason == reason for each in images) for reason in REASONS}}
+            for dataset, metrics in scored.items() for metric, images in metrics.items()]
+
+
+def missing(scored: Scored) -> list[dict[str, Any]]:
+    """Return every image without a score, and why."""
+    return [{'dataset': dataset, 'metric': metric, 'image': each.image, 'reason': each.reason, 'message': each.message}
+            for dataset, metrics in scored.items() for metric, images in metrics.items() for each in images
+            if each.score is None]
+
+
+def write_scores(folder: Path, scored: Scored) -> None:
+    """Write one table a data set: image, MOS, and a column for each metric; an empty cell is no score."""
+    for dataset, metrics in scored.items():
+        with atomic_open(folder / f'{dataset}.csv') as stream:
+            writer = csv.writer(stream, lineterminator='\n')
+            writer.writerow(['image', 'mos', *metrics])
+            for images in zip(*metrics.values(), strict=True):
+                writer.writerow([images[0].image, repr(images[0].mos),
+                                 *('' if each.score is None else f'{each.score:.7g}' for each in images)])
+
+
+def write_pyiqa_row(path: Path, results: list[dict[str, Any]], datasets: list[str], metrics: list[str]) -> None:
+    """Write PLCC/SRCC/KRCC as pyiqa's tables of results have them: one line a metric, one column a data set.
+
+    Cells keep their sign, which pyiqa's script takes away: a metric that is wrong way round can be told.
+    """
+    found = {(row['dataset'], row['metric']): '/'.join(f'{row[measure]:.4f}' for measure in ('plcc', 'srcc', 'krcc'))
+             for row in results}
+    with atomic_open(path) as stream:
+        writer = csv.writer(stream, lineterminator='\n')
+        writer.writerow(['Metric name', *(f'{dataset}(PLCC/SRCC/KRCC)' for dataset in datasets)])
+        writer.writerows([metric, *(found[dataset, metric] for dataset in datasets)] for metric in metrics)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Return the report on an evaluation.
+
+    Args:
+        results: what `results.json` holds.
+    """
+    rows, metrics, datasets = results['results'], list(results['metrics']), list(results['datasets'])
+    parts = [f'# {results["name"]}', _legend(results)]
+    by_pair = {(row['metric'], row['dataset']): row for row in rows}
+    for measure in MEASURES:
+        parts += [f'## {TITLES[measure]}', _measure_table(by_pair, measure, metrics, datasets)]
+    parts += ['## Counts', _count_text(rows)]
+    parts += ['## Who is better', _significance_text(results)]
+    if results['paper']:
+        parts += ['## Beside the paper', _table(
+            ['metric', 'data set', 'measure', 'ours', 'paper', 'difference', 'source'],
+            [[row['metric'], row['dataset'], TITLES[row['measure']], _number(row['ours']), _number(row['paper']),
+              _number(row['difference'], '+.3f'), f'{row["method"]}: {row["source"]}'] for row in results['paper']])]
+    return '\n\n'.join(parts) + '\n'
+
+
+def _count_text(rows: list[dict[str, Any]]) -> str:
+    failed = sum(row['fit'] != 'ok' for row in rows)
+    told = (f'Images without a score: {sum(row["missing"] for row in rows)} (listed in missing.csv). Logistic fits that '
+            f'failed: {failed} of {len(rows)}.')
+    return told + '\n\n' + _table(['data set', 'metric', 'images', 'without a score', 'logistic fit'],
+                                  [[row['dataset'], row['metric'], row['images'], row['missing'], row['fit']] for row in rows])
+
+
+def _legend(results: dict[str, Any]) -> str:
+    turned = [name for name, metric in results['metrics'].items() if metric['lower_better']]
+    turned_sets = [name for name, dataset in results['datasets'].items() if dataset['lower_better']]
+    return (f'In brackets: {results["confidence"]:.0%} percentile bootstrap intervals over images, {results["bootstrap"]} '
+            'resamples. All values are for scores and MOS turned so that higher is better (metrics where lower is better: '
+            f'{", ".join(turned) or "none"}; data sets: {", ".join(turned_sets) or "none"}), so that a negative correlation '
+            'means a metric that is the wrong way round. PLCC is without fit; "after fit" means after the four-parameter '
+            'logistic fit of scores to MOS. RMSE is in the unit of each MOS.')
+
+
+def _measure_table(by_pair: dict[tuple[str, str], dict[str, Any]], measure: str, metrics: list[str],
+                   datasets: list[str]) -> str:
+    averaged = measure != 'rmse' and len(datasets) > 1
+    lines = []
+    for metric in metrics:
+        found = [by_pair[metric, dataset] for dataset in datasets]
+        cells = [_with_interval(row, measure) for row in found]
+        values = [row[measure] for row in found]
+        mean = math.nan if any(_is_nan(value) for value in values) else sum(values) / len(values)
+        lines.append([metric, *cells, *([_number(mean)] if averaged else [])])
+    return _table(['metric', *datasets, *(['mean'] if averaged else [])], lines)
+
+
+def _with_interval(row: dict[str, Any], measure: str) -> str:
+    value = _number(row[measure])
+    return value if value == 'none' else f'{value} [{_number(row[f"{measure}_low"])}, {_number(row[f"{measure}_high"])}]'
+
+
+def _significance_text(results: dict[str, Any]) -> str:
+    rows = results['significance']
+    if not rows:
+        return 'One metric alone has none to be compared with.'
+    intro = ('Pairs on the images that both have scores for. SRCC: paired bootstrap; PLCC without fit: the test of Williams. '
+             'p-values are corrected by the method of Holm over the pairs of a data set; a metric is named when p < '
+             f'{results["alpha"]:g}.')
+    return intro + '\n\n' + _table(
+        ['data set', 'a', 'b', 'SRCC a - b', 'p', 'better by SRCC', 'PLCC a - b', 'p', 'better by PLCC'],
+        [[row['dataset'], row['metric_a'], row['metric_b'],
+          ' '.join([_number(row['srcc_difference'], '+.3f'),
+                    f'[{_number(row["srcc_low"], "+.3f")}, {_number(row["srcc_high"], "+.3f")}]']),
+          _number(row['srcc_p_holm'], '.2g'), row['srcc_better'] or '-', _number(row['plcc_difference'], '+.3f'),
+          _number(row['plcc_p_holm'], '.2g'), row['plcc_better'] or '-'] for row in rows])
+
+
+def _number(value: float | None, form: str = '.3f') -> str:
+    return 'none' if _is_nan(value) else f'{value:{form}}'
+
+
+def _is_nan(value: float | None) -> bool:
+    return value is None or math.isnan(value)
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> str:
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in line) + ' |' for line in lines)

@@ -1,0 +1,89 @@
+"""Scores that are computed once: kept on disk for all runs, by metric, options, weights and image file."""
+
+import csv
+import hashlib
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from pyiqa_rali.files import write_json
+
+COLUMNS = ['key', 'score', 'image']
+DESCRIPTION = 'metric.json'
+
+
+class ScoreCache:
+    """The scores of one metric with its options, weights and versions.
+
+    Its folder holds `metric.json`, which says whose scores they are, and one CSV for each process that added some, so that
+    processes that run at the same time do not meet. A line that was cut short by a kill is ignored.
+
+    Args:
+        folder: the cache of all metrics.
+        description: all that the scores depend on, beside the image.
+    """
+
+    def __init__(self, folder: str | os.PathLike, description: dict[str, Any]):
+        name = re.sub(r'[^\w.+-]', '_', str(description['name']))
+        self.folder = Path(folder) / f'{name}_{digest(description)[:16]}'
+        write_json(self.folder / DESCRIPTION, description)
+        self._scores = {key: score for path in sorted(self.folder.glob('*.csv')) for key, score in _read(path)}
+        self._stream = None
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+    def get(self, key: str | None) -> float | None:
+        """Return the score of an image, or None."""
+        return self._scores.get(key)
+
+    def add(self, key: str, score: float, image: str) -> None:
+        """Keep a finite score, on disk at once."""
+        if self._stream is None:
+            path = self.folder / f'{os.getpid()}_{time.time_ns()}.csv'
+            self._stream = open(path, 'w', encoding='utf-8', errors='surrogateescape', newline='')  # noqa: SIM115
+            csv.writer(self._stream, lineterminator='\n').writerow(COLUMNS)
+        csv.writer(self._stream, lineterminator='\n').writerow([key, repr(float(score)), image])
+        self._stream.flush()
+        self._scores[key] = float(score)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def _read(path: Path) -> list[tuple[str, float]]:
+    lines = path.read_text(encoding='utf-8', errors='surrogateescape').split('\n')[:-1]  # the last has no end: cut short
+    return [(row[0], float(row[1])) for row in csv.reader(lines[1:]) if len(row) == len(COLUMNS)]
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 digest of plain values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode('utf-8', 'surrogatepass')).hexdigest()
+
+
+def image_key(paths: list[str], pixels: Any) -> str | None:
+    """Return what a score of image files is kept by: their path, size and time, and what is done to their pixels.
+
+    Args:
+        paths: the image, and its reference if the metric sees one.
+        pixels: options that change the pixels on their way to the metric.
+
+    Returns:
+        The key, or None when a file is not there.
+    """
+    try:
+        files = [(os.path.abspath(path), *_size_and_time(path)) for path in paths]
+    except OSError:
+        return None
+    return digest([files, pixels])[:32]
+
+
+def _size_and_time(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
