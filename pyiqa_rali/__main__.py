@@ -25,6 +25,7 @@ COMMANDS = {
     'make-dataset': ('make_dataset', 'Make a data set from photographs: distorted pictures, synthetic labels, texts.'),
     'evaluate': ('evaluate', 'Evaluate metrics on data sets with human scores: correlations, intervals, significance.'),
     'benchmark': ('benchmark', 'Measure time and memory of metrics on one image file, beside the encoder of the paper.'),
+    'report': ('report', 'Make one HTML page and a Markdown file of what runs have left.'),
     'protocol': ('protocol', 'Test the light model: seeds, splits by photograph, unseen distortions, baselines.'),
 }
 

@@ -1,0 +1,34 @@
+"""Make one HTML page and a Markdown file of what runs have left."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pyiqa_rali.errors import OptionError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='folders of runs: training, GRPO, the chain, evaluate, ablate, '
+                                                               'analyse; or any folder of CSV and PNG files')
+    parser.add_argument('--out', default='report.html', metavar='HTML',
+                        help='the page; the Markdown file stands beside it (default: %(default)s)')
+    parser.add_argument('--title', default='Image quality by RALI', help='of the page (default: %(default)s)')
+    parser.epilog = 'The page needs no network and no file beside itself.'
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the report.
+
+    Raises:
+        OptionError: --out is not an HTML file.
+        DataError: a folder holds nothing that a report can show.
+    """
+    from pyiqa_rali.report.build import write_report
+    out = Path(args.out)
+    if out.suffix.lower() not in ('.html', '.htm'):
+        raise OptionError(f'--out: {out} must end with .html.')
+    report = write_report([Path(run) for run in args.runs], out, args.title)
+    print(f'{out}: {len(report.sections)} runs, {out.stat().st_size / 1e6:.1f} MB; {out.with_suffix(".md")} is the same as '
+          'Markdown', file=sys.stderr)
+    return 0

@@ -1,0 +1,126 @@
+"""What a report consists of, whatever it is written as: sections of tables, figures, pictures, texts and commands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+NOT_DEFINED = '\N{EN DASH}'  # stands in a table where a number does not exist
+
+
+@dataclass
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass
+class Table:
+    """Rows of plain text under headers.
+
+    Attributes:
+        caption: what it shows.
+        headers: one for each column.
+        rows: cells as they are to be read; a cell that is a number is set to the right.
+        command: the command that makes these numbers again; empty when the section's does.
+    """
+
+    caption: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    command: str = ''
+
+
+@dataclass
+class Figure:
+    """A drawing.
+
+    Attributes:
+        caption: what it shows.
+        svg: for the page; its colours follow the page's.
+        png: for Markdown; empty when the SVG is to be written instead.
+        command: the command that makes it again.
+    """
+
+    caption: str
+    svg: str = ''
+    png: bytes = b''
+    command: str = ''
+
+
+@dataclass
+class Case:
+    """One picture with what is said of it.
+
+    Attributes:
+        anchor: its name within the page; a point of a scatter plot leads to it.
+        kind: such as 'worst'.
+        title: such as the file's name.
+        lines: scores and texts.
+        jpeg: the picture made small; empty when the file is not there any more.
+        problem: why it is not shown.
+    """
+
+    anchor: str
+    kind: str
+    title: str
+    lines: Sequence[str] = ()
+    jpeg: bytes = b''
+    problem: str = ''
+
+
+@dataclass
+class Cases:
+    """A sheet of pictures."""
+
+    caption: str
+    items: Sequence[Case]
+
+
+@dataclass
+class Commands:
+    """How to make all of this again."""
+
+    lines: Sequence[str]
+
+
+Block = Text | Table | Figure | Cases | Commands
+
+
+@dataclass
+class Section:
+    """A heading and what stands under it.
+
+    Attributes:
+        title: the heading.
+        blocks: in order.
+        sections: the parts of a long section, one level deep.
+    """
+
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+    sections: list['Section'] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """A whole report.
+
+    Attributes:
+        title: of the page.
+        sections: in order, one for each run.
+        facts: lines under the title, such as versions.
+    """
+
+    title: str
+    sections: list[Section]
+    facts: Sequence[str] = ()
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number for a table; one that does not exist is a dash.
+
+    Example:
+        >>> number(0.87654), number(float('nan')) == number(None) == NOT_DEFINED
+        ('0.877', True)
+    """
+    return NOT_DEFINED if value is None or value != value else f'{value:.{digits}f}'

@@ -1,0 +1,73 @@
+"""From run folders to a report: what each folder holds is told by the files in it."""
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+import pyiqa_rali
+from pyiqa_rali.errors import DataError
+from pyiqa_rali.files import atomic_open
+from pyiqa_rali.report.blocks import Report, Section
+from pyiqa_rali.report.evaluation_run import evaluation_section
+from pyiqa_rali.report.files_run import files_section
+from pyiqa_rali.report.markdown import write_markdown
+from pyiqa_rali.report.page import page
+from pyiqa_rali.report.reasoning_run import chain_section, reasoning_section
+from pyiqa_rali.report.training_run import training_section
+
+KINDS: dict[str, Callable[[Path, str], Section]] = {
+    'RALI': training_section, 'GRPO': reasoning_section, 'SFT': reasoning_section, 'CHAIN': chain_section,
+    'EVALUATE': evaluation_section}
+
+
+def write_report(folders: list[Path], out: Path, title: str) -> Report:
+    """Write `out` (HTML) and the same as Markdown beside it.
+
+    Args:
+        folders: of runs.
+        out: the page.
+        title: of the page.
+
+    Raises:
+        DataError: a folder is missing, or holds nothing that a report can show.
+    """
+    sections = [section_of(folder, f'r{position}') for position, folder in enumerate(folders, start=1)]
+    report = Report(title, sections, (f'Made by pyiqa-rali {pyiqa_rali.__version__} with Python {platform.python_version()}.',))
+    with atomic_open(out) as stream:
+        stream.write(page(report))
+    write_markdown(report, out.with_suffix('.md'))
+    return report
+
+
+def section_of(folder: Path, anchor: str) -> Section:
+    """Return the section of one folder.
+
+    Args:
+        folder: a run's, or one of tables and pictures.
+        anchor: the beginning of the names of its pictures within the page.
+
+    Raises:
+        DataError: there is no such folder, or nothing to show in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f'RUN: {folder} is not a folder. Give the folder of a run, such as experiments/RALI_demo.')
+    kind = kind_of(folder)
+    if kind in KINDS:
+        return KINDS[kind](folder, anchor)
+    command = f'python -m pyiqa_rali {kind.lower()} -opt {folder / "options.yml"}' if kind else ''
+    return files_section(f'{kind.capitalize() or "Files"}: {folder.name}', folder, command,
+                         sorted(folder.rglob('*.csv')), sorted(folder.rglob('*.png')))
+
+
+def kind_of(folder: Path) -> str:
+    """Return the `model_type` of the options in a folder, '' where there are none."""
+    path = folder / 'options.yml'
+    if not path.is_file():
+        return ''
+    try:
+        values = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except yaml.YAMLError as error:
+        raise DataError(f'{path}: is not valid YAML: {error}') from error
+    return str(values.get('model_type', 'RALI')) if isinstance(values, dict) else ''

@@ -1,0 +1,83 @@
+"""A report as Markdown, with its figures and pictures as files in a folder beside it."""
+
+import re
+from pathlib import Path
+
+from pyiqa_rali.files import atomic_open
+from pyiqa_rali.report.blocks import Block, Case, Cases, Commands, Figure, Report, Section, Table, Text
+
+
+def write_markdown(report: Report, path: Path) -> None:
+    """Write `path`, and its pictures into a folder of the same name without `.md` and with `_files`."""
+    folder = path.with_name(f'{path.stem}_files')
+    writer = _Writer(folder)
+    lines = [f'# {_plain(report.title)}', '', *(f'{_plain(fact)}  ' for fact in report.facts), '']
+    for section in report.sections:
+        lines += writer.section(section, 2)
+    with atomic_open(path) as stream:
+        stream.write('\n'.join(lines).rstrip() + '\n')
+
+
+class _Writer:
+    """Turns sections into lines and writes their pictures.
+
+    Args:
+        folder: where the pictures go.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.count = folder, 0
+
+    def section(self, section: Section, level: int) -> list[str]:
+        """Return the lines of a section."""
+        lines = [f'{"#" * level} {_plain(section.title)}', '']
+        for block in section.blocks:
+            lines += [*self._block(block), '']
+        for part in section.sections:
+            lines += self.section(part, level + 1)
+        return lines
+
+    def _block(self, block: Block) -> list[str]:
+        makers = {Text: self._text, Table: self._table, Figure: self._figure, Cases: self._cases, Commands: self._commands}
+        return makers[type(block)](block)
+
+    def _text(self, block: Text) -> list[str]:
+        return [_plain(block.text)]
+
+    def _table(self, block: Table) -> list[str]:
+        lines = [_row(block.headers), _row(['---'] * len(block.headers)), *(_row(row) for row in block.rows)]
+        return [f'*{_plain(block.caption)}*', '', *lines, *_again(block.command)]
+
+    def _figure(self, block: Figure) -> list[str]:
+        return [f'![{_plain(block.caption)}]({self._picture(block.png, "png")})', *_again(block.command)]
+
+    def _cases(self, block: Cases) -> list[str]:
+        lines = [_plain(block.caption), '', _row(['picture', '', 'what is known']), _row(['---'] * 3)]
+        return [*lines, *(self._case(each) for each in block.items)]
+
+    def _case(self, item: Case) -> str:
+        shown = f'![{_plain(item.title)}]({self._picture(item.jpeg, "jpg")})' if item.jpeg else item.problem
+        return _row([shown, item.kind, '<br>'.join(map(_plain, [item.title, *item.lines]))], escaped=True)
+
+    def _commands(self, block: Commands) -> list[str]:
+        return ['```bash', *block.lines, '```']
+
+    def _picture(self, content: bytes, extension: str) -> str:
+        self.count += 1
+        name = f'{self.count:03d}.{extension}'
+        with atomic_open(self.folder / name, 'wb') as stream:
+            stream.write(content)
+        return f'{self.folder.name}/{name}'.replace(' ', '%20')
+
+
+def _row(cells, escaped: bool = False) -> str:
+    return '| ' + ' | '.join(cell if escaped else _plain(cell) for cell in cells) + ' |'
+
+
+def _plain(text: str) -> str:
+    """Return text in which nothing is taken for markup."""
+    return re.sub(r'([\\`*_{}\[\]<>|#])', r'\\\1', ' '.join(str(text).split()))
+
+
+def _again(command: str) -> list[str]:
+    return ['', '```bash', *command.splitlines(), '```'] if command else []

@@ -1,0 +1,121 @@
+"""A training run of RALI in a report: what came out, the curves, and where the scores come from."""
+
+import csv
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pyiqa_rali.data.tables import build_table, complete, mos_scale
+from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.options import TrainOptions, train_options
+from pyiqa_rali.records import read_record
+from pyiqa_rali.report.basis import basis_section
+from pyiqa_rali.report.blocks import Block, Case, Commands, Figure, Section, Table, Text
+from pyiqa_rali.report.figures import curves
+from pyiqa_rali.report.pictures import case, thumbnail
+from pyiqa_rali.report.scored import ScoredSet, scored_section
+from pyiqa_rali.run_folder import RunFolder
+
+
+def training_section(folder: Path, anchor: str) -> Section:
+    """Return the section of one run.
+
+    Args:
+        folder: the run's.
+        anchor: the beginning of the names of its pictures within the page.
+
+    Raises:
+        DataError: its files are not those of a run of this version.
+    """
+    options = run_options(folder)
+    run = RunFolder(options)
+    command = f'python -m pyiqa_rali.train -opt {folder / "options.yml"}'
+    section = Section(f'RALI: {options.name}', [_facts(options, run), Commands([command])])
+    scored = {path.stem: read_scores(path) for path in sorted(run.score.glob('*.csv')) if path.stem != 'log'}
+    if not scored:
+        section.blocks.append(Text('The run has no scores yet: its last stage has not run, or has no validation set.'))
+    for name, (images, mos, scores) in scored.items():
+        found = ScoredSet(f'{name}: scores and MOS', f'{anchor}-{name}', images, mos, scores, True, command=command)
+        section.sections.append(scored_section(found, functools.partial(_case, options, name, images)))
+    section.sections += [part for part in (_curves(run, command), basis_section(run, options, anchor, list(scored), command))
+                         if part is not None]
+    return section
+
+
+def run_options(folder: Path) -> TrainOptions:
+    """Return the options that a run was started with, for the folder where it stands now.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    try:
+        values = yaml.safe_load((folder / 'options.yml').read_text(encoding='utf-8'))
+        options = train_options(values)
+    except (OSError, yaml.YAMLError, OptionError, TypeError) as error:
+        raise DataError(f'{folder / "options.yml"}: cannot be read as the options of a run ({error}).') from error
+    options.path.experiments_root, options.name = str(folder.parent), folder.name
+    return options
+
+
+def read_scores(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return image names, MOS (n,) and scores (n,) of a run's table.
+
+    Raises:
+        DataError: the file is no such table.
+    """
+    with open(path, encoding='utf-8', newline='') as stream:
+        rows = list(csv.DictReader(stream))
+    try:
+        return ([row['image'] for row in rows], np.array([float(row['mos']) for row in rows]),
+                np.array([float(row['score']) for row in rows]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f'{path}: is not a table of image, mos and score ({error!r}).') from error
+
+
+def _facts(options: TrainOptions, run: RunFolder) -> Table:
+    encoder = options.network.get('image_encoder', {})
+    rows = [('image encoder', f'{encoder.get("library", "")} {encoder.get("name", "")}'),
+            ('text encoder', str(options.text_encoder.path or options.text_encoder.library)),
+            ('steps of alignment', str(options.align.total_iter)),
+            ('components, buckets, basis vectors', f'{options.compress.pca_dim or "all"}, {options.compress.num_buckets}, '
+                                                   f'{options.compress.num_basis}'),
+            ('seed', str(options.manual_seed))]
+    rows += [(f'data: {name}', _data_of(name, values)) for name, values in options.datasets.items()]
+    if run.versions.exists():
+        rows += [(name, str(value)) for name, value in yaml.safe_load(run.versions.read_text(encoding='utf-8')).items()
+                 if name in ('git_revision', 'torch', 'pyiqa', 'python')]
+    return Table('The run', ('what', 'value'), rows)
+
+
+def _data_of(section: str, values: dict[str, Any]) -> str:
+    values = complete(section, values)
+    scale = mos_scale(section, values)
+    return f'{values["name"]}, MOS {scale.mos_range[0]:g} to {scale.mos_range[1]:g}'
+
+
+def _curves(run: RunFolder, command: str) -> Section | None:
+    logs = {'align': run.align / 'log.csv', 'score': run.score_log}
+    drawn = curves({name: read_record(path) for name, path in logs.items() if path.exists()})
+    if drawn is None:
+        return None
+    blocks: list[Block] = [Figure('Alignment against its steps, scoring against its epochs; the thick line is a running mean.',
+                                  *drawn, command)]
+    return Section('Training', blocks)
+
+
+def _case(options: TrainOptions, section: str, images: list[str], anchor: str, kind: str, position: int,
+          lines: list[str]) -> Case:
+    """Return an image of a validation set: from its file, or drawn again where the set draws its pictures."""
+    if options.datasets[section].get('type') != 'SyntheticNRDataset':
+        return case(anchor, kind, images[position], lines)
+    pixels = _table(section, repr(options.datasets[section]), options.manual_seed)[position]['img']
+    return Case(anchor, kind, images[position], lines, thumbnail((pixels.permute(1, 2, 0) * 255).round().byte().numpy()))
+
+
+@functools.lru_cache(maxsize=4)
+def _table(section: str, values: str, seed: int):
+    import ast
+    return build_table(section, ast.literal_eval(values), seed)
