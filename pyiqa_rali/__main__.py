@@ -19,7 +19,7 @@ COMMANDS = {
     'describe': ('describe', 'Let a reasoning model describe and rate images.'),
     'write-texts': ('write_texts', 'Let a reasoning model write the texts that RALI is aligned with.'),
     'make-dataset': ('make_dataset', 'Make a data set from photographs: distorted pictures, synthetic labels, texts.'),
-    'benchmark': ('benchmark', 'Measure time and memory of metrics on one image file, beside the encoder of the paper.'),
+    'benchmark': ('benchmark', 'Measure time, memory and scores beside the release and the other metrics of pyiqa.'),
     'protocol': ('protocol', 'Test the light model: seeds, splits by photograph, unseen distortions, baselines.'),
 }
 
