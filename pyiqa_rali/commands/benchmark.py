@@ -6,12 +6,11 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.errors import DataError, OptionError, did_you_mean
+from pyiqa_rali.errors import OptionError, did_you_mean
 
 PACKAGES = ('torch', 'transformers', 'pyiqa', 'timm', 'pillow', 'pyiqa-rali')
 
@@ -20,17 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; what is not given comes from the preset."""
     from pyiqa_rali.evaluation.benchmark.cells import ALL, INPUTS, PRESETS
     from pyiqa_rali.evaluation.benchmark.subjects import PRECISIONS, RALI, RELEASE
-    parser.epilog = (f'"{RALI}" and "{RELEASE}" (its own path: PIL, CLIPProcessor, CLIPModel, float32) read the same random weights '
-                     'from files. Rows are kept as they are measured. A GPU: pyiqa-rali benchmark --preset gpu --out DIR.')
+    parser.epilog = (f'"{RALI}" and "{RELEASE}" (its own path: PIL, CLIPProcessor, CLIPModel, float32) read the same random '
+                     'weights from files. Rows are kept as they are measured. '
+                     'A GPU: pyiqa-rali benchmark --preset gpu --out DIR.')
     parser.add_argument('--preset', default='quick', help=f'{", ".join(PRESETS)} (default: %(default)s, a few minutes)')
     parser.add_argument('--out', default='experiments/benchmark', metavar='DIR', help='rows, CSV, table, figures (%(default)s)')
     parser.add_argument('--resume', action='store_true', help='go on with what stands in --out; axes may have grown')
-    axes = parser.add_argument_group('axes, instead of the preset\'s')
+    axes = parser.add_argument_group("axes, instead of the preset's")
     axes.add_argument('-m', '--metrics', nargs='+', metavar='NAME',
                       help=f'{RELEASE}, {RALI}, rali-lite, and any no-reference metric of pyiqa')
     axes.add_argument('--precisions', nargs='+', metavar='P', help=f'of our metrics: {", ".join(PRECISIONS)}')
     axes.add_argument('--sizes', nargs='+', metavar='WxH', help='of the pictures, such as 512x384')
-    axes.add_argument('--peer-sizes', nargs='+', metavar='WxH', help='for pyiqa\'s other metrics (default with --sizes: the same)')
+    axes.add_argument('--peer-sizes', nargs='+', metavar='WxH',
+                      help='for the other metrics of pyiqa (default with --sizes: the same)')
     axes.add_argument('--batches', nargs='+', type=int, metavar='N', help='pictures in a call')
     axes.add_argument('--threads', nargs='+', metavar='N', help=f'of torch; {ALL} are all that the process may use')
     axes.add_argument('--inputs', nargs='+', metavar='KIND', help=', '.join(INPUTS))
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     axes.add_argument('--encoder', help=f'of {RALI} and {RELEASE}: ViT-L/14-336 or tiny')
     more = parser.add_argument_group('measuring')
     more.add_argument('--repeats', type=int, metavar='N', help='timed calls of a cell, after one that is not')
+    more.add_argument('--starts', type=int, metavar='N', help='processes whose way to the first score is timed')
     more.add_argument('--seconds', type=float, metavar='S', help='no further call of a cell begins after so long')
     more.add_argument('--call-limit', type=float, metavar='S', help='cells with longer calls are left out')
     more.add_argument('--check-images', type=int, metavar='N', help='pictures whose scores are compared; 0 for none')
@@ -91,7 +93,7 @@ def with_preset(args: argparse.Namespace) -> None:
     _check_choices('--inputs', args.inputs, INPUTS)
     _check_choices('--encoder', [args.encoder], ENCODERS)
     _check_choices('--reasoner', [args.reasoner] if args.reasoner else [], SIZES)
-    for name, least in (('repeats', 1), ('batches', 1), ('workers', 0), ('check_images', 0), ('pipeline_images', 0),
+    for name, least in (('repeats', 1), ('starts', 1), ('batches', 1), ('workers', 0), ('check_images', 0), ('pipeline_images', 0),
                         ('reasoner_batch', 1), ('reasoner_tokens', 1)):
         values = getattr(args, name)
         for value in values if isinstance(values, list) else [values]:
@@ -116,7 +118,8 @@ def check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise OptionError(f'--device: "{device}" cannot be used: {str(error).splitlines()[0]}. Give cpu, cuda or cuda:N.') from error
+        raise OptionError(f'--device: "{device}" cannot be used: {str(error).splitlines()[0]}. '
+                          'Give cpu, cuda or cuda:N.') from error
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -140,6 +143,7 @@ def cpu_name() -> str:
 def measure(args: argparse.Namespace, rows: Any, folder: Path, weights: Path) -> None:
     """Measure every row that is not there yet, section by section."""
     from tqdm import tqdm
+
     from pyiqa_rali.evaluation.benchmark import sections
     with tqdm(unit='row', disable=None, file=sys.stderr) as bar:
         for row in sections.all_rows(args, rows, folder, weights):

@@ -45,7 +45,7 @@ def _draw_times(rows: list[Row], out: Path) -> Path | None:
     for axis, (_, width, height, kind, threads) in zip(axes, panels, strict=True):
         chosen = [row for row in rows if (row['width'], row['height'], row['input'], row['threads'])
                   == (width, height, kind, threads)]
-        _bars(axis, {row['subject']: row['ms_per_image'] for row in chosen}, '{:.0f}')
+        _bars(axis, {row['subject']: row['ms_per_image'] for row in chosen}, '{:.3g}')
         axis.set_xscale('log')
         axis.set_title(f'{kind}, {width} x {height}, {_threads(threads)}', fontsize=9)
         axis.set_xlabel('ms an image (log)', fontsize=8)
@@ -103,16 +103,18 @@ def _draw_lines(rows: list[Row], out: Path, along: str) -> Path | None:
     least = min(row[fixed] for row in rows)
     rows = [row for row in rows if row[fixed] == least]
     panels = sorted({(row['input'], row['threads']) for row in rows})
+    labels = list(dict.fromkeys(row['subject'] for row in rows))
     figure, axes = _grid(len(panels), 5.4, 3.6)
     for axis, (kind, threads) in zip(axes, panels, strict=True):
         chosen = [row for row in rows if (row['input'], row['threads']) == (kind, threads)]
-        for index, label in enumerate(dict.fromkeys(row['subject'] for row in chosen)):
+        for label in labels:
             points = sorted((row[along], row['ms_per_image']) for row in chosen if row['subject'] == label)
-            axis.plot(*zip(*points, strict=True), label=label, color=color_of(label), marker=MARKERS[index % len(MARKERS)],
-                      markersize=5, linewidth=1.2)
+            axis.plot([x for x, _ in points], [y for _, y in points], label=label, color=color_of(label), linewidth=1.2,
+                      marker=MARKERS[labels.index(label) % len(MARKERS)], markersize=5,
+                      linestyle='-' if label.endswith('fp32') else '--')
         axis.set(xscale='log', yscale='log', title=f'{kind}, {_threads(threads)}', xlabel=along, ylabel='ms an image')
         axis.grid(alpha=0.25, which='both')
-        axis.legend(fontsize=6, ncols=2)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right upper', fontsize=8)
     _save(figure, out)
     return out
 

@@ -60,8 +60,9 @@ def command_row(subject: Subject, folder: Path, out: Path, workers: int, device:
     """
     out.unlink(missing_ok=True)
     weights = subject.options.get('pretrained_model_path')
-    command = [sys.executable, '-m', 'pyiqa_rali', 'score', str(folder), '-m', subject.name, '--out', str(out), '--device', device,
-               '--workers', str(workers), '--batch-size', str(batch), *(['--weights', str(weights)] if weights else [])]
+    command = [sys.executable, '-m', 'pyiqa_rali', 'score', str(folder), '-m', subject.name, '--out', str(out),
+               '--device', device, '--workers', str(workers), '--batch-size', str(batch),
+               *(['--weights', str(weights)] if weights else [])]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         marks = list(_growth(process, out))

@@ -12,8 +12,8 @@ from pyiqa_rali.files import atomic_open
 
 RELEASE_LABEL = f'{RELEASE} fp32'
 COLUMNS = (*KEYS, 'repeats', 'median_ms', 'min_ms', 'max_ms', 'ms_per_image', 'images_per_s', 'time_ratio', 'peak_mb',
-           'peak_gpu_mb', 'memory_ratio', 'load_s', 'start_s', 'start_ratio', 'parameters', 'gflops', 'peak_share', 'tower_share',
-           'workers', 'model_share', 'images', 'largest_difference', 'difference_share', 'srcc', 'error')
+           'peak_gpu_mb', 'memory_ratio', 'load_s', 'start_s', 'start_ratio', 'parameters', 'gflops', 'peak_share',
+           'tower_share', 'workers', 'model_share', 'images', 'largest_difference', 'difference_share', 'srcc', 'error')
 Row = dict[str, Any]
 
 
@@ -104,8 +104,9 @@ SECTIONS: tuple[tuple[str, Callable[[Row], bool], tuple], ...] = (
         ('of the model', 'model_share', _number('.0%')))),
     ('Beside a language model that writes', lambda row: row['section'] == 'reasoner', (
         ('what', 'input', str), ('batch', 'batch', str), ('s a call', 'median_ms', _number('.2f', 1e-3)),
-        ('ratio', 'time_ratio', _number('.4f')), ('peak MB', 'peak_mb', _number('.0f')), ('GPU MB', 'peak_gpu_mb', _number('.0f')),
-        ('ratio', 'memory_ratio', _number('.3f')), ('parameters', 'parameters', _number('.1f', 1e-6)))))
+        ('ratio', 'time_ratio', _number('.4f')), ('peak MB', 'peak_mb', _number('.0f')),
+        ('GPU MB', 'peak_gpu_mb', _number('.0f')), ('ratio', 'memory_ratio', _number('.3f')),
+        ('parameters', 'parameters', _number('.1f', 1e-6)))))
 
 
 def table_text(rows: list[Row]) -> str:
@@ -143,15 +144,20 @@ def aligned(lines: list[list[str]]) -> str:
                                                             zip(line[1:], widths[1:], strict=True))]) for line in lines)
 
 
-def footnotes(encoder: str, exit_cells: int) -> str:
-    """Return what a reader of the table must know."""
-    lines = [f'ratio: to the release\'s own path in the same row of the grid; under 1 is faster, or smaller. {RALI} and {RELEASE} '
-             f'hold {encoder} with random weights, read from files; pyiqa\'s {", ".join(OFFLINE)} are built with random weights, '
-             'which take the same time.',
+def footnotes(encoder: str, without_figure: int) -> str:
+    """Return what a reader of the tables must know.
+
+    Args:
+        encoder: of the random weights.
+        without_figure: cells that were left out or failed.
+    """
+    left_out = '; '.join(f'{reason}: {", ".join(names)}' for reason, names in LEFT_OUT.items())
+    lines = [f"ratio: to the release's own path in the same place of the grid; under 1 is faster, or smaller. {RALI} and "
+             f'{RELEASE} are {encoder} with random weights, read from files. Where they are measured, {", ".join(OFFLINE)} of '
+             'pyiqa have random weights too; these take the same time as any others.',
              'peak MB: the largest resident memory of the process, loading included; each subject has a process of its own for '
-             'each number of threads.',
-             'Left out of pyiqa\'s other learned metrics, because they ' + '; '.join(
-                 f'{reason}: {", ".join(names)}' for reason, names in LEFT_OUT.items()) + '.']
-    if exit_cells:
-        lines.append(f'{exit_cells} cells have NO FIGURE: the reason stands in their rows.')
+             'each number of threads. Starts are timed with the files in the cache of the system.',
+             f'Left out of the learned metrics of pyiqa, because they {left_out}.']
+    if without_figure:
+        lines.append(f'{without_figure} cells have NO FIGURE: the reason stands in their rows.')
     return '\n'.join(lines)

@@ -1,7 +1,6 @@
 """The sections of a benchmark, one after the other: time and memory, scores, pipeline, language model."""
 
 import argparse
-import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -105,7 +104,7 @@ def speed_rows(bench: Bench) -> Iterator[Row]:
             yield from measure_subject(bench.rows, {
                 'subject': subject.to_dict(), 'device': args.device, 'threads': threads, 'pictures': bench.pictures,
                 'first': bench.pictures[smallest], 'cells': [cell.to_dict() for cell in cells], 'repeats': args.repeats,
-                'seconds': args.seconds, 'call_limit': args.call_limit, 'check': bench.check_files if checked else []},
+                'starts': args.starts, 'seconds': args.seconds, 'call_limit': args.call_limit, 'check': bench.check_files if checked else []},
                 subject.label)
     if RALI in args.metrics and args.check_images:
         yield from _exact_scores(bench)
@@ -116,7 +115,7 @@ def _exact_scores(bench: Bench) -> Iterator[Row]:
     args = bench.args
     yield from measure_subject(bench.rows, {
         'subject': subject.to_dict(), 'device': args.device, 'threads': args.threads[-1], 'pictures': bench.pictures,
-        'first': next(iter(bench.pictures.values())), 'cells': [], 'repeats': 1, 'seconds': 0, 'call_limit': 0,
+        'first': next(iter(bench.pictures.values())), 'cells': [], 'repeats': 1, 'starts': 1, 'seconds': 0, 'call_limit': 0,
         'check': bench.check_files}, subject.label)
 
 
@@ -131,8 +130,9 @@ def pipeline_rows(bench: Bench) -> Iterator[Row]:
             request = {'folder': str(folder), 'subject': subject.to_dict(), 'device': args.device, 'threads': threads,
                        'batch': 8 if args.device == 'cpu' else 64}
             for kind in ('decode', 'model'):
+                asked = {**request, 'input': kind}
                 yield from _kept(bench.rows, {**key, 'input': kind},
-                                 lambda kind=kind, request=request: next(child_rows('pipeline', {**request, 'input': kind}, threads)))
+                                 lambda asked=asked: next(child_rows('pipeline', asked, threads)))
             for workers in args.workers:
                 yield from _kept(bench.rows, {**key, 'input': f'score, {workers} workers', 'workers': workers},
                                  lambda subject=subject, folder=folder, workers=workers, batch=request['batch']: command_row(
