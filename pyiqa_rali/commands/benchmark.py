@@ -93,8 +93,8 @@ def with_preset(args: argparse.Namespace) -> None:
     _check_choices('--inputs', args.inputs, INPUTS)
     _check_choices('--encoder', [args.encoder], ENCODERS)
     _check_choices('--reasoner', [args.reasoner] if args.reasoner else [], SIZES)
-    for name, least in (('repeats', 1), ('starts', 1), ('batches', 1), ('workers', 0), ('check_images', 0), ('pipeline_images', 0),
-                        ('reasoner_batch', 1), ('reasoner_tokens', 1)):
+    for name, least in (('repeats', 1), ('starts', 1), ('batches', 1), ('workers', 0), ('check_images', 0),
+                        ('pipeline_images', 0), ('reasoner_batch', 1), ('reasoner_tokens', 1)):
         values = getattr(args, name)
         for value in values if isinstance(values, list) else [values]:
             if value < least:

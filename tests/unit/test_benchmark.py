@@ -21,8 +21,8 @@ from pyiqa_rali.evaluation.benchmark.release_path import ReleasePath
 from pyiqa_rali.evaluation.benchmark.run import Rows, measure_subject
 from pyiqa_rali.evaluation.benchmark.subjects import LEFT_OUT, OFFLINE, Subject, build, subjects_for
 
-FEW = ['--encoder', 'tiny', '--sizes', '96x80', '--threads', '1', '--repeats', '2', '--check-images', '0', '--pipeline-images', '0',
-       '--precisions', 'fp32']
+FEW = ['--encoder', 'tiny', '--sizes', '96x80', '--threads', '1', '--repeats', '2', '--check-images', '0',
+       '--pipeline-images', '0', '--precisions', 'fp32']
 
 
 @pytest.fixture(scope='module')
@@ -71,8 +71,8 @@ def test_the_pickle_is_one_that_scikit_learn_reads(tmp_path):
 
 def test_the_command_measures_reports_and_goes_on(tmp_path, capsys):
     out = tmp_path / 'out'
-    arguments = ['benchmark', '--out', str(out), '-m', 'release', 'rali', 'cnniqa', *FEW, '--weights-folder', str(tmp_path / 'w'),
-                 '--inputs', 'file', 'tensor', 'tower', '--check-images', '3']
+    arguments = ['benchmark', '--out', str(out), '-m', 'release', 'rali', 'cnniqa', *FEW, '--weights-folder',
+                 str(tmp_path / 'w'), '--inputs', 'file', 'tensor', 'tower', '--check-images', '3']
     assert main(arguments) in (0, 1)  # 1 where the exact mode is not there
     printed = capsys.readouterr().out
     assert 'first score of a file' in printed and 'maclip' in printed and 'Scores beside those of the release' in printed
@@ -203,8 +203,8 @@ def test_the_pipeline_of_score(tmp_path, pictures):
     assert len(list(folder.iterdir())) == 24 and Image.open(folder / '00023.jpg').size == (64, 48)
     decoded, = pipeline.main({'input': 'decode', 'folder': str(folder)})
     subject = Subject('rali-lite')
-    alone, = pipeline.main({'input': 'model', 'folder': str(folder), 'subject': subject.to_dict(), 'device': 'cpu', 'threads': 1,
-                            'batch': 4})
+    alone, = pipeline.main({'input': 'model', 'folder': str(folder), 'subject': subject.to_dict(), 'device': 'cpu',
+                            'threads': 1, 'batch': 4})
     whole = pipeline.command_row(subject, folder, tmp_path / 'scores.csv', 0, 'cpu', 8)
     assert decoded['images_per_s'] > alone['images_per_s'] > 0 and whole['images'] == 24
     assert 0 < whole['images_per_s'] < decoded['images_per_s']
@@ -237,9 +237,9 @@ def test_metrics_that_build_offline(name):
 
 def test_the_figures_of_all_axes(tmp_path):
     from pyiqa_rali.evaluation.benchmark.figures import draw
-    rows = [{'section': 'speed', 'subject': subject, 'device': 'cpu', 'threads': 1, 'input': 'file', 'width': width, 'height': width,
-             'batch': batch, 'ms_per_image': width * batch, 'median_ms': 5.0} for subject in ('release fp32', 'rali bf16')
-            for width in (64, 128) for batch in (1, 8)]
+    rows = [{'section': 'speed', 'subject': subject, 'device': 'cpu', 'threads': 1, 'input': 'file', 'width': width,
+             'height': width, 'batch': batch, 'ms_per_image': width * batch, 'median_ms': 5.0}
+            for subject in ('release fp32', 'rali bf16') for width in (64, 128) for batch in (1, 8)]
     rows += [{'section': 'pipeline', 'subject': 'rali-lite fp32', 'input': 'model', 'device': 'cpu', 'width': 64, 'height': 64,
               'images_per_s': 5.0}, {**rows[0], 'subject': 'musiq fp32', 'error': 'left out'}]
     assert {path.name for path in draw(report.with_ratios(rows), tmp_path)} == {
@@ -249,7 +249,8 @@ def test_the_figures_of_all_axes(tmp_path):
 @pytest.mark.parametrize('arguments, message', [
     (['--repeats', '0'], '--repeats: 0 must be 1 at least'), (['--threads', '0'], '--threads: "0" must be all or a number'),
     (['--sizes', '0x5'], '--sizes: "0x5" must be WIDTHxHEIGHT'), (['--sizes', '512'], '--sizes: "512"'),
-    (['--batches', '0'], '--batches: 0'), (['--preset', 'quik'], 'Did you mean "quick"?'), (['--encoder', 'large'], '--encoder'),
+    (['--batches', '0'], '--batches: 0'), (['--preset', 'quik'], 'Did you mean "quick"?'),
+    (['--encoder', 'large'], '--encoder: "large" is not one of'),
     (['--inputs', 'files'], 'Did you mean "file"?'), (['--device', 'cuda:99'], '--device: "cuda:99" cannot be used'),
     (['--precisions', 'fp8', '-m', 'rali-lite'], '--precisions: "fp8" is not one of fp32, bf16, fp16'),
     (['-m', 'rali-lit'], 'Did you mean "rali-lite"?'), (['--reasoner', '8b'], '--reasoner: "8b" is not one of 7b, tiny'),
@@ -257,6 +258,14 @@ def test_the_figures_of_all_axes(tmp_path):
 def test_arguments_that_cannot_be_used(tmp_path, capsys, arguments, message):
     assert main(['benchmark', '--out', str(tmp_path / 'out'), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_one_metric_on_one_file(pictures):
+    from pyiqa_rali.evaluation.speed import measure_metric
+    found = measure_metric('piqe', str(pictures[0]), 2, 1, 'cpu')
+    assert found['repeats'] == 2 and found['parameters'] == 0 and found['start_s'] > found['load_s']
+    with pytest.raises(DataError, match='benchmark: rali failed: '):
+        measure_metric('rali', str(pictures[0]), 1, 1, 'cpu', {'pretrained_model_path': '/gone.safetensors'})
 
 
 def test_sizes_threads_and_subjects():

@@ -104,8 +104,8 @@ def speed_rows(bench: Bench) -> Iterator[Row]:
             yield from measure_subject(bench.rows, {
                 'subject': subject.to_dict(), 'device': args.device, 'threads': threads, 'pictures': bench.pictures,
                 'first': bench.pictures[smallest], 'cells': [cell.to_dict() for cell in cells], 'repeats': args.repeats,
-                'starts': args.starts, 'seconds': args.seconds, 'call_limit': args.call_limit, 'check': bench.check_files if checked else []},
-                subject.label)
+                'starts': args.starts, 'seconds': args.seconds, 'call_limit': args.call_limit,
+                'check': bench.check_files if checked else []}, subject.label)
     if RALI in args.metrics and args.check_images:
         yield from _exact_scores(bench)
 
