@@ -160,7 +160,7 @@ def report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     rows = with_ratios(rows)
     machine = (f'{cpu_name()}, {os.cpu_count()} CPUs; {args.device}; median of {args.repeats} calls at most, after one that is '
                f'not counted; torch {metadata.version("torch")}, transformers {metadata.version("transformers")}')
-    text = f'{table_text(rows)}\n\n{machine}\n{footnotes(args.encoder, sum("error" in row for row in rows))}'
+    text = f'{table_text(rows)}\n\n{machine}\n{footnotes(args.encoder, rows)}'
     print(text)
     write_csv(out / 'benchmark.csv', rows)
     with atomic_open(out / 'benchmark.txt') as stream:

@@ -33,9 +33,9 @@ def main(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     scorer = build(subject, device)
     loaded = time.perf_counter() - before
     scorer.from_files([request['first']]).cpu()
+    start = {'start_s': time.time() - request['started'], 'start_cpu_s': time.process_time(), 'load_s': loaded}
     parameters = sum(parameter.numel() for parameter in scorer.module.parameters())
-    yield {'section': 'start', 'start_s': time.time() - request['started'], 'load_s': loaded, 'parameters': parameters,
-           **peaks(device)}
+    yield {'section': 'start', **start, 'parameters': parameters, **peaks(device)}
     floor = peak_memory_mb()
     calls: dict[Cell, float] = {}
     for values in request['cells']:
@@ -59,7 +59,7 @@ def _measured_cell(scorer: Any, subject: Subject, cell: Cell, request: dict[str,
     except (RuntimeError, ValueError, AssertionError, MemoryError) as error:
         lines = str(error).strip().splitlines()
         return {'error': lines[0] if lines else type(error).__name__}
-    calls[cell] = statistics.median(seconds)
+    calls[cell] = statistics.median(clock for clock, _ in seconds)
     found = {**times(seconds, cell.batch), **peaks(request['device'], floor)}
     if cell.input == 'tower':
         found['gflops'] = gigaflops(call)
@@ -106,8 +106,12 @@ def picture_tensor(path: str) -> Any:
     return torch.from_numpy(read_rgb(path)).permute(2, 0, 1).unsqueeze(0).float() / 255
 
 
-def time_calls(call: Callable[[], Any], repeats: int, seconds: float, device: str) -> list[float]:
-    """Return the seconds of each call after a warm-up; no further one begins after `seconds`, the warm-up counted in."""
+def time_calls(call: Callable[[], Any], repeats: int, seconds: float, device: str) -> list[tuple[float, float]]:
+    """Return what calls take after a warm-up; none begins after `seconds`, the warm-up counted in, but the first.
+
+    Returns:
+        For each call its seconds by the clock, and those of all threads of this process on the CPU.
+    """
     begin = time.perf_counter()
     _timed(call, device)
     found = [_timed(call, device)]
@@ -116,11 +120,11 @@ def time_calls(call: Callable[[], Any], repeats: int, seconds: float, device: st
     return found
 
 
-def _timed(call: Callable[[], Any], device: str) -> float:
-    start = time.perf_counter()
+def _timed(call: Callable[[], Any], device: str) -> tuple[float, float]:
+    clock, cpu = time.perf_counter(), time.process_time()
     call()
     synchronise(device)
-    return time.perf_counter() - start
+    return time.perf_counter() - clock, time.process_time() - cpu
 
 
 def synchronise(device: str) -> None:
@@ -130,11 +134,13 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def times(seconds: list[float], images: int) -> dict[str, float]:
-    """Return the columns of some calls with so many images each."""
-    median = statistics.median(seconds)
-    return {'repeats': len(seconds), 'median_ms': 1e3 * median, 'min_ms': 1e3 * min(seconds), 'max_ms': 1e3 * max(seconds),
-            'ms_per_image': 1e3 * median / images, 'images_per_s': images / median}
+def times(seconds: list[tuple[float, float]], images: int) -> dict[str, float]:
+    """Return the columns of some calls (see `time_calls`) with so many images each."""
+    clock = [each for each, _ in seconds]
+    median = statistics.median(clock)
+    return {'repeats': len(seconds), 'median_ms': 1e3 * median, 'min_ms': 1e3 * min(clock), 'max_ms': 1e3 * max(clock),
+            'cpu_ms': 1e3 * statistics.median(cpu for _, cpu in seconds), 'ms_per_image': 1e3 * median / images,
+            'images_per_s': images / median}
 
 
 def gigaflops(call: Callable[[], Any]) -> float:
@@ -153,7 +159,7 @@ def attainable_tflops(precision: str, device: str) -> float:
     dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
     left = torch.randn(side, side, device=device).to(dtype)
     seconds = time_calls(lambda: left @ left, 5 if device == 'cpu' else 30, 5.0, device)
-    return 2 * side ** 3 / min(seconds) / 1e12
+    return 2 * side ** 3 / min(seconds)[0] / 1e12
 
 
 def peaks(device: str, floor: float = 0.0) -> dict[str, float]:

@@ -11,9 +11,10 @@ from pyiqa_rali.evaluation.benchmark.subjects import LEFT_OUT, OFFLINE, RALI, RE
 from pyiqa_rali.files import atomic_open
 
 RELEASE_LABEL = f'{RELEASE} fp32'
-COLUMNS = (*KEYS, 'repeats', 'median_ms', 'min_ms', 'max_ms', 'ms_per_image', 'images_per_s', 'time_ratio', 'peak_mb',
-           'peak_gpu_mb', 'memory_ratio', 'load_s', 'start_s', 'start_ratio', 'parameters', 'gflops', 'peak_share',
-           'tower_share', 'workers', 'model_share', 'images', 'largest_difference', 'difference_share', 'srcc', 'error')
+COLUMNS = (*KEYS, 'repeats', 'median_ms', 'min_ms', 'max_ms', 'cpu_ms', 'ms_per_image', 'images_per_s', 'time_ratio', 'cpu_ratio',
+           'peak_mb', 'peak_gpu_mb', 'memory_ratio', 'load_s', 'start_s', 'start_ratio', 'start_cpu_s', 'start_cpu_ratio',
+           'parameters', 'gflops', 'peak_share', 'tower_share', 'workers', 'model_share', 'images', 'largest_difference',
+           'difference_share', 'srcc', 'error')
 Row = dict[str, Any]
 
 
@@ -30,10 +31,12 @@ def _compared(row: Row, found: dict[tuple, Row]) -> Row:
         return more
     if row['section'] == 'speed':
         _add_ratio(more, 'time_ratio', row, release, 'median_ms')
+        _add_ratio(more, 'cpu_ratio', row, release, 'cpu_ms')
         if row['input'] in ('tensor', 'resident'):  # throughput: the other way around than time
             _add_ratio(more, 'tower_share', found.get(row_key({**row, 'input': 'tower'}), {}), row, 'median_ms')
     if row['section'] in ('speed', 'start'):
         _add_ratio(more, 'start_ratio', row, release, 'start_s')
+        _add_ratio(more, 'start_cpu_ratio', row, release, 'start_cpu_s')
         _add_ratio(more, 'memory_ratio', row, release, 'peak_mb' if row['device'] == 'cpu' else 'peak_gpu_mb')
     if row['section'] == 'pipeline' and row['input'] != 'model':
         _add_ratio(more, 'model_share', row, found.get(row_key({**row, 'input': 'model'}), {}), 'images_per_s')
@@ -82,6 +85,7 @@ def _size(row: Row) -> str:
 SECTIONS: tuple[tuple[str, Callable[[Row], bool], tuple], ...] = (
     ('From the start of the process to the first score of a file', lambda row: row['section'] == 'start', (
         ('threads', 'threads', str), ('seconds', 'start_s', _number('.2f')), ('ratio', 'start_ratio', _number('.2f')),
+        ('CPU s', 'start_cpu_s', _number('.2f')), ('ratio', 'start_cpu_ratio', _number('.2f')),
         ('of it loading', 'load_s', _number('.2f')), ('peak MB', 'peak_mb', _number('.0f')),
         ('GPU MB', 'peak_gpu_mb', _number('.0f')), ('ratio', 'memory_ratio', _number('.2f')),
         ('parameters', 'parameters', _number('.1f', 1e-6)))),
@@ -89,8 +93,9 @@ SECTIONS: tuple[tuple[str, Callable[[Row], bool], tuple], ...] = (
         ('threads', 'threads', str), ('input', 'input', str), ('size', _size, str), ('batch', 'batch', str),
         ('ms an image', 'ms_per_image', _number('.1f')), ('ms a call', 'median_ms', _number('.1f')),
         ('least', 'min_ms', _number('.1f')), ('most', 'max_ms', _number('.1f')), ('calls', 'repeats', _number('d', 1)),
-        ('ratio', 'time_ratio', _number('.3f')), ('peak MB', 'peak_mb', _number('.0f')),
-        ('GPU MB', 'peak_gpu_mb', _number('.0f')), ('ratio', 'memory_ratio', _number('.2f')),
+        ('ratio', 'time_ratio', _number('.3f')), ('CPU ms', 'cpu_ms', _number('.0f')), ('ratio', 'cpu_ratio', _number('.3f')),
+        ('peak MB', 'peak_mb', _number('.0f')), ('GPU MB', 'peak_gpu_mb', _number('.0f')),
+        ('ratio', 'memory_ratio', _number('.2f')),
         ('of the tower', 'tower_share', _number('.0%')))),
     ('The bare vision tower, its inputs resident', lambda row: row['section'] == 'speed' and row['input'] == 'tower', (
         ('threads', 'threads', str), ('size', _size, str), ('batch', 'batch', str), ('ms a call', 'median_ms', _number('.1f')),
@@ -137,6 +142,11 @@ def _cell(form: Callable[[Any], str], value: Any) -> str:
     return '-' if value is None else form(value)
 
 
+def is_busy(row: Row) -> bool:
+    """Whether one thread on the CPU had to wait for other programs, which shows as a clock well before the CPU time."""
+    return row.get('threads') == 1 and row['device'] == 'cpu' and row.get('cpu_ms', 1e9) * 1.5 < row.get('median_ms', 0)
+
+
 def aligned(lines: list[list[str]]) -> str:
     """Return lines of cells as text, the first column to the left and the others to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -144,13 +154,14 @@ def aligned(lines: list[list[str]]) -> str:
                                                             zip(line[1:], widths[1:], strict=True))]) for line in lines)
 
 
-def footnotes(encoder: str, without_figure: int) -> str:
+def footnotes(encoder: str, rows: list[Row]) -> str:
     """Return what a reader of the tables must know.
 
     Args:
         encoder: of the random weights.
-        without_figure: cells that were left out or failed.
+        rows: all rows.
     """
+    without_figure, busy = sum('error' in row for row in rows), sum(is_busy(row) for row in rows)
     left_out = '; '.join(f'{reason}: {", ".join(names)}' for reason, names in LEFT_OUT.items())
     lines = [f"ratio: to the release's own path in the same place of the grid; under 1 is faster, or smaller. {RALI} and "
              f'{RELEASE} are {encoder} with random weights, read from files. Where they are measured, {", ".join(OFFLINE)} of '
@@ -158,6 +169,9 @@ def footnotes(encoder: str, without_figure: int) -> str:
              'peak MB: the largest resident memory of the process, loading included; each subject has a process of its own for '
              'each number of threads. Starts are timed with the files in the cache of the system.',
              f'Left out of the learned metrics of pyiqa, because they {left_out}.']
+    if busy:
+        lines.append(f'In {busy} cells OTHER PROGRAMS TOOK THE CPU (the calls had under two thirds of it): compare CPU ms '
+                     'there, or measure again on an idle machine.')
     if without_figure:
         lines.append(f'{without_figure} cells have NO FIGURE: the reason stands in their rows.')
     return '\n'.join(lines)
