@@ -13,9 +13,9 @@ ALL = 'all'
 _CPU = {'device': 'cpu', 'metrics': [RELEASE, RALI, LITE, *OFFLINE], 'precisions': ['fp32', 'bf16'],
         'inputs': ['file', 'tensor'], 'encoder': 'ViT-L/14-336', 'reasoner': None, 'call_limit': 60.0}
 PRESETS: dict[str, dict[str, Any]] = {
-    'quick': {**_CPU, 'threads': [ALL], 'batches': [1], 'sizes': ['512x384', '4000x3000'], 'peer_sizes': ['512x384'],
-              'repeats': 3, 'starts': 1, 'seconds': 8.0, 'check_images': 6, 'pipeline_images': 48,
-              'pipeline_sizes': ['512x384'], 'workers': [2]},
+    'quick': {**_CPU, 'metrics': [RELEASE, RALI, LITE, 'cnniqa', 'musiq', 'topiq_nr'], 'threads': [ALL], 'batches': [1],
+              'sizes': ['512x384', '4000x3000'], 'peer_sizes': ['512x384'], 'repeats': 3, 'starts': 1, 'seconds': 8.0,
+              'check_images': 4, 'pipeline_images': 48, 'pipeline_sizes': ['512x384'], 'workers': [2]},
     'full': {**_CPU, 'threads': ['1', ALL], 'batches': [1, 8, 32],
              'sizes': ['512x384', '1024x768', '2000x1500', '4000x3000'], 'peer_sizes': None,
              'inputs': ['file', 'tensor', 'tower'], 'repeats': 5, 'starts': 3, 'seconds': 60.0, 'check_images': 50,

@@ -45,7 +45,7 @@ def _draw_times(rows: list[Row], out: Path) -> Path | None:
     for axis, (_, width, height, kind, threads) in zip(axes, panels, strict=True):
         chosen = [row for row in rows if (row['width'], row['height'], row['input'], row['threads'])
                   == (width, height, kind, threads)]
-        _bars(axis, {row['subject']: row['ms_per_image'] for row in chosen}, '{:.3g}')
+        _bars(axis, {row['subject']: row['ms_per_image'] for row in chosen}, '{:,.1f}')
         axis.set_xscale('log')
         axis.set_title(f'{kind}, {width} x {height}, {_threads(threads)}', fontsize=9)
         axis.set_xlabel('ms an image (log)', fontsize=8)
@@ -88,7 +88,8 @@ def _bars(axis, values: dict[str, float], form: str) -> None:
     ordered = sorted(values.items(), key=lambda item: -item[1])
     bars = axis.barh([label for label, _ in ordered], [value for _, value in ordered],
                      color=[color_of(label) for label, _ in ordered])
-    axis.bar_label(bars, labels=[form.format(value) for _, value in ordered], padding=2, fontsize=7)
+    axis.bar_label(bars, labels=[form.format(value) for _, value in ordered], padding=2, fontsize=7,
+                   bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 0.4})
     axis.margins(x=0.2)
     axis.tick_params(labelsize=7)
     axis.grid(axis='x', alpha=0.25)
@@ -104,7 +105,7 @@ def _draw_lines(rows: list[Row], out: Path, along: str) -> Path | None:
     rows = [row for row in rows if row[fixed] == least]
     panels = sorted({(row['input'], row['threads']) for row in rows})
     labels = list(dict.fromkeys(row['subject'] for row in rows))
-    figure, axes = _grid(len(panels), 5.4, 3.6)
+    figure, axes = _grid(len(panels), 4.0, 3.6)
     for axis, (kind, threads) in zip(axes, panels, strict=True):
         chosen = [row for row in rows if (row['input'], row['threads']) == (kind, threads)]
         for label in labels:

@@ -11,10 +11,10 @@ from pyiqa_rali.evaluation.benchmark.subjects import LEFT_OUT, OFFLINE, RALI, RE
 from pyiqa_rali.files import atomic_open
 
 RELEASE_LABEL = f'{RELEASE} fp32'
-COLUMNS = (*KEYS, 'repeats', 'median_ms', 'min_ms', 'max_ms', 'cpu_ms', 'ms_per_image', 'images_per_s', 'time_ratio', 'cpu_ratio',
-           'peak_mb', 'peak_gpu_mb', 'memory_ratio', 'load_s', 'start_s', 'start_ratio', 'start_cpu_s', 'start_cpu_ratio',
-           'parameters', 'gflops', 'peak_share', 'tower_share', 'workers', 'model_share', 'images', 'largest_difference',
-           'difference_share', 'srcc', 'error')
+COLUMNS = (*KEYS, 'repeats', 'median_ms', 'min_ms', 'max_ms', 'ms_per_image', 'images_per_s', 'time_ratio', 'cpu_ms',
+           'cpu_ratio', 'peak_mb', 'peak_gpu_mb', 'memory_ratio', 'load_s', 'start_s', 'start_ratio', 'start_cpu_s',
+           'start_cpu_ratio', 'parameters', 'gflops', 'peak_share', 'tower_share', 'workers', 'model_share', 'images',
+           'largest_difference', 'difference_share', 'srcc', 'error')
 Row = dict[str, Any]
 
 
