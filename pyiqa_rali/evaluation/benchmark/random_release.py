@@ -1,0 +1,106 @@
+"""Random weights in the layout of the released RALI folder, so that a benchmark loads and computes what the real one does."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pyiqa_rali.errors import OptionError, did_you_mean
+from pyiqa_rali.evaluation.benchmark.release_path import image_features
+from pyiqa_rali.files import atomic_open, write_json
+
+ENCODERS: dict[str, dict[str, Any]] = {
+    'ViT-L/14-336': {
+        'vision': {'hidden_size': 1024, 'intermediate_size': 4096, 'num_hidden_layers': 24, 'num_attention_heads': 16,
+                   'image_size': 336, 'patch_size': 14},
+        'text': {'hidden_size': 768, 'intermediate_size': 3072, 'num_hidden_layers': 12, 'num_attention_heads': 12},
+        'features': 768, 'pca_dim': 512, 'num_basis': 250},
+    'tiny': {
+        'vision': {'hidden_size': 32, 'intermediate_size': 64, 'num_hidden_layers': 2, 'num_attention_heads': 2,
+                   'image_size': 32, 'patch_size': 8},
+        'text': {'hidden_size': 16, 'intermediate_size': 32, 'num_hidden_layers': 1, 'num_attention_heads': 2,
+                 'vocab_size': 64},
+        'features': 16, 'pca_dim': 6, 'num_basis': 9}}
+TEMPERATURE = 0.07
+FINISHED = 'random.json'  # written last: a folder without it was cut short
+
+
+def write_random_release(folder: Path, encoder: str, pictures: list[Path], seed: int = 0) -> Path:
+    """Write `best/`, `ckpt.pt` and `pca.pkl`, unless the folder holds them already, and return the folder.
+
+    The features are standardised on real pictures and the basis lies among theirs, so that scores are spread over the
+    range and small errors of the features are neither hidden nor blown up.
+
+    Args:
+        folder: where; made if needed.
+        encoder: a key of `ENCODERS`.
+        pictures: image files, two at least.
+        seed: of all random numbers.
+
+    Raises:
+        OptionError: the encoder is not known.
+    """
+    if encoder not in ENCODERS:
+        raise OptionError(f'--encoder: "{encoder}" is not one of {", ".join(ENCODERS)}.{did_you_mean(encoder, ENCODERS)}')
+    described = {'encoder': encoder, 'seed': seed, 'pictures': [path.name for path in pictures]}
+    finished = folder / FINISHED
+    if finished.is_file() and json.loads(finished.read_text(encoding='utf-8')) == described:
+        return folder
+    finished.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    clip = random_clip(ENCODERS[encoder])
+    processor = _processor(ENCODERS[encoder]['vision']['image_size'])
+    clip.save_pretrained(folder / 'best')
+    processor.save_pretrained(folder / 'best')
+    features = torch.cat([image_features(clip, processor, [Image.open(path).convert('RGB')]) for path in pictures])
+    scorer, mean = random_scorer(features, ENCODERS[encoder]['pca_dim'], ENCODERS[encoder]['num_basis'])
+    state = {f'clip.{name}': tensor for name, tensor in clip.state_dict().items()}
+    torch.save({'state_dict': {**state, **{f'scorer.{name}': tensor for name, tensor in scorer.items()}}}, folder / 'ckpt.pt')
+    with atomic_open(folder / 'pca.pkl', 'wb') as stream:
+        stream.write(pca_pickle({'mean_': mean.numpy()}))
+    write_json(finished, described)
+    return folder
+
+
+def random_clip(encoder: dict[str, Any]) -> torch.nn.Module:
+    """Return a transformers CLIPModel whose signals keep their size on the way through, unlike in its own random start."""
+    from transformers import CLIPConfig, CLIPModel
+    width = encoder['features']
+    config = CLIPConfig(vision_config={**encoder['vision'], 'projection_dim': width},
+                        text_config={**encoder['text'], 'projection_dim': width}, projection_dim=width)
+    clip = CLIPModel(config).eval()
+    with torch.no_grad():
+        for name, parameter in clip.named_parameters():
+            if parameter.dim() > 1 and 'position' not in name:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+    return clip
+
+
+def random_scorer(features: Tensor, pca_dim: int, num_basis: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the scorer of `ckpt.pt` and the mean of `pca.pkl` for the features (N, C) of some pictures."""
+    width, mean, scale = features.shape[1], features.mean(dim=0), features.std(dim=0)
+    components = torch.linalg.qr(torch.randn(width, pca_dim))[0].T.contiguous()
+    pictures = (features - mean) / scale @ components.T
+    shares = torch.softmax(3 * torch.randn(num_basis, len(pictures)), dim=1)
+    vectors = shares @ pictures
+    vectors = vectors + 0.5 * vectors.std() * torch.randn_like(vectors)
+    basis_scores = (1 + 4 * shares @ torch.linspace(0, 1, len(pictures))).clamp(1, 5)
+    return {'pca_scale': scale, 'pca_components': components, 'prototypes': vectors, 'proto_scores': basis_scores,
+            'logit_scale': torch.tensor(1 / TEMPERATURE)}, mean
+
+
+def pca_pickle(attributes: dict[str, np.ndarray]) -> bytes:
+    """Return the pickle of a scikit-learn PCA with these attributes, written without scikit-learn."""
+    state = pickle.dumps(attributes, protocol=3)[2:-1]  # without its first and last instruction
+    return b'\x80\x03csklearn.decomposition._pca\nPCA\n)\x81' + state + b'b.'
+
+
+def _processor(side: int) -> Any:
+    from transformers import CLIPImageProcessor
+    return CLIPImageProcessor(size={'shortest_edge': side}, crop_size={'height': side, 'width': side})

@@ -1,0 +1,152 @@
+"""A benchmark's parent process: it starts a process for each subject, and keeps every row as soon as it is measured."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.evaluation.benchmark.cells import row_key
+from pyiqa_rali.files import write_json
+from pyiqa_rali.score_table import cut_after_last_line
+
+MODULES = 'pyiqa_rali.evaluation.benchmark'
+
+
+class Rows:
+    """The rows of a benchmark, a JSON line each, in a file that grows by whole lines.
+
+    Args:
+        folder: where; made if needed.
+        settings: what all rows must have in common.
+        resume: go on with the rows that are there.
+
+    Attributes:
+        rows: all of them, in the order of measuring.
+
+    Raises:
+        OptionError: there are rows and `resume` is not set, or they were measured with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], resume: bool):
+        self.path, self.rows = folder / 'rows.jsonl', []
+        if self.path.exists() and not resume:
+            raise OptionError(f'--out: {folder} holds a benchmark already. Give --resume to go on with it, or another folder.')
+        if self.path.exists():
+            self._read(folder / 'settings.json', settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / 'settings.json', settings)
+
+    def _read(self, settings_file: Path, settings: dict[str, Any]) -> None:
+        try:
+            earlier = json.loads(settings_file.read_text(encoding='utf-8'))
+            cut_after_last_line(self.path)
+            self.rows = [json.loads(line) for line in self.path.read_text(encoding='utf-8').splitlines()]
+        except (OSError, json.JSONDecodeError) as error:
+            raise DataError(f'--out: {settings_file.parent} cannot be gone on with: {error}. Give another folder.') from error
+        changed = [name for name in settings if earlier.get(name) != settings[name]]
+        if changed:
+            name = changed[0]
+            raise OptionError(f'--resume: {self.path} was measured with {name} {earlier.get(name)!r}, now it is '
+                              f'{settings[name]!r}; ratios hold within one run. Give another folder.')
+
+    def has(self, key: dict[str, Any]) -> bool:
+        """Whether a row is there."""
+        return row_key(key) in {row_key(row) for row in self.rows}
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row."""
+        self.rows.append(row)
+        with open(self.path, 'a', encoding='utf-8') as stream:
+            stream.write(json.dumps(row) + '\n')
+
+
+def measure_subject(rows: Rows, request: dict[str, Any], label: str) -> Iterator[dict[str, Any]]:
+    """Measure what is missing of a subject, and yield each new row.
+
+    A cell at which the process dies, for want of memory say, gets a row with 'error', and a new process goes on after it.
+
+    Args:
+        rows: where rows are kept.
+        request: see `measure.main`; and 'starts', how many processes give the median of the start.
+        label: what the rows call the subject.
+    """
+    common = {'subject': label, 'device': request['device'], 'threads': request['threads']}
+    warm_cache(request['subject']['options'])
+    while wanted := _missing(rows, request, common):
+        try:
+            starts = [] if rows.has({**common, 'section': 'start'}) else further_starts(request)
+            for row in child_rows('measure', {**request, **_left(wanted, request), 'started': time.time()}, request['threads']):
+                if not rows.has({**common, **row}):
+                    if row['section'] == 'start':
+                        row['start_s'] = statistics.median([*starts, row['start_s']])
+                    rows.add({**common, **row})
+                    yield rows.rows[-1]
+        except DataError as error:
+            left = _missing(rows, request, common)
+            started = rows.has({**common, 'section': 'start'})
+            for key in left[:1] if started else left:  # without a first score there is nothing to go on with
+                rows.add({**key, 'error': str(error)})
+                yield rows.rows[-1]
+
+
+def further_starts(request: dict[str, Any]) -> list[float]:
+    """Return the seconds from the start of a process to its first score, for all of the 'starts' but the last."""
+    return [next(child_rows('measure', {**request, 'cells': [], 'check': [], 'started': time.time()},
+                            request['threads']))['start_s'] for _ in range(request['starts'] - 1)]
+
+
+def warm_cache(options: dict[str, Any]) -> None:
+    """Read the files and folders that are named in a subject's options, so that loading does not wait for the disk."""
+    for value in options.values():
+        path = Path(value) if isinstance(value, str) and value else None
+        files = [] if path is None else [path, *(path.rglob('*') if path.is_dir() else [])]
+        for file in files:
+            if file.is_file():
+                with open(file, 'rb') as stream:
+                    while stream.read(1 << 24):
+                        pass
+
+
+def _missing(rows: Rows, request: dict[str, Any], common: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the keys of the rows that are still to be measured, in the order of measuring."""
+    keys = [{'section': 'start'}, *({'section': 'speed', **cell} for cell in request['cells'])]
+    keys += [{'section': 'scores'}] if request['check'] else []
+    return [key for key in ({**common, **key} for key in keys) if not rows.has(key)]
+
+
+def _left(wanted: list[dict[str, Any]], request: dict[str, Any]) -> dict[str, Any]:
+    cells = [cell for cell in request['cells'] if any(all(key.get(name) == value for name, value in cell.items())
+                                                       for key in wanted if key['section'] == 'speed')]
+    return {'cells': cells, 'check': request['check'] if any(key['section'] == 'scores' for key in wanted) else []}
+
+
+def child_rows(module: str, request: dict[str, Any], threads: int) -> Iterator[dict[str, Any]]:
+    """Run a module of this package in a process of its own, and yield the rows that it prints.
+
+    Raises:
+        DataError: the process failed; the message is its last line.
+    """
+    environment = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads)}
+    with tempfile.TemporaryFile('w+', encoding='utf-8', errors='replace') as errors:
+        process = subprocess.Popen([sys.executable, '-m', f'{MODULES}.{module}', json.dumps(request)], env=environment,
+                                   stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            for line in process.stdout:
+                if line.startswith('{"section"'):
+                    yield json.loads(line)
+            status = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        if status:
+            errors.seek(0)
+            lines = errors.read().strip().splitlines()
+            raise DataError(lines[-1] if lines and status > 0 else f'the process ended with status {status}')
