@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pyiqa_rali.ablation import ablation_options, plan
 from pyiqa_rali.chain import chain_options
 from pyiqa_rali.data.tables import complete, mos_scale
 from pyiqa_rali.options import read_yaml, train_options
@@ -11,7 +12,8 @@ from pyiqa_rali.ract import ract_options
 from pyiqa_rali.reasoning.options import grpo_options, sft_options
 
 FILES = sorted((Path(__file__).parents[2] / 'options').rglob('*.yml'))
-READERS = {'RALI': train_options, 'GRPO': grpo_options, 'SFT': sft_options, 'CHAIN': chain_options, 'RACT': ract_options}
+READERS = {'RALI': train_options, 'GRPO': grpo_options, 'SFT': sft_options, 'CHAIN': chain_options, 'RACT': ract_options,
+           'ABLATION': ablation_options}
 
 
 @pytest.mark.parametrize('path', FILES, ids=[path.stem for path in FILES])
@@ -24,6 +26,10 @@ def test_it_is_taken(path):
     if values['model_type'] == 'RACT':
         student = {'name': 'student', 'manual_seed': 0, **values['student'], 'datasets': {'train': {}}}
         assert sft_options(student).network.train == 'vision' and Path(FILES[0].parents[1] / values['teacher']).name
+    if values['model_type'] == 'ABLATION':
+        options.base = str(FILES[0].parents[1] / options.base)
+        places, cells = plan(options)  # every variant's options are checked
+        assert len(options.repeats) >= 3 and len(cells) < len(places)
 
 
 @pytest.mark.parametrize('path', FILES, ids=[path.stem for path in FILES])
@@ -34,5 +40,5 @@ def test_it_says_how_it_is_run(path):
 
 def test_there_are_all():
     names = {'rali', 'rali_siglip2', 'rali_lite', 'rali_ract', 'demo', 'chain', 'grpo', 'grpo_rank', 'grpo_lora',
-             'grpo_vision', 'ract'}
+             'grpo_vision', 'ract', 'ablation', 'ablation_koniq'}
     assert {path.stem for path in FILES} >= names
