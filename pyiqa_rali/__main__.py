@@ -20,6 +20,7 @@ COMMANDS = {
     'write-texts': ('write_texts', 'Let a reasoning model write the texts that RALI is aligned with.'),
     'make-dataset': ('make_dataset', 'Make a data set from photographs: distorted pictures, synthetic labels, texts.'),
     'benchmark': ('benchmark', 'Measure time and memory of metrics on one image file, beside the encoder of the paper.'),
+    'analyse': ('analyse', 'Analyse trained models: attention, reasoning, domains, teachers, efficiency.'),
     'ablate': ('ablate', 'Train variants of one option file for several seeds and splits, and put them into a table.'),
     'protocol': ('protocol', 'Test the light model: seeds, splits by photograph, unseen distortions, baselines.'),
 }

@@ -19,7 +19,8 @@ PAPER_OPTIONS = {
                       'preprocessing': {'image_size': 336, 'resize_size': 336}}}
 
 
-def measure_metric(name: str, image: str, repeats: int, threads: int, device: str) -> dict[str, Any]:
+def measure_metric(name: str, image: str, repeats: int, threads: int, device: str,
+                   options: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what one metric costs, measured in a fresh process.
 
     Args:
@@ -28,6 +29,7 @@ def measure_metric(name: str, image: str, repeats: int, threads: int, device: st
         repeats: timed calls, after one that is not.
         threads: torch's threads.
         device: 'cpu' or 'cuda'.
+        options: keywords for `create_metric`, such as 'pretrained_model_path'.
 
     Returns:
         'metric', 'seconds' (of each call), 'median_ms', 'load_s' (making the metric, without importing torch and pyiqa),
@@ -36,7 +38,8 @@ def measure_metric(name: str, image: str, repeats: int, threads: int, device: st
     Raises:
         DataError: the process failed; the message holds its last line.
     """
-    request = json.dumps({'name': name, 'image': image, 'repeats': repeats, 'threads': threads, 'device': device})
+    request = json.dumps({'name': name, 'image': image, 'repeats': repeats, 'threads': threads, 'device': device,
+                          'options': options})
     environment = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads)}
     result = subprocess.run([sys.executable, '-m', 'pyiqa_rali.evaluation.speed', request], env=environment,
                             capture_output=True, text=True)
@@ -46,13 +49,14 @@ def measure_metric(name: str, image: str, repeats: int, threads: int, device: st
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def measure_here(name: str, image: str, repeats: int, threads: int, device: str) -> dict[str, Any]:
+def measure_here(name: str, image: str, repeats: int, threads: int, device: str,
+                 options: dict[str, Any] | None = None) -> dict[str, Any]:
     """Do what `measure_metric` says, in this process."""
     import pyiqa
     import torch
     torch.set_num_threads(threads)
     start = time.perf_counter()
-    options = PAPER_OPTIONS if name == PAPER else {}
+    options = PAPER_OPTIONS if name == PAPER else options or {}
     metric = pyiqa.create_metric('rali' if name == PAPER else name, device=torch.device(device), **options)
     loaded = time.perf_counter() - start
     seconds = []

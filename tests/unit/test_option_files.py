@@ -27,7 +27,7 @@ def test_it_is_taken(path):
         student = {'name': 'student', 'manual_seed': 0, **values['student'], 'datasets': {'train': {}}}
         assert sft_options(student).network.train == 'vision' and Path(FILES[0].parents[1] / values['teacher']).name
     if values['model_type'] == 'ABLATION':
-        options.base = str(FILES[0].parents[1] / options.base)
+        options.base = str(Path(__file__).parents[2] / options.base)
         places, cells = plan(options)  # every variant's options are checked
         assert len(options.repeats) >= 3 and len(cells) < len(places)
 
