@@ -139,6 +139,7 @@ def test_words_are_shuffled_by_the_seed():
     text = 'one two three four five six seven'
     assert sorted(shuffled_words(text, 3).split()) == sorted(text.split()) and shuffled_words(text, 3) != text
     assert shuffled_words(text, 3) == shuffled_words(text, 3) != shuffled_words(text, 4) and shuffled_words('', 0) == ''
+    assert {shuffled_words('one two', seed) for seed in range(20)} == {'two one'} and shuffled_words('on on', 0) == 'on on'
 
 
 def test_the_rating_is_asked_after_each_kind_of_reasoning(reasoner):
@@ -179,7 +180,7 @@ def test_switching_the_reasoning_goes_on_where_it_was_stopped(model, options, fo
     again = rows_of(folder / 'reasoning' / 'scores.csv')
     for row, other in zip(scores, again, strict=True):
         assert float(row['off']) == pytest.approx(float(other['off']), abs=1e-6)
-    assert main(arguments[:4] + ['--sections', 'vall'] + arguments[6:]) == 2
+    assert main([*arguments[:4], '--sections', 'vall', *arguments[6:]]) == 2
     assert '"vall" is not in' in capsys.readouterr().err
 
 

@@ -20,8 +20,8 @@ def consistency(scores: Mapping[str, np.ndarray], mos: np.ndarray, dataset: str)
         dataset: its name.
 
     Returns:
-        Rows with 'first', 'second', PLCC and SRCC, NaN where a model scores all images the same; for two models also how much their PLCC and SRCC with MOS differ, which
-        the paper gives as within 0.01.
+        Rows with 'first', 'second', PLCC and SRCC, NaN where a model scores all images the same; for two models also how
+        much their PLCC and SRCC with MOS differ, which the paper gives as within 0.01.
     """
     with_mos = {name: correlations(values, mos, METRICS, dataset) for name, values in scores.items()}
     rows = [{'dataset': dataset, 'images': len(mos), 'first': name, 'second': MOS, **with_mos[name], 'plcc_difference': '',

@@ -22,14 +22,17 @@ def partners(count: int, seed: int) -> np.ndarray:
 
 
 def shuffled_words(text: str, seed: int) -> str:
-    """Return a text with its words in random order.
+    """Return a text with its words in random order, another one than its own where there is one.
 
     Example:
         >>> sorted(shuffled_words('some noise is visible', 0).split())
         ['is', 'noise', 'some', 'visible']
     """
-    words = text.split()
-    return ' '.join(words[place] for place in np.random.default_rng(seed).permutation(len(words)))
+    words, rng = text.split(), np.random.default_rng(seed)
+    shuffled = [words[place] for place in rng.permutation(len(words))]
+    while shuffled == words and len(set(words)) > 1:
+        shuffled = [words[place] for place in rng.permutation(len(words))]
+    return ' '.join(shuffled)
 
 
 def begun_completion(reasoner: ReasoningModel, condition: str, own: Sequence[int], other: Sequence[int],
