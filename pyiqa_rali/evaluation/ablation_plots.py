@@ -34,12 +34,21 @@ def draw_ablation(rows: Sequence[TableRow], out: Path, metric: str, paper_name: 
             if row.paper is not None:
                 axes[1].plot([row.paper] * 2, [place - 0.28, place + 0.28], color=GRAY, linewidth=3)
         axes[1].set_title(paper_name, fontsize=9)
+    _same_span(axes)
     for position, each in enumerate(axes):
         each.set_yticks(places, [row.name for row in rows] if position == 0 else [])
         each.set_ylim(-0.6, len(rows) - 0.4)
         each.tick_params(labelsize=8)
         each.grid(alpha=0.25)
     _save(figure, out)
+
+
+def _same_span(axes: Sequence[Any]) -> None:
+    """Let a step to the right mean the same on every axis."""
+    limits = [axis.get_xlim() for axis in axes]
+    half = max(high - low for low, high in limits) / 2
+    for axis, (low, high) in zip(axes, limits, strict=True):
+        axis.set_xlim((low + high) / 2 - half, (low + high) / 2 + half)
 
 
 def draw_sweeps(rows: Sequence[TableRow], out: Path, metric: str) -> None:
@@ -71,6 +80,9 @@ def draw_sweeps(rows: Sequence[TableRow], out: Path, metric: str) -> None:
         axis.set_ylabel(metric.upper(), fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25)
+    low, high = min(axis.get_ylim()[0] for axis in axes), max(axis.get_ylim()[1] for axis in axes)
+    for axis in axes:
+        axis.set_ylim(low, high)
     figure.suptitle(f'dashed: {rows[0].name}; bars: standard deviation over repeats', fontsize=9)
     _save(figure, out)
 

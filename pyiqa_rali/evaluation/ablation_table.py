@@ -12,7 +12,7 @@ import numpy as np
 from pyiqa_rali.errors import OptionError, did_you_mean
 from pyiqa_rali.files import atomic_open
 
-PAPER = 'paper: average PLCC of 7 sets, KonIQ'
+PAPER = 'paper, not measured here: PLCC over 7 sets'
 
 
 @dataclass

@@ -254,6 +254,14 @@ def test_efficiency_is_measured_in_one_run(model, folder, options):
     assert int(rows[0]['parameters']) > 0 and (folder / 'efficiency' / 'efficiency.png').stat().st_size > 0
 
 
+def test_what_does_not_exist_is_an_empty_cell(tmp_path):
+    folder = AnalysisFolder(tmp_path / 'new', 'domains', {'seed': 1})
+    folder.table('table', [{'name': 'a', 'plcc': float('nan')}, {'name': 'b', 'plcc': 0.5}])
+    assert (tmp_path / 'new' / 'table.csv').read_text() == 'name,plcc\na,\nb,0.5\n'
+    folder.results({'rows': [{'plcc': float('nan'), 'n': 3}]})
+    assert json.loads((tmp_path / 'new' / 'results.json').read_text()) == {'rows': [{'plcc': None, 'n': 3}]}
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / 'letter.txt').write_text('x')
     with pytest.raises(OptionError, match='is not empty and holds no analysis'):

@@ -47,11 +47,11 @@ class AnalysisFolder:
         return RowFile(self.root / f'{name}.jsonl')
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a table as CSV; the first row gives the columns."""
+        """Write a table as CSV; the first row gives the columns, and a value that does not exist is an empty cell."""
         with atomic_open(self.root / f'{name}.csv') as stream:
             writer = csv.DictWriter(stream, list(rows[0]), lineterminator='\n')
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({key: '' if value != value else value for key, value in row.items()} for row in rows)
 
     def results(self, values: Mapping[str, Any]) -> None:
         """Write the figures; NaN, which JSON does not have, becomes null."""

@@ -43,7 +43,7 @@ def draw_conditions(ratings: Mapping[str, np.ndarray], mos: np.ndarray, rows: Se
         out: the PNG.
         rating_range: of ratings and MOS.
     """
-    figure, axes = _grid(len(ratings), 3.1, 3.3)
+    figure, axes = _grid(len(ratings), 3.1, 3.6)
     for axis, (condition, values), row in zip(axes, ratings.items(), rows, strict=True):
         _scatter(axis, mos, values, rating_range, 'MOS', 'rating')
         axis.set_title(f'reasoning {condition}\nPLCC {row["plcc_mos"]:.3f}  SRCC {row["srcc_mos"]:.3f}', fontsize=9)
@@ -87,7 +87,7 @@ def draw_agreement(scores: Mapping[str, Mapping[str, np.ndarray]], rows: Sequenc
         out: the PNG.
     """
     pairs = [row for row in rows if row['plcc_difference'] != '']
-    figure, axes = _grid(len(pairs), 3.4, 3.6)
+    figure, axes = _grid(len(pairs), 3.4, 3.9)
     for axis, row in zip(axes, pairs, strict=True):
         first, second = (scores[row['dataset']][row[which]] for which in ('first', 'second'))
         both = np.concatenate([first, second])
@@ -110,7 +110,8 @@ def draw_costs(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, str], out:
         values = [row[cost] for row in rows]
         axis.barh(names, values, color=[BLUE] * (len(rows) - 1) + [ORANGE])
         axis.set_xscale('log')
-        axis.set_xlim(min(values) / 3, max(values) * 12)
+        axis.xaxis.set_minor_formatter('')
+        axis.set_xlim(10 ** np.floor(np.log10(min(values)) - 0.3), max(values) * 12)
         for place, value in enumerate(values):
             axis.text(value * 1.15, place, f'{value:,.3g}' if value < 1000 else f'{value:,.0f}', va='center', fontsize=8)
         axis.set_title(label, fontsize=9)
