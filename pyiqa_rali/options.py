@@ -155,11 +155,13 @@ class LoggerOptions:
         print_freq: steps between lines of the CSV and points of TensorBoard.
         save_checkpoint_freq: steps between resumable states of stage 1.
         use_tb_logger: write TensorBoard files.
+        figures: draw curves, scatter plots and image sheets.
     """
 
     print_freq: int = 10
     save_checkpoint_freq: int = 100
     use_tb_logger: bool = True
+    figures: bool = True
 
 
 @dataclass

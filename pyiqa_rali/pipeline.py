@@ -225,6 +225,8 @@ class Run:
                       for name, table in tables.items()}
         for name, (scores, mos, image_names) in scored.items():
             write_scores(self.folder.scores(name), image_names, mos, scores)
+        if not self.options.logger.figures:
+            return
         pictures = {name: self._pictures(name) for name in tables}
         logs = {'align': self.folder.align / 'log.csv', 'score': self.folder.score_log}
         records = {name: read_record(path) for name, path in logs.items() if path.exists()}

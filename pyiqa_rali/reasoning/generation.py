@@ -121,7 +121,7 @@ def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], qu
     """
     tokenizer = reasoner.processor.tokenizer
     branches = rating_branches(tokenizer, rating_range)
-    prefixes = [_until_rating(reasoner, completion, key) for completion in completions]
+    prefixes = [until_rating(reasoner, completion, key) for completion in completions]
     expected = [0.0] * len(images)
     frontier = [(number, (), 1.0) for number in range(len(images))]
     while frontier:
@@ -187,19 +187,19 @@ def _next_tokens(reasoner: ReasoningModel, images: Sequence[Image.Image], questi
     return found
 
 
-def _until_rating(reasoner: ReasoningModel, completion: Sequence[int], key: str) -> list[int]:
+def until_rating(reasoner: ReasoningModel, completion: Sequence[int], key: str) -> list[int]:
     """Return the tokens of a completion before its rating; without one, its reasoning with the answer begun."""
     begins = re.search(rf'<answer>\s*(?:\{{\s*"{re.escape(key)}"\s*:\s*)?(?=[0-9])', decode(reasoner, completion))
     if begins:
         for length in range(len(completion), 0, -1):
             if len(decode(reasoner, completion[:length])) <= begins.end():
                 return list(completion[:length])
-    reasoning = _until_text(reasoner, completion, ('</think>', '<answer>'))
+    reasoning = until_text(reasoner, completion, ('</think>', '<answer>'))
     begun = reasoner.processor.tokenizer.encode(f'</think><answer>{{"{key}": ', add_special_tokens=False)
     return [*reasoning, *begun]
 
 
-def _until_text(reasoner: ReasoningModel, completion: Sequence[int], ends: tuple[str, ...]) -> list[int]:
+def until_text(reasoner: ReasoningModel, completion: Sequence[int], ends: tuple[str, ...]) -> list[int]:
     """Return the tokens before the first of some texts appears."""
     for length in range(1, len(completion) + 1):
         if any(end in decode(reasoner, completion[:length]) for end in ends):

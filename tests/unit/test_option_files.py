@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pyiqa_rali.ablation import ablation_options, plan
 from pyiqa_rali.chain import chain_options
 from pyiqa_rali.data.tables import complete, mos_scale
 from pyiqa_rali.evaluation.options import evaluate_options
@@ -15,7 +16,7 @@ FOR_PYIQA = ('metric_rali', 'data_papers')  # pyiqa's own format; see test_bench
 OPTIONS = Path(__file__).parents[2] / 'options'
 FILES = sorted(path for path in OPTIONS.rglob('*.yml') if path.stem not in FOR_PYIQA)
 READERS = {'RALI': train_options, 'GRPO': grpo_options, 'SFT': sft_options, 'CHAIN': chain_options, 'RACT': ract_options,
-           'EVALUATE': evaluate_options}
+           'EVALUATE': evaluate_options, 'ABLATION': ablation_options}
 
 
 @pytest.mark.parametrize('path', FILES, ids=[path.stem for path in FILES])
@@ -28,6 +29,10 @@ def test_it_is_taken(path):
     if values['model_type'] == 'RACT':
         student = {'name': 'student', 'manual_seed': 0, **values['student'], 'datasets': {'train': {}}}
         assert sft_options(student).network.train == 'vision' and Path(FILES[0].parents[1] / values['teacher']).name
+    if values['model_type'] == 'ABLATION':
+        options.base = str(Path(__file__).parents[2] / options.base)
+        places, cells = plan(options)  # every variant's options are checked
+        assert len(options.repeats) >= 3 and len(cells) < len(places)
 
 
 @pytest.mark.parametrize('path', FILES, ids=[path.stem for path in FILES])
@@ -38,7 +43,8 @@ def test_it_says_how_it_is_run(path):
 
 def test_there_are_all():
     names = {'rali', 'rali_siglip2', 'rali_lite', 'rali_ract', 'demo', 'chain', 'grpo', 'grpo_rank', 'grpo_lora',
-             'grpo_vision', 'ract', 'evaluate', 'evaluate_koniq', 'evaluate_four_sets'}
+             'grpo_vision', 'ract', 'evaluate', 'evaluate_koniq', 'evaluate_four_sets', 'ablation',
+             'ablation_koniq'}
     assert {path.stem for path in FILES} >= names
 
 

@@ -1,0 +1,301 @@
+"""Ablations and sweeps: variants of one option file, each trained for several seeds and splits, in parallel processes.
+
+Every cell of the table is an ordinary training run in a folder that is named by the digest of all that its result depends
+on. So a cell that several variants share is run once, a finished one is kept, and an interrupted one goes on. Cells that
+differ only after stage 1 share the aligned encoder and its features through files.
+"""
+
+import copy
+import functools
+import hashlib
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyiqa_rali.errors import OptionError, did_you_mean
+from pyiqa_rali.files import atomic_open, atomic_path, sha256, write_json
+from pyiqa_rali.options import PathOptions, from_known_keys, read_yaml, train_options
+from pyiqa_rali.pipeline import check_sections, train
+from pyiqa_rali.processes import end_with_parent
+from pyiqa_rali.run_folder import MAY_CHANGE, OF_LATER_STAGES, RunFolder
+
+ABLATION = 'ablation'  # the group of the variants; each sweep is a group too
+DIGITS = 12
+CELL = 'cell.json'
+FILE_KEYS = ('meta_info_file', 'reasoning_texts', 'split_file', 'calibration', 'photo_groups')
+
+
+@dataclass
+class SweepOptions:
+    """One option at several values.
+
+    Attributes:
+        key: the option, such as 'compress:num_basis'.
+        values: what it is set to.
+    """
+
+    key: str
+    values: list[Any]
+
+
+@dataclass
+class AblationOptions:
+    """Variants, sweeps and repeats, checked.
+
+    Attributes:
+        name: of the folder.
+        base: option file of RALI that every cell starts from.
+        repeats: changes of each repeat, such as {'manual_seed': 1, 'datasets:*:split_index': ...}.
+        variants: changes of each variant; the first is what the others are compared with.
+        sweeps: options that are set to several values in turn, by name.
+        changes: of all cells.
+        datasets: sections that are added to the base's data sets.
+        sections: whose correlations are averaged; None takes every test section, or every val section where none is.
+        metrics: of the table, among the base's `val: metrics`.
+        keep_models: keep each cell's exports and resumable state.
+        paper: the paper's average PLCC for variants, shown beside ours.
+        path: where to write.
+    """
+
+    name: str
+    base: str
+    repeats: list[dict[str, Any]]
+    variants: dict[str, dict[str, Any] | None]
+    sweeps: dict[str, SweepOptions] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sections: list[str] | None = None
+    metrics: list[str] = field(default_factory=lambda: ['plcc', 'srcc'])
+    keep_models: bool = False
+    paper: dict[str, float] = field(default_factory=dict)
+    path: PathOptions = field(default_factory=PathOptions)
+    model_type: str = 'ABLATION'
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        name: of the row.
+        group: 'ablation', or the sweep's name.
+        value: the swept option's value; None outside sweeps.
+        changes: of the base's options.
+    """
+
+    name: str
+    group: str
+    value: Any
+    changes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run.
+
+    Attributes:
+        key: digest of all that its result depends on.
+        encoder: digest of all that its aligned encoder and features depend on.
+        values: its options, without name and folder.
+    """
+
+    key: str
+    encoder: str
+    values: dict[str, Any]
+
+
+def ablation_options(values: dict[str, Any]) -> AblationOptions:
+    """Turn plain values into checked options.
+
+    Raises:
+        OptionError: a key is unknown or missing, or there is nothing to compare.
+    """
+    sweeps = values.get('sweeps') or {}
+    typed = {**values, 'path': from_known_keys(PathOptions, values.get('path') or {}, 'path'),
+             'sweeps': {name: from_known_keys(SweepOptions, sweep, f'sweeps: {name}') for name, sweep in sweeps.items()}}
+    options = from_known_keys(AblationOptions, typed, 'options')
+    if not options.repeats or not options.variants:
+        raise OptionError('repeats, variants: must each name one at least, such as repeats: [{manual_seed: 0}] and variants: '
+                          '{full: {}}.')
+    unknown = [name for name in options.paper if name not in options.variants]
+    if unknown:
+        raise OptionError(f'paper: "{unknown[0]}" is not one of the variants ({", ".join(options.variants)}).'
+                          f'{did_you_mean(unknown[0], options.variants)}')
+    for name, sweep in options.sweeps.items():
+        if name == ABLATION or not sweep.values:
+            raise OptionError(f'sweeps: {name}: needs values, and another name than "{ABLATION}".')
+    return options
+
+
+def variants_of(options: AblationOptions) -> list[Variant]:
+    """Return the rows of the table: variants, then sweeps."""
+    rows = [Variant(name, ABLATION, None, changes or {}) for name, changes in options.variants.items()]
+    reference = rows[0].changes
+    for name, sweep in options.sweeps.items():
+        rows += [Variant(f'{name} = {"~" if value is None else value}', name, value, {**reference, sweep.key: value})
+                 for value in sweep.values]
+    names = [row.name for row in rows]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated:
+        raise OptionError(f'variants, sweeps: "{repeated}" stands in them twice.')
+    return rows
+
+
+def plan(options: AblationOptions) -> tuple[list[tuple[Variant, int, str]], dict[str, Cell]]:
+    """Return (variant, repeat, cell's key) of every place in the table, and the different cells by key.
+
+    Raises:
+        OptionError, DataError: the options of a cell cannot be used; the message names its variant.
+    """
+    base = read_yaml(options.base)
+    base['datasets'] = {**(base.get('datasets') or {}), **options.datasets}
+    places, cells = [], {}
+    for variant in variants_of(options):
+        for number, repeat in enumerate(options.repeats):
+            values = copy.deepcopy(base)
+            try:
+                for changes in (options.changes, repeat, variant.changes):
+                    values = changed(values, changes)
+                cell = make_cell(values)
+            except OptionError as error:
+                raise OptionError(f'{variant.name}, repeat {number}: {error}') from error
+            cells[cell.key] = cell
+            places.append((variant, number, cell.key))
+    return places, cells
+
+
+def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return options with 'section:key' entries set; '*' stands for every section at its place.
+
+    Raises:
+        OptionError: there is no such section.
+    """
+    values = copy.deepcopy(values)
+    for key, value in changes.items():
+        *parents, last = key.split(':')
+        sections = [values]
+        for name in parents:
+            sections = [child for section in sections for child in _children(section, name, key)]
+        for section in sections:
+            section[last] = value
+    return values
+
+
+def _children(section: dict[str, Any], name: str, key: str) -> list[dict[str, Any]]:
+    if name == '*':
+        return [child for child in section.values() if isinstance(child, dict)]
+    if not isinstance(section.get(name), dict):
+        known = [each for each, child in section.items() if isinstance(child, dict)]
+        raise OptionError(f'"{key}": there is no section "{name}"; there are {", ".join(known)}.{did_you_mean(name, known)}')
+    return [section[name]]
+
+
+def make_cell(values: dict[str, Any]) -> Cell:
+    """Check a cell's options and compute its digests; the content of its tables and texts is part of them."""
+    options = train_options({**values, 'name': 'cell'})
+    sections = check_sections(options)
+    plain = asdict(options)
+    paths = {'pretrain_network': plain['path']['pretrain_network'], 'strict_load': plain['path']['strict_load']}
+    content = {f'{name}:{key}': file_digest(section[key]) for name, section in sections.items() for key in FILE_KEYS
+               if section.get(key) and os.path.isfile(section[key])}
+    kept = {name: value for name, value in plain.items() if name not in ('name', *MAY_CHANGE)}
+    later = {name for name in OF_LATER_STAGES['compress'] if name != 'export'}  # export: dtype rounds the encoder
+    early = {name: value for name, value in kept.items() if name not in later}
+    return Cell(digest(kept, paths, content), digest(early, paths, content), values)
+
+
+@functools.cache
+def file_digest(path: str) -> str:
+    """Return a file's digest, computed once in a process."""
+    return sha256(path)
+
+
+def digest(*parts: Any) -> str:
+    """Return a short digest of plain values."""
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+class AblationFolder:
+    """Paths of one ablation's files.
+
+    Args:
+        options: its folder is `path: experiments_root` / `name`.
+    """
+
+    def __init__(self, options: AblationOptions):
+        self.root = Path(options.path.experiments_root) / options.name
+        self.cells, self.encoders, self.logs = self.root / 'cells', self.root / 'encoders', self.root / 'logs'
+        self.figures = self.root / 'figures'
+
+    def result(self, key: str) -> Path:
+        """Return the file that says that a cell is finished, and how it ended."""
+        return self.cells / key / CELL
+
+
+def run_cell(folder: Path, encoders: Path, cell: Cell, keep_models: bool) -> None:
+    """Train one cell, or go on with it, or leave it when it is finished.
+
+    Args:
+        folder: of all cells.
+        encoders: of what cells share.
+        cell: what to train.
+        keep_models: keep its exports and resumable state.
+    """
+    done = folder / cell.key / CELL
+    if done.exists():
+        return
+    values = {**cell.values, 'name': cell.key, 'stages': ['align', 'compress', 'score'],
+              'path': {**(cell.values.get('path') or {}), 'experiments_root': str(folder)}}
+    run = RunFolder(train_options(values))
+    share(encoders / cell.encoder, run.root)
+    option_file = folder / f'{cell.key}.yml'
+    with atomic_open(option_file) as stream:
+        yaml.safe_dump(values, stream, sort_keys=False)
+    results = train(str(option_file), auto_resume=True)
+    share(run.root, encoders / cell.encoder)
+    if not keep_models:
+        shutil.rmtree(run.models)
+        (run.align / 'state.pt').unlink(missing_ok=True)
+    write_json(done, {'key': cell.key, 'encoder': cell.encoder, 'best': results['best'], 'keep_models': keep_models})
+
+
+def share(source: Path, target: Path) -> None:
+    """Link a finished encoder, its record and features from one folder to another; the encoder comes last, as a sign of all."""
+    encoder = source / 'align' / 'image_encoder.safetensors'
+    if not encoder.exists():
+        return
+    for path in [*source.glob('compress/features_*.safetensors'), source / 'align' / 'log.csv', encoder]:
+        copied = target / path.relative_to(source)
+        if not path.exists() or copied.exists():
+            continue
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, copied)
+        except OSError:  # no hard links on this file system
+            with atomic_path(copied) as temporary:
+                shutil.copyfile(path, temporary)
+
+
+def write_request(path: Path, folder: AblationFolder, cells: list[Cell], keep_models: bool) -> None:
+    """Write down what one process shall train, for `train_request`."""
+    write_json(path, {'cells': str(folder.cells), 'encoders': str(folder.encoders), 'keep_models': keep_models,
+                      'wanted': [{each.name: getattr(cell, each.name) for each in fields(Cell)} for cell in cells]})
+
+
+def train_request(path: Path) -> None:
+    """Train the cells of a request one after the other."""
+    request = json.loads(path.read_text(encoding='utf-8'))
+    for values in request['wanted']:
+        run_cell(Path(request['cells']), Path(request['encoders']), Cell(**values), request['keep_models'])
+
+
+if __name__ == '__main__':
+    end_with_parent()
+    train_request(Path(sys.argv[1]))

@@ -1,0 +1,135 @@
+"""Where a rating comes from: the attention that it pays to the picture, the prompt and the reasoning, layer by layer.
+
+The completion is given to the model up to its rating, in one forward pass; looked at is the last position, which the
+rating is read from (arXiv 2510.11369, section on what the reasoning text does).
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pyiqa_rali.errors import CheckpointError
+from pyiqa_rali.reasoning.generation import decode, encode, until_rating, until_text
+from pyiqa_rali.reasoning.vlm import ReasoningModel
+
+PARTS = ('visual', 'prompt', 'reasoning', 'format')  # format: the tags, and the beginning of the answer
+IMAGE_TOKENS = ('image_token_id', 'image_token_index', 'video_token_id')
+
+
+@dataclass
+class AttentionShares:
+    """Attention of one rating.
+
+    Attributes:
+        shares: (layers, 4), the parts in the order of `PARTS`; each layer sums to 1, mean over the heads.
+        tokens: (4,), how many tokens each part has.
+    """
+
+    shares: np.ndarray
+    tokens: np.ndarray
+
+
+@torch.no_grad()
+def attention_shares(reasoner: ReasoningModel, image: Image.Image, question: str, completion: Sequence[int],
+                     key: str) -> AttentionShares:
+    """Return where the rating of one completion looks.
+
+    Args:
+        reasoner: model and processor.
+        image: RGB.
+        question: the prompt.
+        completion: token ids of what the model wrote.
+        key: the rating's key in the answer's JSON.
+
+    Raises:
+        CheckpointError: the model does not tell its attention, or which tokens stand for the picture.
+    """
+    prefix = until_rating(reasoner, completion, key)
+    inputs = encode(reasoner, [image], question, [prefix])
+    part = parts_of(reasoner, inputs['input_ids'][0].tolist(), prefix)
+    with last_rows(reasoner.model) as rows:
+        reasoner.model(**inputs, logits_to_keep=1)
+    attention = torch.stack(rows).double().numpy()
+    member = part[:, None] == np.arange(len(PARTS))
+    shares = attention @ member
+    return AttentionShares(shares / shares.sum(axis=1, keepdims=True), member.sum(axis=0))
+
+
+def parts_of(reasoner: ReasoningModel, tokens: list[int], prefix: Sequence[int]) -> np.ndarray:
+    """Return the index in `PARTS` of each token of prompt and begun completion.
+
+    Raises:
+        CheckpointError: no token stands for the picture.
+    """
+    config = reasoner.model.config
+    visual = {getattr(config, name) for name in IMAGE_TOKENS if isinstance(getattr(config, name, None), int)}
+    start = len(tokens) - len(prefix)
+    opened = next((length for length in range(len(prefix) + 1)
+                   if '<think>' in decode(reasoner, prefix[:length])), 0)
+    reasoned = max(opened, len(until_text(reasoner, prefix, ('</think>', '<answer>'))))
+    part = np.full(len(tokens), PARTS.index('format'))
+    part[:start] = PARTS.index('prompt')
+    part[start + opened:start + reasoned] = PARTS.index('reasoning')
+    part[[position for position in range(start) if tokens[position] in visual]] = PARTS.index('visual')
+    if not (part == PARTS.index('visual')).any():
+        raise CheckpointError(f'{reasoner.folder}: none of the {start} tokens of the prompt stands for the picture; '
+                              f'config.json names none as {" or ".join(IMAGE_TOKENS[:2])}.')
+    return part
+
+
+@contextlib.contextmanager
+def last_rows(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Collect the last row of each layer's attention, mean over the heads (length,), on the CPU, while the block runs.
+
+    The language model computes it eagerly meanwhile; a layer's full attention is dropped as soon as its row is taken.
+
+    Raises:
+        CheckpointError: the model has no layers with `self_attn`, or one does not return its attention.
+    """
+    base = model.get_base_model() if hasattr(model, 'get_base_model') else model
+    layers = getattr(base.get_decoder(), 'layers', []) if hasattr(base, 'get_decoder') else []
+    modules = [layer.self_attn for layer in layers if hasattr(layer, 'self_attn')]
+    if not modules or len(modules) < len(layers):
+        raise CheckpointError(f'{type(base).__name__}: {len(layers) - len(modules)} of {len(layers)} layers have no self_attn; '
+                              'attention cannot be measured on this architecture.')
+    rows: list[torch.Tensor] = []
+
+    def take(module: torch.nn.Module, arguments: tuple, output: tuple) -> None:
+        if not isinstance(output, tuple) or len(output) < 2 or output[1] is None:
+            raise CheckpointError(f'{type(module).__name__}: does not return its attention, though it was asked for eager '
+                                  'attention. Use another version of transformers.')
+        rows.append(output[1][0, :, -1].float().mean(dim=0).cpu())
+
+    before = base.config.get_text_config()._attn_implementation
+    base.set_attn_implementation({'text_config': 'eager'})
+    hooks = [module.register_forward_hook(take) for module in modules]
+    try:
+        yield rows
+    finally:
+        for hook in hooks:
+            hook.remove()
+        base.set_attn_implementation({'text_config': before})
+
+
+def summary(shares: np.ndarray, tokens: np.ndarray) -> dict[str, dict[str, float]]:
+    """Return means over images and layers.
+
+    Args:
+        shares: (images, layers, 4).
+        tokens: (images, 4).
+
+    Returns:
+        'shares' and 'tokens' of each part, 'per_token' (share of one token), and in 'reasoning_and_visual' the reasoning's
+        share of what these two get together: the figure that the paper gives as 95 %.
+    """
+    mean, count = shares.mean(axis=(0, 1)), tokens.mean(axis=0)
+    visual, reasoning = (mean[PARTS.index(name)] for name in ('visual', 'reasoning'))
+    per_token = np.divide(mean, count, out=np.full(len(PARTS), np.nan), where=count > 0)
+    return {'shares': dict(zip(PARTS, mean.tolist(), strict=True)), 'tokens': dict(zip(PARTS, count.tolist(), strict=True)),
+            'per_token': dict(zip(PARTS, per_token.tolist(), strict=True)),
+            'reasoning_and_visual': {'reasoning': float(reasoning / (reasoning + visual)),
+                                     'visual': float(visual / (reasoning + visual))}}
