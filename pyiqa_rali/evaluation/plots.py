@@ -103,7 +103,7 @@ def agreement_scatter(scores: np.ndarray, mos: np.ndarray, fitted: np.ndarray | 
              for name, (value, low, high) in values.items()]
     axis.text(1.02, 1, '\n\n'.join(lines), transform=axis.transAxes, va='top', fontsize=8.5)
     axis.grid(alpha=0.25)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def comparison_bars(rows: Sequence[dict], measure: str, title: str, out: Path) -> None:
@@ -132,7 +132,7 @@ def comparison_bars(rows: Sequence[dict], measure: str, title: str, out: Path) -
         axis.tick_params(axis='x', labelsize=8)
         axis.locator_params(axis='x', nbins=5)
         axis.grid(axis='x', alpha=0.25)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def image_sheet(items: Sequence[tuple[np.ndarray, float, float]], out: Path, title: str) -> None:

@@ -57,8 +57,8 @@ def _table(block: Table) -> str:
                      for name, is_number in zip(block.headers, numeric, strict=True))
     rows = ''.join('<tr>' + ''.join(f'<td{_class(is_number, cell)}>{escape(cell)}</td>'
                                     for cell, is_number in zip(row, numeric, strict=True)) + '</tr>' for row in block.rows)
-    return (f'<figure><figcaption>{escape(block.caption)}</figcaption><div class="wide"><table><thead><tr>{header}</tr></thead>'
-            f'<tbody>{rows}</tbody></table></div></figure>{_again(block.command)}')
+    return (f'<figure><figcaption>{escape(block.caption)}</figcaption><div class="wide"><table>'
+            f'<thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div></figure>{_again(block.command)}')
 
 
 def _class(is_number: bool, cell: str = '') -> str:
@@ -66,7 +66,8 @@ def _class(is_number: bool, cell: str = '') -> str:
 
 
 def _figure(block: Figure) -> str:
-    inside = f'<div class="wide">{block.svg}</div>' if block.svg else f'<img alt="{escape(block.caption)}" src="{_data_uri(block.png, "png")}">'
+    image = f'<img alt="{escape(block.caption)}" src="{_data_uri(block.png, "png")}">'
+    inside = f'<div class="wide">{block.svg}</div>' if block.svg else image
     return f'<figure><figcaption>{escape(block.caption)}</figcaption>{inside}</figure>{_again(block.command)}'
 
 

@@ -20,7 +20,7 @@ BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
 ARGUMENTS = ('--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking',
              '--disable-component-update', '--disable-sync', '--allow-file-access-from-files', '--virtual-time-budget=4000')
 # runs inside the page and hands what it sees to the page around it
-PROBE = '''<script>
+PROBE = """<script>
 const faults = [];
 addEventListener('error', event => faults.push(String(event.message)), true);
 addEventListener('load', () => {
@@ -36,7 +36,7 @@ addEventListener('load', () => {
     paper: colours.backgroundColor, ink: colours.color,
     text: getComputedStyle(document.querySelector('svg text') || document.body).fill}, '*');
 });
-</script>'''
+</script>"""
 
 
 @pytest.fixture(scope='module')
@@ -104,7 +104,8 @@ def evaluation_folder(folder: Path) -> Path:
     row = {'dataset': 'koniq', 'metric': 'rali', 'images': 8, 'scored': 8, 'missing': 0, 'fit': 'ok', 'plcc': .912,
            'plcc_low': .88, 'plcc_high': .94, 'srcc': .9, 'krcc': None, 'rmse': None}
     results = {
-        'name': 'evaluated', 'confidence': .95, 'datasets': {'koniq': {'mos_range': [1, 5], 'lower_better': False, 'images': 8}},
+        'name': 'evaluated', 'confidence': .95,
+        'datasets': {'koniq': {'mos_range': [1, 5], 'lower_better': False, 'images': 8}},
         'metrics': {'rali': {'lower_better': False}, 'brisque': {'lower_better': True}},
         'results': [row, {**row, 'metric': 'brisque', 'scored': 7, 'missing': 1}],
         'significance': [{'dataset': 'koniq', 'metric_a': 'rali', 'metric_b': 'brisque', 'srcc_difference': .1,

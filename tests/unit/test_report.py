@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pyiqa_rali.errors import DataError
-from pyiqa_rali.report.blocks import Case, Cases, Commands, Figure, Report, Section, Table, Text, number
+from pyiqa_rali.report.blocks import NOT_DEFINED, Case, Cases, Commands, Figure, Report, Section, Table, Text, number
 from pyiqa_rali.report.build import section_of, write_report
 from pyiqa_rali.report.figures import INK, MOST_VECTOR_POINTS, curves, histogram, scatter
 from pyiqa_rali.report.files_run import MOST_ROWS
@@ -52,14 +52,16 @@ def test_errors_are_in_mos_units_on_one_scale_and_in_ranks_otherwise():
     assert errors_of(-mos, mos, same_scale=False).max() == 1
 
 
-@pytest.mark.parametrize(('value', 'text'), [(0.12345, '0.123'), (float('nan'), '\N{EN DASH}'), (None, '\N{EN DASH}'), (2, '2.000')])
+@pytest.mark.parametrize(('value', 'text'), [(0.12345, '0.123'), (2, '2.000'), (float('nan'), NOT_DEFINED),
+                                             (None, NOT_DEFINED)])
 def test_number(value, text):
     assert number(value) == text
 
 
 def test_scatter_leads_to_its_pictures_and_follows_the_colours_of_the_page():
     mos = np.linspace(1, 5, 20)
-    svg, png = scatter(mos + 0.1, mos, {'best': [(3, 'a-best-0')], 'typical': [], 'worst': [(7, 'a-worst-0')]}, 'MOS', 'score', True)
+    chosen = {'best': [(3, 'a-best-0')], 'typical': [], 'worst': [(7, 'a-worst-0')]}
+    svg, png = scatter(mos + 0.1, mos, chosen, 'MOS', 'score', True)
     links = {value for element in read(svg).iter() for name, value in element.attrib.items() if name.endswith('href')}
     assert {'#a-best-0', '#a-worst-0'} <= links
     assert INK not in svg and 'currentColor' in svg and 'var(--series-1)' in svg
@@ -132,7 +134,7 @@ def report(tmp_path) -> Report:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(tmp_path / 'a_b.png')
     mos = np.linspace(1, 5, 6)
     svg, png = scatter(mos, mos, {'best': [(0, 'r1-x')]}, 'MOS', 'score', True)
-    blocks = [Text('Less < more & "quoted"'), Table('Numbers | pipes', ('name', 'value'), [('a|b', '0.5'), ('c', '\N{EN DASH}')]),
+    blocks = [Text('Less < more & "quoted"'), Table('Numbers | pipes', ('name', 'value'), [('a|b', '0.5'), ('c', NOT_DEFINED)]),
               Figure('A figure', svg, png, 'make it again'), Commands(['python -m x']),
               Cases('Pictures', [case('r1-x', 'best', tmp_path / 'a_b.png', ['score 1']),
                                  Case('r1-y', 'worst', '<b>', problem='gone')])]
