@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pyiqa_rali.evaluation.ablation_table import TableRow, spread
-from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, _grid, _save
+from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, _grid, save_figure
 
 
 def draw_ablation(rows: Sequence[TableRow], out: Path, metric: str, paper_name: str) -> None:
@@ -40,7 +40,7 @@ def draw_ablation(rows: Sequence[TableRow], out: Path, metric: str, paper_name: 
         each.set_ylim(-0.6, len(rows) - 0.4)
         each.tick_params(labelsize=8)
         each.grid(alpha=0.25)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def _same_span(axes: Sequence[Any]) -> None:
@@ -84,7 +84,7 @@ def draw_sweeps(rows: Sequence[TableRow], out: Path, metric: str) -> None:
     for axis in axes:
         axis.set_ylim(low, high)
     figure.suptitle(f'dashed: {rows[0].name}; bars: standard deviation over repeats', fontsize=9)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def _places(values: Sequence[Any]) -> tuple[list[float], list[str], str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, _grid, _save
+from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, _grid, save_figure
 
 COLOURS = (BLUE, ORANGE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', GRAY)  # safe for colour-blind readers
 
@@ -29,7 +29,7 @@ def draw_attention(shares: np.ndarray, parts: Sequence[str], out: Path, title: s
     axis.set_title(title, fontsize=9)
     handles, labels = axis.get_legend_handles_labels()
     axis.legend(handles[::-1], labels[::-1], loc='center left', bbox_to_anchor=(1.01, 0.5), fontsize=8)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def draw_conditions(ratings: Mapping[str, np.ndarray], mos: np.ndarray, rows: Sequence[Mapping[str, Any]], out: Path,
@@ -47,7 +47,7 @@ def draw_conditions(ratings: Mapping[str, np.ndarray], mos: np.ndarray, rows: Se
     for axis, (condition, values), row in zip(axes, ratings.items(), rows, strict=True):
         _scatter(axis, mos, values, rating_range, 'MOS', 'rating')
         axis.set_title(f'reasoning {condition}\nPLCC {row["plcc_mos"]:.3f}  SRCC {row["srcc_mos"]:.3f}', fontsize=9)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def draw_spaces(points: Mapping[str, np.ndarray], datasets: Sequence[str], rows: Sequence[Mapping[str, Any]], out: Path,
@@ -75,7 +75,7 @@ def draw_spaces(points: Mapping[str, np.ndarray], datasets: Sequence[str], rows:
     pairs = len({(row['first'], row['second']) for row in rows})
     figure.suptitle(f'{method} of each space' + (f'; figures are means over {pairs} pairs of sets' if pairs > 1 else ''),
                     fontsize=9)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def draw_agreement(scores: Mapping[str, Mapping[str, np.ndarray]], rows: Sequence[Mapping[str, Any]], out: Path) -> None:
@@ -93,7 +93,7 @@ def draw_agreement(scores: Mapping[str, Mapping[str, np.ndarray]], rows: Sequenc
         both = np.concatenate([first, second])
         _scatter(axis, first, second, (both.min(), both.max()), row['first'], row['second'])
         axis.set_title(f'{row["dataset"]} (n = {row["images"]})\nPLCC {row["plcc"]:.3f}  SRCC {row["srcc"]:.3f}', fontsize=9)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def draw_costs(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, str], out: Path) -> None:
@@ -117,7 +117,7 @@ def draw_costs(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, str], out:
         axis.set_title(label, fontsize=9)
         axis.tick_params(labelsize=8, labelleft=number == 0)
         axis.invert_yaxis()
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def _scatter(axis, x: np.ndarray, y: np.ndarray, limits: Sequence[float], x_name: str, y_name: str) -> None:

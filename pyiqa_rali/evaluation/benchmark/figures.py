@@ -5,7 +5,7 @@ from typing import Any
 
 from pyiqa_rali.evaluation.benchmark.report import RELEASE_LABEL
 from pyiqa_rali.evaluation.benchmark.subjects import OWN
-from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, _grid, _save
+from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, _grid, save_figure
 
 Row = dict[str, Any]
 MARKERS = 'osD^vP*XdpH<>'
@@ -49,7 +49,7 @@ def _draw_times(rows: list[Row], out: Path) -> Path | None:
         axis.set_xscale('log')
         axis.set_title(f'{kind}, {width} x {height}, {_threads(threads)}', fontsize=9)
         axis.set_xlabel('ms an image (log)', fontsize=8)
-    _save(figure, out)
+    save_figure(figure, out)
     return out
 
 
@@ -73,7 +73,7 @@ def _draw_ratios(rows: list[Row], out: Path) -> Path | None:
         axis.axvline(AIMS[name], color='black', linewidth=1, linestyle='--')
         axis.set_title(f'{TITLES[name]} / release, {_threads(threads)}', fontsize=9)
         axis.set_xlabel(f'aim for rali: {AIMS[name]:g} at most', fontsize=8)
-    _save(figure, out)
+    save_figure(figure, out)
     return out
 
 
@@ -116,7 +116,7 @@ def _draw_lines(rows: list[Row], out: Path, along: str) -> Path | None:
         axis.set(xscale='log', yscale='log', title=f'{kind}, {_threads(threads)}', xlabel=along, ylabel='ms an image')
         axis.grid(alpha=0.25, which='both')
     figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right upper', fontsize=8)
-    _save(figure, out)
+    save_figure(figure, out)
     return out
 
 
@@ -134,7 +134,7 @@ def _draw_pipeline(rows: list[Row], out: Path) -> Path | None:
         axis.bar_label(bars, labels=[f'{row["images_per_s"]:.1f}' for row in chosen], padding=2, fontsize=8)
         axis.margins(x=0.2)
         axis.set(title=f'{label}, JPEG of {width} x {height}', xlabel='images a second')
-    _save(figure, out)
+    save_figure(figure, out)
     return out
 
 
