@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyiqa_rali.archs.products import Linear, linear
+
 PLAIN = {'image_size': 224, 'patch_size': 16, 'width': 768, 'layers': 12, 'head_width': 64, 'mlp_ratio': 4.0}
 
 
@@ -81,7 +83,7 @@ class Block(nn.Module):
         self.attn = SelfAttention(width, heads)
         self.ln_2 = WideLayerNorm(width)
         self.mlp = nn.Module()
-        self.mlp.c_fc, self.mlp.c_proj = nn.Linear(width, mlp_width), nn.Linear(mlp_width, width)
+        self.mlp.c_fc, self.mlp.c_proj = Linear(width, mlp_width), Linear(mlp_width, width)
         self.activation = _quick_gelu if quick_gelu else F.gelu
 
     def forward(self, tokens: Tensor, outputs: int | None = None) -> Tensor:
@@ -100,12 +102,12 @@ class SelfAttention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, tokens: Tensor, outputs: int | None = None) -> Tensor:
         """Return what tokens (N, T, width) see, for the first `outputs` of them (None: all)."""
-        projected = F.linear(tokens, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.heads, -1))
+        projected = linear(tokens, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.heads, -1))
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # each (N, heads, T, head width)
         on_cpu_units = query.dtype == torch.bfloat16 and query.device.type == 'cpu' and not torch.is_grad_enabled()
         seen = (_attend_by_products if on_cpu_units else F.scaled_dot_product_attention)(query[:, :, :outputs], key, value)
