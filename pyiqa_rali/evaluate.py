@@ -82,9 +82,10 @@ class Evaluation:
         """Score every data set with every metric, one metric after the other."""
         for section in self.metrics:
             metric = make_metric(section, self.device)
-            self.described[section.label] = {**describe_metric(section, metric), 'lower_better': bool(metric.lower_better),
+            described = describe_metric(section, metric)
+            self.described[section.label] = {**described, 'lower_better': bool(metric.lower_better),
                                              'score_range': str(metric.score_range)}
-            cache = ScoreCache(self.options.path.score_cache, describe_metric(section, metric))
+            cache = ScoreCache(self.options.path.score_cache, described)
             try:
                 for name, table in self.data.items():
                     self.scored[name][section.label] = score_table(metric, table, self.sections[name], cache, section.label)

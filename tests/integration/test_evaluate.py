@@ -9,7 +9,7 @@ from pyiqa_rali import evaluate as evaluation
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.evaluation.options import evaluate_options
-from tests.tiny import tiny_table
+from tests.tiny import tiny_table, tiny_vlm
 
 FILES = {'options.yml', 'versions.json', 'results.csv', 'results.json', 'results.md', 'pyiqa_row.csv', 'significance.csv',
          'paper.csv', 'counts.csv', 'missing.csv', 'scores', 'figures'}
@@ -116,6 +116,21 @@ def test_other_weights_are_another_metric(tmp_path, calls):
         save_checkpoint(path, {**tensors, 'scorer.basis_scores': tensors['scorer.basis_scores'] * factor}, metadata)
         run(options(tmp_path, {'mine': {'name': 'rali', 'pretrained_model_path': str(path)}}))
     assert [name for name, _ in calls] == ['rali'] * 48
+
+
+def test_a_reasoning_model_with_another_prompt_is_another_metric(tmp_path, calls):
+    model = str(tiny_vlm(tmp_path / 'vlm'))
+    values = options(tmp_path, {'mine': {'name': 'rali-reasoning', 'pretrained_model_path': model, 'max_new_tokens': 4}})
+    values['datasets']['koniq10k']['split_index'] = 'split_photo'
+    values['datasets']['koniq10k'].update(phase='val', batch_size_per_gpu=8)
+    run(values)
+    calls.clear()
+    run(values)
+    assert calls == []
+    card = tmp_path / 'vlm' / 'pyiqa_rali_reasoning.json'
+    card.write_text(json.dumps({**json.loads(card.read_text()), 'score_prompt': 'Give a number from {low:g} to {high:g}.'}))
+    run(values)
+    assert calls == [('rali-reasoning', 8)]
 
 
 def test_an_interrupted_run_goes_on_with_what_it_has(tmp_path, monkeypatch, calls):
