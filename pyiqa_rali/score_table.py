@@ -145,7 +145,8 @@ class ScoreTable:
         self.failed = 0
         refuse_overwriting(self.path, resume)
         if self.path.exists():
-            cut_after_last_line(self.path, self.lines.header)
+            refuse_other_files(self.path, self.lines.header)
+            cut_after_last_line(self.path)
             for row in read_rows(self.path, self.lines, metric):
                 self.finished.add(row.score.image)
                 self.failed += bool(row.score.error)
@@ -209,13 +210,8 @@ def refuse_other_files(path: Path, header: str) -> None:
                         f'{wanted!r}{"" if header else " and so on"}. Give another name.')
 
 
-def cut_after_last_line(path: Path, header: str = '') -> None:
-    """Remove what follows a file's last line end: the half line that a killed run left.
-
-    Raises:
-        DataError: the file is not a table of scores.
-    """
-    refuse_other_files(path, header)
+def cut_after_last_line(path: Path) -> None:
+    """Remove what follows a file's last line end: the half line that a killed run left."""
     with open(path, 'rb+') as stream:
         size = stream.seek(0, os.SEEK_END)
         start = max(0, size - LONGEST_LINE)
