@@ -75,7 +75,8 @@ def continuous_score_function(card: ReasoningCard, width: float) -> Reward:
 def reading_function(reader: Reader | None, width: float) -> Reward:
     """Return the reading reward: what the continuous score reward gives the rating that a reader finds in the text."""
     def reward(completions: list, task: list[str], mos: list[float], **columns: Any) -> list[float | None]:
-        texts = [_reasoning(completion) if kind == 'score' else None for completion, kind in zip(completions, task, strict=True)]
+        texts = [_reasoning(completion) if kind == 'score' else None
+                 for completion, kind in zip(completions, task, strict=True)]
         return [continuous_score_reward(rating, label, width) if kind == 'score' else None
                 for rating, kind, label in zip(reader(texts), task, mos, strict=True)]
     return reward
