@@ -42,7 +42,6 @@ from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
 from pyiqa_rali.run_folder import claim
 
 SHOWN_IMAGES = 8
-OTHER_EXAMPLES = 1_000_000  # added to the seed: the reader's examples are not those of the cold start
 
 
 @dataclass
@@ -54,16 +53,12 @@ class ColdStartOptions:
         wordings: in how many ways each sentence is put.
         impressions: whether a second sentence gives the overall impression.
         sft: keys of TRL's SFTConfig.
-        reader: keys of TRL's SFTConfig for the reader of texts, which goes on learning from other examples where the cold
-            start ends: it has to tell ratings apart, the model that is trained has to stay undecided. None takes the
-            cold-started model as it is.
     """
 
     examples: int
     sft: dict[str, Any]
     wordings: int = 2
     impressions: bool = False
-    reader: dict[str, Any] | None = None
 
 
 @dataclass
@@ -145,13 +140,12 @@ class Chain:
         self.options, self.seed, self.root, self.resume = options, seed, root, resume
         self.data, self.vlm, self.texts = root / 'data', root / 'vlm', root / 'reasoning_texts.jsonl'
         self.cold, self.reasoning = root / 'cold_start', root / 'grpo'
-        self.reader = self.cold if options.cold_start.reader is None else root / 'reader'
         self.rali = root / 'rali' / 'models' / 'rali.safetensors'
 
     def run(self) -> dict[str, float]:
         """Run all steps and return the figures of this seed."""
         seconds = {}
-        for step in (self.make_data, self.make_vlm, self.start_cold, self.teach_reader, self.reinforce, self.write, self.align):
+        for step in (self.make_data, self.make_vlm, self.start_cold, self.reinforce, self.write, self.align):
             seconds[step.__name__] = timed(step)
         results = self.compare()
         write_json(self.root / 'results.json', {**results, 'seconds': seconds})
@@ -169,13 +163,10 @@ class Chain:
 
     def start_cold(self) -> None:
         """Format, and ratings that have nothing to do with the image."""
-        self._fine_tune('cold_start', self.vlm, self.options.cold_start.sft, self._completions())
-
-    def teach_reader(self) -> None:
-        """What rating stands in a text, for the reading reward."""
-        if self.options.cold_start.reader is not None:
-            self._fine_tune('reader', self.cold / 'models' / 'reasoning', self.options.cold_start.reader,
-                            self._completions(OTHER_EXAMPLES))
+        options = sft_options({**self._common('cold_start', self.vlm), 'sft': self.options.cold_start.sft,
+                               'val': {'val_freq': None}})
+        rows, completions = self._rows('train'), self._completions()
+        run_sft(options, [rows[number % len(rows)] for number in range(len(completions))], completions, {}, self.resume)
 
     def reinforce(self) -> None:
         """GRPO: quality, from rewards alone."""
@@ -225,7 +216,7 @@ class Chain:
     def _texts_compared(self, reasoner: Any) -> dict[str, float]:
         """Return how well texts follow their pictures: the cold-started model's, the trained one's, and those for RALI."""
         cold = self._metric(self.cold)
-        reader = BlindReader(self._metric(self.reader).net.reasoner, self.options.prompts)
+        reader = BlindReader(cold.net.reasoner, self.options.prompts)
         rows, words = self._rows('test'), words_of(self._types())
         found = text_figures(cold.net, reader, rows, words, 'before') | text_figures(reasoner.net, reader, rows, words, 'after')
         return found | written_text_figures(self.texts, self._rows('train'), reader)
@@ -248,22 +239,14 @@ class Chain:
     def _types(self) -> list[str]:
         return self.options.data.get('types') or list(DatasetSettings(out='').types)
 
-    def _completions(self, more: int = 0) -> list[str]:
+    def _completions(self) -> list[str]:
         cold = self.options.cold_start
-        return random_completions(cold.examples, self._types(), self.options.prompts, self.seed + more, cold.wordings,
+        return random_completions(cold.examples, self._types(), self.options.prompts, self.seed, cold.wordings,
                                   cold.impressions)
-
-    def _fine_tune(self, name: str, start: Path, sft: dict[str, Any], completions: list[str]) -> None:
-        """Fine-tune on completions that have nothing to do with the images beside them."""
-        options = sft_options({**self._common(name, start), 'sft': sft, 'val': {'val_freq': None}})
-        rows = self._rows('train')
-        run_sft(options, [rows[number % len(rows)] for number in range(len(completions))], completions, {}, self.resume)
 
     def _grpo_options(self) -> GrpoOptions:
         start = self.cold / 'models' / 'reasoning'
         rewards, named = dict(self.options.rewards), {}
-        if rewards.get('reading'):
-            rewards['reader'] = str(self.reader / 'models' / 'reasoning')
         if rewards.get('naming'):
             rewards.setdefault('class_words', words_of(self._types()))
             named = {'class_column': 'distortion'}

@@ -59,6 +59,8 @@ class RewardOptions:
             (`class_column` of their data set, or the degradation task) that has words.
         score_threshold: in the unit of the ratings.
         score_width: of the continuous and the reading reward, in the unit of the ratings.
+        most_surprise: texts that surprise the reader more than this, in nats a token, earn nothing by reading: what it would
+            never write itself it cannot read either, and may take for anything. None has no bound.
         reader: the model that reads; None takes the one that training starts from.
         class_words: for naming, the words that name each class.
     """
@@ -72,6 +74,7 @@ class RewardOptions:
     naming: float = 0.0
     score_threshold: float = 0.35
     score_width: float = 4.0
+    most_surprise: float | None = None
     reader: str | None = None
     class_words: dict[str, list[str]] = field(default_factory=dict)
 
@@ -173,9 +176,12 @@ def check_rewards(options: RewardOptions) -> None:
     weights = {name: getattr(options, name) for name in REWARDS}
     if min(weights.values()) < 0 or not any(weights.values()):
         raise OptionError(f'rewards: {weights} must be weights of 0 or more, and one of them above 0.')
-    if options.reader is not None and not options.reading:
-        raise OptionError(f'rewards: reader: "{options.reader}" reads only for the reading reward. Give reading a weight, or '
-                          'leave reader out.')
+    for name in ('reader', 'most_surprise'):
+        if getattr(options, name) is not None and not options.reading:
+            raise OptionError(f'rewards: {name}: {getattr(options, name)} is for the reading reward alone. Give reading a '
+                              f'weight, or leave {name} out.')
+    if options.most_surprise is not None and not options.most_surprise > 0:
+        raise OptionError(f'rewards: most_surprise: {options.most_surprise} must be above 0 nats a token.')
     if bool(options.naming) != bool(options.class_words):
         raise OptionError('rewards: class_words: must be given with a weight of naming above 0, and only then; for example '
                           '{blur: [blur, soft], noise: [noise, noisy]}.')

@@ -93,7 +93,7 @@ def load_reader(options: GrpoOptions, device: torch.device) -> BlindReader:
     reasoner = load_vlm(options.rewards.reader or network.pretrained, network.dtype, network.attn_implementation, None,
                         network.min_pixels, network.max_pixels, merge=True)
     reasoner.model.requires_grad_(False).to(device)
-    return BlindReader(reasoner, options.prompts)
+    return BlindReader(reasoner, options.prompts, options.rewards.most_surprise)
 
 
 def choose_trained(model: torch.nn.Module, network: NetworkOptions) -> int:
