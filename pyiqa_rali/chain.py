@@ -13,12 +13,11 @@ import numpy as np
 import yaml
 
 from pyiqa_rali.chain_report import (
-    rali_figures,
+    model_figures,
     reward_figures,
-    text_figures,
+    score_figures,
     time_figures,
     timed,
-    validation_figures,
     words_of,
     written_text_figures,
 )
@@ -203,22 +202,21 @@ class Chain:
         reasoner, rali = self._metric(self.reasoning), pyiqa_metric('rali', self.rali)
         rali_scores = np.array([float(rali(path)) for path in paths])
         described = reasoner.net.describe([read_picture(path) for path in paths])
-        found = rali_figures(rali_scores, rows)
+        found = {f'rali_test_{name}': value for name, value in score_figures(rali_scores, rows).items()}
         found |= reward_figures(self.reasoning / 'log.csv', self.options.logger.get('print_freq', 10))
-        found |= validation_figures(self.reasoning / 'val.csv') | self._texts_compared(reasoner)
-        found |= time_figures(reasoner, rali, paths)
+        found |= self._models_compared(reasoner, rows) | time_figures(reasoner, rali, paths)
         shown = spread_over_scores(rali_scores, min(SHOWN_IMAGES, len(paths)))
         described_sheet([(np.asarray(read_picture(paths[each])), f'MOS {mos[each]:.2f}   RALI {rali_scores[each]:.2f}   '
                           f'rating {described[each].rating:.2f}', described[each].reasoning_text) for each in shown],
                         self.root / 'figures' / 'texts_and_scores.png', 'held-out photographs')
         return found
 
-    def _texts_compared(self, reasoner: Any) -> dict[str, float]:
-        """Return how well texts follow their pictures: the cold-started model's, the trained one's, and those for RALI."""
+    def _models_compared(self, reasoner: Any, rows: list[Row]) -> dict[str, float]:
+        """Return ratings and texts of the cold-started model and of the trained one, and the texts that RALI learned from."""
         cold = self._metric(self.cold)
-        reader = BlindReader(cold.net.reasoner, self.options.prompts)
-        rows, words = self._rows('test'), words_of(self._types())
-        found = text_figures(cold.net, reader, rows, words, 'before') | text_figures(reasoner.net, reader, rows, words, 'after')
+        reader, words = BlindReader(cold.net.reasoner, self.options.prompts), words_of(self._types())
+        found = {f'reasoning_{when}_test_{name}': value for when, metric in (('before', cold), ('after', reasoner))
+                 for name, value in model_figures(metric.net, reader, rows, words).items()}
         return found | written_text_figures(self.texts, self._rows('train'), reader)
 
     def table(self, section: str) -> dict[str, Any]:

@@ -41,14 +41,6 @@ def reward_figures(log: Path, print_freq: int) -> dict[str, float]:
     return {'reward_first_20': first, 'reward_last_20': last, 'reward_gain': last - first}
 
 
-def validation_figures(log: Path) -> dict[str, float]:
-    """Return the reasoning model's correlations on the test pictures before and after GRPO."""
-    record = read_record(log)
-    columns = [f'test/{mode}_{metric}' for mode in ('mean', 'expectation') for metric in METRICS]
-    return {f'reasoning_{when}_{column}'.replace('/', '_'): row.get(column, float('nan')) for when, row in
-            (('before', record[0]), ('after', record[-1])) for column in columns}
-
-
 def time_figures(reasoner: Any, rali: Any, paths: list[str]) -> dict[str, float]:
     """Return the median time for one image, called one at a time: RALI's, and the model's in two modes; and ratios."""
     reasoner.net.batch_size = 1
@@ -63,32 +55,36 @@ def time_figures(reasoner: Any, rali: Any, paths: list[str]) -> dict[str, float]
             'time_ratio_mean': medians[0] / medians[2]}
 
 
-def rali_figures(scores: np.ndarray, rows: list[Row]) -> dict[str, float]:
-    """Return RALI's correlations on the test pictures, over all and within each class of distortion."""
+def score_figures(scores: np.ndarray, rows: list[Row]) -> dict[str, float]:
+    """Return the correlations of scores on the test pictures, over all and within each class of distortion."""
     mos = np.array([row.mos for row in rows])
-    found = {**correlations(scores, mos, METRICS, 'test'), **figures_by_class(scores, mos, _classes(rows), 'test')}
-    return {f'rali_test_{name}': value for name, value in found.items()}
+    return {**correlations(scores, mos, METRICS, 'test'), **figures_by_class(scores, mos, _classes(rows), 'test')}
 
 
-def text_figures(net: ReasoningScorer, reader: BlindReader, rows: list[Row], class_words: dict[str, list[str]],
-                 when: str) -> dict[str, float]:
-    """Return how well a model's texts on the test pictures follow them: greedy texts, and sampled ones.
+def model_figures(net: ReasoningScorer, reader: BlindReader, rows: list[Row],
+                  class_words: dict[str, list[str]]) -> dict[str, float]:
+    """Return a model's ratings and how well its texts follow the test pictures, in each of its modes.
 
     Args:
-        net: the model; its modes and seeds are used.
+        net: the model.
         reader: rates texts without their pictures.
         rows: the test pictures.
         class_words: words that name each class of distortion.
-        when: for the figures' names, 'before' or 'after'.
+
+    Returns:
+        For 'expectation' (whose texts are the greedy ones) and 'mean' (the texts are one sample each) what
+        `score_figures`, `reading_figures` and `naming_figures` say.
     """
     pictures, mos = [read_picture(row.image_path) for row in rows], np.array([row.mos for row in rows])
     found = {}
-    for mode in ('greedy', 'sampled'):
-        net.mode = 'mean' if mode == 'sampled' else 'greedy'
-        texts = [each.reasoning_text for each in net.describe(pictures)]
-        values = reading_figures([[text] for text in texts], mos, reader, 'test')
+    for mode in ('expectation', 'mean'):
+        net.mode = mode
+        described = net.describe(pictures)
+        texts = [each.reasoning_text for each in described]
+        values = score_figures(np.array([each.rating for each in described]), rows)
+        values |= reading_figures([[text] for text in texts], mos, reader, 'test')
         values |= naming_figures(texts, _classes(rows), class_words)
-        found |= {f'reasoning_{when}_{mode}_{name}': value for name, value in values.items()}
+        found |= {f'{mode}_{name}': value for name, value in values.items()}
     return found
 
 

@@ -48,7 +48,10 @@ def naming_figures(texts: Sequence[str], classes: Sequence[str], class_words: Ma
 
 
 def figures_by_class(scores: np.ndarray, mos: np.ndarray, classes: Sequence[str], name: str) -> dict[str, float]:
-    """Return the SRCC within each class; pictures of no class are left out."""
-    labels = np.array(classes)
-    return {f'srcc_{kind}': correlations(scores[labels == kind], mos[labels == kind], METRICS, name)['srcc']
-            for kind in sorted(set(classes) - {''}) if (labels == kind).sum() > 2}
+    """Return the SRCC within each class; none for '', and for classes with less than three pictures or one MOS alone."""
+    found, labels = {}, np.array(classes)
+    for kind in sorted(set(classes) - {''}):
+        own = labels == kind
+        if own.sum() > 2 and np.ptp(mos[own]) > 0:
+            found[f'srcc_{kind}'] = correlations(scores[own], mos[own], METRICS, name)['srcc']
+    return found

@@ -33,6 +33,6 @@ def test_it_says_how_it_is_run(path):
 
 
 def test_there_are_all():
-    names = {'rali', 'rali_siglip2', 'rali_lite', 'rali_ract', 'demo', 'chain', 'grpo', 'grpo_rank', 'grpo_lora',
-             'grpo_vision', 'ract'}
+    names = {'rali', 'rali_siglip2', 'rali_lite', 'rali_ract', 'demo', 'chain', 'chain_distortions', 'grpo', 'grpo_rank',
+             'grpo_lora', 'grpo_vision', 'ract'}
     assert {path.stem for path in FILES} >= names
