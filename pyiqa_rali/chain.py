@@ -24,6 +24,7 @@ from pyiqa_rali.chain_report import (
 from pyiqa_rali.data.dataset_settings import DatasetSettings
 from pyiqa_rali.data.make_dataset import make_dataset
 from pyiqa_rali.data.tables import build_table
+from pyiqa_rali.data.view_sentences import view_sentence
 from pyiqa_rali.errors import OptionError
 from pyiqa_rali.evaluation.plots import described_sheet, spread_over_scores
 from pyiqa_rali.files import atomic_open, write_json
@@ -50,13 +51,15 @@ class ColdStartOptions:
     Attributes:
         examples: images with a random text and rating.
         wordings: in how many ways each sentence is put.
-        impressions: whether a second sentence gives the overall impression.
+        views: whether a first sentence says where the picture's light is: a model from nothing learns to look.
+        impressions: whether a last sentence gives the overall impression.
         sft: keys of TRL's SFTConfig.
     """
 
     examples: int
     sft: dict[str, Any]
     wordings: int = 2
+    views: bool = False
     impressions: bool = False
 
 
@@ -158,13 +161,14 @@ class Chain:
     def make_vlm(self) -> None:
         """A tiny vision-language model with random weights, and a tokenizer for the cold start's texts."""
         if not (self.vlm / 'config.json').exists():
-            save_tiny_vlm(self.vlm, self._completions(), self.seed, **self.options.vlm)
+            save_tiny_vlm(self.vlm, self._completions(self._rows('train')), self.seed, **self.options.vlm)
 
     def start_cold(self) -> None:
         """Format, and ratings that have nothing to do with the image."""
         options = sft_options({**self._common('cold_start', self.vlm), 'sft': self.options.cold_start.sft,
                                'val': {'val_freq': None}})
-        rows, completions = self._rows('train'), self._completions()
+        rows = self._rows('train')
+        completions = self._completions(rows)
         run_sft(options, [rows[number % len(rows)] for number in range(len(completions))], completions, {}, self.resume)
 
     def reinforce(self) -> None:
@@ -237,10 +241,12 @@ class Chain:
     def _types(self) -> list[str]:
         return self.options.data.get('types') or list(DatasetSettings(out='').types)
 
-    def _completions(self) -> list[str]:
+    def _completions(self, rows: list[Row]) -> list[str]:
+        """Return the completions of the cold start; example n belongs to image n, and so on from the first again."""
         cold = self.options.cold_start
+        views = [view_sentence(np.asarray(read_picture(row.image_path))) for row in rows] if cold.views else None
         return random_completions(cold.examples, self._types(), self.options.prompts, self.seed, cold.wordings,
-                                  cold.impressions)
+                                  cold.impressions, views)
 
     def _grpo_options(self) -> GrpoOptions:
         start = self.cold / 'models' / 'reasoning'

@@ -59,8 +59,8 @@ class RewardOptions:
             (`class_column` of their data set, or the degradation task) that has words.
         score_threshold: in the unit of the ratings.
         score_width: of the continuous and the reading reward, in the unit of the ratings.
-        most_surprise: texts that surprise the reader more than this, in nats a token, earn nothing by reading: what it would
-            never write itself it cannot read either, and may take for anything. None has no bound.
+        most_surprise: texts with a token that surprises the reader more than this, in nats, earn nothing by reading: what it
+            would never write itself it cannot read either, and may take for anything. None has no bound.
         reader: the model that reads; None takes the one that training starts from.
         class_words: for naming, the words that name each class.
     """
@@ -181,7 +181,7 @@ def check_rewards(options: RewardOptions) -> None:
             raise OptionError(f'rewards: {name}: {getattr(options, name)} is for the reading reward alone. Give reading a '
                               f'weight, or leave {name} out.')
     if options.most_surprise is not None and not options.most_surprise > 0:
-        raise OptionError(f'rewards: most_surprise: {options.most_surprise} must be above 0 nats a token.')
+        raise OptionError(f'rewards: most_surprise: {options.most_surprise} must be above 0 nats.')
     if bool(options.naming) != bool(options.class_words):
         raise OptionError('rewards: class_words: must be given with a weight of naming above 0, and only then; for example '
                           '{blur: [blur, soft], noise: [noise, noisy]}.')

@@ -24,7 +24,7 @@ class BlindReader:
     Attributes:
         reasoner: a frozen model that can tell a rating from a text; it is never trained here.
         card: the prompt and the rating scale of the texts.
-        most_surprise: texts above this many nats a token are not rated; None rates all.
+        most_surprise: texts with a token that surprises more than this, in nats, are not rated; None rates all.
         batch_size: texts at once.
     """
 
@@ -49,7 +49,7 @@ class BlindReader:
 
     @torch.no_grad()
     def surprise(self, texts: Sequence[str]) -> list[float]:
-        """Return how little the reader expects each text: its negative log-likelihood, in nats a token."""
+        """Return how little the reader expects each text: the negative log-likelihood of its least likely token, in nats."""
         found = []
         for start in range(0, len(texts), self.batch_size):
             written = self._written(texts[start:start + self.batch_size])
@@ -58,7 +58,7 @@ class BlindReader:
             logits = self.reasoner.model(**inputs, logits_to_keep=longest + 1).logits[:, -longest - 1:-1]
             expected = torch.log_softmax(logits.double(), dim=-1)
             likelihoods = expected.gather(-1, inputs['input_ids'][:, -longest:, None])[..., 0]
-            found += [-float(row[-len(tokens):].mean()) for row, tokens in zip(likelihoods, written, strict=True)]
+            found += [-float(row[-len(tokens):].min()) for row, tokens in zip(likelihoods, written, strict=True)]
         return found
 
     def _written(self, texts: Sequence[str]) -> list[list[int]]:
