@@ -7,6 +7,8 @@ from PIL import Image
 
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.errors import DataError
+from pyiqa_rali.reasoning.prompts import ReasoningCard
+from pyiqa_rali.reasoning.tables import rows_of
 
 
 @pytest.fixture
@@ -47,3 +49,20 @@ def test_a_truncated_image_is_named(folder):
                                   'meta_info_file': str(folder / 'fr.csv'), 'mos_range': [1, 5], 'lower_better': False}, 0)
     with pytest.raises(DataError, match=r'tiny: .*b.png cannot be read as an image'):
         table[1]
+
+
+@pytest.mark.parametrize('kind', ['NR', 'FR'])
+def test_a_further_column(folder, kind):
+    path = folder / f'{kind.lower()}.csv'
+    table = pd.read_csv(path)
+    table['fault'] = ['blur', None, 'noise']
+    table['a_split'] = ['train', 'train', 'val']
+    table.to_csv(path, index=False)
+    values = {'name': 'tiny', 'type': f'General{kind}Dataset', 'dataroot_target': str(folder), 'meta_info_file': str(path),
+              'mos_range': [1, 5], 'lower_better': False, 'split_index': 'a_split'}
+    assert build_table('train', values, 0).column('fault') == ['blur', '']
+    with pytest.raises(DataError, match=r'has no column "falt"; it has .*fault'):
+        build_table('train', values, 0).column('falt')
+    rows = rows_of('train', {**values, 'class_column': 'fault'}, ReasoningCard(), 0)
+    assert [row.distortion_class for row in rows] == ['blur', '']
+    assert [row.distortion_class for row in rows_of('train', values, ReasoningCard(), 0)] == ['', '']
