@@ -5,8 +5,6 @@ Each step leaves its files in the run's folder, and is skipped when a run goes o
 
 import csv
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,20 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pyiqa_rali.chain_report import (
+    model_figures,
+    reward_figures,
+    score_figures,
+    time_figures,
+    timed,
+    words_of,
+    written_text_figures,
+)
 from pyiqa_rali.data.dataset_settings import DatasetSettings
 from pyiqa_rali.data.make_dataset import make_dataset
 from pyiqa_rali.data.tables import build_table
+from pyiqa_rali.data.view_sentences import view_sentence
 from pyiqa_rali.errors import OptionError
-from pyiqa_rali.evaluation.correlations import correlations
 from pyiqa_rali.evaluation.plots import described_sheet, spread_over_scores
 from pyiqa_rali.files import atomic_open, write_json
 from pyiqa_rali.options import PathOptions, from_known_keys, override, read_yaml
@@ -27,16 +34,13 @@ from pyiqa_rali.reasoning.cold_start import random_completions
 from pyiqa_rali.reasoning.grpo import run_grpo
 from pyiqa_rali.reasoning.options import GrpoOptions, grpo_options, sft_options
 from pyiqa_rali.reasoning.prompts import ReasoningCard
+from pyiqa_rali.reasoning.reading import BlindReader
 from pyiqa_rali.reasoning.sft import run_sft
-from pyiqa_rali.reasoning.tables import read_picture, rows_of
+from pyiqa_rali.reasoning.tables import Row, read_picture, rows_of
 from pyiqa_rali.reasoning.tiny_vlm import save_tiny_vlm
 from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
-from pyiqa_rali.records import read_record
 from pyiqa_rali.run_folder import claim
 
-METRICS = {name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc')}
-FIRST_AND_LAST = 20  # steps whose mean rewards are compared
-TIMED_IMAGES = 12
 SHOWN_IMAGES = 8
 
 
@@ -47,13 +51,15 @@ class ColdStartOptions:
     Attributes:
         examples: images with a random text and rating.
         wordings: in how many ways each sentence is put.
-        impressions: whether a second sentence gives the overall impression.
+        views: whether a first sentence says where the picture's light is: a model from nothing learns to look.
+        impressions: whether a last sentence gives the overall impression.
         sft: keys of TRL's SFTConfig.
     """
 
     examples: int
     sft: dict[str, Any]
     wordings: int = 2
+    views: bool = False
     impressions: bool = False
 
 
@@ -142,7 +148,7 @@ class Chain:
         """Run all steps and return the figures of this seed."""
         seconds = {}
         for step in (self.make_data, self.make_vlm, self.start_cold, self.reinforce, self.write, self.align):
-            seconds[step.__name__] = _timed(step)
+            seconds[step.__name__] = timed(step)
         results = self.compare()
         write_json(self.root / 'results.json', {**results, 'seconds': seconds})
         return results
@@ -155,14 +161,14 @@ class Chain:
     def make_vlm(self) -> None:
         """A tiny vision-language model with random weights, and a tokenizer for the cold start's texts."""
         if not (self.vlm / 'config.json').exists():
-            save_tiny_vlm(self.vlm, self._completions(), self.seed, **self.options.vlm)
+            save_tiny_vlm(self.vlm, self._completions(self._rows('train')), self.seed, **self.options.vlm)
 
     def start_cold(self) -> None:
         """Format, and ratings that have nothing to do with the image."""
         options = sft_options({**self._common('cold_start', self.vlm), 'sft': self.options.cold_start.sft,
                                'val': {'val_freq': None}})
-        rows = rows_of('train', self.table('train'), self.options.prompts, self.seed)
-        completions = self._completions()
+        rows = self._rows('train')
+        completions = self._completions(rows)
         run_sft(options, [rows[number % len(rows)] for number in range(len(completions))], completions, {}, self.resume)
 
     def reinforce(self) -> None:
@@ -194,19 +200,28 @@ class Chain:
             train_rali(str(opt_path), auto_resume=self.resume and (self.root / 'rali').exists())
 
     def compare(self) -> dict[str, float]:
-        """Score the held-out photographs with both metrics, and draw."""
-        rows = rows_of('test', self.table('test'), self.options.prompts, self.seed)
+        """Score the held-out photographs with both metrics, look at the texts, and draw."""
+        rows = self._rows('test')
         paths, mos = [row.image_path for row in rows], np.array([row.mos for row in rows])
-        reasoner, rali = self._metrics()
+        reasoner, rali = self._metric(self.reasoning), pyiqa_metric('rali', self.rali)
         rali_scores = np.array([float(rali(path)) for path in paths])
         described = reasoner.net.describe([read_picture(path) for path in paths])
-        found = {f'rali_test_{name}': value for name, value in correlations(rali_scores, mos, METRICS, 'test').items()}
-        found |= self._rewards() | self._validations() | self._times(reasoner, rali, paths)
+        found = {f'rali_test_{name}': value for name, value in score_figures(rali_scores, rows).items()}
+        found |= reward_figures(self.reasoning / 'log.csv', self.options.logger.get('print_freq', 10))
+        found |= self._models_compared(reasoner, rows) | time_figures(reasoner, rali, paths)
         shown = spread_over_scores(rali_scores, min(SHOWN_IMAGES, len(paths)))
         described_sheet([(np.asarray(read_picture(paths[each])), f'MOS {mos[each]:.2f}   RALI {rali_scores[each]:.2f}   '
                           f'rating {described[each].rating:.2f}', described[each].reasoning_text) for each in shown],
                         self.root / 'figures' / 'texts_and_scores.png', 'held-out photographs')
         return found
+
+    def _models_compared(self, reasoner: Any, rows: list[Row]) -> dict[str, float]:
+        """Return ratings and texts of the cold-started model and of the trained one, and the texts that RALI learned from."""
+        cold = self._metric(self.cold)
+        reader, words = BlindReader(cold.net.reasoner, self.options.prompts), words_of(self._types())
+        found = {f'reasoning_{when}_test_{name}': value for when, metric in (('before', cold), ('after', reasoner))
+                 for name, value in model_figures(metric.net, reader, rows, words).items()}
+        return found | written_text_figures(self.texts, self._rows('train'), reader)
 
     def table(self, section: str) -> dict[str, Any]:
         """Return the option section of one data set."""
@@ -219,17 +234,28 @@ class Chain:
         with open(self.data / 'meta_info.csv', encoding='utf-8', newline='') as stream:
             return next(name for name in next(csv.reader(stream)) if 'split' in name)
 
-    def _completions(self) -> list[str]:
-        types = self.options.data.get('types') or list(DatasetSettings(out='').types)
-        count = self.options.cold_start.examples
-        return random_completions(count, types, self.options.prompts, self.seed, self.options.cold_start.wordings,
-                                  self.options.cold_start.impressions)
+    def _rows(self, section: str) -> list[Row]:
+        """Return the rows of one data set, with their classes of distortion."""
+        return rows_of(section, {**self.table(section), 'class_column': 'distortion'}, self.options.prompts, self.seed)
+
+    def _types(self) -> list[str]:
+        return self.options.data.get('types') or list(DatasetSettings(out='').types)
+
+    def _completions(self, rows: list[Row]) -> list[str]:
+        """Return the completions of the cold start; example n belongs to image n, and so on from the first again."""
+        cold = self.options.cold_start
+        views = [view_sentence(np.asarray(read_picture(row.image_path))) for row in rows] if cold.views else None
+        return random_completions(cold.examples, self._types(), self.options.prompts, self.seed, cold.wordings,
+                                  cold.impressions, views)
 
     def _grpo_options(self) -> GrpoOptions:
         start = self.cold / 'models' / 'reasoning'
-        values = {**self._common('grpo', start), 'rewards': self.options.rewards, 'grpo': self.options.grpo,
-                  'val': self.options.val}
-        values['datasets'] = {name: self.table(name) for name in ('train', 'val', 'test')}
+        rewards, named = dict(self.options.rewards), {}
+        if rewards.get('naming'):
+            rewards.setdefault('class_words', words_of(self._types()))
+            named = {'class_column': 'distortion'}
+        values = {**self._common('grpo', start), 'rewards': rewards, 'grpo': self.options.grpo, 'val': self.options.val}
+        values['datasets'] = {name: {**self.table(name), **named} for name in ('train', 'val', 'test')}
         return grpo_options(values)
 
     def _common(self, name: str, start: Path) -> dict[str, Any]:
@@ -237,51 +263,19 @@ class Chain:
                 'network': {'pretrained': str(start)}, 'prompts': asdict(self.options.prompts),
                 'path': {'experiments_root': str(self.root)}, 'logger': dict(self.options.logger)}
 
-    def _metrics(self) -> tuple[Any, Any]:
-        import pyiqa
-        reasoner = pyiqa.create_metric('rali-reasoning', device='cpu', batch_size=self.options.val.get('batch_size', 16),
-                                       pretrained_model_path=str(self.reasoning / 'models' / 'reasoning'),
-                                       max_new_tokens=self.options.grpo['max_completion_length'],
-                                       num_samples=self.options.val.get('num_samples', 5))
-        return reasoner, pyiqa.create_metric('rali', device='cpu', pretrained_model_path=str(self.rali))
+    def _metric(self, run: Path) -> Any:
+        """Return the model that a run has exported as a metric."""
+        return pyiqa_metric('rali-reasoning', run / 'models' / 'reasoning', batch_size=self.options.val.get('batch_size', 16),
+                            max_new_tokens=self.options.grpo['max_completion_length'],
+                            num_samples=self.options.val.get('num_samples', 5))
 
-    def _rewards(self) -> dict[str, float]:
-        """Return the mean reward of the first and last steps."""
-        record = read_record(self.reasoning / 'log.csv')
-        if not record:
-            raise OptionError(f'logger: print_freq: {self.options.logger.get("print_freq")} is more than the steps of GRPO: no '
-                              'reward was written down. Lower it.')
-        steps = max(1, FIRST_AND_LAST // max(1, self.options.logger.get('print_freq', 10)))
-        first, last = (statistics.fmean(row['reward'] for row in rows) for rows in (record[:steps], record[-steps:]))
-        return {'reward_first_20': first, 'reward_last_20': last, 'reward_gain': last - first}
 
-    def _validations(self) -> dict[str, float]:
-        record = read_record(self.reasoning / 'val.csv')
-        columns = [f'test/{mode}_{metric}' for mode in ('mean', 'expectation') for metric in METRICS]
-        return {f'reasoning_{when}_{column}'.replace('/', '_'): row.get(column, float('nan')) for when, row in
-                (('before', record[0]), ('after', record[-1])) for column in columns}
-
-    def _times(self, reasoner: Any, rali: Any, paths: list[str]) -> dict[str, float]:
-        """Return the median time for one image, called one at a time: RALI's, and the model's in two modes; and ratios."""
-        reasoner.net.batch_size = 1
-        medians = []
-        for metric, mode in ((rali, None), (reasoner, 'expectation'), (reasoner, 'mean')):
-            reasoner.net.mode = mode or reasoner.net.mode
-            metric(paths[0])
-            medians.append(statistics.median(_timed(lambda path=path, metric=metric: metric(path))
-                                             for path in paths[:TIMED_IMAGES]))
-        return {'rali_ms': 1000 * medians[0], 'reasoning_expectation_ms': 1000 * medians[1],
-                'reasoning_mean_ms': 1000 * medians[2], 'time_ratio_expectation': medians[0] / medians[1],
-                'time_ratio_mean': medians[0] / medians[2]}
+def pyiqa_metric(name: str, weights: Path, **options: Any) -> Any:
+    """Return a metric of pyiqa on the CPU."""
+    import pyiqa
+    return pyiqa.create_metric(name, device='cpu', pretrained_model_path=str(weights), **options)
 
 
 def from_known_settings(values: dict[str, Any]) -> DatasetSettings:
     """Build the settings of `make-dataset`; an unknown key is an error."""
     return from_known_keys(DatasetSettings, values, 'data')
-
-
-def _timed(work: Callable[[], Any]) -> float:
-    """Run something and return the seconds it took."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

@@ -74,6 +74,21 @@ class QualityTable(Dataset):
             return []
         return [str(name) for name in meta_info.iloc[:, _image_column(meta_info.iloc[0].tolist())]]
 
+    def column(self, name: str) -> list[str]:
+        """Return what a further column of the table says of each image, in the order of the items; '' for empty cells.
+
+        Raises:
+            DataError: the table has no such column.
+        """
+        meta_info = self.base.meta_info
+        if name not in meta_info:
+            raise DataError(f'{self.name}: {self.base.opt["meta_info_file"]} has no column "{name}"; it has '
+                            f'{", ".join(map(str, meta_info))}.')
+        cells = meta_info[name].fillna('').astype(str)
+        of_image = {os.path.join(self.base.opt['dataroot_target'], image): cell
+                    for image, cell in zip(self.table_names(), cells, strict=True)}
+        return [of_image[path] for path, _ in self.images_and_mos()]
+
     def _table_item(self, index: int, draw: int) -> dict[str, Any]:
         with seeded(self.seed, draw), strict_decoding():
             try:

@@ -1,8 +1,12 @@
 """A cold start for models that cannot write yet: they learn the format, with texts and ratings drawn at random.
 
 Text and rating of an example agree with each other and have nothing to do with its image, so that whatever the model later
-knows about quality, it learned from rewards.
+knows about quality, it learned from rewards. A first sentence may say where the picture's light is, which has nothing to do
+with quality, so that a model from nothing learns to look at pictures at all, as a real one has long before.
 """
+
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,7 +19,7 @@ MOST_WORDINGS = len(FAULT_SENTENCES)
 
 
 def random_completions(count: int, types: list[str], card: ReasoningCard, seed: int, wordings: int = MOST_WORDINGS,
-                       impressions: bool = True) -> list[str]:
+                       impressions: bool = True, views: Sequence[str] | None = None) -> list[str]:
     """Return completions: a random rating each, and a text for it.
 
     Args:
@@ -24,18 +28,24 @@ def random_completions(count: int, types: list[str], card: ReasoningCard, seed: 
         card: rating range and key.
         seed: of all draws.
         wordings: in how many ways each sentence is put; the fewer, the sooner a tiny model learns.
-        impressions: whether a second sentence gives the overall impression.
+        impressions: whether a sentence at the end gives the overall impression.
+        views: sentences to begin with, over and over in this order; None begins with the fault.
     """
     rng = np.random.default_rng(seed)
-    return [random_completion(types, card, rng, wordings, impressions) for _ in range(count)]
+    begins = itertools.cycle([''] if views is None else [f'{view} ' for view in views])
+    return [random_completion(types, card, rng, wordings, impressions, next(begins)) for _ in range(count)]
 
 
 def random_completion(types: list[str], card: ReasoningCard, rng: np.random.Generator, wordings: int = MOST_WORDINGS,
-                      impressions: bool = True) -> str:
-    """Return a completion whose rating, with one decimal, is uniform on the scale, and whose text fits it."""
+                      impressions: bool = True, begin: str = '') -> str:
+    """Return a completion whose rating, with one decimal, is uniform on the scale, and whose text fits it.
+
+    Its text starts with `begin`; the other arguments are those of `random_completions`.
+    """
     label = float(rng.uniform())
     low, high = LEVEL_RANGE
-    text = fault_sentence(str(rng.choice(types)), low + (1 - label) * (high - low), _pick(wordings, FAULT_SENTENCES, rng))
+    level = low + (1 - label) * (high - low)
+    text = begin + fault_sentence(str(rng.choice(types)), level, _pick(wordings, FAULT_SENTENCES, rng))
     if impressions:
         fitting = IMPRESSIONS[int(label * len(IMPRESSIONS))]
         text += ' ' + fitting[_pick(wordings, fitting, rng)]

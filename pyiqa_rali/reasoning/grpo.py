@@ -22,6 +22,7 @@ from pyiqa_rali.reasoning.training import (
     collect_rows,
     common_settings,
     load_for_training,
+    load_reader,
     lora_config,
     results,
     train_and_export,
@@ -125,7 +126,8 @@ def make_trainer(options: GrpoOptions, config: Any, rows: list[Row], validation:
     """Return the trainer with its rewards and all that watches it."""
     from pyiqa_rali.reasoning.trainers import ReasoningGRPOTrainer
     start_step = int(checkpoint.name.rpartition('-')[2]) + 1 if checkpoint else 0
-    functions, _ = reward_functions(options.rewards, options.prompts)
+    reader = load_reader(options, config.device).ratings if options.rewards.reading else None
+    functions, _ = reward_functions(options.rewards, options.prompts, reader)
     callbacks: list[Any] = [AlarmCallback()]
     if config.process_index == 0:
         samples = SampleCallback(folder.samples, start_step)

@@ -8,6 +8,7 @@ from pyiqa_rali.errors import OptionError, did_you_mean
 from pyiqa_rali.options import LoggerOptions, PathOptions, from_known_keys
 from pyiqa_rali.reasoning.prompts import ReasoningCard
 
+REWARDS = ('format', 'score', 'continuous_score', 'rank', 'degradation', 'reading', 'naming')
 TRAINED_PARTS = ('all', 'vision', 'language', 'lora')
 # where the trainer's own arguments would contradict a section of the option file
 ELSEWHERE = {'output_dir': 'path: experiments_root and name', 'seed': 'manual_seed', 'reward_weights': 'rewards',
@@ -52,8 +53,16 @@ class RewardOptions:
         continuous_score: of a reward that falls with the distance to 0 at `score_width`.
         rank: of the Thurstone rank reward.
         degradation: of class and severity; for rows of the degradation task alone.
+        reading: of the continuous score reward for the rating that a frozen reader finds in the text, without the picture;
+            it keeps the text from saying anything while the rating comes from the picture.
+        naming: of 1 when the text names the picture's class of distortion, and no other, else 0; for rows with a class
+            (`class_column` of their data set, or the degradation task) that has words.
         score_threshold: in the unit of the ratings.
-        score_width: in the unit of the ratings.
+        score_width: of the continuous and the reading reward, in the unit of the ratings.
+        most_surprise: texts with a token that surprises the reader more than this, in nats, earn nothing by reading: what it
+            would never write itself it cannot read either, and may take for anything. None has no bound.
+        reader: the model that reads; None takes the one that training starts from.
+        class_words: for naming, the words that name each class.
     """
 
     format: float = 1.0
@@ -61,8 +70,13 @@ class RewardOptions:
     continuous_score: float = 0.0
     rank: float = 0.0
     degradation: float = 0.0
+    reading: float = 0.0
+    naming: float = 0.0
     score_threshold: float = 0.35
     score_width: float = 4.0
+    most_surprise: float | None = None
+    reader: str | None = None
+    class_words: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -149,11 +163,31 @@ def grpo_options(values: dict[str, Any]) -> GrpoOptions:
     options = _typed_options(GrpoOptions, {'rewards': {}, **values}, {**SECTIONS, 'rewards': RewardOptions})
     from trl import GRPOConfig
     check_trainer_keys('grpo', options.grpo, GRPOConfig)
-    rewards = dataclasses.asdict(options.rewards)
-    weights = {name: rewards[name] for name in ('format', 'score', 'continuous_score', 'rank', 'degradation')}
+    check_rewards(options.rewards)
+    return options
+
+
+def check_rewards(options: RewardOptions) -> None:
+    """Check weights, and what only some rewards need.
+
+    Raises:
+        OptionError: a value cannot be used.
+    """
+    weights = {name: getattr(options, name) for name in REWARDS}
     if min(weights.values()) < 0 or not any(weights.values()):
         raise OptionError(f'rewards: {weights} must be weights of 0 or more, and one of them above 0.')
-    return options
+    for name in ('reader', 'most_surprise'):
+        if getattr(options, name) is not None and not options.reading:
+            raise OptionError(f'rewards: {name}: {getattr(options, name)} is for the reading reward alone. Give reading a '
+                              f'weight, or leave {name} out.')
+    if options.most_surprise is not None and not options.most_surprise > 0:
+        raise OptionError(f'rewards: most_surprise: {options.most_surprise} must be above 0 nats.')
+    if bool(options.naming) != bool(options.class_words):
+        raise OptionError('rewards: class_words: must be given with a weight of naming above 0, and only then; for example '
+                          '{blur: [blur, soft], noise: [noise, noisy]}.')
+    empty = [name for name, words in options.class_words.items() if not words or not all(map(str.strip, words))]
+    if empty:
+        raise OptionError(f'rewards: class_words: {", ".join(empty)} must have words, none of them empty.')
 
 
 def sft_options(values: dict[str, Any]) -> SftOptions:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from pyiqa_rali.reasoning.answers import strict_degradation, strict_rating
+from pyiqa_rali.reasoning.answers import split_completion, strict_degradation, strict_rating
 from pyiqa_rali.reasoning.options import RewardOptions
 from pyiqa_rali.reasoning.prompts import ReasoningCard
 from pyiqa_rali.reasoning.rewards import (
@@ -11,21 +11,30 @@ from pyiqa_rali.reasoning.rewards import (
     continuous_score_reward,
     degradation_reward,
     format_reward,
+    naming_reward,
     rank_rewards,
     threshold_score_reward,
 )
 
 Reward = Callable[..., list[float | None]]
+Reader = Callable[[list[str | None]], list[float | None]]  # the ratings of texts whose pictures are not seen
 
 
-def reward_functions(options: RewardOptions, card: ReasoningCard) -> tuple[list[Reward], list[float]]:
+def reward_functions(options: RewardOptions, card: ReasoningCard,
+                     reader: Reader | None = None) -> tuple[list[Reward], list[float]]:
     """Return the reward functions with a weight above 0, and those weights.
 
     A function returns None for rows of the other task; their names are those of the options.
+
+    Args:
+        options: weights and bounds.
+        card: the rating scale.
+        reader: rates texts without their pictures; for the reading reward alone.
     """
     made = {'format': format_function(), 'score': score_function(card, options.score_threshold),
             'continuous_score': continuous_score_function(card, options.score_width), 'rank': rank_function(card),
-            'degradation': degradation_function()}
+            'degradation': degradation_function(), 'reading': reading_function(reader, options.score_width),
+            'naming': naming_function(options.class_words)}
     chosen = {name: function for name, function in made.items() if getattr(options, name) > 0}
     for name, function in chosen.items():
         function.__name__ = name  # TRL logs rewards by this name
@@ -63,6 +72,24 @@ def continuous_score_function(card: ReasoningCard, width: float) -> Reward:
     return reward
 
 
+def reading_function(reader: Reader | None, width: float) -> Reward:
+    """Return the reading reward: what the continuous score reward gives the rating that a reader finds in the text."""
+    def reward(completions: list, task: list[str], mos: list[float], **columns: Any) -> list[float | None]:
+        texts = [_reasoning(completion) if kind == 'score' else None
+                 for completion, kind in zip(completions, task, strict=True)]
+        return [continuous_score_reward(rating, label, width) if kind == 'score' else None
+                for rating, kind, label in zip(reader(texts), task, mos, strict=True)]
+    return reward
+
+
+def naming_function(class_words: dict[str, list[str]]) -> Reward:
+    """Return the naming reward; None for pictures whose class has no words."""
+    def reward(completions: list, distortion_class: list[str], **columns: Any) -> list[float | None]:
+        return [naming_reward(_reasoning(completion), kind, class_words) if kind in class_words else None
+                for completion, kind in zip(completions, distortion_class, strict=True)]
+    return reward
+
+
 def degradation_function() -> Reward:
     """Return the reward for degradation class and severity."""
     def reward(completions: list, task: list[str], distortion_class: list[str], severity: list[str],
@@ -92,6 +119,12 @@ def _of_all_processes(own: list) -> tuple[list, int]:
     from accelerate.utils import gather_object
     state = PartialState()
     return (gather_object(own), state.process_index * len(own)) if state.num_processes > 1 else (own, 0)
+
+
+def _reasoning(completion: Any) -> str | None:
+    """Return the reasoning text of a completion in the exact format, or None."""
+    parts = split_completion(text_of(completion))
+    return parts[0] if parts else None
 
 
 def _rating(completion: Any, card: ReasoningCard) -> float | None:

@@ -1,8 +1,9 @@
 """Rewards of GRPO as pure functions: what a completion is worth. From Q-Insight and VisualQuality-R1."""
 
 import math
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyiqa_rali.reasoning.answers import split_completion, strict_json
@@ -59,6 +60,22 @@ def degradation_reward(found: tuple[str, str] | None, expected: tuple[str, str])
     if found is None or found[0] != expected[0]:
         return 0.0
     return 1.0 if found[1] == expected[1] else 0.25
+
+
+def named_classes(reasoning_text: str, class_words: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the classes that a text names by one of their words, in whole words, upper or lower case.
+
+    Example:
+        >>> named_classes('Strong Gaussian blur.', {'blur': ['blur', 'soft'], 'noise': ['noise', 'noisy']})
+        {'blur'}
+    """
+    return {name for name, words in class_words.items()
+            if any(re.search(rf'\b{re.escape(word)}\b', reasoning_text, re.IGNORECASE) for word in words)}
+
+
+def naming_reward(reasoning_text: str | None, expected: str, class_words: Mapping[str, Sequence[str]]) -> float:
+    """Return 1 when a text names the expected class and no other; None, for a text in no format, earns 0."""
+    return float(reasoning_text is not None and named_classes(reasoning_text, class_words) == {expected})
 
 
 def rank_rewards(rollouts: Sequence[Rollout], epsilon: float = EPSILON) -> list[float | None]:

@@ -26,7 +26,7 @@ class Row:
         dataset: name of its data set.
         task: 'score' or 'degradation'.
         mos: its MOS on the rating scale, higher better; NaN for the degradation task.
-        distortion_class: with the degradation task.
+        distortion_class: with the degradation task, or from the `class_column` of a data set with scores.
         severity: with the degradation task.
     """
 
@@ -43,7 +43,8 @@ def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int
 
     Args:
         section: its name under `datasets:`.
-        values: its options; `type: DegradationTable` reads classes and severities, everything else is pyiqa's.
+        values: its options; `type: DegradationTable` reads classes and severities, everything else is pyiqa's, and
+            `class_column` names the table's column with each image's class of distortion, where it has one.
         card: the rating scale.
         seed: the run's seed.
 
@@ -55,9 +56,13 @@ def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int
     if values.get('type') == 'SyntheticNRDataset':
         raise OptionError(f'datasets: {section}: type: SyntheticNRDataset has no files; write a data set with python -m '
                           'pyiqa_rali make-dataset and name its table.')
-    table = build_table(section, values, seed)
+    class_column = values.get('class_column')
+    table = build_table(section, {key: value for key, value in values.items() if key != 'class_column'}, seed)
+    images = table.images_and_mos()
+    classes = [''] * len(images) if class_column is None else table.column(class_column)
     low, high = card.rating_range
-    return [Row(path, table.name, mos=low + (high - low) * table.scale.normalise(mos)) for path, mos in table.images_and_mos()]
+    return [Row(path, table.name, mos=low + (high - low) * table.scale.normalise(mos), distortion_class=kind)
+            for (path, mos), kind in zip(images, classes, strict=True)]
 
 
 def degradation_rows(section: str, values: dict[str, Any]) -> list[Row]:

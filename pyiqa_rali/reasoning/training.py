@@ -12,6 +12,7 @@ import torch
 from pyiqa_rali.errors import OptionError
 from pyiqa_rali.evaluation.plots import training_curves
 from pyiqa_rali.reasoning.options import GrpoOptions, NetworkOptions, SftOptions
+from pyiqa_rali.reasoning.reading import BlindReader
 from pyiqa_rali.reasoning.tables import Row, rows_of
 from pyiqa_rali.reasoning.vlm import ReasoningModel, load_vlm
 from pyiqa_rali.records import read_record
@@ -80,6 +81,19 @@ def load_for_training(options: GrpoOptions | SftOptions) -> ReasoningModel:
     reasoner.card = options.prompts
     choose_trained(reasoner.model, network)
     return reasoner
+
+
+def load_reader(options: GrpoOptions, device: torch.device) -> BlindReader:
+    """Load the model that reads texts for the reading reward: by default the one that training starts from, frozen.
+
+    Raises:
+        CheckpointError: it cannot be had or loaded.
+    """
+    network = options.network
+    reasoner = load_vlm(options.rewards.reader or network.pretrained, network.dtype, network.attn_implementation, None,
+                        network.min_pixels, network.max_pixels, merge=True)
+    reasoner.model.requires_grad_(False).to(device)
+    return BlindReader(reasoner, options.prompts, options.rewards.most_surprise)
 
 
 def choose_trained(model: torch.nn.Module, network: NetworkOptions) -> int:

@@ -48,7 +48,9 @@ def test_the_chain_leaves_figures_of_both_metrics(options):
     found = results['seeds']['0']
     assert results['medians'] == pytest.approx(found, nan_ok=True)
     assert {'rali_test_srcc', 'reward_gain', 'reasoning_before_test_mean_srcc', 'reasoning_after_test_mean_srcc',
-            'time_ratio_mean', 'time_ratio_expectation'} <= set(found)
+            'time_ratio_mean', 'time_ratio_expectation', 'reasoning_after_test_expectation_text_srcc', 'written_text_srcc',
+            'reasoning_before_test_mean_text_srcc', 'rali_test_srcc_darken'} <= set(found)
+    assert found['reasoning_before_test_mean_text_class_majority'] == 1
     assert 0 < found['time_ratio_mean'] < 1 and found['rali_ms'] > 0
     for name in ('data/meta_info.csv', 'vlm/config.json', 'cold_start/models/reasoning/config.json', 'grpo/log.csv',
                  'grpo/figures/training_curves.png', 'reasoning_texts.jsonl', 'texts_report.json',

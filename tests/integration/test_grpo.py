@@ -126,7 +126,11 @@ def test_a_run_leaves_records_samples_curves_and_a_model_that_scores(data, tmp_p
     assert not same(root / 'models' / 'reasoning', data / 'vlm')
 
 
-@pytest.mark.parametrize('changes', [{}, LORA, {'grpo__num_iterations': 2}], ids=['full', 'lora', 'two iterations'])
+READ = {'rewards': {'format': 1.0, 'reading': 1.0, 'most_surprise': 30.0}}
+
+
+@pytest.mark.parametrize('changes', [{}, LORA, {'grpo__num_iterations': 2}, READ],
+                         ids=['full', 'lora', 'two iterations', 'read'])
 def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, changes):
     """Killed with SIGKILL after the checkpoint of step 4, whose folder is followed by a half-written one."""
     (tmp_path / 'whole').mkdir()
@@ -177,6 +181,20 @@ def test_a_resumed_run_refuses_other_options(data, tmp_path):
         train_grpo(write_options(data, tmp_path, grpo__max_steps=2, grpo__learning_rate=0.5), auto_resume=True)
 
 
+def test_a_reader_of_its_own_and_a_column_of_classes(data, tmp_path):
+    rows = read_csv(data / 'meta.csv')
+    with open(tmp_path / 'meta.csv', 'w', newline='') as stream:
+        csv.writer(stream).writerows([['image', 'mos', 'a_split', 'fault'], *(
+            [row['image'], row['mos'], row['a_split'], ('a', 'b', '')[number % 3]] for number, row in enumerate(rows))])
+    rewards = {'format': 1.0, 'reading': 1.0, 'reader': str(data / 'random'), 'naming': 1.0,
+               'class_words': {'a': ['A'], 'b': ['B']}}
+    train_grpo(write_options(data, tmp_path, rewards=rewards, grpo__max_steps=2, val__val_freq=None,
+                             datasets__train={**table(data), 'meta_info_file': str(tmp_path / 'meta.csv'),
+                                              'class_column': 'fault'}))
+    log = read_csv(tmp_path / 'tiny' / 'log.csv')
+    assert all(0 < float(row['rewards/reading/mean']) <= 1 and 0 <= float(row['rewards/naming/mean']) <= 1 for row in log)
+
+
 @pytest.mark.parametrize('part', ['vision', 'language'])
 def test_one_tower_alone_is_trained(data, tmp_path, part):
     before = weights(data / 'vlm')
@@ -214,7 +232,8 @@ def test_both_tasks_together(data, tmp_path):
     ({'grpo__bf16': True}, 'bf16: true needs a GPU'), ({'grpo__max_completion_length': 12}, 'is too short: tags and answer'),
     ({'grpo__learning_rat': 1}, 'unknown key "learning_rat".* Did you mean "learning_rate"'),
     ({'grpo__output_dir': 'x'}, 'output_dir: is set by path'), ({'rewards__colour': 1}, 'rewards: unknown key "colour"'),
-    ({'rewards': {'format': 0}}, 'one of them above 0'), ({'network__train': 'visoin'}, 'Did you mean "vision"'),
+    ({'rewards': {'format': 0}}, 'one of them above 0'),
+    ({'rewards__reader': 'x'}, 'reader: x is for the reading reward'), ({'network__train': 'visoin'}, 'Did you mean "vision"'),
     ({'network__train': 'lora'}, 'network: lora: must be given'), ({'network__lora': {'r': 2}}, 'network: lora: must be given'),
     ({'network__train': 'lora', 'network__lora': {'rank': 2}}, 'keys are those of peft'),
     ({'datasets__train__mos_range': None}, 'mos_range: must be given'), ({'datasets': {}}, 'datasets: train: must be given'),

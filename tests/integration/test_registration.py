@@ -77,7 +77,8 @@ def test_way_3_our_own_command(installed, picture):
 
 def test_way_4_the_start_up_file_alone(installed):
     found = installed.json(START_UP_FILE_ALONE)
-    assert found == [OURS, OURS[:2], 2, 1, ['RALI', 'ReasoningScorer'], ['SyntheticNRDataset'], ['pyiqa_rali.register']]
+    assert found == [OURS, OURS[:2], 2, 2, ['RALI', 'ReasoningScorer'], ['SyntheticNRDataset', 'ManifestNRDataset'],
+                     ['pyiqa_rali.register']]
 
 
 def test_way_4_pyiqas_own_command(installed, picture):

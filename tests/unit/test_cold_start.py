@@ -30,3 +30,10 @@ def test_fewer_wordings_and_sentences():
     assert len(texts(wordings=1, impressions=False)) == 5
     assert len(texts(wordings=2, impressions=False)) == 10
     assert len(texts(wordings=1)) < len(texts(wordings=2)) < len(texts())
+
+
+def test_texts_begin_with_what_belongs_to_their_image():
+    found = random_completions(5, ['darken'], ReasoningCard(), 0, views=['It is left.', 'It is right.'])
+    without = random_completions(5, ['darken'], ReasoningCard(), 0)
+    assert [split_completion(each)[0].split('. ')[0] for each in found] == ['It is left', 'It is right'] * 2 + ['It is left']
+    assert [split_completion(each)[0].split('. ', 1)[1] for each in found] == [split_completion(each)[0] for each in without]

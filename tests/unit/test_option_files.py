@@ -42,8 +42,8 @@ def test_it_says_how_it_is_run(path):
 
 
 def test_there_are_all():
-    names = {'rali', 'rali_siglip2', 'rali_lite', 'rali_ract', 'demo', 'chain', 'grpo', 'grpo_rank', 'grpo_lora',
-             'grpo_vision', 'ract', 'evaluate', 'evaluate_koniq', 'evaluate_four_sets', 'ablation',
+    names = {'rali', 'rali_siglip2', 'rali_lite', 'rali_ract', 'demo', 'chain', 'chain_distortions', 'grpo', 'grpo_rank',
+             'grpo_lora', 'grpo_vision', 'ract', 'evaluate', 'evaluate_koniq', 'evaluate_four_sets', 'ablation',
              'ablation_koniq'}
     assert {path.stem for path in FILES} >= names
 

@@ -10,6 +10,8 @@ from PIL import Image
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.errors import DataError
+from pyiqa_rali.reasoning.prompts import ReasoningCard
+from pyiqa_rali.reasoning.tables import rows_of
 
 
 @pytest.fixture
@@ -55,3 +57,20 @@ def test_a_truncated_image_is_named(folder):
 def test_rows_without_paths_start_from_the_data_sets_root():
     base = SimpleNamespace(dataroot='ava', paths_mos=[['1.jpg', 4.5, 0, 1], ['2.jpg', 6, 1, 0]])
     assert QualityTable(base, MosScale([1, 10], False), 'AVA', 0).images_and_mos() == [('ava/1.jpg', 4.5), ('ava/2.jpg', 6.0)]
+
+
+@pytest.mark.parametrize('kind', ['NR', 'FR'])
+def test_a_further_column(folder, kind):
+    path = folder / f'{kind.lower()}.csv'
+    table = pd.read_csv(path)
+    table['fault'] = ['blur', None, 'noise']
+    table['a_split'] = ['train', 'train', 'val']
+    table.to_csv(path, index=False)
+    values = {'name': 'tiny', 'type': f'General{kind}Dataset', 'dataroot_target': str(folder), 'meta_info_file': str(path),
+              'mos_range': [1, 5], 'lower_better': False, 'split_index': 'a_split'}
+    assert build_table('train', values, 0).column('fault') == ['blur', '']
+    with pytest.raises(DataError, match=r'has no column "falt"; it has .*fault'):
+        build_table('train', values, 0).column('falt')
+    rows = rows_of('train', {**values, 'class_column': 'fault'}, ReasoningCard(), 0)
+    assert [row.distortion_class for row in rows] == ['blur', '']
+    assert [row.distortion_class for row in rows_of('train', values, ReasoningCard(), 0)] == ['', '']
