@@ -200,3 +200,14 @@ def test_a_newer_format_is_refused(tmp_path):
     net = random_rali()
     with pytest.raises(CheckpointError, match='format_version 99 is newer than the 2'):
         save_checkpoint(tmp_path / 'rali.safetensors', tensors_of(net), {**net.metadata, 'format_version': 99})
+
+
+@pytest.mark.parametrize('size', [(40, 48), (300, 400)])  # several pictures at once on a CPU, and one by one
+def test_a_picture_scores_the_same_alone_and_in_a_batch(net, size):
+    torch.manual_seed(3)
+    images = torch.rand(5, 3, *size)
+    with torch.no_grad():
+        together = net(images)
+        alone = torch.cat([net(image[None]) for image in images])
+    with_gradients = net(images).detach()  # the whole batch at once
+    assert torch.allclose(together, alone, atol=1e-5) and torch.allclose(together, with_gradients, atol=1e-5)
