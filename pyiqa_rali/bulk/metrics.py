@@ -37,13 +37,25 @@ def make_metric(name: str, weights: str | None, device: str | None, options: dic
         raise OptionError(f'--weights: "{name}" is not a metric of pyiqa_rali; only these take weights. Leave -m out.')
     options = dict(options or {})
     given_weights = {'pretrained_model_path': weights} if weights else {}
+    chosen = torch_device(device)
+    if arch == 'RALI':
+        _check_precision(options.get('precision', 'fp32'), chosen)
     try:
-        return pyiqa.create_metric(name, device=torch_device(device), **options, **given_weights)
+        return pyiqa.create_metric(name, device=chosen, **options, **given_weights)
     except (TypeError, ValueError, AssertionError, KeyError) as error:
         if not options or isinstance(error, (OptionError, CheckpointError)):
             raise
         _refuse_unknown_options(name, arch, options)
         raise OptionError(f'--metric-opt: {name} cannot be made with {_text(options)}: {first_line(error)}') from error
+
+
+def _check_precision(precision: str, device: Any) -> None:
+    """Refuse a precision that the device does not have once, and not as the error of every image."""
+    import torch
+
+    from pyiqa_rali.archs.precision import check_device, check_precision
+    check_precision(precision)
+    check_device(precision, device or torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
 
 
 def parse_options(words: list[str]) -> dict[str, Any]:

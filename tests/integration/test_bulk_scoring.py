@@ -16,7 +16,6 @@ from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.bulk import pipeline, report
-from pyiqa_rali.bulk.measure import pipeline_rates
 from pyiqa_rali.bulk.metrics import make_metric, metric_label, parse_options
 from pyiqa_rali.commands import score
 from pyiqa_rali.errors import DataError, OptionError
@@ -270,6 +269,8 @@ def test_options_that_cannot_be_read_say_why(words, message):
 @pytest.mark.parametrize(('metric', 'options', 'message'), [
     ('rali-lite', {'num_bassis': 3}, '--metric-opt: rali-lite has no option "num_bassis"; .*Did you mean "num_basis"'),
     ('rali-lite', {'num_basis': 3}, 'num_basis: goes with pretrained: False only'),
+    ('rali-lite', {'precision': 'fp16'}, 'precision: fp16 is for GPUs'),
+    ('rali-lite', {'precision': 'half'}, 'precision: "half" is not one of fp32, bf16, fp16'),
     ('brisque', {'kernel_size': 'x'}, '--metric-opt: brisque cannot be made with kernel_size=x: '),
 ])
 def test_an_option_that_the_metric_does_not_take_is_an_error(metric, options, message):
@@ -282,12 +283,3 @@ def test_options_reach_the_metric_and_stand_in_the_table(monkeypatch):
     assert make_metric('rali', 'a.pth', 'cpu', {'exact': True}) == (
         'rali', {'device': torch.device('cpu'), 'exact': True, 'pretrained_model_path': 'a.pth'})
     assert metric_label('rali', 'a.pth', {'precision': 'bf16', 'exact': True}) == 'rali:a.pth exact=True precision=bf16'
-
-
-def test_rates_of_decoding_model_and_pipeline(folder):
-    paths = paths_of(folder)
-    rates = pipeline_rates(paths[:9], tiny_metric(ENCODERS['fixed']), 4, 0)
-    assert set(rates) == {'decode', 'model', 'pipeline', 'utilisation'} and min(rates.values()) > 0
-    assert rates['utilisation'] == pytest.approx(rates['pipeline'] / rates['model'])
-    with pytest.raises(DataError, match='broken.png: cannot identify'):
-        pipeline_rates(paths, tiny_metric(ENCODERS['fixed']), 4, 0)
