@@ -18,7 +18,7 @@ from pyiqa_rali.__main__ import main
 from pyiqa_rali.bulk import pipeline, report
 from pyiqa_rali.bulk.metrics import make_metric, metric_label, parse_options
 from pyiqa_rali.commands import score
-from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.errors import OptionError
 from tests.integration.test_score_command import Brightness
 from tests.tiny import TINY_TIMM
 
