@@ -11,7 +11,7 @@ from pyiqa_rali.errors import DataError
 from pyiqa_rali.files import atomic_open
 from pyiqa_rali.report.blocks import Report, Section
 from pyiqa_rali.report.evaluation_run import evaluation_section
-from pyiqa_rali.report.files_run import files_section
+from pyiqa_rali.report.files_run import ablation_section, analysis_section, files_section
 from pyiqa_rali.report.markdown import write_markdown
 from pyiqa_rali.report.page import page
 from pyiqa_rali.report.reasoning_run import chain_section, reasoning_section
@@ -19,7 +19,7 @@ from pyiqa_rali.report.training_run import training_section
 
 KINDS: dict[str, Callable[[Path, str], Section]] = {
     'RALI': training_section, 'GRPO': reasoning_section, 'SFT': reasoning_section, 'CHAIN': chain_section,
-    'EVALUATE': evaluation_section}
+    'EVALUATE': evaluation_section, 'ABLATION': ablation_section, 'ANALYSIS': analysis_section}
 
 
 def write_report(folders: list[Path], out: Path, title: str) -> Report:
@@ -56,13 +56,14 @@ def section_of(folder: Path, anchor: str) -> Section:
     kind = kind_of(folder)
     if kind in KINDS:
         return KINDS[kind](folder, anchor)
-    command = f'python -m pyiqa_rali {kind.lower()} -opt {folder / "options.yml"}' if kind else ''
-    return files_section(f'{kind.capitalize() or "Files"}: {folder.name}', folder, command,
-                         sorted(folder.rglob('*.csv')), sorted(folder.rglob('*.png')))
+    return files_section(f'{kind.capitalize() or "Files"}: {folder.name}', folder, '', sorted(folder.rglob('*.csv')),
+                         sorted(folder.rglob('*.png')))
 
 
 def kind_of(folder: Path) -> str:
-    """Return the `model_type` of the options in a folder, '' where there are none."""
+    """Return the `model_type` of the options in a folder, 'ANALYSIS' for those of `analyse`, '' where there are none."""
+    if (folder / 'options.json').is_file():
+        return 'ANALYSIS'
     path = folder / 'options.yml'
     if not path.is_file():
         return ''

@@ -1,12 +1,14 @@
 """Folders of tables and pictures in a report: what ablations, analyses and benchmarks leave."""
 
 import csv
+import json
 from pathlib import Path
 
 from pyiqa_rali.errors import DataError
 from pyiqa_rali.report.blocks import Block, Commands, Figure, Section, Table, Text
 
 MOST_ROWS = 60
+ROWS_OF_LONG_TABLES = 8
 
 
 def files_section(title: str, folder: Path, command: str, tables: list[Path], pictures: list[Path]) -> Section:
@@ -31,6 +33,33 @@ def files_section(title: str, folder: Path, command: str, tables: list[Path], pi
     return Section(title, blocks)
 
 
+def ablation_section(folder: Path, anchor: str) -> Section:
+    """Return the section of an ablation: its table and pictures, without those of each training.
+
+    Args:
+        folder: what `ablate` wrote.
+        anchor: not used: there are no pictures of images.
+    """
+    return files_section(f'Ablation: {folder.name}', folder, f'python -m pyiqa_rali ablate -opt {folder / "options.yml"}',
+                         sorted(folder.glob('table.csv')), sorted((folder / 'figures').glob('*.png')))
+
+
+def analysis_section(folder: Path, anchor: str) -> Section:
+    """Return the section of an analysis: what it was asked, its tables and pictures.
+
+    Args:
+        folder: what `analyse` wrote.
+        anchor: not used: there are no pictures of images.
+    """
+    asked = json.loads((folder / 'options.json').read_text(encoding='utf-8'))
+    kind = asked.pop('kind')
+    section = files_section(f'Analysis of {kind}: {folder.name}', folder, '', sorted(folder.glob('*.csv')),
+                            sorted(folder.glob('*.png')))
+    rows = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in asked.items()]
+    section.blocks.insert(0, Table(f'What python -m pyiqa_rali analyse {kind} was asked', ('option', 'value'), rows))
+    return section
+
+
 def _table(path: Path, folder: Path) -> list[Block]:
     with open(path, encoding='utf-8', newline='') as stream:
         rows = list(csv.reader(stream))
@@ -38,9 +67,9 @@ def _table(path: Path, folder: Path) -> list[Block]:
         return [Text(f'{_name(path, folder)} is empty.')]
     width = len(rows[0])
     body = [tuple((row + [''] * width)[:width]) for row in rows[1:]]
-    shown = [Table(_name(path, folder), rows[0], [tuple(map(_short, row)) for row in body[:MOST_ROWS]])]
-    left = len(body) - MOST_ROWS
-    return [*shown, Text(f'{left} further rows stand in {path}.')] if left > 0 else shown
+    count = len(body) if len(body) <= MOST_ROWS else ROWS_OF_LONG_TABLES
+    shown = [Table(_name(path, folder), rows[0], [tuple(map(_short, row)) for row in body[:count]])]
+    return [*shown, Text(f'{len(body) - count} further rows stand in {path}.')] if len(body) > count else shown
 
 
 def _short(cell: str) -> str:

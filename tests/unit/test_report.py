@@ -12,7 +12,7 @@ from pyiqa_rali.errors import DataError
 from pyiqa_rali.report.blocks import NOT_DEFINED, Case, Cases, Commands, Figure, Report, Section, Table, Text, number
 from pyiqa_rali.report.build import section_of, write_report
 from pyiqa_rali.report.figures import INK, MOST_VECTOR_POINTS, curves, histogram, scatter
-from pyiqa_rali.report.files_run import MOST_ROWS
+from pyiqa_rali.report.files_run import MOST_ROWS, ROWS_OF_LONG_TABLES
 from pyiqa_rali.report.markdown import write_markdown
 from pyiqa_rali.report.page import page
 from pyiqa_rali.report.pictures import case, choose_cases, errors_of
@@ -175,9 +175,25 @@ def test_folder_of_tables_and_pictures(tmp_path):
     Image.new('RGB', (8, 8)).save(folder / 'p.png')
     section = section_of(folder, 'r1')
     assert [type(block).__name__ for block in section.blocks] == ['Table', 'Text', 'Figure']
-    assert '5 further rows' in section.blocks[1].text
+    assert len(section.blocks[0].rows) == ROWS_OF_LONG_TABLES and '57 further rows' in section.blocks[1].text
     write_report([folder], tmp_path / 'r.html', 'T')
     assert 'row 3' in (tmp_path / 'r.html').read_text() and 'row 3' in (tmp_path / 'r.md').read_text()
+
+
+def test_ablations_show_their_table_and_analyses_what_they_were_asked(tmp_path):
+    folders = [tmp_path / 'ablation', tmp_path / 'analysis']
+    for folder in folders:
+        (folder / 'figures').mkdir(parents=True)
+    (folders[0] / 'options.yml').write_text('model_type: ABLATION\n')
+    for name in ('table.csv', 'cells.csv'):
+        (folders[0] / name).write_text(f'variant,plcc\n{name},0.5\n')
+    (folders[1] / 'options.json').write_text('{"kind": "attention", "limit": 3, "model": "m"}')
+    (folders[1] / 'layers.csv').write_text('layer,visual\n0,0.25\n')
+    ablation, analysis = (section_of(folder, 'r1') for folder in folders)
+    assert ablation.title == 'Ablation: ablation' and [block.rows for block in ablation.blocks if isinstance(block, Table)] == [
+        [('table.csv', '0.5')]]
+    asked, layers = analysis.blocks
+    assert asked.rows == [('limit', '3'), ('model', 'm')] and layers.rows == [('0', '0.25')]
 
 
 @pytest.mark.parametrize(('files', 'message'), [
