@@ -27,7 +27,7 @@ from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.tables import QualityTable, build_table, complete, mos_scale
 from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.evaluation.correlations import correlations
-from pyiqa_rali.evaluation.report import draw_report
+from pyiqa_rali.evaluation.run_pictures import draw_run
 from pyiqa_rali.files import atomic_open, atomic_path, write_json
 from pyiqa_rali.options import TrainOptions, override, read_yaml, train_options
 from pyiqa_rali.records import read_record
@@ -230,7 +230,7 @@ class Run:
         pictures = {name: self._pictures(name) for name in tables}
         logs = {'align': self.folder.align / 'log.csv', 'score': self.folder.score_log}
         records = {name: read_record(path) for name, path in logs.items() if path.exists()}
-        draw_report(self.folder.figures, records, scored, pictures, scale.mos_range, scale.lower_better)
+        draw_run(self.folder.figures, records, scored, pictures, scale.mos_range, scale.lower_better)
 
     def _pictures(self, section: str):
         """Return a function from an item's position to its picture (H, W, 3) uint8."""

@@ -15,8 +15,8 @@ Scored = tuple[np.ndarray, np.ndarray, list[str]]
 Picture = Callable[[int], np.ndarray]
 
 
-def draw_report(folder: Path, records: dict[str, list[dict[str, float]]], scored: dict[str, Scored],
-                pictures: dict[str, Picture], mos_range: tuple[float, float], lower_better: bool) -> None:
+def draw_run(folder: Path, records: dict[str, list[dict[str, float]]], scored: dict[str, Scored],
+             pictures: dict[str, Picture], mos_range: tuple[float, float], lower_better: bool) -> None:
     """Write every picture of a run as PNG.
 
     Args:
