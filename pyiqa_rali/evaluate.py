@@ -43,12 +43,7 @@ def evaluate(opt_path: str | Path, overrides: list[str] = ()) -> Path:
         OptionError, CheckpointError: an option cannot be used, or a metric not be made.
         DataError: a data set cannot be used; or, with `missing: fail`, images have no score.
     """
-    values = read_yaml(opt_path)
-    changed = override(values, list(overrides))
-    for section in ('datasets', 'metrics'):  # in the file's order, which the tables keep
-        if isinstance(values.get(section), dict):
-            changed[section] = {key: changed[section][key] for key in values[section]}
-    return run_evaluation(evaluate_options(changed))
+    return run_evaluation(evaluate_options(override(read_yaml(opt_path), list(overrides))))
 
 
 def run_evaluation(options: EvaluateOptions) -> Path:

@@ -1,5 +1,6 @@
 """Option files: YAML in pyiqa's style, read strictly and turned into typed options."""
 
+import copy
 import dataclasses
 import os
 import re
@@ -275,7 +276,7 @@ def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     Raises:
         OptionError: an entry has no '=', or names a key that the file does not have.
     """
-    values = yaml.safe_load(yaml.safe_dump(values))
+    values = copy.deepcopy(values)  # in the file's order: the first data set or variant may mean something
     for entry in overrides:
         names, separator, text = entry.partition('=')
         if not separator:

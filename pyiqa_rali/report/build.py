@@ -9,7 +9,7 @@ import yaml
 import pyiqa_rali
 from pyiqa_rali.errors import DataError
 from pyiqa_rali.files import atomic_open
-from pyiqa_rali.report.blocks import Report, Section
+from pyiqa_rali.report.blocks import Report, Section, Table
 from pyiqa_rali.report.evaluation_run import evaluation_section
 from pyiqa_rali.report.files_run import ablation_section, analysis_section, files_section
 from pyiqa_rali.report.markdown import write_markdown
@@ -17,6 +17,7 @@ from pyiqa_rali.report.page import page
 from pyiqa_rali.report.reasoning_run import chain_section, reasoning_section
 from pyiqa_rali.report.training_run import training_section
 
+LEFT_OUT = 'Left out'
 KINDS: dict[str, Callable[[Path, str], Section]] = {
     'RALI': training_section, 'GRPO': reasoning_section, 'SFT': reasoning_section, 'CHAIN': chain_section,
     'EVALUATE': evaluation_section, 'ABLATION': ablation_section, 'ANALYSIS': analysis_section}
@@ -31,9 +32,18 @@ def write_report(folders: list[Path], out: Path, title: str) -> Report:
         title: of the page.
 
     Raises:
-        DataError: a folder is missing, or holds nothing that a report can show.
+        DataError: none of the folders holds what a report can show. Some of them: they are named under `LEFT_OUT`.
     """
-    sections = [section_of(folder, f'r{position}') for position, folder in enumerate(folders, start=1)]
+    sections, left_out = [], []
+    for position, folder in enumerate(folders, start=1):
+        try:
+            sections.append(section_of(folder, f'r{position}'))
+        except DataError as error:
+            left_out.append((str(folder), str(error)))
+    if not sections:
+        raise DataError(left_out[0][1])
+    if left_out:
+        sections.append(Section(LEFT_OUT, [Table('These hold nothing that a report can show', ('folder', 'why'), left_out)]))
     report = Report(title, sections, (f'Made by pyiqa-rali {pyiqa_rali.__version__} with Python {platform.python_version()}.',))
     with atomic_open(out) as stream:
         stream.write(page(report))
@@ -53,6 +63,8 @@ def section_of(folder: Path, anchor: str) -> Section:
     """
     if not folder.is_dir():
         raise DataError(f'RUN: {folder} is not a folder. Give the folder of a run, such as experiments/RALI_demo.')
+    if any(folder.glob('*/metric.json')):
+        raise DataError(f'{folder}: is where evaluate keeps scores of single images; give the folder of the evaluation.')
     kind = kind_of(folder)
     if kind in KINDS:
         return KINDS[kind](folder, anchor)

@@ -75,6 +75,11 @@ def test_overrides_replace_existing_values():
     assert SMALLEST['name'] == 'run'
 
 
+def test_overrides_keep_the_order_of_the_file():
+    found = override({'datasets': {'train_2': {'name': 'b'}, 'train_1': {'name': 'a'}}, 'align': {'lr': 1}}, ['align:lr=2'])
+    assert list(found) == ['datasets', 'align'] and list(found['datasets']) == ['train_2', 'train_1']
+
+
 @pytest.mark.parametrize(('entry', 'message'), [
     ('align:lrr=1', 'names "lrr".*Did you mean "lr"'),
     ('align', 'must be section:key=value'),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pyiqa_rali.__main__ import main
 from pyiqa_rali.errors import DataError
 from pyiqa_rali.report.blocks import NOT_DEFINED, Case, Cases, Commands, Figure, Report, Section, Table, Text, number
 from pyiqa_rali.report.build import section_of, write_report
@@ -178,6 +179,21 @@ def test_folder_of_tables_and_pictures(tmp_path):
     assert len(section.blocks[0].rows) == ROWS_OF_LONG_TABLES and '57 further rows' in section.blocks[1].text
     write_report([folder], tmp_path / 'r.html', 'T')
     assert 'row 3' in (tmp_path / 'r.html').read_text() and 'row 3' in (tmp_path / 'r.md').read_text()
+
+
+def test_folders_without_runs_are_named_and_left_out(tmp_path, capsys):
+    good, cache = tmp_path / 'good', tmp_path / 'cache'
+    for folder in (good, cache / 'abc'):
+        folder.mkdir(parents=True)
+    (good / 't.csv').write_text('name,value\na,1\n')
+    (cache / 'abc' / 'metric.json').write_text('{}')
+    (cache / 'abc' / 'scores.csv').write_text('image,score\na,1\n')
+    out = tmp_path / 'r.html'
+    assert main(['report', str(good), str(cache), str(tmp_path / 'results.json'), '--out', str(out)]) == 0
+    told = capsys.readouterr().err
+    assert 'keeps scores of single images' in told and 'results.json is not a folder' in told and ': 1 runs' in told
+    assert 'keeps scores of single images' in out.read_text()
+    assert main(['report', str(cache), '--out', str(tmp_path / 'other.html')]) == 2
 
 
 def test_ablations_show_their_table_and_analyses_what_they_were_asked(tmp_path):
