@@ -32,6 +32,6 @@ def run(args: argparse.Namespace) -> int:
     left_out = [row for section in report.sections if section.title == LEFT_OUT for row in section.blocks[0].rows]
     for _, why in left_out:
         print(f'left out: {why}', file=sys.stderr)
-    print(f'{out}: {len(report.sections) - bool(left_out)} runs, {out.stat().st_size / 1e6:.1f} MB; {out.with_suffix(".md")} is the same as '
-          'Markdown', file=sys.stderr)
+    print(f'{out}: {len(report.sections) - bool(left_out)} runs, {out.stat().st_size / 1e6:.1f} MB; '
+          f'{out.with_suffix(".md")} is the same as Markdown', file=sys.stderr)
     return 0
