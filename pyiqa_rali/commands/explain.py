@@ -61,7 +61,7 @@ def make_explainer(args: argparse.Namespace) -> Any:
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
     from pyiqa_rali.archs.explanation import NO_BANK
-    from pyiqa_rali.commands.score import make_metric
+    from pyiqa_rali.bulk.metrics import make_metric
     from pyiqa_rali.errors import CheckpointError
     name = args.metric or ('rali' if args.weights else 'rali-lite')
     if DEFAULT_CONFIGS.get(name, RALI)['metric_opts']['type'] != 'RALI':
@@ -73,7 +73,7 @@ def make_explainer(args: argparse.Namespace) -> Any:
 
 
 class FigureNames:
-    """File names of the figures in a folder: those of the images, numbered where two images have the same.
+    """File names of the figures in a folder: those of the images with `_explained`, numbered where two have the same.
 
     Args:
         folder: the folder; None when nothing is drawn.
@@ -84,7 +84,7 @@ class FigureNames:
 
     def next(self, image: str) -> Path:
         """Return the path of an image's figure."""
-        stem, number = Path(image).stem, 1
+        stem, number = f'{Path(image).stem}_explained', 1
         name = f'{stem}.png'
         while name in self.taken:
             number += 1

@@ -29,7 +29,7 @@ def draw_explanation(pixels: np.ndarray, found: Any, out: Path, mos_range: tuple
     grid = figure.add_gridspec(3, 2, height_ratios=(1.3, 1, 0.6), width_ratios=(1.1, 1))
     picture = figure.add_subplot(grid[0, 0])
     picture.imshow(pixels)
-    picture.set_title(out.stem, fontsize=10)
+    picture.set_title(out.stem, fontsize=10, parse_math=False)
     picture.axis('off')
     _score_on_scale(figure.add_subplot(grid[0, 1]), found, mos_range, lower_better)
     _votes(figure.add_subplot(grid[1, 0]), found)
@@ -88,7 +88,8 @@ def _texts(axis, found: Any) -> None:
     axis.axis('off')
     axis.set_title('nearest reasoning texts of the bank, with their cosine', fontsize=10, loc='left')
     lines = [textwrap.fill(f'{near.cosine:.2f}   {near.text}', TEXT_WIDTH, subsequent_indent=' ' * 9) for near in found.texts]
-    axis.text(0, 0.98, '\n'.join(lines), va='top', fontsize=9.5, transform=axis.transAxes, linespacing=1.35)
+    axis.text(0, 0.98, '\n'.join(lines), va='top', fontsize=9.5, transform=axis.transAxes, linespacing=1.35,
+              parse_math=False)
 
 
 def draw_measures(found: dict[str, Any], rows: list[dict[str, Any]], out: Path) -> None:

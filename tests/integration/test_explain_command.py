@@ -45,8 +45,9 @@ def test_json_and_figures(pictures, tmp_path, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line['votes'][0]['distortion'] for line in lines] == ['jpeg', 'white_noise', 'jpeg']
     assert abs(lines[0]['votes'][0]['level'] - 4) < 1.5 and len(lines[0]['texts']) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['jpeg.png', 'jpeg_2.png', 'white_noise.png']
-    figure = Image.open(tmp_path / 'jpeg.png')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['jpeg_explained.png', 'jpeg_explained_2.png',
+                                                                 'white_noise_explained.png']
+    figure = Image.open(tmp_path / 'jpeg_explained.png')
     assert min(figure.size) > 600 and len(figure.convert('RGB').getcolors(1 << 24)) > 1000
 
 
@@ -149,3 +150,11 @@ def test_explanations_are_measured_and_a_second_start_goes_on(tmp_path, capsys):
     assert (tmp_path / 'results.json').read_bytes() == first
     assert main([*arguments, '--levels', '4']) == 2
     assert 'holds results with other levels' in capsys.readouterr().err
+
+
+def test_pictures_beside_the_figures_stay_and_names_are_no_formulas(pictures, tmp_path):
+    own = tmp_path / 'a$_$b.png'
+    own.write_bytes((pictures / 'jpeg.png').read_bytes())
+    assert main(['explain', str(own), '--out', str(tmp_path)]) == 0
+    assert own.read_bytes() == (pictures / 'jpeg.png').read_bytes()
+    assert (tmp_path / 'a$_$b_explained.png').is_file()
