@@ -56,7 +56,8 @@ class RALI(nn.Module):
             self._build_from_arguments(described)
         else:
             self._refuse_with_weights(described)
-            self._load_pretrained(pretrained_model_path if pretrained_model_path is not None else pretrained, revision)
+            self._load_pretrained(pretrained if pretrained_model_path is None else pretrained_model_path, revision,
+                                  may_be_name=pretrained_model_path is None)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -119,7 +120,8 @@ class RALI(nn.Module):
         """Load the weights of any export: the model is built anew when encoder, K or D differ.
 
         Raises:
-            CheckpointError: the state dict is not from an export of pyiqa_rali, or its tensors do not fit.
+            CheckpointError: the state dict is not from an export of pyiqa_rali, or its tensors do not fit; the model then
+                stays as it was. Tensors that are missing are refused with `strict=False` too: random ones would score.
         """
         tensors = dict(state_dict)
         extra_state = tensors.pop(checkpoint_format.EXTRA_STATE_KEY, None)
@@ -127,11 +129,17 @@ class RALI(nn.Module):
         checkpoint_format.check_metadata(metadata, 'these weights')
         checkpoint_format.check_scorer_tensors(tensors, 'these weights')
         checkpoint_format.check_bank(tensors, metadata, 'these weights')
+        before = {name: getattr(self, name) for name in ('image_encoder', 'scorer', 'bank', '_metadata')}
         current = self.scorer.basis_vectors
-        self._build(metadata, *_scorer_sizes(tensors))
-        self.to(device=current.device, dtype=current.dtype)
-        self._narrow()
-        result = _load_into(self, tensors, strict, assign, 'these weights')
+        try:
+            self._build(metadata, *_scorer_sizes(tensors))
+            self.to(device=current.device, dtype=current.dtype)
+            self._narrow()
+            result = _load_into(self, tensors, strict, assign, 'these weights')
+        except Exception:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
         self._tell_owner()
         return result
 
@@ -155,10 +163,10 @@ class RALI(nn.Module):
         if given:
             raise OptionError(f'{given[0]}: goes with pretrained: False only; a checkpoint brings its own. Leave it out.')
 
-    def _load_pretrained(self, source: bool | str | os.PathLike, revision: str | None) -> None:
+    def _load_pretrained(self, source: bool | str | os.PathLike, revision: str | None, may_be_name: bool) -> None:
         """Build the model without memory for its weights where possible, and let the file's own take their place."""
         from pyiqa_rali.checkpoints.locate import locate_checkpoint
-        path = locate_checkpoint('rali' if source is True else os.fspath(source), revision)
+        path = locate_checkpoint('rali' if source is True else os.fspath(source), revision, may_be_name)
         tensors, metadata = checkpoint_format.load_checkpoint(path)
         try:
             with torch.device('meta') if _is_own_tower(metadata) else contextlib.nullcontext():
@@ -203,7 +211,10 @@ def _load_into(net: RALI, tensors: dict[str, Tensor], strict: bool, assign: bool
     """Load tensors with errors that name their source; half-precision storage is widened by the copy."""
     try:
         state = {**tensors, checkpoint_format.EXTRA_STATE_KEY: net.get_extra_state()}
-        return nn.Module.load_state_dict(net, state, strict=strict, assign=assign)
+        result = nn.Module.load_state_dict(net, state, strict=strict, assign=assign)
+        if result.missing_keys:
+            raise RuntimeError(f'missing are {some(result.missing_keys)}')
+        return result
     except RuntimeError as error:
         raise CheckpointError(f'{source}: its tensors do not fit the encoder that its metadata names '
                               f'({net.metadata["image_encoder"]["name"]}): {error}') from error

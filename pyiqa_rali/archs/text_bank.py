@@ -55,7 +55,7 @@ class TextBank(nn.Module):
 
     def _class_tables(self) -> tuple[Tensor, Tensor]:
         """Return (B, T) how much of a text's vote goes to each class, and (B, T) the level that it names."""
-        shares, levels = torch.zeros(2, len(self.texts), len(self.classes)).unbind()
+        shares, levels = torch.zeros(2, len(self.texts), len(self.classes), device='cpu').unbind()  # also on meta
         for row, pairs in enumerate(self.distortions):
             named = [] if pairs is None else _named(pairs)
             for name, level in named:

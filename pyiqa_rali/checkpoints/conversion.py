@@ -64,7 +64,7 @@ def fetch(source: str, revision: str | None, choices: str) -> Path:
         CheckpointError: see `from_hub`, or the repository has neither layout.
     """
     wanted = [FILE_NAME, *FILES, *PROCESSOR_FILES]
-    folder = from_hub(source, choices, revision, wanted, lambda found: (found / FILE_NAME).is_file() or is_released(found))
+    folder = from_hub(source, choices, revision, wanted, _is_whole)
     if (folder / FILE_NAME).is_file():
         return folder
     if not is_released(folder):
@@ -73,6 +73,12 @@ def fetch(source: str, revision: str | None, choices: str) -> Path:
     if rest:
         folder = from_hub(source, choices, revision, [*wanted, *rest], lambda found: not not_there_yet(found))
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder of the hub's cache has what tells its layout, or a download was cut short."""
+    return (folder / FILE_NAME).is_file() or (
+        is_released(folder) and any((folder / name).is_file() for name in PROCESSOR_FILES))
 
 
 def read_fetched(folder: Path, source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -27,7 +27,7 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], metadat
 
     Args:
         path: the file to write.
-        tensors: `image_encoder.*`, `scorer.*` and, with a text bank, `bank.*` (see the README's checkpoint section).
+        tensors: `image_encoder.*`, `scorer.*` and, with a text bank, `bank.*` (`SCORER_TENSORS`).
         metadata: JSON values; `REQUIRED_METADATA` must be among them.
 
     Raises:
@@ -40,6 +40,11 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], metadat
     with atomic_path(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
                   metadata={METADATA_KEY: json.dumps(metadata)})
+
+
+def write_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write a checkpoint in the format that the readers take for its extension: `.pth` and `.pt`, else safetensors."""
+    (save_pth if Path(path).suffix in ('.pth', '.pt') else save_checkpoint)(path, tensors, metadata)
 
 
 def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -118,9 +123,8 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch.load raises a different class for each way in which a file can be broken
-        raise CheckpointError(f'{path}: cannot be read as a torch file of tensors ({type(error).__name__}: '
-                              f'{str(error).splitlines()[0] if str(error) else "no details"}). The file is truncated, of '
-                              'another format, or holds more than tensors; export it again.') from error
+        raise CheckpointError(f'{path}: cannot be read as a torch file of tensors ({type(error).__name__}). The file is '
+                              'truncated, of another format, or holds more than tensors; export it again.') from error
     if not isinstance(content, dict) or not isinstance(content.get('params'), dict):
         raise CheckpointError(f'{path}: holds no "params"; it is not an export of pyiqa_rali.')
     tensors = dict(content['params'])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pyiqa_rali.errors import CheckpointError
+from pyiqa_rali.image_files import first_line
 
 SECONDS_TO_REACH_THE_HUB = 1.2
 _REPOSITORY = re.compile(r'^[\w.-]+/[\w.-]+(:[\w./-]+)?$')
@@ -39,7 +40,7 @@ def from_hub(source: str, choices: str, revision: str | None = None, files: Sequ
         CheckpointError: it is not in the cache, and the hub cannot be reached or does not have it.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     repository, _, subfolder = source.partition(':')
     wanted = {'revision': revision, 'allow_patterns': [f'{subfolder}/{name}' if subfolder else name for name in files]}
     try:
@@ -48,6 +49,8 @@ def from_hub(source: str, choices: str, revision: str | None = None, files: Sequ
             return folder
     except LocalEntryNotFoundError:
         pass  # not in the cache: the hub is next
+    except HFValidationError as error:
+        raise CheckpointError(f'{source}: is no name of a repository ({first_line(error)}).') from error
     called = f'{source} (revision {revision})' if revision else source
     endpoint = os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'
     if os.environ.get('HF_HUB_OFFLINE', '').lower() in ('1', 'true', 'yes', 'on') or not can_reach(endpoint):
@@ -55,7 +58,7 @@ def from_hub(source: str, choices: str, revision: str | None = None, files: Sequ
                               f'done: {choices}.')
     try:
         return Path(snapshot_download(repository, etag_timeout=10, **wanted)) / subfolder
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # the client's own classes, and those of whichever transport it uses
         raise CheckpointError(f'{called}: cannot be downloaded from {endpoint}: {error}. What can be done: '
                               f'{choices}.') from error
 

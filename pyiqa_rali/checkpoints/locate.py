@@ -18,7 +18,7 @@ CHOICES = ('use the embedded weights: create_metric("rali-lite"); give a file or
            'use FILE; or, with a network, set HF_ENDPOINT to a mirror that can be reached')
 
 
-def locate_checkpoint(source: str, revision: str | None = None) -> Path:
+def locate_checkpoint(source: str, revision: str | None = None, may_be_name: bool = True) -> Path:
     """Return the checkpoint that a name, path or hub repository stands for, in our format.
 
     Args:
@@ -26,18 +26,20 @@ def locate_checkpoint(source: str, revision: str | None = None) -> Path:
             'owner/name' or 'owner/name:folder' on the hub. An existing path is never looked up on the hub.
         revision: branch, tag or commit of a hub repository; with 'rali' it means the released checkpoint, whatever the
             user's default is.
+        may_be_name: whether 'rali' and 'rali-lite' mean the metrics even where a file or folder is called so.
 
     Raises:
         CheckpointError: it is nowhere to be had; the message says what can be done.
         OptionError: a revision is given for something that is not on the hub.
     """
-    if source == 'rali' and revision is None:
+    named = may_be_name or not Path(source).exists()
+    if source == 'rali' and named and revision is None:
         local = _local_rali()
         if local is not None:
             return conversion.converted(local)
-    if source == 'rali':
+    if source == 'rali' and named:
         return conversion.converted_from_hub(RELEASED, revision, CHOICES)
-    path = embedded_file() if source == 'rali-lite' else Path(source).expanduser()
+    path = embedded_file() if source == 'rali-lite' and named else Path(source).expanduser()
     if path.exists():
         if revision is not None:
             raise OptionError(f'revision: {revision} goes with a repository on the hub; {source} is on this machine. Leave it '

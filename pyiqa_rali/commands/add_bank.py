@@ -41,12 +41,12 @@ def run(args: argparse.Namespace) -> int:
         OptionError, DataError, CheckpointError: with what to do.
     """
     from pyiqa_rali.checkpoints.bank import with_bank
-    from pyiqa_rali.checkpoints.format import load_checkpoint, save_checkpoint, save_pth
+    from pyiqa_rali.checkpoints.format import load_checkpoint, write_checkpoint
     from pyiqa_rali.checkpoints.locate import locate_checkpoint
     tensors, metadata = load_checkpoint(locate_checkpoint(args.checkpoint))
     features, bank = _from_options(args) if args.opt else _from_texts(args, metadata)
     tensors, metadata = with_bank(tensors, metadata, features, bank)
-    (save_pth if args.out.endswith(('.pth', '.pt')) else save_checkpoint)(args.out, tensors, metadata)
+    write_checkpoint(args.out, tensors, metadata)
     print(summary(args.out, features, bank))
     return 0
 

@@ -8,7 +8,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument('source', metavar='SOURCE', help='the released folder (best/, ckpt.pt, pca.pkl, basis.npz), rali for '
                                                          'the release on the hub, or another repository as owner/name:folder')
-    parser.add_argument('out', metavar='OUT', help='the safetensors file to write')
+    parser.add_argument('out', metavar='OUT', help='the .safetensors or .pth file to write')
     parser.add_argument('--revision', metavar='NAME', help='branch, tag or commit of the repository on the hub')
 
 
@@ -19,9 +19,9 @@ def run(args: argparse.Namespace) -> int:
         CheckpointError: it cannot be had, or is no released RALI.
         OptionError: a revision is given for a folder.
     """
-    from pyiqa_rali.checkpoints.format import save_checkpoint
+    from pyiqa_rali.checkpoints.format import write_checkpoint
     tensors, metadata = _read(args.source, args.revision)
-    save_checkpoint(args.out, tensors, metadata)
+    write_checkpoint(args.out, tensors, metadata)
     print(f'{args.out}: {len(tensors)} tensors, scores from {metadata["mos_range"][0]:g} to {metadata["mos_range"][1]:g}.')
     return 0
 
@@ -32,7 +32,7 @@ def _read(source: str, revision: str | None) -> tuple[dict, dict]:
     from pyiqa_rali.checkpoints.locate import CHOICES, RELEASED
     from pyiqa_rali.checkpoints.released import read_released
     from pyiqa_rali.errors import OptionError
-    if source == 'rali':
+    if source == 'rali' and not Path(source).exists():
         source = RELEASED
     if Path(source).exists() or not is_hub_name(source):
         if revision:

@@ -10,6 +10,7 @@ from pyiqa_rali.archs.text_bank import TextBank
 from pyiqa_rali.checkpoints.bank import with_bank
 from pyiqa_rali.checkpoints.format import load_checkpoint, load_metadata, save_checkpoint, save_pth
 from pyiqa_rali.errors import CheckpointError, OptionError
+from tests.tiny import tiny_released_folder
 from tests.unit.test_rali import random_rali, tensors_of
 
 TEXTS = ['Strong blur.', 'Weak blur.', 'Noise and strong blur.', 'Nothing is wrong.', 'It is a picture.']
@@ -178,3 +179,16 @@ def test_numbers_below_one_are_refused(net, option):
     with pytest.raises(OptionError, match=f'{option}: 0 must be 1 at least'):
         net.explain(torch.rand(1, 3, 32, 32), **{option: 0})
     assert len(net.explain(torch.rand(1, 3, 32, 32), num_texts=99, num_basis=99)[0].basis) == 9
+
+
+def test_a_clip_checkpoint_with_a_bank_is_loaded_by_pyiqa(tmp_path):
+    import pyiqa
+
+    from pyiqa_rali.checkpoints.released import read_released
+    tensors, metadata = read_released(tiny_released_folder(tmp_path / 'released'))
+    features = torch.nn.functional.normalize(torch.randn(len(TEXTS), 16), dim=-1).half()
+    path = tmp_path / 'with_bank.safetensors'
+    save_checkpoint(path, *with_bank(tensors, metadata, features, values()))
+    metric = pyiqa.create_metric('rali', pretrained_model_path=str(path), device='cpu')
+    found, = metric.net.explain(torch.rand(1, 3, 40, 48))
+    assert sum(vote.share for vote in found.votes) == pytest.approx(1, abs=1e-5)

@@ -384,3 +384,40 @@ def test_convert_writes_what_the_folder_scores(released, tmp_path, capsys):
         assert torch.equal(RALI(pretrained_model_path=out)(images), RALI(pretrained_model_path=released)(images))
     assert main(['convert', str(tmp_path), str(out)]) == 2
     assert 'is not a released RALI folder; it lacks best/config.json, ckpt.pt, pca.pkl' in capsys.readouterr().err
+
+
+def test_a_download_without_the_processor_is_gone_on_with(fake_hub):
+    part = fake_hub.cache / 'snapshots' / COMMIT / 'RALI'
+    shutil.copytree(fake_hub.folder, part)
+    (part / 'best' / 'preprocessor_config.json').unlink()
+    assert locate.locate_checkpoint('owner/name:RALI').is_file() and fake_hub.fetched
+
+
+def test_a_name_that_is_no_repository_is_told():
+    with pytest.raises(CheckpointError, match='foo/bar--baz: is no name of a repository'):
+        locate.locate_checkpoint('foo/bar--baz')
+
+
+def test_a_transport_that_breaks_is_told(monkeypatch):
+    def breaks(*args, local_files_only=False, **options):
+        from huggingface_hub.errors import LocalEntryNotFoundError
+        raise LocalEntryNotFoundError('no') if local_files_only else RuntimeError('peer closed the connection')
+    monkeypatch.setattr('huggingface_hub.snapshot_download', breaks)
+    monkeypatch.setattr(hub, 'can_reach', lambda endpoint: True)
+    monkeypatch.setenv('HF_HUB_OFFLINE', '0')
+    with pytest.raises(CheckpointError, match='cannot be downloaded .*peer closed the connection.*What can be done'):
+        locate.locate_checkpoint('owner/name')
+
+
+def test_a_path_goes_before_a_name_where_a_path_is_asked_for(export, tmp_path, monkeypatch):
+    shutil.copytree(export.parent, tmp_path / 'here' / 'rali')
+    monkeypatch.chdir(tmp_path / 'here')
+    assert locate.locate_checkpoint('rali', may_be_name=False).name == 'rali'
+    with pytest.raises(CheckpointError, match='cannot be reached'):
+        locate.locate_checkpoint('rali')
+
+
+@pytest.mark.parametrize('name', ['out.safetensors', 'out.pth'])
+def test_a_conversion_can_be_read_by_its_extension(released, tmp_path, name):
+    assert main(['convert', str(released), str(tmp_path / name)]) == 0
+    assert load_metadata(tmp_path / name)['licence'] == 'Apache-2.0'

@@ -211,3 +211,14 @@ def test_a_picture_scores_the_same_alone_and_in_a_batch(net, size):
         alone = torch.cat([net(image[None]) for image in images])
     with_gradients = net(images).detach()  # the whole batch at once
     assert torch.allclose(together, alone, atol=1e-5) and torch.allclose(together, with_gradients, atol=1e-5)
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_weights_that_do_not_fit_leave_the_model_as_it_was(strict):
+    net, images = random_rali(seed=1), torch.rand(2, 3, 40, 48)
+    before = net(images)
+    state = random_rali(seed=2).state_dict()
+    del state[next(name for name in state if name.startswith('image_encoder.backbone.') and name.endswith('weight'))]
+    with pytest.raises(CheckpointError, match='do not fit'):
+        net.load_state_dict(state, strict=strict)
+    assert torch.equal(net(images), before)
