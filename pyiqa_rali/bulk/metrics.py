@@ -81,9 +81,21 @@ def parse_options(words: list[str]) -> dict[str, Any]:
     return options
 
 
-def metric_label(name: str, weights: str | None, options: dict[str, Any]) -> str:
-    """Return how the table names the metric: with the user's weights and options, if there are any."""
-    return name + (f':{weights}' if weights else '') + (f' {_text(options)}' if options else '')
+def metric_label(name: str, weights: str | None, options: dict[str, Any], metric: Any) -> str:
+    """Return how the table names the metric: with the user's weights and options, if there are any.
+
+    Metrics whose weights can change behind one name carry a digest of them, so that a table never holds scores of two.
+    """
+    from pyiqa_rali.archs.digest import weights_digest
+    changeable = isinstance(getattr(metric, 'net', None), _own_architectures()) and name != 'rali-lite'
+    digest = f'@{weights_digest(metric.net)[:8]}' if changeable else ''
+    return name + (f':{weights}' if weights else '') + digest + (f' {_text(options)}' if options else '')
+
+
+def _own_architectures() -> tuple[type, ...]:
+    from pyiqa_rali.archs.rali import RALI
+    from pyiqa_rali.archs.reasoning import ReasoningScorer
+    return RALI, ReasoningScorer
 
 
 def _text(options: dict[str, Any]) -> str:

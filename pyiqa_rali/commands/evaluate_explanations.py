@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     metric = make_explainer(args)
     pictures, settings = open_pictures(args)
     out = Path(args.out)
+    from pyiqa_rali.archs.digest import weights_digest
     claim(out / SETTINGS, {**settings, 'weights': weights_digest(metric.net)})
     rows = read_rows(out / PICTURES)
     done = {row['image'] for row in rows}
@@ -100,15 +101,6 @@ def claim(path: Path, settings: dict[str, Any]) -> None:
     changed = [name for name in {**before, **settings} if before.get(name) != json.loads(json.dumps(settings)).get(name)]
     if changed:
         raise OptionError(f'--out: {path.parent} holds results with other {", ".join(changed)}. Give another folder.')
-
-
-def weights_digest(net: Any) -> str:
-    """Return a digest of all tensors of a model, its bank included."""
-    import hashlib
-    digest = hashlib.sha256()
-    for name, tensor in net.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

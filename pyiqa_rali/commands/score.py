@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.bulk.metrics import make_metric, metric_label, parse_options
@@ -13,7 +14,7 @@ from pyiqa_rali.bulk.report import Progress, Totals
 from pyiqa_rali.bulk.sources import LIST_MARK, STANDARD_INPUT, ImageSources
 from pyiqa_rali.bulk.tables import FORMATS, file_format, open_table
 from pyiqa_rali.errors import OptionError
-from pyiqa_rali.score_table import ImageScore
+from pyiqa_rali.score_table import ImageScore, refuse_overwriting
 
 BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS = 8, 32, 8
 
@@ -74,9 +75,11 @@ def run(args: argparse.Namespace) -> int:
     options = parse_options(args.metric_options)
     sources = ImageSources([*args.images, *(name if name == STANDARD_INPUT else LIST_MARK + name for name in args.lists)],
                            rank, world)
-    table = open_table(args.out, args.format, metric_label(args.metric, args.weights, options), args.resume, rank,
-                       world) if args.out else None
+    if args.out:
+        refuse_overwriting(Path(args.out), args.resume)  # before anything is loaded
     metric = make_metric(args.metric, args.weights, args.device, options)
+    table = open_table(args.out, args.format, metric_label(args.metric, args.weights, options, metric), args.resume, rank,
+                       world) if args.out else None
     with joined(world):
         totals = _score(args, sources, table, metric, rank, world)
         everything, *others = gather(totals, world)

@@ -1,6 +1,5 @@
 """pyiqa's metrics from an option file, and what their scores depend on."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pyiqa_rali.archs.digest import weights_digest
 from pyiqa_rali.errors import CheckpointError, DataError, OptionError, did_you_mean
 from pyiqa_rali.evaluation.options import OWN_METRIC_KEYS
 from pyiqa_rali.image_files import first_line
@@ -74,15 +74,3 @@ def describe_metric(section: MetricSection, metric: Any) -> dict[str, Any]:
             'card': None if card is None else asdict(card), 'weights_sha256': weights_digest(metric.net),
             'device': torch.device(metric.device).type,
             'versions': {package: metadata.version(package) for package in ('pyiqa', 'pyiqa-rali', 'torch')}}
-
-
-def weights_digest(net: torch.nn.Module) -> str:
-    """Return a SHA-256 digest of a network's parameters and buffers: their names, types and values."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        if not torch.is_tensor(tensor):
-            found.update(f'{name}={tensor!r}'.encode())
-            continue
-        found.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()

@@ -17,10 +17,12 @@ from PIL import Image
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.bulk import pipeline, report
 from pyiqa_rali.bulk.metrics import make_metric, metric_label, parse_options
+from pyiqa_rali.checkpoints.format import save_checkpoint
 from pyiqa_rali.commands import score
 from pyiqa_rali.errors import OptionError
 from tests.integration.test_score_command import Brightness
 from tests.tiny import TINY_TIMM
+from tests.unit.test_rali import random_rali, tensors_of
 
 ENCODERS = {
     'fixed': {'resize_mode': 'shortest', 'image_size': 32, 'resize_size': 32},
@@ -282,4 +284,22 @@ def test_options_reach_the_metric_and_stand_in_the_table(monkeypatch):
     monkeypatch.setattr('pyiqa.create_metric', lambda name, **options: (name, options))
     assert make_metric('rali', 'a.pth', 'cpu', {'exact': True}) == (
         'rali', {'device': torch.device('cpu'), 'exact': True, 'pretrained_model_path': 'a.pth'})
-    assert metric_label('rali', 'a.pth', {'precision': 'bf16', 'exact': True}) == 'rali:a.pth exact=True precision=bf16'
+    assert metric_label('rali', 'a.pth', {'precision': 'bf16', 'exact': True}, None) == 'rali:a.pth exact=True precision=bf16'
+
+
+def test_a_table_does_not_go_on_with_other_weights_of_the_same_name(folder, tmp_path, capsys):
+    weights, out = tmp_path / 'w.safetensors', str(tmp_path / 't.csv')
+    arguments = ['score', str(folder), '--weights', str(weights), '--out', out, '--device', 'cpu']
+    save_checkpoint(weights, *tensors_and_metadata(1))
+    assert main([*arguments[:3], str(tmp_path / 'no.safetensors'), *arguments[4:]]) == 2  # leaves no table behind
+    assert main(arguments) == 1
+    assert main([*arguments, '--resume']) == 1
+    save_checkpoint(weights, *tensors_and_metadata(2))
+    capsys.readouterr()
+    assert main([*arguments, '--resume']) == 2
+    assert 'holds scores of rali:' in capsys.readouterr().err
+
+
+def tensors_and_metadata(seed):
+    net = random_rali(seed=seed)
+    return tensors_of(net), net.metadata

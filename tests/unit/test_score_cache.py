@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from pyiqa_rali.evaluation.metrics import weights_digest
+from pyiqa_rali.archs.digest import weights_digest
 from pyiqa_rali.evaluation.score_cache import ScoreCache, digest, image_key
 
 METRIC = {'name': 'rali-lite', 'options': {}, 'weights_sha256': 'a'}
