@@ -127,7 +127,8 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     accelerator = torch.cuda.get_device_name(args.device) if args.device.startswith('cuda') else None
     return {'machine': cpu_name(), 'cpus': os.cpu_count(), 'accelerator': accelerator, 'encoder': args.encoder,
-            'repeats': args.repeats, 'seconds': args.seconds, 'versions': {name: metadata.version(name) for name in PACKAGES}}
+            'repeats': args.repeats, 'seconds': args.seconds, 'check_images': args.check_images, 'image': args.image,
+            'versions': {name: metadata.version(name) for name in PACKAGES}}
 
 
 def cpu_name() -> str:

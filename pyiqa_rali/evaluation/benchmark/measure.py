@@ -145,9 +145,11 @@ def times(seconds: list[tuple[float, float]], images: int) -> dict[str, float]:
 
 def gigaflops(call: Callable[[], Any]) -> float:
     """Return the floating-point operations of a call (a multiplication and an addition are two), in 1e9."""
+    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the other kernels are not all counted
+    # other attention kernels, and oneDNN's products without gradients, are not counted
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         call()
     return counter.get_total_flops() / 1e9
 
@@ -155,10 +157,12 @@ def gigaflops(call: Callable[[], Any]) -> float:
 def attainable_tflops(precision: str, device: str) -> float:
     """Return what a large matrix product reaches on the device in a precision, in 1e12 operations a second."""
     import torch
+
+    from pyiqa_rali.archs.products import linear
     side = 2048 if device == 'cpu' else 8192
     dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
-    left = torch.randn(side, side, device=device).to(dtype)
-    seconds = time_calls(lambda: left @ left, 5 if device == 'cpu' else 30, 5.0, device)
+    left, bias = torch.randn(side, side, device=device).to(dtype), torch.zeros(side, device=device, dtype=dtype)
+    seconds = time_calls(torch.no_grad()(lambda: linear(left, left, bias)), 5 if device == 'cpu' else 30, 5.0, device)
     return 2 * side ** 3 / min(seconds)[0] / 1e12
 
 

@@ -96,18 +96,22 @@ def all_rows(args: argparse.Namespace, rows: Rows, folder: Path, weights: Path) 
 def speed_rows(bench: Bench) -> Iterator[Row]:
     """Start, time, memory, and the scores of the check pictures (once, with the last number of threads)."""
     args = bench.args
-    smallest = min(bench.pictures, key=lambda size: int(size.split('x')[0]) * int(size.split('x')[1]))
     for threads in args.threads:
         for subject in bench.subjects:
             checked = threads == args.threads[-1] and subject.name in (RELEASE, RALI)
             cells = cells_of(subject, args.inputs, args.sizes, args.peer_sizes, args.batches, args.device)
             yield from measure_subject(bench.rows, {
                 'subject': subject.to_dict(), 'device': args.device, 'threads': threads, 'pictures': bench.pictures,
-                'first': bench.pictures[smallest], 'cells': [cell.to_dict() for cell in cells], 'repeats': args.repeats,
+                'first': smallest_picture(bench), 'cells': [cell.to_dict() for cell in cells], 'repeats': args.repeats,
                 'starts': args.starts, 'seconds': args.seconds, 'call_limit': args.call_limit,
                 'check': bench.check_files if checked else []}, subject.label)
     if RALI in args.metrics and args.check_images:
         yield from _exact_scores(bench)
+
+
+def smallest_picture(bench: Bench) -> str:
+    """Return the picture that every start is timed with."""
+    return bench.pictures[min(bench.pictures, key=lambda size: int(size.split('x')[0]) * int(size.split('x')[1]))]
 
 
 def _exact_scores(bench: Bench) -> Iterator[Row]:
@@ -115,7 +119,7 @@ def _exact_scores(bench: Bench) -> Iterator[Row]:
     args = bench.args
     yield from measure_subject(bench.rows, {
         'subject': subject.to_dict(), 'device': args.device, 'threads': args.threads[-1], 'pictures': bench.pictures,
-        'first': next(iter(bench.pictures.values())), 'cells': [], 'repeats': 1, 'starts': 1, 'seconds': 0, 'call_limit': 0,
+        'first': smallest_picture(bench), 'cells': [], 'repeats': 1, 'starts': 1, 'seconds': 0, 'call_limit': 0,
         'check': bench.check_files}, subject.label)
 
 
