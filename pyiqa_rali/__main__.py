@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: the subcommand's, 2 for wrong usage or input, 130 after Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')  # names of files need not be valid UTF-8
     chosen = argv[0] if argv else ''
     if chosen and not chosen.startswith('-') and chosen not in COMMANDS:
         print(f'{PROGRAM}: error: there is no subcommand "{chosen}".{did_you_mean(chosen, COMMANDS)} '

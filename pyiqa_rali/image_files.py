@@ -78,12 +78,20 @@ class ImageFinder:
             return
         visited.add((status.st_dev, status.st_ino))
         for entry in entries:
-            if entry.is_dir():
+            if _is_folder(entry):
                 yield from self._below(entry.path, visited)
             elif (extension := os.path.splitext(entry.name)[1].lower()) in self._extensions:
                 yield entry.path
             else:
                 self.other_extensions[extension] += 1
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder; a link that leads nowhere is none, and reading it tells why."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 @functools.cache

@@ -17,7 +17,7 @@ def check_precision(precision: str) -> torch.dtype:
     Raises:
         OptionError: there is no such precision.
     """
-    if precision not in DTYPES:
+    if not isinstance(precision, str) or precision not in DTYPES:
         raise OptionError(f'precision: "{precision}" is not one of {", ".join(DTYPES)}.{did_you_mean(precision, DTYPES)}')
     return DTYPES[precision]
 

@@ -5,7 +5,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -242,13 +242,9 @@ def _card(card: ReasoningCard | None, score_prompt: str | None, rating_range: Se
     if card is None and rating_range is None:
         raise CheckpointError(f'{source}: says nothing about the scale of its ratings (no pyiqa_rali_reasoning.json). Give '
                               'rating_range, such as [1, 5], and score_prompt if it was trained with one of its own.')
-    card = card or ReasoningCard()
-    if score_prompt is not None:
-        card.score_prompt = score_prompt
-    if rating_range is not None:
-        card.rating_range = [float(bound) for bound in rating_range]
-        card.__post_init__()
-    return card
+    given = {'score_prompt': score_prompt,
+             'rating_range': None if rating_range is None else [float(bound) for bound in rating_range]}
+    return replace(card or ReasoningCard(), **{name: value for name, value in given.items() if value is not None})
 
 
 def _scale(mos_range: Sequence[float] | None, lower_better: bool | None) -> MosScale | None:

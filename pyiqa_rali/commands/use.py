@@ -1,9 +1,11 @@
 """Make an own export the default weights of the metric `rali`."""
 
 import argparse
+import os
 
 from pyiqa_rali.checkpoints.default import VARIABLE, read_default, reset_default, set_default
 from pyiqa_rali.checkpoints.format import checkpoint_file, load_metadata
+from pyiqa_rali.checkpoints.locate import FOLDER_VARIABLE
 from pyiqa_rali.errors import OptionError
 
 
@@ -22,10 +24,19 @@ def run(args: argparse.Namespace) -> int:
     if args.reset:
         print('rali is the released checkpoint again.' if reset_default() else 'No default was set.')
     elif args.show:
-        choice = read_default()
-        print(f'rali: {choice["path"]}' if choice else 'rali: the released checkpoint (no default is set)')
+        print(f'rali: {shown_default()}')
     else:
         path = checkpoint_file(args.checkpoint)
         metadata = load_metadata(path)
         print(f'rali is now {set_default(path)["path"]} ({metadata.get("name", "unnamed")}).')
     return 0
+
+
+def shown_default() -> str:
+    """Return what `rali` stands for, in the order in which it is looked for."""
+    for variable in (VARIABLE, FOLDER_VARIABLE):
+        if variable == FOLDER_VARIABLE and (choice := read_default()):
+            return choice['path']
+        if os.environ.get(variable):
+            return f'{os.environ[variable]} (by {variable})'
+    return 'the released checkpoint (no default is set)'

@@ -162,3 +162,13 @@ def test_info_on_a_file_that_is_not_ours_says_so(tmp_path, capsys):
 def test_every_module_has_the_two_functions(name):
     module = command_module(name)
     assert callable(module.add_arguments) and callable(module.run)
+
+
+def test_a_name_that_is_not_utf8_is_printed(tmp_path):
+    import numpy
+    from PIL import Image
+    path = os.fsencode(tmp_path) + b'/a\xff.png'
+    Image.fromarray(numpy.zeros((32, 32, 3), numpy.uint8)).save(os.fsdecode(path), 'PNG')
+    result = subprocess.run([sys.executable, '-m', 'pyiqa_rali', 'score', path, '--device', 'cpu'], capture_output=True,
+                            env={**os.environ, 'PYTHONIOENCODING': 'utf-8:strict'}, check=False)
+    assert result.returncode == 0 and b'a\\udcff.png\t' in result.stdout, result.stderr.decode()

@@ -110,3 +110,10 @@ def test_a_folder_that_cannot_be_listed_is_yielded_so_that_it_counts(tmp_path, m
     found = list(ImageFinder([str(tmp_path / 'photos')]))
     assert found == [str(tmp_path / 'photos' / 'closed')]
     assert 'Permission denied' in read_image_file(found[0]).error
+
+
+def test_a_link_to_itself_is_yielded_so_that_reading_tells(tmp_path):
+    (tmp_path / 'loop.png').symlink_to('loop.png')
+    Image.new('RGB', (8, 8)).save(tmp_path / 'ok.png')
+    found = [read_image_file(path) for path in ImageFinder([str(tmp_path)])]
+    assert [bool(each.error) for each in found] == [True, False]
