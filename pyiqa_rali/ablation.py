@@ -162,6 +162,8 @@ def plan(options: AblationOptions) -> tuple[list[tuple[Variant, int, str]], dict
             try:
                 for changes in (options.changes, repeat, variant.changes):
                     values = changed(values, changes)
+                if not options.keep_models:  # a bank is for explanations by the export, which is not kept
+                    values['bank'] = None
                 cell = make_cell(values)
             except OptionError as error:
                 raise OptionError(f'{variant.name}, repeat {number}: {error}') from error
@@ -267,11 +269,12 @@ def run_cell(folder: Path, encoders: Path, cell: Cell, keep_models: bool) -> Non
 
 
 def share(source: Path, target: Path) -> None:
-    """Link a finished encoder, its record and features from one folder to another; the encoder comes last, as a sign of all."""
-    encoder = source / 'align' / 'image_encoder.safetensors'
+    """Link a finished encoder, its record, text bank and features to another folder; the encoder comes last, as a sign of all."""
+    align = source / 'align'
+    encoder = align / 'image_encoder.safetensors'
     if not encoder.exists():
         return
-    for path in [*source.glob('compress/features_*.safetensors'), source / 'align' / 'log.csv', encoder]:
+    for path in [*source.glob('compress/features_*.safetensors'), align / 'log.csv', align / 'bank.safetensors', encoder]:
         copied = target / path.relative_to(source)
         if not path.exists() or copied.exists():
             continue
