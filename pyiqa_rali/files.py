@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+MODEL_SUFFIXES = ('.safetensors', '.bin', '.json', '.jinja', '.txt')  # weights, configuration, tokenizer, prompts
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
@@ -61,3 +63,12 @@ def sha256(path: str | os.PathLike) -> str:
     """Return the hexadecimal SHA-256 digest of a file."""
     with open(path, 'rb') as stream:
         return hashlib.file_digest(stream, 'sha256').hexdigest()
+
+
+def model_sha256(path: str | os.PathLike) -> str:
+    """Return a SHA-256 digest of a model: of its file, or of the weights and settings in its folder."""
+    path = Path(path)
+    if path.is_file():
+        return sha256(path)
+    files = sorted(each for each in path.iterdir() if each.is_file() and each.suffix in MODEL_SUFFIXES)
+    return hashlib.sha256(''.join(f'{each.name} {sha256(each)}\n' for each in files).encode()).hexdigest()

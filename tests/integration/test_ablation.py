@@ -19,7 +19,6 @@ from pyiqa_rali.errors import OptionError
 from pyiqa_rali.pipeline import train
 from tests.tiny import tiny_options
 
-
 BANK = {'num_texts': 4, 'num_candidates': 16}
 
 
@@ -55,6 +54,28 @@ def test_a_cell_is_another_one_when_its_data_change(tmp_path):
     texts = tmp_path / 'data' / 'texts.jsonl'
     texts.write_text(texts.read_text().replace('clear', 'sharp'))
     file_digest.cache_clear()
+    assert not before & set(planned(path)[1])
+
+
+@pytest.mark.parametrize('option', ['path:pretrain_network', 'network:image_encoder:pretrained', 'text_encoder:path'])
+def test_a_cell_is_another_one_when_weights_of_the_same_name_change(tmp_path, option):
+    weights = tmp_path / 'text' / 'model.safetensors' if option == 'text_encoder:path' else tmp_path / 'start.safetensors'
+    value = str(weights.parent if option == 'text_encoder:path' else weights)
+    path = write_ablation(tmp_path, changes={option: value})
+    weights.write_bytes(b'one')
+    file_digest.cache_clear()
+    before = planned(path)[1]
+    weights.write_bytes(b'two')
+    file_digest.cache_clear()
+    after = planned(path)[1]
+    assert not set(before) & set(after)
+    assert not {cell.encoder for cell in before.values()} & {cell.encoder for cell in after.values()}
+
+
+def test_a_cell_is_another_one_with_another_version_of_a_package(tmp_path, monkeypatch):
+    path = write_ablation(tmp_path)
+    before = set(planned(path)[1])
+    monkeypatch.setattr('importlib.metadata.version', lambda package: '9.9')
     assert not before & set(planned(path)[1])
 
 
