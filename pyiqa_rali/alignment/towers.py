@@ -76,12 +76,6 @@ def build_towers(network: dict[str, Any], text: TextEncoderOptions, path: PathOp
     return towers
 
 
-def image_encoder_only(network: dict[str, Any], embed_dim: int) -> ImageEncoder:
-    """Build just the image encoder, without weights from a text model (for later stages and tests)."""
-    encoder = from_known_keys(EncoderOptions, network.get('image_encoder', {}), 'network: image_encoder')
-    return build_image_encoder(_timm_config(encoder, embed_dim))
-
-
 def load_image_encoder(encoder: ImageEncoder, path: str, strict: bool) -> None:
     """Start from the image encoder of one of our exports."""
     tensors, _ = load_checkpoint(path)

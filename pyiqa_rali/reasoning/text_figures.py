@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.evaluation.correlations import correlations, measures_of
 from pyiqa_rali.reasoning.reading import BlindReader
 from pyiqa_rali.reasoning.rewards import named_classes
 
-METRICS = {name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc')}
+METRICS = measures_of('srcc', 'plcc')
 
 
 def reading_figures(texts: Sequence[Sequence[str]], mos: np.ndarray, reader: BlindReader, name: str) -> dict[str, float]:
