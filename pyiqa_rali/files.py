@@ -3,8 +3,10 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,6 +52,33 @@ def atomic_open(path: str | os.PathLike, mode: str = 'w') -> Iterator[IO[Any]]:
         options = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
         with open(temporary, mode, **options) as stream:
             yield stream
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that takes its place when the block succeeds.
+
+    A folder of this name is whole, also after a kill; what a killed block left behind is removed by the next one.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.part')
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def without_nan(value: Any) -> Any:
+    """Return nested values with None for NaN, which JSON does not have; tuples become lists."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.errors import OptionError
-from pyiqa_rali.files import atomic_open, write_json
+from pyiqa_rali.files import atomic_open, without_nan, write_json
 from pyiqa_rali.run_folder import versions
 from pyiqa_rali.score_table import cut_after_last_line
 
@@ -80,7 +80,7 @@ class AnalysisFolder:
 
     def results(self, values: Mapping[str, Any]) -> None:
         """Write the figures; NaN, which JSON does not have, becomes null."""
-        write_json(self.root / RESULTS, _without_nan(values))
+        write_json(self.root / RESULTS, without_nan(values))
 
     def picture(self, name: str) -> Path:
         """Return the path of a picture."""
@@ -109,11 +109,3 @@ class RowFile:
             stream.flush()
             os.fsync(stream.fileno())
         self.done.update({row['key']: row for row in rows})
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and value != value else value
