@@ -12,12 +12,15 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pyiqa_rali.alignment.text_encoders import resolve_text_encoder
+from pyiqa_rali.alignment.towers import weight_file
 from pyiqa_rali.errors import OptionError, did_you_mean
 from pyiqa_rali.files import atomic_open, atomic_path, model_sha256, write_json
 from pyiqa_rali.options import PathOptions, from_known_keys, read_yaml, train_options
@@ -205,8 +208,8 @@ def make_cell(values: dict[str, Any]) -> Cell:
     plain = asdict(options)
     start = plain['path']['pretrain_network']
     named = {f'{name}:{key}': section.get(key) for name, section in sections.items() for key in FILE_KEYS}
-    named['encoder'] = (options.network.get('image_encoder') or {}).get('pretrained')
-    named['text_encoder'] = options.text_encoder.path
+    named['encoder'] = _installed((options.network.get('image_encoder') or {}).get('pretrained'), weight_file)
+    named['text_encoder'] = _installed(options.text_encoder.path, resolve_text_encoder)
     content = {key: file_digest(path) for key, path in named.items() if isinstance(path, str) and os.path.exists(path)}
     begin = {'pretrain_network': file_digest(start) if start and os.path.isfile(start) else start,
              'strict_load': plain['path']['strict_load'], 'versions': package_versions()}
@@ -214,6 +217,11 @@ def make_cell(values: dict[str, Any]) -> Cell:
     later = {name for name in OF_LATER_STAGES['compress'] if name != 'export'}  # export: dtype rounds the encoder
     early = {name: value for name, value in kept.items() if name not in later}
     return Cell(digest(kept, begin, content), digest(early, begin, content), values)
+
+
+def _installed(source: Any, path_of: Callable[[str], Any]) -> Any:
+    """Return where weights are that a package has installed; anything else as it is."""
+    return str(path_of(source)) if isinstance(source, str) and source.startswith('installed:') else source
 
 
 @functools.cache

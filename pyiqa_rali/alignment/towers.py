@@ -164,11 +164,16 @@ def _timm_weights(encoder: EncoderOptions) -> dict[str, Tensor]:
         full = timm.create_model(encoder.name, pretrained=encoder.pretrained is True)
     if encoder.pretrained is True:
         return full.state_dict()
-    found = torch.load(_weight_file(encoder.pretrained), map_location='cpu', weights_only=True)
+    found = torch.load(weight_file(encoder.pretrained), map_location='cpu', weights_only=True)
     return _with_timm_names(found, full.state_dict(), encoder)
 
 
-def _weight_file(pretrained: str) -> Path:
+def weight_file(pretrained: str) -> Path:
+    """Return the file of a timm model's weights: a path, or the one .pth file of 'installed:PACKAGE'.
+
+    Raises:
+        OptionError: there is no such file or package, or the package holds several.
+    """
     if not pretrained.startswith('installed:'):
         path = Path(pretrained).expanduser()
         if not path.is_file():

@@ -72,6 +72,23 @@ def test_a_cell_is_another_one_when_weights_of_the_same_name_change(tmp_path, op
     assert not {cell.encoder for cell in before.values()} & {cell.encoder for cell in after.values()}
 
 
+@pytest.mark.parametrize(('option', 'file'), [('network:image_encoder:pretrained', 'weights.pth'),
+                                              ('text_encoder:path', 'model/model.safetensors')])
+def test_a_cell_is_another_one_when_installed_weights_change(tmp_path, monkeypatch, option, file):
+    package = f'weights_of_{option.split(":")[0]}'
+    weights = tmp_path / package / file
+    weights.parent.mkdir(parents=True)
+    (tmp_path / package / '__init__.py').write_text('')
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write_ablation(tmp_path, changes={option: f'installed:{package}'})
+    found = []
+    for content in (b'one', b'two'):
+        weights.write_bytes(content)
+        file_digest.cache_clear()
+        found.append(set(planned(path)[1]))
+    assert not found[0] & found[1]
+
+
 def test_a_cell_is_another_one_with_another_version_of_a_package(tmp_path, monkeypatch):
     path = write_ablation(tmp_path)
     before = set(planned(path)[1])
