@@ -16,8 +16,6 @@ from pyiqa_rali.archs.text_bank import build_bank
 from pyiqa_rali.checkpoints import format as checkpoint_format
 from pyiqa_rali.errors import CheckpointError, OptionError, some
 
-NAMED_WEIGHTS = ('rali', 'rali-lite')
-
 
 class RALI(nn.Module):
     """Reasoning-Aligned Lightweight IQA (arXiv 2510.11369): no-reference score of pictures in [0, 1].
