@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, save_reasoning_texts
 from pyiqa_rali.errors import DataError, OptionError, some
-from pyiqa_rali.files import write_json
+from pyiqa_rali.files import atomic_open, write_json
 from pyiqa_rali.reasoning.answers import lenient_rating, reasoning_text
 from pyiqa_rali.reasoning.generation import complete, decode, derived_seed
 from pyiqa_rali.reasoning.tables import read_picture
@@ -74,7 +74,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
         completer: writes in the place of `generation.complete`, such as a `VllmCompleter`.
 
     Raises:
-        OptionError: `out` or its part is from other settings.
+        OptionError: `out` or its part is from other settings, on other images, or not from here.
         DataError: two images have one name, an image cannot be read, or no text could be had for some.
     """
     names = names or [image.name for image in images]
@@ -82,7 +82,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     settings = {'model': str(reasoner.folder), 'prompt': reasoner.card.question(), **vars(options),
                 'backend': 'transformers' if completer is None else type(completer).__name__}
     part = out.with_name(f'{out.name}.part')
-    done = _begin(part, out, settings)
+    done = _begin(part, out, settings, names)
     report = WritingReport()
     left = [(name, image) for name, image in zip(names, images, strict=True) if name not in done]
     with open(part, 'a', encoding='utf-8') as stream, tqdm(total=len(images), initial=len(done), desc='write-texts',
@@ -133,23 +133,37 @@ def _usable(reasoner: ReasoningModel, completion: str) -> str | None:
     return text if text and rating is not None else None
 
 
-def _begin(part: Path, out: Path, settings: dict[str, Any]) -> dict[str, list[ReasoningText]]:
-    """Return the images that an interrupted run has finished; a last line cut short is dropped."""
+def _begin(part: Path, out: Path, settings: dict[str, Any], names: list[str]) -> dict[str, list[ReasoningText]]:
+    """Return the images that earlier runs have finished; a last line cut short is dropped.
+
+    Raises:
+        OptionError: what is there was written by something else, with other settings, or on other images.
+    """
     described = out.with_name(f'{out.name}.json')
-    if described.exists() and (part.exists() or out.exists()):
-        before = json.loads(described.read_text(encoding='utf-8')).get('settings')
-        if before != json.loads(json.dumps(settings)):
-            changed = next(key for key in settings if (before or {}).get(key) != settings[key])
-            raise OptionError(f'--out: {out} was begun with another {changed}: {(before or {}).get(changed)!r}, now '
-                              f'{settings[changed]!r}. Give another --out, or remove it.')
+    there = [path for path in (part, out) if path.exists() and path.stat().st_size]
+    if there:
+        _refuse_other_settings(described, there[0], out, settings)
+    done = dict(_whole_lines(part)) if part.exists() else load_reasoning_texts(out) if out.exists() else {}
+    others = sorted(set(done) - set(names))
+    if others:
+        raise OptionError(f'--out: {there[0]} holds texts on {len(others)} images that are not among these {len(names)}: '
+                          f'{some(others)}. Give another --out, or all images together.')
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(described, {'settings': settings})
-    if out.exists():
-        return load_reasoning_texts(out)
-    done = dict(_whole_lines(part))
-    with open(part, 'w', encoding='utf-8') as stream:
+    with atomic_open(part) as stream:  # from here on it is the whole truth, also where `out` is there already
         stream.writelines(_line(name, texts) for name, texts in done.items())
+    write_json(described, {'settings': settings})
     return done
+
+
+def _refuse_other_settings(described: Path, there: Path, out: Path, settings: dict[str, Any]) -> None:
+    if not described.exists():
+        raise OptionError(f'--out: {there} is there without {described.name}, which would say how it was written, so its texts '
+                          'may be from anything. Give another --out, or remove it.')
+    before = json.loads(described.read_text(encoding='utf-8')).get('settings') or {}
+    for key, value in json.loads(json.dumps(settings)).items():
+        if before.get(key) != value:
+            raise OptionError(f'--out: {out} was begun with another {key}: {before.get(key)!r}, now {value!r}. Give another '
+                              '--out, or remove it.')
 
 
 def _whole_lines(part: Path) -> Iterator[tuple[str, list[ReasoningText]]]:

@@ -82,6 +82,27 @@ def test_other_settings_are_refused(tmp_path, reasoner, images, writing):
                                                                                max_new_tokens=40))
 
 
+def test_more_images_are_added_and_other_ones_refused(tmp_path, reasoner, images, writing):
+    out = tmp_path / 'texts.jsonl'
+    write_texts(reasoner, images, tmp_path / 'whole.jsonl', OPTIONS)
+    write_texts(reasoner, images[1:3], out, OPTIONS)
+    before = out.read_bytes()
+    with pytest.raises(OptionError, match=r'holds texts on 2 images that are not among these 2: 1.png, 2.png. Give another'):
+        write_texts(reasoner, images[3:], out, OPTIONS)
+    assert out.read_bytes() == before and not (tmp_path / 'texts.jsonl.part').exists()
+    write_texts(reasoner, images, out, OPTIONS)
+    assert out.read_bytes() == (tmp_path / 'whole.jsonl').read_bytes()
+
+
+@pytest.mark.parametrize('end', ['', '.part'])
+def test_texts_of_something_else_are_not_claimed(tmp_path, reasoner, images, writing, end):
+    foreign = tmp_path / f'texts.jsonl{end}'
+    foreign.write_text('{"image": "0.png", "texts": [{"text": "By hand.", "seed": 0, "model": "nobody"}]}\n')
+    with pytest.raises(OptionError, match='texts.jsonl.*is there without texts.jsonl.json'):
+        write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
+    assert 'By hand.' in foreign.read_text() and not (tmp_path / 'texts.jsonl.json').exists()
+
+
 def test_too_few_different_texts_are_reported_and_none_is_an_error(tmp_path, reasoner, images, monkeypatch):
     def always(text):
         return lambda reasoner, pictures, *rest: [reasoner.processor.tokenizer.encode(text)] * len(pictures)
