@@ -65,7 +65,8 @@ def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: list[st
     """
     options = ract_options(override(read_yaml(opt_path), list(overrides)))
     root = Path(options.path.experiments_root) / options.name
-    claim(root, asdict(options), auto_resume or options.steps[0] != 'teach', ('steps', 'path'))
+    free = ('steps', 'path', 'texts') if 'write' in options.steps else ('steps', 'path')  # texts: checked by write_texts
+    claim(root, asdict(options), auto_resume or options.steps[0] != 'teach', free)
     run = Ract(options, root, auto_resume)
     results: dict[str, Any] = {}
     for step in options.steps:

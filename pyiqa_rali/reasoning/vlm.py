@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,14 @@ class ReasoningModel:
         processor: transformers' processor with its chat template; its tokenizer pads on the left.
         card: prompts and rating scale; None when the folder has none.
         folder: where it was loaded from.
+        loading: dtype and pixel bounds, as they were asked for.
     """
 
     model: torch.nn.Module
     processor: Any
     card: ReasoningCard | None
     folder: Path
+    loading: dict[str, Any] = field(default_factory=dict)
 
 
 def load_vlm(source: str | os.PathLike, dtype: str = 'auto', attn_implementation: str | None = None,
@@ -64,7 +66,8 @@ def load_vlm(source: str | os.PathLike, dtype: str = 'auto', attn_implementation
         model = _with_adapter(model, folder, merge)
     processor = _load_processor(folder if (folder / 'tokenizer_config.json').exists() else base)
     _bound_pixels(processor, min_pixels, max_pixels)
-    return ReasoningModel(model, processor, read_card(folder), folder)
+    return ReasoningModel(model, processor, read_card(folder), folder,
+                          {'dtype': dtype, 'min_pixels': min_pixels, 'max_pixels': max_pixels})
 
 
 def locate_vlm(source: str | os.PathLike) -> Path:

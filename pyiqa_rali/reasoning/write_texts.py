@@ -17,6 +17,8 @@ from pyiqa_rali.reasoning.generation import complete, decode, derived_seed
 from pyiqa_rali.reasoning.tables import read_picture
 from pyiqa_rali.reasoning.vlm import ReasoningModel
 
+MAY_CHANGE = ('attempts', 'batch_size')  # between a run and the one that goes on with it: no text depends on them
+
 
 @dataclass
 class WritingOptions:
@@ -79,7 +81,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     """
     names = names or [image.name for image in images]
     _refuse_repeated(names)
-    settings = {'model': str(reasoner.folder), 'prompt': reasoner.card.question(), **vars(options),
+    settings = {'model': str(reasoner.folder), **reasoner.loading, 'prompt': reasoner.card.question(), **vars(options),
                 'backend': 'transformers' if completer is None else type(completer).__name__}
     part = out.with_name(f'{out.name}.part')
     done = _begin(part, out, settings, names)
@@ -136,18 +138,22 @@ def _usable(reasoner: ReasoningModel, completion: str) -> str | None:
 def _begin(part: Path, out: Path, settings: dict[str, Any], names: list[str]) -> dict[str, list[ReasoningText]]:
     """Return the images that earlier runs have finished; a last line cut short is dropped.
 
+    Images without a text are tried again, and with more attempts than before also those with fewer than wanted: the result is
+    that of one run with as many attempts.
+
     Raises:
         OptionError: what is there was written by something else, with other settings, or on other images.
     """
     described = out.with_name(f'{out.name}.json')
     there = [path for path in (part, out) if path.exists() and path.stat().st_size]
-    if there:
-        _refuse_other_settings(described, there[0], out, settings)
+    before = _refuse_other_settings(described, there[0], out, settings) if there else settings
     done = dict(_whole_lines(part)) if part.exists() else load_reasoning_texts(out) if out.exists() else {}
     others = sorted(set(done) - set(names))
     if others:
         raise OptionError(f'--out: {there[0]} holds texts on {len(others)} images that are not among these {len(names)}: '
                           f'{some(others)}. Give another --out, or all images together.')
+    enough = settings['texts_per_image'] if settings['attempts'] > before['attempts'] else 1
+    done = {name: texts for name, texts in done.items() if len(texts) >= enough}
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_open(part) as stream:  # from here on it is the whole truth, also where `out` is there already
         stream.writelines(_line(name, texts) for name, texts in done.items())
@@ -155,15 +161,17 @@ def _begin(part: Path, out: Path, settings: dict[str, Any], names: list[str]) ->
     return done
 
 
-def _refuse_other_settings(described: Path, there: Path, out: Path, settings: dict[str, Any]) -> None:
+def _refuse_other_settings(described: Path, there: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that a file was begun with, or raise OptionError when they are unknown or others."""
     if not described.exists():
         raise OptionError(f'--out: {there} is there without {described.name}, which would say how it was written, so its texts '
                           'may be from anything. Give another --out, or remove it.')
-    before = json.loads(described.read_text(encoding='utf-8')).get('settings') or {}
+    before = json.loads(described.read_text(encoding='utf-8')).get('settings', {})
     for key, value in json.loads(json.dumps(settings)).items():
-        if before.get(key) != value:
+        if before.get(key) != value and key not in MAY_CHANGE:
             raise OptionError(f'--out: {out} was begun with another {key}: {before.get(key)!r}, now {value!r}. Give another '
                               '--out, or remove it.')
+    return before
 
 
 def _whole_lines(part: Path) -> Iterator[tuple[str, list[ReasoningText]]]:
@@ -184,7 +192,8 @@ def _finish(part: Path, out: Path, done: dict[str, list[ReasoningText]], options
     empty = [name for name, texts in done.items() if not texts]
     if empty:
         raise DataError(f'{len(empty)} images have no text after {options.attempts} attempts: {some(empty)}. Those of the '
-                        f'others are in {part}. Raise --attempts, or look at the model with: python -m pyiqa_rali describe.')
+                        f'others are in {part}. Raise --attempts (texts: attempts in an option file), or look at the model with: '
+                        'python -m pyiqa_rali describe.')
     save_reasoning_texts(out, done)
     part.unlink(missing_ok=True)
     return report

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -78,8 +79,7 @@ def test_an_interrupted_run_goes_on_to_the_same_file(tmp_path, reasoner, images,
 def test_other_settings_are_refused(tmp_path, reasoner, images, writing):
     write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
     with pytest.raises(OptionError, match='begun with another temperature: 1.0, now 0.5'):
-        write_texts(reasoner, images, tmp_path / 'texts.jsonl', WritingOptions(3, temperature=0.5, batch_size=2,
-                                                                               max_new_tokens=40))
+        write_texts(reasoner, images, tmp_path / 'texts.jsonl', replace(OPTIONS, temperature=0.5))
 
 
 def test_more_images_are_added_and_other_ones_refused(tmp_path, reasoner, images, writing):
@@ -101,6 +101,48 @@ def test_texts_of_something_else_are_not_claimed(tmp_path, reasoner, images, wri
     with pytest.raises(OptionError, match='texts.jsonl.*is there without texts.jsonl.json'):
         write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
     assert 'By hand.' in foreign.read_text() and not (tmp_path / 'texts.jsonl.json').exists()
+
+
+def numbered(seed):
+    return f'<think>It is {seed % 5}.</think><answer>3</answer>' if seed % 11 == 0 else 'nothing'
+
+
+def test_more_attempts_go_on_to_what_one_run_with_as_many_writes(tmp_path, reasoner, images, monkeypatch):
+    """With four attempts some images have no text and some too few; nothing that is done is asked for again."""
+    asked = []
+
+    def rarely(reasoner, pictures, question, max_new_tokens, seeds, temperature):
+        asked.append(len(pictures))
+        return [reasoner.processor.tokenizer.encode(numbered(seed), add_special_tokens=False) for seed in seeds]
+    monkeypatch.setattr(module, 'complete', rarely)
+    few, many = (replace(OPTIONS, texts_per_image=2, attempts=attempts) for attempts in (4, 99))
+    write_texts(reasoner, images, tmp_path / 'whole.jsonl', many)
+    for _ in range(2):
+        asked.clear()
+        with pytest.raises(DataError, match=r'images have no text after 4 attempts.*Raise --attempts'):
+            write_texts(reasoner, images, tmp_path / 'texts.jsonl', few)
+        lines = (tmp_path / 'texts.jsonl.part').read_text().splitlines()
+        assert asked and {len(json.loads(line)['texts']) for line in lines} >= {0, 1}
+    write_texts(reasoner, images, tmp_path / 'texts.jsonl', replace(many, batch_size=5))
+    assert (tmp_path / 'texts.jsonl').read_bytes() == (tmp_path / 'whole.jsonl').read_bytes()
+    asked.clear()
+    assert write_texts(reasoner, images, tmp_path / 'texts.jsonl', few).texts == 10 and not asked
+
+
+def test_texts_do_not_depend_on_the_batch_size(tmp_path, reasoner, images, monkeypatch):
+    """With the model's own completions, each taken as a text, since random weights write nothing that parses."""
+    monkeypatch.setattr(module, '_usable', lambda reasoner, completion: completion or None)
+    for size in (1, 2, 5):
+        write_texts(reasoner, images, tmp_path / f'{size}.jsonl', replace(OPTIONS, batch_size=size, max_new_tokens=16))
+    assert len({(tmp_path / f'{size}.jsonl').read_bytes() for size in (1, 2, 5)}) == 1
+    assert len({text.text for texts in load_reasoning_texts(tmp_path / '1.jsonl').values() for text in texts}) == 15
+
+
+@pytest.mark.parametrize('loading', [{'max_pixels': 2048}, {'dtype': 'bfloat16'}])
+def test_another_way_of_loading_is_another_setting(tmp_path, reasoner, images, writing, loading):
+    write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
+    with pytest.raises(OptionError, match=f'begun with another {next(iter(loading))}: .*now {next(iter(loading.values()))!r}'):
+        write_texts(load_vlm(reasoner.folder, **loading), images, tmp_path / 'texts.jsonl', OPTIONS)
 
 
 def test_too_few_different_texts_are_reported_and_none_is_an_error(tmp_path, reasoner, images, monkeypatch):
