@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.files import write_json
 from pyiqa_rali.options import PathOptions, from_known_keys, override, read_yaml
 from pyiqa_rali.reasoning.grpo import run_grpo
 from pyiqa_rali.reasoning.options import grpo_options, sft_options
 from pyiqa_rali.reasoning.sft import examples_of, run_sft
+from pyiqa_rali.reasoning.tables import image_files
 from pyiqa_rali.reasoning.vlm import load_vlm
 from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
 from pyiqa_rali.run_folder import claim
@@ -128,7 +128,7 @@ class Ract:
                 raise CheckpointError(f'{self.teacher(name)}: is not there. Run the step before (steps: [teach, write, tune]).')
             reasoner = load_vlm(self.teacher(name))
             reasoner.model.to('cuda' if torch.cuda.is_available() else 'cpu')
-            images = [Path(path) for path in build_table('train', table, self.options.manual_seed).image_names()]
+            images = image_files('train', table, self.options.manual_seed)
             settings = WritingOptions(**{**asdict(self.options.texts), 'seed': self.options.manual_seed})
             reports[name] = asdict(write_texts(reasoner, images, self.texts(name), settings))
         write_json(self.root / 'texts' / 'report.json', reports)

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f'--temperature: {args.temperature} must be above 0.')
     if bool(args.images) == bool(args.opt):
         raise OptionError('give either images or folders, or --opt FILE.')
-    files = [Path(path) for path in (ImageFinder(args.images) if args.images else files_of(args.opt, args.dataset))]
+    files = [Path(path) for path in ImageFinder(args.images)] if args.images else files_of(args.opt, args.dataset)
     if not files:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
     options = WritingOptions(args.texts_per_image, args.seed, args.temperature, args.max_new_tokens, args.batch_size,
@@ -53,15 +53,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def files_of(opt: str, section: str) -> list[str]:
-    """Return the image files of a data set in an option file."""
-    from pyiqa_rali.data.tables import build_table
+def files_of(opt: str, section: str) -> list[Path]:
+    """Return the image files of a data set in an option file.
+
+    Raises:
+        OptionError: the file has no such data set, or one whose images are no files.
+    """
     from pyiqa_rali.errors import did_you_mean
     from pyiqa_rali.options import read_yaml
-    sections = read_yaml(opt).get('datasets') or {}
+    from pyiqa_rali.reasoning.tables import image_files
+    sections = read_yaml(opt).get('datasets')
+    if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
+        raise OptionError(f'--opt: {opt} has no data sets (a section datasets:, with a section for each). Give an option file '
+                          'of a training, such as options/rali.yml, or images and folders instead.')
     if section not in sections:
         raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
-    return build_table(section, sections[section], 0).image_names()
+    return image_files(section, sections[section], 0)
 
 
 def completer_of(backend: str, reasoner):

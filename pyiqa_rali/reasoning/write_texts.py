@@ -192,8 +192,8 @@ def _finish(part: Path, out: Path, done: dict[str, list[ReasoningText]], options
     empty = [name for name, texts in done.items() if not texts]
     if empty:
         raise DataError(f'{len(empty)} images have no text after {options.attempts} attempts: {some(empty)}. Those of the '
-                        f'others are in {part}. Raise --attempts (texts: attempts in an option file), or look at the model with: '
-                        'python -m pyiqa_rali describe.')
+                        f'others are in {part}. Raise --attempts (texts: attempts in an option file), or look at the '
+                        'model with: python -m pyiqa_rali describe.')
     save_reasoning_texts(out, done)
     part.unlink(missing_ok=True)
     return report

@@ -1,12 +1,15 @@
 """Writing texts: resumable to the byte, duplicates and unparsable ones tried again, nothing made up."""
 
 import json
+import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
@@ -16,6 +19,8 @@ from pyiqa_rali.reasoning import write_texts as module
 from pyiqa_rali.reasoning.vlm import load_vlm
 from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
 from tests.tiny import tiny_vlm
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -179,6 +184,30 @@ def test_the_commands(tmp_path, reasoner, images, writing, capsys):
 def test_arguments_that_cannot_be_used(capsys, arguments, message):
     assert main(['write-texts', *arguments, '--model', 'x']) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('opt', 'message'), [
+    ('rali_lite.yml', 'datasets: train: type: SyntheticNRDataset has no files; write a data set with'),
+    ('evaluate.yml', '--dataset: "train" is not in'), ('demo/chain.yml', 'has no data sets .* such as options/rali.yml')])
+def test_option_files_without_such_images(capsys, opt, message):
+    assert main(['write-texts', '--opt', str(REPOSITORY / 'options' / opt), '--model', 'x', '--out', 'x']) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_images_of_degradations_and_classes_can_be_written_on(tmp_path, images, reasoner, writing):
+    """Sections that a training of a reasoning model knows beyond pyiqa's."""
+    (tmp_path / 'train_mos.csv').write_text(''.join(f'{line}\n' for line in ('image,mos,fault', '0.png,1,blur', '3.png,5,')))
+    (tmp_path / 'train_kinds.csv').write_text('image,distortion_class,severity\n2.png,blur,slight\n')
+    sections = {name: {'name': name, 'dataroot_target': str(images[0].parent), 'meta_info_file': str(tmp_path / f'{name}.csv')}
+                for name in ('train_mos', 'train_kinds')}
+    sections['train_mos'] |= {'type': 'GeneralNRDataset', 'mos_range': [1, 5], 'lower_better': False, 'class_column': 'fault'}
+    sections['train_kinds'] |= {'type': 'DegradationTable'}
+    (tmp_path / 'options.yml').write_text(yaml.safe_dump({'datasets': sections}))
+    for name, found in (('train_mos', ['0.png', '3.png']), ('train_kinds', ['2.png'])):
+        out = tmp_path / f'{name}.jsonl'
+        assert main(['write-texts', '--opt', str(tmp_path / 'options.yml'), '--dataset', name, '--model', str(reasoner.folder),
+                     '--device', 'cpu', '--out', str(out)]) == 0
+        assert list(load_reasoning_texts(out)) == found
 
 
 def test_the_backend_of_vllm_is_asked_with_seeds_and_pictures(tmp_path, reasoner, images, monkeypatch):
