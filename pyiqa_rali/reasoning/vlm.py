@@ -1,5 +1,6 @@
 """Loading and saving vision-language models: a folder or a hub repository, whole weights or a peft adapter."""
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -9,11 +10,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from pyiqa_rali.checkpoints.hub import from_hub
+from pyiqa_rali.checkpoints.hub import commit_of, from_hub
 from pyiqa_rali.errors import CheckpointError, OptionError
+from pyiqa_rali.files import sha256
 from pyiqa_rali.reasoning.prompts import ReasoningCard, read_card
 
 ADAPTER_FILE = 'adapter_config.json'
+EXPORT = ('models', 'reasoning')  # below an experiment's folder
+DIGITS = 12  # of a digest
 DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
 CHOICES = ('give the folder of a copy: pretrained_model_path=PATH; take a metric that works offline: '
            'create_metric("rali-lite"); or, with a network, set HF_ENDPOINT to a mirror that can be reached')
@@ -85,6 +89,31 @@ def locate_vlm(source: str | os.PathLike) -> Path:
         raise CheckpointError(f'{source}: is no folder. Give the folder of a vision-language model, or a hub repository as '
                               'owner/name or owner/name:folder.')
     return from_hub(str(source), CHOICES, is_whole=_is_whole)
+
+
+def identity(folder: Path) -> str:
+    """Return a name that other weights do not share, such as 'GRPO_demo/models/reasoning@0123456789ab'.
+
+    It is the hub's name, the end of an experiment's export, or a folder's own name, and the beginning of a SHA-256 of all
+    weights; those below an adapter count too. Every byte is read, which takes some seconds for a model of 7 B.
+
+    Raises:
+        CheckpointError: the model below an adapter cannot be had.
+    """
+    folder = folder.resolve() if commit_of(folder) is None else folder  # the hub's cache is made of links
+    found = hashlib.sha256()
+    for part in dict.fromkeys((folder, adapter_base(folder))):
+        for path in sorted(part.glob('*.safetensors')) or sorted(part.glob('*.bin')):
+            found.update(f'{path.name} {sha256(path)}\n'.encode())
+    return f'{_readable_name(folder)}@{found.hexdigest()[:DIGITS]}'
+
+
+def _readable_name(folder: Path) -> str:
+    commit = commit_of(folder)
+    if commit is not None:
+        cached, below = folder.as_posix().split(f'/snapshots/{commit}')
+        return cached.rpartition('models--')[2].replace('--', '/', 1) + below.replace('/', ':', 1)
+    return '/'.join(folder.parts[-3:]) if folder.parts[-2:] == EXPORT else folder.name
 
 
 def _is_whole(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from pyiqa_rali.files import atomic_open, write_json
 from pyiqa_rali.reasoning.answers import lenient_rating, reasoning_text
 from pyiqa_rali.reasoning.generation import complete, decode, derived_seed
 from pyiqa_rali.reasoning.tables import read_picture
-from pyiqa_rali.reasoning.vlm import ReasoningModel
+from pyiqa_rali.reasoning.vlm import ReasoningModel, identity
 
 MAY_CHANGE = ('attempts', 'batch_size')  # between a run and the one that goes on with it: no text depends on them
 
@@ -81,7 +81,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     """
     names = names or [image.name for image in images]
     _refuse_repeated(names)
-    settings = {'model': str(reasoner.folder), **reasoner.loading, 'prompt': reasoner.card.question(), **vars(options),
+    settings = {'model': identity(reasoner.folder), **reasoner.loading, 'prompt': reasoner.card.question(), **vars(options),
                 'backend': 'transformers' if completer is None else type(completer).__name__}
     part = out.with_name(f'{out.name}.part')
     done = _begin(part, out, settings, names)
@@ -91,8 +91,8 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
                                                            unit='image') as bar:
         for start in range(0, len(left), options.batch_size):
             chunk = left[start:start + options.batch_size]
-            for (name, _), texts in zip(chunk, _texts_of(reasoner, chunk, options, report, completer or complete),
-                                        strict=True):
+            for (name, _), texts in zip(chunk, _texts_of(reasoner, chunk, settings['model'], options, report,
+                                                              completer or complete), strict=True):
                 done[name] = texts
                 stream.write(_line(name, texts))
                 bar.update()
@@ -101,7 +101,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     return _finish(part, out, {name: done[name] for name in names}, options, report)
 
 
-def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], options: WritingOptions,
+def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: str, options: WritingOptions,
               report: WritingReport, completer: Callable[..., list[list[int]]]) -> list[list[ReasoningText]]:
     """Return the texts of some images: every number is tried until it has a new text, or its attempts are used up."""
     pictures = [read_picture(str(image)) for _, image in chunk]
@@ -117,7 +117,7 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], options: 
                 text = _usable(reasoner, decode(reasoner, completion))
                 known = {item.text for item in found[each]}
                 if text is not None and text not in known:
-                    found[each].append(ReasoningText(text, seed, reasoner.folder.name))
+                    found[each].append(ReasoningText(text, seed, model))
                     continue
                 failed.append(each)
                 report.unparsed += text is None

@@ -16,7 +16,7 @@ from pyiqa_rali.__main__ import main
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
 from pyiqa_rali.errors import DataError, OptionError
 from pyiqa_rali.reasoning import write_texts as module
-from pyiqa_rali.reasoning.vlm import load_vlm
+from pyiqa_rali.reasoning.vlm import identity, load_vlm
 from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
 from tests.tiny import tiny_vlm
 
@@ -55,7 +55,7 @@ def test_every_image_gets_its_texts(tmp_path, reasoner, images, writing):
     found = load_reasoning_texts(tmp_path / 'texts.jsonl')
     assert list(found) == [image.name for image in images] and all(len(texts) == 3 for texts in found.values())
     assert (report.images, report.texts, report.short) == (5, 15, []) and report.unparsed > 0 and report.repeated > 0
-    assert {text.model for texts in found.values() for text in texts} == {'tiny'}
+    assert {text.model for texts in found.values() for text in texts} == {identity(reasoner.folder)}
     assert json.loads((tmp_path / 'texts.jsonl.json').read_text())['settings']['prompt'] == 'Rate it from 1 to 5.'
 
 
@@ -85,6 +85,41 @@ def test_other_settings_are_refused(tmp_path, reasoner, images, writing):
     write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
     with pytest.raises(OptionError, match='begun with another temperature: 1.0, now 0.5'):
         write_texts(reasoner, images, tmp_path / 'texts.jsonl', replace(OPTIONS, temperature=0.5))
+
+
+def with_weights(folder, content):
+    folder.mkdir(parents=True)
+    (folder / 'model.safetensors').write_bytes(content)
+    return folder
+
+
+def test_a_model_is_named_by_its_place_and_its_weights(tmp_path, reasoner):
+    assert re.fullmatch('tiny@[0-9a-f]{12}', identity(reasoner.folder))
+    names = [identity(with_weights(tmp_path / place, content)) for place, content in (
+        ('one/models/reasoning', b'a'), ('two/models/reasoning', b'b'), ('Qwen', b'a'),
+        (f'hub/models--owner--name-7B/snapshots/{"0" * 40}/score', b'a'))]
+    places, digests = zip(*(name.split('@') for name in names), strict=True)
+    assert places == ('one/models/reasoning', 'two/models/reasoning', 'Qwen', 'owner/name-7B:score')
+    assert digests[0] == digests[2] == digests[3] != digests[1]
+
+
+def test_the_model_below_an_adapter_belongs_to_its_name(tmp_path):
+    adapter = with_weights(tmp_path / 'adapter', b'a')
+    (adapter / 'adapter_config.json').write_text(json.dumps({'base_model_name_or_path': str(tmp_path / 'base')}))
+    base = with_weights(tmp_path / 'base', b'b')
+    (base / 'config.json').write_text('{}')
+    before = identity(adapter)
+    (base / 'model.safetensors').write_bytes(b'c')
+    assert before.startswith('adapter@') and identity(adapter) != before
+
+
+def test_texts_of_other_weights_in_the_same_place_are_refused(tmp_path, images, writing):
+    reasoner = load_vlm(tiny_vlm(tmp_path / 'vlm'))
+    write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
+    next(reasoner.model.parameters()).data += 1
+    reasoner.model.save_pretrained(reasoner.folder)
+    with pytest.raises(OptionError, match="begun with another model: 'vlm@.*now 'vlm@"):
+        write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
 
 
 def test_more_images_are_added_and_other_ones_refused(tmp_path, reasoner, images, writing):
