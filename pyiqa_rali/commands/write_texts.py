@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
     options = WritingOptions(args.texts_per_image, args.seed, args.temperature, args.max_new_tokens, args.batch_size,
                              args.attempts)
-    reasoner = load(args)
-    report = write_texts(reasoner, files, Path(args.out), options, completer=completer_of(args.backend, reasoner))
+    reasoner, completer = load_for_vllm(args) if args.backend == 'vllm' else (load(args), None)
+    report = write_texts(reasoner, files, Path(args.out), options, completer=completer)
     print(f'{args.out}: {report.texts} texts on {report.images} images. Tried again: {report.unparsed} without reasoning or '
           f'rating, {report.repeated} that the image had already.', file=sys.stderr)
     if report.short:
@@ -71,12 +71,24 @@ def files_of(opt: str, section: str) -> list[Path]:
     return image_files(section, sections[section], 0)
 
 
-def completer_of(backend: str, reasoner):
-    """Return what writes in the place of transformers, or None."""
-    if backend == 'transformers':
-        return None
+def load_for_vllm(args: argparse.Namespace):
+    """Return the model without its weights, and what writes in the place of transformers, which has them.
+
+    Raises:
+        OptionError: vLLM cannot be had, or an option is none that it takes.
+    """
+    from pyiqa_rali.archs.reasoning import card_for
     from pyiqa_rali.reasoning.vllm_backend import VllmCompleter
-    return VllmCompleter(reasoner)
+    from pyiqa_rali.reasoning.vlm import load_without_weights
+    if args.attn_implementation is not None:
+        raise OptionError(f'--attn-implementation: {args.attn_implementation} is for --backend transformers; vLLM chooses its '
+                          'own. Leave it out.')
+    if args.device not in (None, 'cuda'):
+        raise OptionError(f'--device: {args.device} is for --backend transformers; vLLM takes the first GPU that it sees. '
+                          'Leave it out, or choose the GPU with CUDA_VISIBLE_DEVICES.')
+    reasoner = load_without_weights(args.model, args.dtype, max_pixels=args.max_pixels)
+    reasoner.card = card_for(reasoner.card, args.prompt, args.rating_range, reasoner.folder)
+    return reasoner, VllmCompleter(reasoner)
 
 
 def load(args: argparse.Namespace):

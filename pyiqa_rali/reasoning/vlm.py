@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,14 @@ class ReasoningModel:
     """A vision-language model, its processor, and what it is to be asked.
 
     Attributes:
-        model: transformers' image-text-to-text model, or a peft model around one.
+        model: transformers' image-text-to-text model, or a peft model around one; None when another backend runs it.
         processor: transformers' processor with its chat template; its tokenizer pads on the left.
         card: prompts and rating scale; None when the folder has none.
         folder: where it was loaded from.
         loading: dtype and pixel bounds, as they were asked for.
     """
 
-    model: torch.nn.Module
+    model: torch.nn.Module | None
     processor: Any
     card: ReasoningCard | None
     folder: Path
@@ -60,18 +60,30 @@ def load_vlm(source: str | os.PathLike, dtype: str = 'auto', attn_implementation
         CheckpointError: it is nowhere to be had, or no image-text-to-text model.
         OptionError: dtype or pixel bounds cannot be used.
     """
-    if dtype not in DTYPES:
-        raise OptionError(f'dtype: "{dtype}" is not one of {", ".join(DTYPES)}.')
+    _check_dtype(dtype)
     folder = locate_vlm(source)
     base = adapter_base(folder)
     options = {'dtype': dtype, 'attn_implementation': attn_implementation, 'device_map': device_map}
     model = _load(base, {key: value for key, value in options.items() if value is not None})
     if base != folder:
         model = _with_adapter(model, folder, merge)
-    processor = _load_processor(folder if (folder / 'tokenizer_config.json').exists() else base)
+    return replace(load_without_weights(folder, dtype, min_pixels, max_pixels), model=model)
+
+
+def load_without_weights(source: str | os.PathLike, dtype: str = 'auto', min_pixels: int | None = None,
+                         max_pixels: int | None = None) -> ReasoningModel:
+    """Load processor and card alone, for a backend that loads the weights itself; see `load_vlm`."""
+    _check_dtype(dtype)
+    folder = locate_vlm(source)
+    processor = _load_processor(folder if (folder / 'tokenizer_config.json').exists() else adapter_base(folder))
     _bound_pixels(processor, min_pixels, max_pixels)
-    return ReasoningModel(model, processor, read_card(folder), folder,
+    return ReasoningModel(None, processor, read_card(folder), folder,
                           {'dtype': dtype, 'min_pixels': min_pixels, 'max_pixels': max_pixels})
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise OptionError(f'dtype: "{dtype}" is not one of {", ".join(DTYPES)}.')
 
 
 def locate_vlm(source: str | os.PathLike) -> Path:

@@ -16,7 +16,8 @@ from pyiqa_rali.__main__ import main
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
 from pyiqa_rali.errors import DataError, OptionError
 from pyiqa_rali.reasoning import write_texts as module
-from pyiqa_rali.reasoning.vlm import identity, load_vlm
+from pyiqa_rali.reasoning.vllm_backend import pixel_bounds
+from pyiqa_rali.reasoning.vlm import identity, load_vlm, load_without_weights
 from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
 from tests.tiny import tiny_vlm
 
@@ -245,30 +246,73 @@ def test_the_images_of_degradations_and_classes_can_be_written_on(tmp_path, imag
         assert list(load_reasoning_texts(out)) == found
 
 
-def test_the_backend_of_vllm_is_asked_with_seeds_and_pictures(tmp_path, reasoner, images, monkeypatch):
-    """With a stand-in for vLLM, which is not a dependency."""
-    asked = []
+@pytest.fixture
+def vllm(monkeypatch, reasoner):
+    """A stand-in for vLLM, which is not a dependency; transformers' own loading of weights is forbidden."""
+    import transformers
 
     class LLM:
-        def __init__(self, model, limit_mm_per_prompt):
-            assert (model, limit_mm_per_prompt) == (str(reasoner.folder), {'image': 1})
+        made, asked = [], []
+
+        def __init__(self, **options):
+            self.made.append(options)
 
         def generate(self, requests, parameters, use_tqdm):
-            asked.extend(zip(requests, parameters, strict=True))
-            texts = [f'<think>It is {number}.</think><answer>3</answer>' for number in range(len(asked))][-len(requests):]
+            self.asked.extend(zip(requests, parameters, strict=True))
+            texts = [f'<think>It is {number}.</think><answer>3</answer>' for number in range(len(self.asked))][-len(requests):]
             return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=reasoner.processor.tokenizer.encode(text))])
                     for text in texts]
+
+    def forbidden(*arguments, **options):
+        raise AssertionError('the weights were loaded by transformers')
+    monkeypatch.setattr(transformers.AutoModelForImageTextToText, 'from_pretrained', forbidden)
     monkeypatch.setitem(sys.modules, 'vllm', SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace))
-    arguments = ['--model', str(reasoner.folder), '--device', 'cpu', '--texts-per-image', '2', '--backend', 'vllm']
-    assert main(['write-texts', str(images[0].parent), '--out', str(tmp_path / 'texts.jsonl'), *arguments]) == 0
-    assert len(load_reasoning_texts(tmp_path / 'texts.jsonl')) == 5 and len(asked) == 10
-    request, parameters = asked[0]
-    assert '<|image_pad|>' in request['prompt'] and request['multi_modal_data']['image'].size == (32, 32)
-    assert parameters.temperature == 1 and len({each.seed for _, each in asked}) == 10
+    return LLM
+
+
+def write_with_vllm(reasoner, images, out, *more):
+    return main(['write-texts', str(images[0].parent), '--out', str(out), '--model', str(reasoner.folder), '--backend', 'vllm',
+                 *more])
+
+
+def test_the_backend_of_vllm_is_asked_with_seeds_and_pictures(tmp_path, reasoner, images, vllm):
+    assert write_with_vllm(reasoner, images, tmp_path / 'texts.jsonl', '--texts-per-image', '2', '--prompt', 'From {low}?') == 0
+    assert vllm.made == [{'model': str(reasoner.folder), 'dtype': 'auto', 'limit_mm_per_prompt': {'image': 1}}]
+    assert len(load_reasoning_texts(tmp_path / 'texts.jsonl')) == 5 and len(vllm.asked) == 10
+    request, parameters = vllm.asked[0]
+    assert '<|image_pad|>' in request['prompt'] and 'From 1.0?' in request['prompt']
+    assert request['multi_modal_data']['image'].size == (32, 32)
+    assert parameters.temperature == 1 and len({each.seed for _, each in vllm.asked}) == 10
+
+
+def test_the_backend_of_vllm_gets_weights_and_pictures_as_asked(tmp_path, reasoner, images, vllm):
+    """A bounded picture has the size that transformers' processor gives it."""
+    Image.new('RGB', (200, 90)).save(images[0])
+    assert write_with_vllm(reasoner, images, tmp_path / 'a.jsonl', '--dtype', 'bfloat16', '--max-pixels', '700') == 0
+    assert vllm.made[-1]['dtype'] == 'bfloat16'
+    processor = load_without_weights(reasoner.folder, max_pixels=700).processor
+    _, rows, columns = processor.image_processor([Image.open(images[0])], return_tensors='pt')['image_grid_thw'][0].tolist()
+    width, height = vllm.asked[0][0]['multi_modal_data']['image'].size
+    patch = processor.image_processor.patch_size
+    assert (width, height) == (columns * patch, rows * patch) and 200 * 90 > 700 >= width * height
+    assert write_with_vllm(reasoner, images, tmp_path / 'a.jsonl', '--dtype', 'float16', '--max-pixels', '700') == 2
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--attn-implementation', 'sdpa'], '--attn-implementation: sdpa is for --backend transformers'),
+    (['--device', 'cuda:1'], '--device: cuda:1 is for --backend transformers.*CUDA_VISIBLE_DEVICES')])
+def test_what_vllm_cannot_do_is_refused(tmp_path, reasoner, images, vllm, capsys, arguments, message):
+    assert write_with_vllm(reasoner, images, tmp_path / 'a.jsonl', *arguments) == 2
+    assert re.search(message, capsys.readouterr().err) and not vllm.made
+
+
+def test_pixel_bounds_that_vllm_cannot_keep_are_refused():
+    other = SimpleNamespace(processor=SimpleNamespace(image_processor=object()), loading={'min_pixels': None, 'max_pixels': 9})
+    with pytest.raises(OptionError, match='--max-pixels: 9 cannot be kept by --backend vllm for the processor object'):
+        pixel_bounds(other)
 
 
 def test_a_backend_that_is_not_there_says_so(tmp_path, reasoner, images, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'vllm', None)
-    arguments = ['--model', str(reasoner.folder), '--device', 'cpu', '--backend', 'vllm', '--out', str(tmp_path / 'a.jsonl')]
-    assert main(['write-texts', str(images[0].parent), *arguments]) == 2
+    assert write_with_vllm(reasoner, images, tmp_path / 'a.jsonl') == 2
     assert '--backend: vllm cannot be imported' in capsys.readouterr().err
