@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--temperature', type=float, default=1.0, help='of sampling (default: %(default)s)')
     parser.add_argument('--attempts', type=int, default=8, metavar='N',
                         help='for a text without rating, or one that an image has already (default: %(default)s)')
+    parser.add_argument('--no-rating', action='store_true', help='take texts that no rating follows, from a model trained on '
+                        'texts alone whose folder does not say so')
     parser.add_argument('--backend', choices=('transformers', 'vllm'), default='transformers',
                         help='vllm is faster on a GPU and must be installed (default: %(default)s)')
     add_model_arguments(parser)
@@ -44,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     options = WritingOptions(args.texts_per_image, args.seed, args.temperature, args.max_new_tokens, args.batch_size,
                              args.attempts)
     reasoner, completer = load_for_vllm(args) if args.backend == 'vllm' else (load(args), None)
+    reasoner.card.with_rating &= not args.no_rating
     report = write_texts(reasoner, files, Path(args.out), options, completer=completer)
     print(f'{args.out}: {report.texts} texts on {report.images} images. Tried again: {report.unparsed} without reasoning or '
           f'rating, {report.repeated} that the image had already.', file=sys.stderr)

@@ -14,6 +14,7 @@ from pyiqa_rali.errors import DataError, OptionError, some
 from pyiqa_rali.files import atomic_open, write_json
 from pyiqa_rali.reasoning.answers import lenient_rating, reasoning_text
 from pyiqa_rali.reasoning.generation import complete, decode, derived_seed
+from pyiqa_rali.reasoning.prompts import ReasoningCard
 from pyiqa_rali.reasoning.tables import read_picture
 from pyiqa_rali.reasoning.vlm import ReasoningModel, identity
 
@@ -30,7 +31,7 @@ class WritingOptions:
         temperature: of sampling.
         max_new_tokens: longest completion.
         batch_size: images at once.
-        attempts: tries for each text that has no reasoning or rating, or that is there already.
+        attempts: tries for each text that has no reasoning or wanted rating, or that is there already.
     """
 
     texts_per_image: int = 4
@@ -48,7 +49,7 @@ class WritingReport:
     Attributes:
         images: with all their texts.
         texts: written.
-        unparsed: completions without reasoning or rating, tried again.
+        unparsed: completions without reasoning, or without the rating that the card wants, tried again.
         repeated: texts that an image had already, tried again.
         short: images with fewer texts than wanted, after all attempts.
     """
@@ -81,7 +82,8 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     """
     names = names or [image.name for image in images]
     _refuse_repeated(names)
-    settings = {'model': identity(reasoner.folder), **reasoner.loading, 'prompt': reasoner.card.question(), **vars(options),
+    settings = {'model': identity(reasoner.folder), **reasoner.loading, 'prompt': reasoner.card.question(),
+                'with_rating': reasoner.card.with_rating, **vars(options),
                 'backend': 'transformers' if completer is None else type(completer).__name__}
     part = out.with_name(f'{out.name}.part')
     done = _begin(part, out, settings, names)
@@ -114,7 +116,7 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: st
                                     options.max_new_tokens, seeds, options.temperature)
             failed = []
             for each, seed, completion in zip(missing, seeds, completions, strict=True):
-                text = _usable(reasoner, decode(reasoner, completion))
+                text = _usable(reasoner.card, decode(reasoner, completion), len(completion) < options.max_new_tokens)
                 known = {item.text for item in found[each]}
                 if text is not None and text not in known:
                     found[each].append(ReasoningText(text, seed, model))
@@ -128,11 +130,17 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: st
     return found
 
 
-def _usable(reasoner: ReasoningModel, completion: str) -> str | None:
-    """Return the reasoning of a completion that has both a reasoning and a rating."""
+def _usable(card: ReasoningCard, completion: str, ended: bool) -> str | None:
+    """Return the reasoning of a completion that has both a reasoning and a rating.
+
+    Where the card wants no rating, a reasoning is enough that was not cut off: one that `ended` by itself, or was closed.
+    """
     text = reasoning_text(completion)
-    rating = lenient_rating(completion, tuple(reasoner.card.rating_range), reasoner.card.rating_key)
-    return text if text and rating is not None else None
+    if card.with_rating:
+        whole = lenient_rating(completion, tuple(card.rating_range), card.rating_key) is not None
+    else:
+        whole = ended or '</think>' in completion
+    return text if text and whole else None
 
 
 def _begin(part: Path, out: Path, settings: dict[str, Any], names: list[str]) -> dict[str, list[ReasoningText]]:

@@ -280,7 +280,8 @@ def test_supervised_fine_tuning(data, tmp_path, changes):
         found = train_sft(options)
     log = [float(row['loss']) for row in read_csv(tmp_path / 'tiny' / 'log.csv')]
     assert len(log) == 4 and all(np.isfinite(log)) and min(log) > 0
-    assert ReasoningScorer(pretrained_model_path=found['export'], max_new_tokens=8).score_range == '1, 5'
+    net = ReasoningScorer(pretrained_model_path=found['export'], max_new_tokens=8)
+    assert net.score_range == '1, 5' and net.card.with_rating == changes.get('with_scores', True)
 
 
 def test_supervised_fine_tuning_resumes_to_the_same_weights(data, tmp_path):
@@ -298,6 +299,13 @@ def test_supervised_fine_tuning_resumes_to_the_same_weights(data, tmp_path):
 def test_texts_are_needed_for_supervision(data, tmp_path):
     with pytest.raises(OptionError, match='reasoning_texts: must name a JSON-lines file'):
         train_sft(sft_options_file(data, tmp_path, datasets__train={**table(data)}))
+
+
+def test_whether_ratings_are_trained_is_said_once(data, tmp_path):
+    with pytest.raises(OptionError, match='prompts: with_rating: False contradicts with_scores: True'):
+        train_sft(sft_options_file(data, tmp_path, prompts__with_rating=False))
+    with pytest.raises(OptionError, match='prompts: with_rating: False is for models that were trained on texts alone'):
+        train_grpo(write_options(data, tmp_path, prompts__with_rating=False))
 
 
 def ract_options_file(data, folder, **changes):
@@ -329,7 +337,8 @@ def test_ract_in_one_run_and_step_by_step(data, tmp_path):
     before, after = weights(root / 'teacher_one' / 'models' / 'reasoning'), weights(whole)
     changed = {name for name in after if (after[name] != before[name]).any()}
     assert changed and all('visual' in name for name in changed)
-    assert ReasoningScorer(pretrained_model_path=whole, max_new_tokens=8).card.question() == 'Rate it from 1 to 5.'
+    card = ReasoningScorer(pretrained_model_path=whole, max_new_tokens=8).card
+    assert card.question() == 'Rate it from 1 to 5.' and not card.with_rating  # it learned from texts alone
 
 
 @pytest.mark.parametrize(('changes', 'error', 'message'), [

@@ -172,7 +172,7 @@ def test_more_attempts_go_on_to_what_one_run_with_as_many_writes(tmp_path, reaso
 
 def test_texts_do_not_depend_on_the_batch_size(tmp_path, reasoner, images, monkeypatch):
     """With the model's own completions, each taken as a text, since random weights write nothing that parses."""
-    monkeypatch.setattr(module, '_usable', lambda reasoner, completion: completion or None)
+    monkeypatch.setattr(module, '_usable', lambda card, completion, ended: completion or None)
     for size in (1, 2, 5):
         write_texts(reasoner, images, tmp_path / f'{size}.jsonl', replace(OPTIONS, batch_size=size, max_new_tokens=16))
     assert len({(tmp_path / f'{size}.jsonl').read_bytes() for size in (1, 2, 5)}) == 1
@@ -195,6 +195,36 @@ def test_too_few_different_texts_are_reported_and_none_is_an_error(tmp_path, rea
     monkeypatch.setattr(module, 'complete', always('<think>One.</think>'))
     with pytest.raises(DataError, match='5 images have no text after 8 attempts'):
         write_texts(reasoner, images, tmp_path / 'none.jsonl', OPTIONS)
+
+
+UNRATED = {'closed': '<think>It is dark.</think>', 'ended': 'It is dark.', 'cut': '<think>It is dark and' + ' dark' * 40,
+           'empty': '<think></think>'}
+
+
+@pytest.mark.parametrize(('kind', 'with_rating', 'found'), [
+    ('closed', False, 1), ('ended', False, 1), ('cut', False, 0), ('empty', False, 0), ('closed', True, 0), ('ended', True, 0)])
+def test_texts_without_a_rating_count_where_the_card_wants_none(tmp_path, reasoner, images, monkeypatch, kind, with_rating,
+                                                                found):
+    def complete(reasoner, pictures, question, max_new_tokens, *rest):
+        return [reasoner.processor.tokenizer.encode(UNRATED[kind])[:max_new_tokens]] * len(pictures)
+    monkeypatch.setattr(module, 'complete', complete)
+    unrated = replace(reasoner, card=replace(reasoner.card, with_rating=with_rating))
+    options = replace(OPTIONS, texts_per_image=1, attempts=2, max_new_tokens=30)
+    if found:
+        assert write_texts(unrated, images, tmp_path / 'texts.jsonl', options).texts == 5
+        assert load_reasoning_texts(tmp_path / 'texts.jsonl')['0.png'][0].text == 'It is dark.'
+    else:
+        with pytest.raises(DataError, match='5 images have no text after 2 attempts'):
+            write_texts(unrated, images, tmp_path / 'texts.jsonl', options)
+
+
+def test_a_model_without_such_a_card_needs_to_be_told(tmp_path, reasoner, images, monkeypatch):
+    monkeypatch.setattr(module, 'complete', lambda reasoner, pictures, *rest:
+                        [reasoner.processor.tokenizer.encode(UNRATED['closed'])] * len(pictures))
+    command = ['write-texts', str(images[0].parent), '--model', str(reasoner.folder), '--device', 'cpu']
+    assert main([*command, '--out', str(tmp_path / 'rated.jsonl')]) == 2
+    assert main([*command, '--out', str(tmp_path / 'unrated.jsonl'), '--texts-per-image', '1', '--no-rating']) == 0
+    assert json.loads((tmp_path / 'unrated.jsonl.json').read_text())['settings']['with_rating'] is False
 
 
 def test_images_of_one_name_are_refused(tmp_path, reasoner, images):
