@@ -161,13 +161,27 @@ train_grpo({options!r})
     assert len({line.split(',')[1] for line in logs[0]}) > 4 and (changes == LORA or not same(whole, data / 'vlm'))
 
 
-def test_two_processes_compare_their_images(data, tmp_path):
-    """One image a process: without gathering there would be nobody to compare with, and no rank reward at all."""
-    options = write_options(data, tmp_path, grpo__per_device_train_batch_size=4, rewards={'rank': 1.0}, grpo__max_steps=4)
+def in_two_processes(options, *more):
     result = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', '29517',
-                             '-m', 'pyiqa_rali.train', '-opt', options], cwd=REPOSITORY, capture_output=True, text=True,
+                             '-m', 'pyiqa_rali.train', '-opt', options, *more], cwd=REPOSITORY, capture_output=True, text=True,
                             env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(REPOSITORY), os.environ['PYTHONPATH']])})
-    assert result.returncode == 0, result.stderr[-3000:]
+    return result.returncode, result.stderr
+
+
+def test_two_processes_compare_their_images(data, tmp_path):
+    """One image a process: without gathering there would be nobody to compare with, and no rank reward at all.
+
+    The first validation, before a step, is that of one process: two of the three images in one batch, one in the other's.
+    """
+    changes = {'rewards': {'rank': 1.0}, 'grpo__max_steps': 4, 'val__batch_size': 2}
+    (tmp_path / 'one').mkdir()
+    train_grpo(write_options(data, tmp_path / 'one', **changes))
+    options = write_options(data, tmp_path, grpo__per_device_train_batch_size=4, **changes)
+    returned, errors = in_two_processes(options)
+    assert returned == 0, errors[-3000:]
+    one, two = (read_csv(root / 'tiny' / 'val.csv') for root in (tmp_path / 'one', tmp_path))
+    assert [row['step'] for row in two] == ['0', '4'] and one[0].keys() == two[0].keys()
+    assert [float(value) for value in two[0].values()] == pytest.approx([float(value) for value in one[0].values()], abs=1e-5)
     log = read_csv(tmp_path / 'tiny' / 'log.csv')
     assert [row['step'] for row in log] == ['1', '2', '3', '4']
     assert all(0 <= float(row['rewards/rank/mean']) <= 1 for row in log)
