@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pyiqa_rali.bulk.processes import rank_and_world
 from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.files import write_json
 from pyiqa_rali.options import PathOptions, from_known_keys, override, read_yaml
@@ -64,9 +65,14 @@ def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: list[st
         OptionError, DataError, CheckpointError: with what to do.
     """
     options = ract_options(override(read_yaml(opt_path), list(overrides)))
+    rank, world = rank_and_world()
+    if world > 1 and 'write' in options.steps:
+        raise OptionError(f'steps: {options.steps}: write is for one process, and there are {world}. Run the steps one by one, '
+                          'this one without accelerate launch or torchrun: --force_yml steps=[write].')
     root = Path(options.path.experiments_root) / options.name
     free = ('steps', 'path', 'texts') if 'write' in options.steps else ('steps', 'path')  # texts: checked by write_texts
-    claim(root, asdict(options), auto_resume or options.steps[0] != 'teach', free)
+    if rank == 0:  # the others wait for it where the trainer's processes join, and touch nothing before
+        claim(root, asdict(options), auto_resume or options.steps[0] != 'teach', free)
     run = Ract(options, root, auto_resume)
     results: dict[str, Any] = {}
     for step in options.steps:

@@ -355,6 +355,25 @@ def test_ract_in_one_run_and_step_by_step(data, tmp_path):
     assert card.question() == 'Rate it from 1 to 5.' and not card.with_rating  # it learned from texts alone
 
 
+def test_two_processes_archive_an_earlier_run_once(data, tmp_path):
+    (tmp_path / 'ract').mkdir()
+    (tmp_path / 'ract' / 'earlier').touch()
+    returned, errors = in_two_processes(ract_options_file(data, tmp_path, steps=['teach']))
+    assert returned == 0, errors[-3000:]
+    archives = list(tmp_path.glob('ract_archived_*'))
+    assert [list(archive.iterdir()) for archive in archives] == [[archives[0] / 'earlier']]
+    for name in ('one', 'two'):
+        teacher = tmp_path / 'ract' / f'teacher_{name}' / 'models' / 'reasoning'
+        assert ReasoningScorer(pretrained_model_path=teacher, max_new_tokens=8)
+
+
+def test_texts_are_written_by_one_process(data, tmp_path, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(OptionError, match=r'steps: .* write is for one process, and there are 2. .*force_yml steps=\[write\]'):
+        run_ract(ract_options_file(data, tmp_path))
+    assert not (tmp_path / 'ract').exists()
+
+
 @pytest.mark.parametrize(('changes', 'error', 'message'), [
     ({'steps': ['teech']}, OptionError, 'Did you mean "teach"'), ({'steps': ['tune', 'write']}, OptionError, 'in this order'),
     ({'datasets': {}}, OptionError, 'one data set at least'), ({'steps': ['write']}, CheckpointError, 'Run the step before'),
