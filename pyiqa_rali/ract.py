@@ -19,7 +19,7 @@ from pyiqa_rali.reasoning.options import grpo_options, sft_options
 from pyiqa_rali.reasoning.sft import examples_of, run_sft
 from pyiqa_rali.reasoning.tables import image_files
 from pyiqa_rali.reasoning.vlm import load_vlm
-from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
+from pyiqa_rali.reasoning.write_texts import OF_NO_TEXT, WritingOptions, write_texts
 from pyiqa_rali.run_folder import claim
 
 STEPS = ('teach', 'write', 'tune')
@@ -70,9 +70,8 @@ def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: list[st
         raise OptionError(f'steps: {options.steps}: write is for one process, and there are {world}. Run the steps one by one, '
                           'this one without accelerate launch or torchrun: --force_yml steps=[write].')
     root = Path(options.path.experiments_root) / options.name
-    free = ('steps', 'path', 'texts') if 'write' in options.steps else ('steps', 'path')  # texts: checked by write_texts
     if rank == 0:  # the others wait for it where the trainer's processes join, and touch nothing before
-        claim(root, asdict(options), auto_resume or options.steps[0] != 'teach', free)
+        claim(root, asdict(options), auto_resume or options.steps[0] != 'teach', ('steps', 'path', *OF_NO_TEXT))
     run = Ract(options, root, auto_resume)
     results: dict[str, Any] = {}
     for step in options.steps:

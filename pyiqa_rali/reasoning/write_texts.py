@@ -19,6 +19,7 @@ from pyiqa_rali.reasoning.tables import read_picture
 from pyiqa_rali.reasoning.vlm import ReasoningModel, identity
 
 MAY_CHANGE = ('attempts', 'batch_size')  # between a run and the one that goes on with it: no text depends on them
+OF_NO_TEXT = tuple(f'texts:{key}' for key in MAY_CHANGE)  # the same in an option file
 
 
 @dataclass

@@ -343,8 +343,9 @@ def test_ract_in_one_run_and_step_by_step(data, tmp_path):
         found = run_ract(ract_options_file(data, tmp_path / 'steps', steps=[step]))
     more = {'texts': {'texts_per_image': 1, 'max_new_tokens': 48, 'attempts': 41}}
     run_ract(ract_options_file(data, tmp_path / 'steps', steps=['write'], **more))  # what the advice of an error says
-    with pytest.raises(OptionError, match='the options differ .* in "texts": attempts: was 41, is 40'):
-        run_ract(ract_options_file(data, tmp_path / 'steps', steps=['tune']))
+    more['texts']['temperature'] = 0.5
+    with pytest.raises(OptionError, match='the options differ .* in "texts": temperature: was 1.0, is 0.5'):
+        run_ract(ract_options_file(data, tmp_path / 'steps', steps=['write'], **more))
     assert same(whole, found['export'])
     root = tmp_path / 'whole' / 'ract'
     assert {path.name for path in (root / 'texts').glob('*.jsonl')} == {'one.jsonl', 'two.jsonl'}
