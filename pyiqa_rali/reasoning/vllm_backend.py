@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from pyiqa_rali.errors import OptionError
-from pyiqa_rali.reasoning.vlm import ADAPTER_FILE, ReasoningModel
+from pyiqa_rali.reasoning.vlm import ADAPTER_FILE, ReasoningModel, load_without_weights
 
 
 class VllmCompleter:
@@ -50,7 +50,7 @@ def pixel_bounds(reasoner: ReasoningModel) -> Callable[[Image.Image], Image.Imag
     they are.
 
     Raises:
-        OptionError: the processor has no grid of patches to which sizes are rounded.
+        OptionError: the processor has no grid of patches to which sizes are rounded, or bounds of its own that would undo it.
     """
     images = reasoner.processor.image_processor
     if reasoner.loading['min_pixels'] is None and reasoner.loading['max_pixels'] is None:
@@ -59,6 +59,11 @@ def pixel_bounds(reasoner: ReasoningModel) -> Callable[[Image.Image], Image.Imag
         raise OptionError(f'--max-pixels: {reasoner.loading["max_pixels"]} cannot be kept by --backend vllm for the processor '
                           f'{type(images).__name__}, only for those of the Qwen-VL models. Leave it out, or take --backend '
                           'transformers.')
+    own = load_without_weights(reasoner.folder).processor.image_processor.size
+    if images.size['shortest_edge'] < own['shortest_edge'] or images.size['longest_edge'] > own['longest_edge']:
+        raise OptionError(f'--max-pixels: {reasoner.loading["max_pixels"]} must be in {own["shortest_edge"]} to '
+                          f'{own["longest_edge"]} for --backend vllm, which keeps the bounds of the model\'s processor. Take '
+                          'another number, or --backend transformers.')
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     def resize(image: Image.Image) -> Image.Image:

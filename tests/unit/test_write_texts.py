@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -315,21 +316,32 @@ def test_the_backend_of_vllm_is_asked_with_seeds_and_pictures(tmp_path, reasoner
     assert parameters.temperature == 1 and len({each.seed for _, each in vllm.asked}) == 10
 
 
+def with_processor_bounds(reasoner, folder, shortest, longest):
+    shutil.copytree(reasoner.folder, folder)
+    copy = load_without_weights(folder)
+    size = dict(copy.processor.image_processor.size)
+    copy.processor.image_processor.size = {**size, 'shortest_edge': shortest, 'longest_edge': longest}
+    copy.processor.save_pretrained(folder)
+    return copy
+
+
 def test_the_backend_of_vllm_gets_weights_and_pictures_as_asked(tmp_path, reasoner, images, vllm):
-    """A bounded picture has the size that transformers' processor gives it."""
+    """A bounded picture has the size that transformers' processor gives it, and that vLLM's leaves as it is."""
     Image.new('RGB', (200, 90)).save(images[0])
-    assert write_with_vllm(reasoner, images, tmp_path / 'a.jsonl', '--dtype', 'bfloat16', '--max-pixels', '700') == 0
+    wide = with_processor_bounds(reasoner, tmp_path / 'wide', 256, 90000)
+    assert write_with_vllm(wide, images, tmp_path / 'a.jsonl', '--dtype', 'bfloat16', '--max-pixels', '700') == 0
     assert vllm.made[-1]['dtype'] == 'bfloat16'
-    processor = load_without_weights(reasoner.folder, max_pixels=700).processor
+    processor = load_without_weights(wide.folder, max_pixels=700).processor
     _, rows, columns = processor.image_processor([Image.open(images[0])], return_tensors='pt')['image_grid_thw'][0].tolist()
     width, height = vllm.asked[0][0]['multi_modal_data']['image'].size
     patch = processor.image_processor.patch_size
     assert (width, height) == (columns * patch, rows * patch) and 200 * 90 > 700 >= width * height
-    assert write_with_vllm(reasoner, images, tmp_path / 'a.jsonl', '--dtype', 'float16', '--max-pixels', '700') == 2
+    assert write_with_vllm(wide, images, tmp_path / 'a.jsonl', '--dtype', 'float16', '--max-pixels', '700') == 2
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['--attn-implementation', 'sdpa'], '--attn-implementation: sdpa is for --backend transformers'),
+    (['--max-pixels', '700'], '--max-pixels: 700 must be in 1024 to 1024 for --backend vllm'),
     (['--device', 'cuda:1'], '--device: cuda:1 is for --backend transformers.*CUDA_VISIBLE_DEVICES')])
 def test_what_vllm_cannot_do_is_refused(tmp_path, reasoner, images, vllm, capsys, arguments, message):
     assert write_with_vllm(reasoner, images, tmp_path / 'a.jsonl', *arguments) == 2
