@@ -38,7 +38,7 @@ from pyiqa_rali.reasoning.reading import BlindReader
 from pyiqa_rali.reasoning.sft import run_sft
 from pyiqa_rali.reasoning.tables import Row, read_picture, rows_of
 from pyiqa_rali.reasoning.tiny_vlm import save_tiny_vlm
-from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
+from pyiqa_rali.reasoning.write_texts import OF_NO_TEXT, WritingOptions, write_texts
 from pyiqa_rali.run_folder import claim
 
 SHOWN_IMAGES = 8
@@ -109,7 +109,7 @@ def run_chain(opt_path: str | Path, auto_resume: bool = False, overrides: list[s
     """
     options = chain_options(override(read_yaml(opt_path), list(overrides)))
     root = Path(options.path.experiments_root) / options.name
-    claim(root, asdict(options), auto_resume, ('seeds', 'path'))
+    claim(root, asdict(options), auto_resume, ('seeds', 'path', *OF_NO_TEXT))
     found = {seed: Chain(options, seed, root / f'seed_{seed}', auto_resume).run() for seed in options.seeds}
     medians = {name: statistics.median(values[name] for values in found.values()) for name in next(iter(found.values()))}
     results = {'medians': medians, 'seeds': {str(seed): values for seed, values in found.items()}}
