@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write and report."""
+    from pyiqa_rali.bulk.processes import rank_and_world
     from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
+    _, world = rank_and_world()
+    if world > 1:
+        raise OptionError(f'{world} processes would write the same file. Start write-texts without torchrun or accelerate; for '
+                          'several GPUs give each process its own images, --out and CUDA_VISIBLE_DEVICES, and join the files.')
     for name in ('texts_per_image', 'attempts', 'batch_size', 'max_new_tokens'):
         if getattr(args, name) < 1:
             raise OptionError(f'--{name.replace("_", "-")}: {getattr(args, name)} must be 1 at least.')

@@ -60,7 +60,7 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
     adapter = lora_config(options.network)
     reasoner = load_for_training(options)
     check_before_training(options, config, rows, reasoner)
-    config.generation_kwargs = {'suppress_tokens': placeholder_tokens(reasoner.model) or None,
+    config.generation_kwargs = {'suppress_tokens': placeholder_tokens(reasoner.model.config) or None,
                                 **(config.generation_kwargs or {})}
     if config.process_index == 0:
         folder.prepare(options, auto_resume)

@@ -5,7 +5,10 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from pyiqa_rali.errors import OptionError
+from pyiqa_rali.reasoning.generation import placeholder_tokens
 from pyiqa_rali.reasoning.vlm import ADAPTER_FILE, ReasoningModel, load_without_weights
+
+NEVER = -100.0  # the least bias of a logit that vLLM takes
 
 
 class VllmCompleter:
@@ -27,8 +30,11 @@ class VllmCompleter:
         except ImportError as error:
             raise OptionError(f'--backend: vllm cannot be imported ({error}). pip install vllm, or take --backend '
                               'transformers.') from error
+        from transformers import AutoConfig
         self.resize = pixel_bounds(reasoner)
         self.parameters = SamplingParams
+        config = AutoConfig.from_pretrained(reasoner.folder, local_files_only=True)
+        self.bias = dict.fromkeys(placeholder_tokens(config), NEVER)
         self.model = LLM(model=str(reasoner.folder), dtype=reasoner.loading['dtype'], limit_mm_per_prompt={'image': 1})
 
     def __call__(self, reasoner: ReasoningModel, images: Sequence[Image.Image], question: str, max_new_tokens: int,
@@ -37,7 +43,8 @@ class VllmCompleter:
         message = [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': question}]}]
         prompt = reasoner.processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
         requests = [{'prompt': prompt, 'multi_modal_data': {'image': self.resize(image)}} for image in images]
-        parameters = [self.parameters(temperature=temperature, max_tokens=max_new_tokens, seed=seed % 2 ** 32)
+        parameters = [self.parameters(temperature=temperature, max_tokens=max_new_tokens, seed=seed % 2 ** 32,
+                                      logit_bias=self.bias)
                       for seed in seeds]
         found = self.model.generate(requests, parameters, use_tqdm=False)
         return [list(each.outputs[0].token_ids) for each in found]

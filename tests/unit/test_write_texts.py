@@ -17,6 +17,7 @@ from pyiqa_rali.__main__ import main
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
 from pyiqa_rali.errors import DataError, OptionError
 from pyiqa_rali.reasoning import write_texts as module
+from pyiqa_rali.reasoning.generation import placeholder_tokens
 from pyiqa_rali.reasoning.vllm_backend import pixel_bounds
 from pyiqa_rali.reasoning.vlm import identity, load_vlm, load_without_weights
 from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
@@ -314,6 +315,14 @@ def test_the_backend_of_vllm_is_asked_with_seeds_and_pictures(tmp_path, reasoner
     assert '<|image_pad|>' in request['prompt'] and 'From 1.0?' in request['prompt']
     assert request['multi_modal_data']['image'].size == (32, 32)
     assert parameters.temperature == 1 and len({each.seed for _, each in vllm.asked}) == 10
+    assert parameters.logit_bias == dict.fromkeys(placeholder_tokens(reasoner.model.config), -100) != {}
+
+
+def test_one_process_writes(tmp_path, reasoner, images, monkeypatch, capsys):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    out = str(tmp_path / 'a.jsonl')
+    assert main(['write-texts', str(images[0].parent), '--out', out, '--model', str(reasoner.folder)]) == 2
+    assert '2 processes would write the same file' in capsys.readouterr().err and not list(tmp_path.glob('a.jsonl*'))
 
 
 def with_processor_bounds(reasoner, folder, shortest, longest):
