@@ -39,7 +39,7 @@ from pyiqa_rali.reasoning.tables import Row, read_picture, rows_of
 from pyiqa_rali.reasoning.tiny_vlm import save_tiny_vlm
 from pyiqa_rali.reasoning.training import ReasoningFolder
 from pyiqa_rali.reasoning.vlm import load_vlm
-from pyiqa_rali.reasoning.write_texts import write_texts
+from pyiqa_rali.reasoning.write_texts import OF_NO_TEXT, write_texts
 from pyiqa_rali.run_folder import claim
 
 SHOWN_IMAGES = 8
@@ -59,7 +59,7 @@ def run_chain(opt_path: str | Path, auto_resume: bool = False, overrides: list[s
     options = chain_options(override(read_yaml(opt_path), list(overrides)))
     root = Path(options.path.experiments_root) / options.name
     check_steps(ChainSteps(options, options.seeds[0], root))
-    claim(root, asdict(options), auto_resume, ('seeds', 'path'))
+    claim(root, asdict(options), auto_resume, ('seeds', 'path', *OF_NO_TEXT))
     found = {seed: Chain(options, seed, root / f'seed_{seed}', auto_resume).run() for seed in options.seeds}
     medians, without = medians_of(found)
     if without:

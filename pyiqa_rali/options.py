@@ -399,3 +399,19 @@ def _typed(value: Any, hint: Any, option: str) -> Any:
         return value
     names = ', '.join('~' if kind is type(None) else getattr(kind, '__name__', str(kind)) for kind in kinds)
     raise OptionError(f'{option}: {value!r} must be of type {names}.')
+
+
+def refuse_changed(args: Any, defaults: dict[str, Any], why: str) -> None:
+    """Refuse arguments that would have no effect.
+
+    Args:
+        args: the arguments of a command.
+        defaults: names of those that have no effect here, with their defaults.
+        why: what the message says of the first one that has another value.
+
+    Raises:
+        OptionError: one was given.
+    """
+    for name, default in defaults.items():
+        if getattr(args, name) != default:
+            raise OptionError(f'--{name.replace("_", "-")}: {why}. Leave it out.')

@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
-from pyiqa_rali.data.tables import build_table
+from pyiqa_rali.bulk.processes import rank_and_world
 from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.files import write_json
 from pyiqa_rali.options import PathOptions, from_known_keys, override, read_yaml
 from pyiqa_rali.reasoning.grpo import run_grpo
 from pyiqa_rali.reasoning.options import grpo_options, sft_options
 from pyiqa_rali.reasoning.sft import examples_of, run_sft
+from pyiqa_rali.reasoning.tables import image_files
 from pyiqa_rali.reasoning.vlm import load_vlm
-from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
+from pyiqa_rali.reasoning.write_texts import OF_NO_TEXT, WritingOptions, write_texts
 from pyiqa_rali.run_folder import claim
 
 STEPS = ('teach', 'write', 'tune')
@@ -64,8 +65,13 @@ def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: list[st
         OptionError, DataError, CheckpointError: with what to do.
     """
     options = ract_options(override(read_yaml(opt_path), list(overrides)))
+    rank, world = rank_and_world()
+    if world > 1 and 'write' in options.steps:
+        raise OptionError(f'steps: {options.steps}: write is for one process, and there are {world}. Run the steps one by one, '
+                          'this one without accelerate launch or torchrun: --force_yml steps=[write].')
     root = Path(options.path.experiments_root) / options.name
-    claim(root, asdict(options), auto_resume or options.steps[0] != 'teach', ('steps', 'path'))
+    if rank == 0:  # the others wait for it where the trainer's processes join, and touch nothing before
+        claim(root, asdict(options), auto_resume or options.steps[0] != 'teach', ('steps', 'path', *OF_NO_TEXT))
     run = Ract(options, root, auto_resume)
     results: dict[str, Any] = {}
     for step in options.steps:
@@ -127,7 +133,7 @@ class Ract:
                 raise CheckpointError(f'{self.teacher(name)}: is not there. Run the step before (steps: [teach, write, tune]).')
             reasoner = load_vlm(self.teacher(name))
             reasoner.model.to('cuda' if torch.cuda.is_available() else 'cpu')
-            images = [Path(path) for path in build_table('train', table, self.options.manual_seed).image_names()]
+            images = image_files('train', table, self.options.manual_seed)
             settings = WritingOptions(**{**asdict(self.options.texts), 'seed': self.options.manual_seed})
             reports[name] = asdict(write_texts(reasoner, images, self.texts(name), settings))
         write_json(self.root / 'texts' / 'report.json', reports)

@@ -72,7 +72,7 @@ def claim(root: Path, options: dict[str, Any], continues: bool, free: tuple[str,
         root: the folder.
         options: the run's options as plain values.
         continues: whether this run goes on with the files in the folder.
-        free: sections that may then differ.
+        free: sections, and keys as 'section:key', that may then differ.
 
     Raises:
         OptionError: the run that this one goes on from had other options.
@@ -95,14 +95,18 @@ def check_same_options(before: dict[str, Any], now: dict[str, Any], source: Path
         before: the options that the run was started with.
         now: the options now.
         source: where the first ones stand.
-        free: sections that may differ.
+        free: sections, and keys as 'section:key', that may differ.
     """
-    plain = json.loads(json.dumps(now))
-    for section in plain:
-        if section not in free and before.get(section) != plain[section]:
+    bound_before, bound = (_without(free, json.loads(json.dumps(options))) for options in (before, now))
+    for section, value in bound.items():
+        if bound_before.get(section) != value:
             raise OptionError(f'the options differ from those of {source}, whose files this run goes on from, in "{section}": '
-                              f'{_first_difference(before.get(section), plain[section])}. Use the same options, or another '
-                              'name.')
+                              f'{_first_difference(bound_before.get(section), value)}. Use the same options, or another name.')
+
+
+def _without(free: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
+    return {name: {key: value for key, value in section.items() if f'{name}:{key}' not in free}
+            if isinstance(section, dict) else section for name, section in options.items() if name not in free}
 
 
 def _first_difference(before: Any, now: Any) -> str:

@@ -95,7 +95,7 @@ class ReasoningScorer(nn.Module):
             source = load_vlm(source, dtype, attn_implementation, device_map, min_pixels, max_pixels)
         self._reasoner = _Hidden(source)
         self.model = self.reasoner.model
-        self.card = _card(source.card, score_prompt, rating_range, source.folder)
+        self.card = card_for(source.card, score_prompt, rating_range, source.folder)
         self.scale = _scale(mos_range, lower_better)
         self.failures = 0
         self._owner = None
@@ -237,8 +237,14 @@ def digest(picture: Image.Image) -> int:
     return int.from_bytes(hashlib.sha256(content).digest()[:8], 'little')
 
 
-def _card(card: ReasoningCard | None, score_prompt: str | None, rating_range: Sequence[float] | None,
-          source: str | os.PathLike) -> ReasoningCard:
+def card_for(card: ReasoningCard | None, score_prompt: str | None, rating_range: Sequence[float] | None,
+             source: str | os.PathLike) -> ReasoningCard:
+    """Return what a model is asked: its own card, with the prompt and the range that are given instead.
+
+    Raises:
+        CheckpointError: the model has no card, and no range is given.
+        OptionError: the range is none.
+    """
     if card is None and rating_range is None:
         raise CheckpointError(f'{source}: says nothing about the scale of its ratings (no pyiqa_rali_reasoning.json). Give '
                               'rating_range, such as [1, 5], and score_prompt if it was trained with one of its own.')

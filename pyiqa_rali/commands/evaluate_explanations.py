@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.errors import OptionError
+from pyiqa_rali.options import refuse_changed
 
 PICTURES, RESULTS, SETTINGS, FIGURE = 'pictures.jsonl', 'results.json', 'settings.json', 'explanations.png'
 BATCH = 16
+DRAWN = {'photos': None, 'phase': 'test', 'split_seed': 0, 'ratios': (0.8, 0.05, 0.15), 'num_photographs': None,
+         'levels': (1, 2, 3, 4, 5), 'composites': None, 'size': (384, 512)}  # defaults
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,16 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
     drawn = parser.add_argument_group('pictures that are drawn')
     drawn.add_argument('--photos', metavar='DIR', help='photographs (default: those that the dependencies install)')
-    drawn.add_argument('--phase', default='test', help='which of the split: train, val or test (default: %(default)s)')
-    drawn.add_argument('--split-seed', type=int, default=0, help='of the split (default: %(default)s, that of rali-lite)')
-    drawn.add_argument('--ratios', nargs=3, type=float, default=(0.8, 0.05, 0.15), metavar=('TRAIN', 'VAL', 'TEST'),
+    drawn.add_argument('--phase', default=DRAWN['phase'], help='which of the split: train, val or test (default: %(default)s)')
+    drawn.add_argument('--split-seed', type=int, default=DRAWN['split_seed'],
+                       help='of the split (default: %(default)s, that of rali-lite)')
+    drawn.add_argument('--ratios', nargs=3, type=float, default=DRAWN['ratios'], metavar=('TRAIN', 'VAL', 'TEST'),
                        help='shares of the split (default: those of rali-lite, 0.8 0.05 0.15)')
     drawn.add_argument('--num-photographs', type=int, metavar='N', help='only so many, one crop of each (default: all crops)')
-    drawn.add_argument('--levels', nargs='+', type=float, default=(1, 2, 3, 4, 5), metavar='LEVEL',
+    drawn.add_argument('--levels', nargs='+', type=float, default=DRAWN['levels'], metavar='LEVEL',
                        help='in [0.5, 5.5] (default: 1 2 3 4 5)')
     drawn.add_argument('--composites', type=int, metavar='N', help='instead of the grid, N random pictures, half of them with '
                                                                    'two distortions and a tenth with none')
-    drawn.add_argument('--size', nargs=2, type=int, default=(384, 512), metavar=('HEIGHT', 'WIDTH'),
+    drawn.add_argument('--size', nargs=2, type=int, default=DRAWN['size'], metavar=('HEIGHT', 'WIDTH'),
                        help='pixels (default: 384 512)')
 
 
@@ -75,8 +79,7 @@ def open_pictures(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     from pyiqa_rali.data.known_distortions import DrawnPictures, TablePictures
     from pyiqa_rali.data.synthetic import SyntheticNRDataset
     if args.folder:
-        if args.photos:
-            raise OptionError('--photos: pictures come from FOLDER or are drawn from photographs; give one of them.')
+        refuse_changed(args, DRAWN, 'is about pictures that are drawn, but these come from FOLDER')
         return TablePictures(args.folder), {'folder': args.folder}
     chosen = {'dataroot_photos': args.photos, 'phase': args.phase, 'split_seed': args.split_seed,
               'split_ratios': list(args.ratios), 'crop_size': list(args.size), 'num_photographs': args.num_photographs}

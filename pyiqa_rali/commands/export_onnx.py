@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 BUNDLED = 'bundled'
+INT8 = {'calibrate': BUNDLED, 'calibration_pictures': 48, 'keep_float': None}  # defaults
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='distorted pictures of --check (default: %(default)s)')
     small = parser.add_argument_group('8 bits')
     small.add_argument('--int8', action='store_true', help='write OUT.int8.onnx too')
-    small.add_argument('--calibrate', metavar='PHOTOS', default=BUNDLED,
+    small.add_argument('--calibrate', metavar='PHOTOS', default=INT8['calibrate'],
                        help='folder of photographs on which a convolutional model measures its ranges (default: %(default)s)')
-    small.add_argument('--calibration-pictures', type=int, default=48, metavar='N',
+    small.add_argument('--calibration-pictures', type=int, default=INT8['calibration_pictures'], metavar='N',
                        help='distorted pictures for it (default: %(default)s)')
     small.add_argument('--keep-float', type=int, metavar='N',
                        help='first convolutions that are not made 8 bits: more cost time, fewer cost accuracy (default: 6)')
@@ -67,12 +68,15 @@ def run(args: argparse.Namespace) -> int:
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise OptionError for what cannot be used, before anything is loaded."""
     from pyiqa_rali.errors import OptionError, did_you_mean
+    from pyiqa_rali.options import refuse_changed
     if not args.out.endswith('.onnx'):
         raise OptionError(f'OUT: {args.out} must end in .onnx.')
     for name, value, least in (('--pictures', args.pictures, 3), ('--calibration-pictures', args.calibration_pictures, 1),
                                ('--keep-float', args.keep_float, 0)):
         if value is not None and value < least:
             raise OptionError(f'{name}: {value} must be {least} at least.')
+    if not args.int8:
+        refuse_changed(args, INT8, 'goes with --int8')
     known = ('rali-lite', 'rali')
     if args.metric is not None and args.metric not in known:
         raise OptionError(f'--metric: "{args.metric}" is not one of {", ".join(known)}; the weights of an own training are '

@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--temperature', type=float, default=1.0, help='of sampling (default: %(default)s)')
     parser.add_argument('--attempts', type=int, default=8, metavar='N',
                         help='for a text without rating, or one that an image has already (default: %(default)s)')
+    parser.add_argument('--no-rating', action='store_true', help='take texts that no rating follows, from a model trained on '
+                        'texts alone whose folder does not say so')
     parser.add_argument('--backend', choices=('transformers', 'vllm'), default='transformers',
                         help='vllm is faster on a GPU and must be installed (default: %(default)s)')
     add_model_arguments(parser)
@@ -30,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write and report."""
+    from pyiqa_rali.bulk.processes import rank_and_world
     from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
+    _, world = rank_and_world()
+    if world > 1:
+        raise OptionError(f'{world} processes would write the same file. Start write-texts without torchrun or accelerate; for '
+                          'several GPUs give each process its own images, --out and CUDA_VISIBLE_DEVICES, and join the files.')
     for name in ('texts_per_image', 'attempts', 'batch_size', 'max_new_tokens'):
         if getattr(args, name) < 1:
             raise OptionError(f'--{name.replace("_", "-")}: {getattr(args, name)} must be 1 at least.')
@@ -38,13 +45,14 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f'--temperature: {args.temperature} must be above 0.')
     if bool(args.images) == bool(args.opt):
         raise OptionError('give either images or folders, or --opt FILE.')
-    files = [Path(path) for path in (ImageFinder(args.images) if args.images else files_of(args.opt, args.dataset))]
+    files = [Path(path) for path in ImageFinder(args.images)] if args.images else files_of(args.opt, args.dataset)
     if not files:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
     options = WritingOptions(args.texts_per_image, args.seed, args.temperature, args.max_new_tokens, args.batch_size,
                              args.attempts)
-    reasoner = load(args)
-    report = write_texts(reasoner, files, Path(args.out), options, completer=completer_of(args.backend, reasoner))
+    reasoner, completer = load_for_vllm(args) if args.backend == 'vllm' else (load(args), None)
+    reasoner.card.with_rating &= not args.no_rating
+    report = write_texts(reasoner, files, Path(args.out), options, completer=completer)
     print(f'{args.out}: {report.texts} texts on {report.images} images. Tried again: {report.unparsed} without reasoning or '
           f'rating, {report.repeated} that the image had already.', file=sys.stderr)
     if report.short:
@@ -53,23 +61,42 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def files_of(opt: str, section: str) -> list[str]:
-    """Return the image files of a data set in an option file."""
-    from pyiqa_rali.data.tables import build_table
+def files_of(opt: str, section: str) -> list[Path]:
+    """Return the image files of a data set in an option file.
+
+    Raises:
+        OptionError: the file has no such data set, or one whose images are no files.
+    """
     from pyiqa_rali.errors import did_you_mean
     from pyiqa_rali.options import read_yaml
-    sections = read_yaml(opt).get('datasets') or {}
+    from pyiqa_rali.reasoning.tables import image_files
+    sections = read_yaml(opt).get('datasets')
+    if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
+        raise OptionError(f'--opt: {opt} has no data sets (a section datasets:, with a section for each). Give an option file '
+                          'of a training, such as options/rali.yml, or images and folders instead.')
     if section not in sections:
         raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
-    return build_table(section, sections[section], 0).image_names()
+    return image_files(section, sections[section], 0)
 
 
-def completer_of(backend: str, reasoner):
-    """Return what writes in the place of transformers, or None."""
-    if backend == 'transformers':
-        return None
+def load_for_vllm(args: argparse.Namespace):
+    """Return the model without its weights, and what writes in the place of transformers, which has them.
+
+    Raises:
+        OptionError: vLLM cannot be had, or an option is none that it takes.
+    """
+    from pyiqa_rali.archs.reasoning import card_for
     from pyiqa_rali.reasoning.vllm_backend import VllmCompleter
-    return VllmCompleter(reasoner)
+    from pyiqa_rali.reasoning.vlm import load_without_weights
+    if args.attn_implementation is not None:
+        raise OptionError(f'--attn-implementation: {args.attn_implementation} is for --backend transformers; vLLM chooses its '
+                          'own. Leave it out.')
+    if args.device not in (None, 'cuda'):
+        raise OptionError(f'--device: {args.device} is for --backend transformers; vLLM takes the first GPU that it sees. '
+                          'Leave it out, or choose the GPU with CUDA_VISIBLE_DEVICES.')
+    reasoner = load_without_weights(args.model, args.dtype, max_pixels=args.max_pixels)
+    reasoner.card = card_for(reasoner.card, args.prompt, args.rating_range, reasoner.folder)
+    return reasoner, VllmCompleter(reasoner)
 
 
 def load(args: argparse.Namespace):

@@ -82,7 +82,7 @@ def complete(reasoner: ReasoningModel, images: Sequence[Image.Image], question: 
     ends, padding = end_tokens(reasoner)
     processors = LogitsProcessorList([GumbelSampling(seeds, temperature)] if seeds is not None else [])
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=padding,
-                              suppress_tokens=placeholder_tokens(reasoner.model) or None)
+                              suppress_tokens=placeholder_tokens(reasoner.model.config) or None)
     found = reasoner.model.generate(**inputs, generation_config=config, logits_processor=processors)
     return [_until_end(row, ends) for row in found[:, inputs['input_ids'].shape[1]:].tolist()]
 
@@ -96,10 +96,10 @@ def end_tokens(reasoner: ReasoningModel) -> tuple[list[int], int]:
     return ends, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
 
 
-def placeholder_tokens(model: torch.nn.Module) -> list[int]:
-    """Return the tokens that stand for pictures in a prompt; a completion that holds one cannot be read again."""
-    names = [name for name in vars(model.config) if name.endswith('_token_id') and name[:3] not in ('eos', 'pad', 'bos')]
-    return sorted({getattr(model.config, name) for name in names if isinstance(getattr(model.config, name), int)})
+def placeholder_tokens(config: Any) -> list[int]:
+    """Return a model's tokens that stand for pictures in a prompt; a completion that holds one cannot be read again."""
+    names = [name for name in vars(config) if name.endswith('_token_id') and name[:3] not in ('eos', 'pad', 'bos')]
+    return sorted({getattr(config, name) for name in names if isinstance(getattr(config, name), int)})
 
 
 def decode(reasoner: ReasoningModel, completion: Sequence[int]) -> str:

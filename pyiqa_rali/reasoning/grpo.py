@@ -60,7 +60,7 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
     adapter = lora_config(options.network)
     reasoner = load_for_training(options)
     check_before_training(options, config, rows, reasoner)
-    config.generation_kwargs = {'suppress_tokens': placeholder_tokens(reasoner.model) or None,
+    config.generation_kwargs = {'suppress_tokens': placeholder_tokens(reasoner.model.config) or None,
                                 **(config.generation_kwargs or {})}
     if config.process_index == 0:
         folder.prepare(options, auto_resume)
@@ -137,10 +137,11 @@ def make_trainer(options: GrpoOptions, config: Any, rows: list[Row], validation:
     trainer = ReasoningGRPOTrainer(
         model=reasoner.model, reward_funcs=functions, args=config, train_dataset=training_set(rows, options.prompts),
         processing_class=reasoner.processor, callbacks=callbacks, peft_config=adapter)
-    if options.val.val_freq is not None and config.process_index == 0:
+    if options.val.val_freq is not None:
         trained = ReasoningModel(trainer.model, reasoner.processor, reasoner.card, reasoner.folder)
         trainer.add_callback(ValidationCallback(trained, validation, options.val, folder.val_log, start_step,
-                                                folder.tb_logger, config.max_completion_length))
+                                                folder.tb_logger, config.max_completion_length,
+                                                config.process_index == 0))
     return trainer
 
 

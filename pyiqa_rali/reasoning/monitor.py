@@ -117,7 +117,9 @@ class SampleCallback(TrainerCallback):
 
 
 class ValidationCallback(TrainerCallback):
-    """Scores held-out images before, during and after training.
+    """Scores held-out images before, during and after training; every process of the run must have one.
+
+    The processes share the images, batch by batch, so that none waits for long and the figures do not depend on their number.
 
     Args:
         reasoner: the model that is trained.
@@ -127,18 +129,18 @@ class ValidationCallback(TrainerCallback):
         start_step: the step that a resumed run goes on with.
         tb_folder: None switches TensorBoard off.
         max_new_tokens: longest completion.
+        writes: whether this process writes the CSV: the main one alone.
     """
 
     def __init__(self, reasoner: ReasoningModel, sets: dict[str, list[Row]], options: ReasoningValOptions, path: Path,
-                 start_step: int, tb_folder: Path | None, max_new_tokens: int):
+                 start_step: int, tb_folder: Path | None, max_new_tokens: int, writes: bool):
         self.sets, self.options = sets, options
         self.scorer = ReasoningScorer(reasoner, resamples=0, batch_size=options.batch_size, max_new_tokens=max_new_tokens,
                                       num_samples=max(options.num_samples, 1), temperature=options.temperature)
-        modes = ['expectation', *(['mean'] if options.num_samples else [])]
-        columns = [f'{name}/{mode}_{metric}' for name in sets for mode in modes for metric in options.metrics]
-        self.record = RunRecord(path, [*columns, *(f'{name}/unparsed' for name in sets if options.num_samples)], start_step,
-                                tb_folder)
-        self.last_step = -1
+        self.modes = ('expectation', 'mean') if options.num_samples else ('expectation',)
+        columns = [f'{name}/{mode}_{metric}' for name in sets for mode in self.modes for metric in options.metrics]
+        columns += [f'{name}/unparsed' for name in sets if options.num_samples]
+        self.record = RunRecord(path, columns, start_step, tb_folder) if writes else None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the model as it comes."""
@@ -154,12 +156,11 @@ class ValidationCallback(TrainerCallback):
         """Measure what came out."""
         if state.global_step % self.options.val_freq:
             self.measure(state)
-        self.record.close()
+        if self.record is not None:
+            self.record.close()
 
     def measure(self, state: Any) -> dict[str, float]:
-        """Score all sets and write down their correlations."""
-        if not state.is_world_process_zero:
-            return {}
+        """Score all sets, and write down their correlations in the process that does."""
         model = self.scorer.model
         training = model.training
         model.eval()
@@ -167,21 +168,35 @@ class ValidationCallback(TrainerCallback):
         for name, rows in self.sets.items():
             values |= {f'{name}/{key}': value for key, value in self._of_set(name, rows).items()}
         model.train(training)
+        if self.record is not None:
+            self._write(state, values)
+        return values
+
+    def _write(self, state: Any, values: dict[str, float]) -> None:
         self.record.add(state.global_step, {key: value for key, value in values.items() if not math.isnan(value)})
         shown = ', '.join(f'{key} {value:.3f}' for key, value in values.items())
         print(f'step {state.global_step}: {shown}', flush=True)
-        return values
 
     def _of_set(self, name: str, rows: list[Row]) -> dict[str, float]:
-        pictures = [read_picture(row.image_path) for row in rows]
         mos = np.array([row.mos for row in rows])
         found = {}
-        for mode in ('expectation', 'mean') if self.options.num_samples else ('expectation',):
+        for mode in self.modes:
             self.scorer.mode = mode
-            described = self.scorer.describe(pictures)
-            ratings = np.array([each.rating for each in described])
+            described = self._describe(rows)
+            ratings = np.array([rating for rating, _ in described])
             values = correlations(ratings, mos, self.options.metrics, name)
             found |= {f'{mode}_{metric}': value for metric, value in values.items()}
             if mode == 'mean':
-                found['unparsed'] = float(sum(each.status == 'expectation' for each in described))
+                found['unparsed'] = float(sum(status == 'expectation' for _, status in described))
         return found
+
+    def _describe(self, rows: list[Row]) -> list[tuple[float, str]]:
+        """Return rating and status of each row, in order; this process reads and scores its share of the batches."""
+        from accelerate import PartialState
+        from accelerate.utils import gather_object
+        state, size = PartialState(), self.options.batch_size
+        own = []
+        for start in range(size * state.process_index, len(rows), size * state.num_processes):
+            described = self.scorer.describe([read_picture(row.image_path) for row in rows[start:start + size]])
+            own += [(start + number, each.rating, each.status) for number, each in enumerate(described)]
+        return [(rating, status) for _, rating, status in sorted(gather_object(own), key=lambda each: each[0])]

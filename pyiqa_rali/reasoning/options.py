@@ -163,6 +163,9 @@ def grpo_options(values: dict[str, Any]) -> GrpoOptions:
     options = _typed_options(GrpoOptions, {'rewards': {}, **values}, {**SECTIONS, 'rewards': RewardOptions})
     from trl import GRPOConfig
     check_trainer_keys('grpo', options.grpo, GRPOConfig)
+    if not options.prompts.with_rating:
+        raise OptionError('prompts: with_rating: False is for models that were trained on texts alone; rewards need the answer '
+                          'behind the text. Remove it.')
     check_rewards(options.rewards)
     return options
 
@@ -199,6 +202,10 @@ def sft_options(values: dict[str, Any]) -> SftOptions:
     options = _typed_options(SftOptions, values, SECTIONS)
     from trl import SFTConfig
     check_trainer_keys('sft', options.sft, SFTConfig)
+    if (values.get('prompts') or {}).get('with_rating', options.with_scores) != options.with_scores:
+        raise OptionError(f'prompts: with_rating: {options.prompts.with_rating} contradicts with_scores: {options.with_scores}'
+                          ', which sets it. Remove it.')
+    options.prompts.with_rating = options.with_scores
     return options
 
 

@@ -34,6 +34,7 @@ class ReasoningCard:
         degradation_prompt: the question for degradation class and severity.
         rating_range: lowest and highest rating that the model writes; higher is better.
         rating_key: the key of the rating in the answer's JSON.
+        with_rating: whether it was trained to write a rating; without, its texts count although none follows them.
         training: a sentence on how it was trained.
     """
 
@@ -41,6 +42,7 @@ class ReasoningCard:
     degradation_prompt: str = DEGRADATION_PROMPT
     rating_range: list[float] = field(default_factory=lambda: [1.0, 5.0])
     rating_key: str = 'rating'
+    with_rating: bool = True
     training: str = 'unspecified'
 
     def __post_init__(self) -> None:

@@ -127,10 +127,10 @@ def make_trainer(options: SftOptions, config: Any, dataset: Any, validation: dic
         callbacks = [RecordCallback(folder.log, list(SFT_COLUMNS), start_step, folder.tb_logger)]
     trainer = ReasoningSFTTrainer(model=reasoner.model, args=config, train_dataset=dataset, callbacks=callbacks,
                                   processing_class=reasoner.processor, peft_config=adapter)
-    if options.val.val_freq is not None and config.process_index == 0:
+    if options.val.val_freq is not None:
         trained = ReasoningModel(trainer.model, reasoner.processor, reasoner.card, reasoner.folder)
         trainer.add_callback(ValidationCallback(trained, validation, options.val, folder.val_log, start_step,
-                                                folder.tb_logger, 256))
+                                                folder.tb_logger, 256, config.process_index == 0))
     if checkpoint is None and config.process_index == 0:
         warn_of_foreign_style(trainer)
     return trainer

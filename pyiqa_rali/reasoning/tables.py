@@ -65,6 +65,11 @@ def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int
             for (path, mos), kind in zip(images, classes, strict=True)]
 
 
+def image_files(section: str, values: dict[str, Any], seed: int) -> list[Path]:
+    """Return the image files of one data set section, for texts on them; arguments and errors are those of `rows_of`."""
+    return [Path(row.image_path) for row in rows_of(section, values, ReasoningCard(), seed)]
+
+
 def degradation_rows(section: str, values: dict[str, Any]) -> list[Row]:
     """Return the rows of a CSV with the columns image, distortion_class and severity.
 

@@ -14,7 +14,7 @@ from pyiqa_rali.files import atomic_folder
 from pyiqa_rali.reasoning.options import GrpoOptions, NetworkOptions, SftOptions
 from pyiqa_rali.reasoning.reading import BlindReader
 from pyiqa_rali.reasoning.tables import Row, rows_of
-from pyiqa_rali.reasoning.vlm import ReasoningModel, load_vlm
+from pyiqa_rali.reasoning.vlm import EXPORT, ReasoningModel, load_vlm
 from pyiqa_rali.records import read_record
 from pyiqa_rali.run_folder import claim
 
@@ -35,7 +35,7 @@ class ReasoningFolder:
         self.log = self.root / 'log.csv'
         self.val_log = self.root / 'val.csv'
         self.samples = self.root / 'samples.csv'
-        self.export = self.root / 'models' / 'reasoning'
+        self.export = self.root.joinpath(*EXPORT)
         self.figures = self.root / 'figures'
         self.options = self.root / 'options.yml'
         self.tb_logger = self.root / 'tb_logger' if options.logger.use_tb_logger else None

@@ -1,26 +1,27 @@
 """Completions by vLLM, for writing texts on many images; vLLM is not a dependency and is imported only here."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 
 from pyiqa_rali.errors import OptionError
-from pyiqa_rali.reasoning.vlm import ADAPTER_FILE, ReasoningModel
+from pyiqa_rali.reasoning.generation import placeholder_tokens
+from pyiqa_rali.reasoning.vlm import ADAPTER_FILE, ReasoningModel, load_without_weights
+
+NEVER = -100.0  # the least bias of a logit that vLLM takes
 
 
 class VllmCompleter:
     """Callable in the place of `generation.complete`, with vLLM's own sampler: seeded, but other texts than transformers'.
 
     Args:
-        reasoner: processor, card and folder; its weights are loaded once more by vLLM.
-        options: more arguments of `vllm.LLM`.
+        reasoner: processor, card, folder, and how its weights are to be loaded; it needs none itself.
 
     Raises:
-        OptionError: vLLM is not installed, or the folder holds an adapter.
+        OptionError: vLLM is not installed, the folder holds an adapter, or pixel bounds cannot be kept.
     """
 
-    def __init__(self, reasoner: ReasoningModel, **options: Any):
+    def __init__(self, reasoner: ReasoningModel):
         if (reasoner.folder / ADAPTER_FILE).exists():
             raise OptionError(f'--backend: vllm needs whole weights, and {reasoner.folder} holds an adapter. Export it with '
                               'export: merge: true.')
@@ -29,16 +30,51 @@ class VllmCompleter:
         except ImportError as error:
             raise OptionError(f'--backend: vllm cannot be imported ({error}). pip install vllm, or take --backend '
                               'transformers.') from error
+        from transformers import AutoConfig
+        self.resize = pixel_bounds(reasoner)
         self.parameters = SamplingParams
-        self.model = LLM(model=str(reasoner.folder), limit_mm_per_prompt={'image': 1}, **options)
+        config = AutoConfig.from_pretrained(reasoner.folder, local_files_only=True)
+        self.bias = dict.fromkeys(placeholder_tokens(config), NEVER)
+        self.model = LLM(model=str(reasoner.folder), dtype=reasoner.loading['dtype'], limit_mm_per_prompt={'image': 1})
 
     def __call__(self, reasoner: ReasoningModel, images: Sequence[Image.Image], question: str, max_new_tokens: int,
                  seeds: Sequence[int], temperature: float) -> list[list[int]]:
         """Return the token ids of one sampled completion for each picture."""
         message = [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': question}]}]
         prompt = reasoner.processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        requests = [{'prompt': prompt, 'multi_modal_data': {'image': image}} for image in images]
-        parameters = [self.parameters(temperature=temperature, max_tokens=max_new_tokens, seed=seed % 2 ** 32)
+        requests = [{'prompt': prompt, 'multi_modal_data': {'image': self.resize(image)}} for image in images]
+        parameters = [self.parameters(temperature=temperature, max_tokens=max_new_tokens, seed=seed % 2 ** 32,
+                                      logit_bias=self.bias)
                       for seed in seeds]
         found = self.model.generate(requests, parameters, use_tqdm=False)
         return [list(each.outputs[0].token_ids) for each in found]
+
+
+def pixel_bounds(reasoner: ReasoningModel) -> Callable[[Image.Image], Image.Image]:
+    """Return what brings a picture to the size that the processor would give it, when pixel bounds were asked for.
+
+    vLLM has a processor of its own, of which versions differ in whether they heed bounds; it leaves pictures of this size as
+    they are.
+
+    Raises:
+        OptionError: the processor has no grid of patches to which sizes are rounded, or bounds of its own that would undo it.
+    """
+    images = reasoner.processor.image_processor
+    if reasoner.loading['min_pixels'] is None and reasoner.loading['max_pixels'] is None:
+        return lambda image: image
+    if not hasattr(images, 'merge_size'):
+        raise OptionError(f'--max-pixels: {reasoner.loading["max_pixels"]} cannot be kept by --backend vllm for the processor '
+                          f'{type(images).__name__}, only for those of the Qwen-VL models. Leave it out, or take --backend '
+                          'transformers.')
+    own = load_without_weights(reasoner.folder).processor.image_processor.size
+    if images.size['shortest_edge'] < own['shortest_edge'] or images.size['longest_edge'] > own['longest_edge']:
+        raise OptionError(f'--max-pixels: {reasoner.loading["max_pixels"]} must be in {own["shortest_edge"]} to '
+                          f'{own["longest_edge"]} for --backend vllm, which keeps the bounds of the model\'s processor. Take '
+                          'another number, or --backend transformers.')
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    def resize(image: Image.Image) -> Image.Image:
+        height, width = smart_resize(image.height, image.width, images.patch_size * images.merge_size,
+                                     images.size['shortest_edge'], images.size['longest_edge'])
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+    return resize

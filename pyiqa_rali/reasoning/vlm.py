@@ -1,19 +1,23 @@
 """Loading and saving vision-language models: a folder or a hub repository, whole weights or a peft adapter."""
 
+import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from pyiqa_rali.checkpoints.hub import from_hub
+from pyiqa_rali.checkpoints.hub import commit_of, from_hub
 from pyiqa_rali.errors import CheckpointError, OptionError
+from pyiqa_rali.files import sha256
 from pyiqa_rali.reasoning.prompts import ReasoningCard, read_card
 
 ADAPTER_FILE = 'adapter_config.json'
+EXPORT = ('models', 'reasoning')  # below an experiment's folder
+DIGITS = 12  # of a digest
 DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
 CHOICES = ('give the folder of a copy: pretrained_model_path=PATH; take a metric that works offline: '
            'create_metric("rali-lite"); or, with a network, set HF_ENDPOINT to a mirror that can be reached')
@@ -24,16 +28,18 @@ class ReasoningModel:
     """A vision-language model, its processor, and what it is to be asked.
 
     Attributes:
-        model: transformers' image-text-to-text model, or a peft model around one.
+        model: transformers' image-text-to-text model, or a peft model around one; None when another backend runs it.
         processor: transformers' processor with its chat template; its tokenizer pads on the left.
         card: prompts and rating scale; None when the folder has none.
         folder: where it was loaded from.
+        loading: dtype and pixel bounds, as they were asked for.
     """
 
-    model: torch.nn.Module
+    model: torch.nn.Module | None
     processor: Any
     card: ReasoningCard | None
     folder: Path
+    loading: dict[str, Any] = field(default_factory=dict)
 
 
 def load_vlm(source: str | os.PathLike, dtype: str = 'auto', attn_implementation: str | None = None,
@@ -54,17 +60,30 @@ def load_vlm(source: str | os.PathLike, dtype: str = 'auto', attn_implementation
         CheckpointError: it is nowhere to be had, or no image-text-to-text model.
         OptionError: dtype or pixel bounds cannot be used.
     """
-    if dtype not in DTYPES:
-        raise OptionError(f'dtype: "{dtype}" is not one of {", ".join(DTYPES)}.')
+    _check_dtype(dtype)
     folder = locate_vlm(source)
     base = adapter_base(folder)
     options = {'dtype': dtype, 'attn_implementation': attn_implementation, 'device_map': device_map}
     model = _load(base, {key: value for key, value in options.items() if value is not None})
     if base != folder:
         model = _with_adapter(model, folder, merge)
-    processor = _load_processor(folder if (folder / 'tokenizer_config.json').exists() else base)
+    return replace(load_without_weights(folder, dtype, min_pixels, max_pixels), model=model)
+
+
+def load_without_weights(source: str | os.PathLike, dtype: str = 'auto', min_pixels: int | None = None,
+                         max_pixels: int | None = None) -> ReasoningModel:
+    """Load processor and card alone, for a backend that loads the weights itself; see `load_vlm`."""
+    _check_dtype(dtype)
+    folder = locate_vlm(source)
+    processor = _load_processor(folder if (folder / 'tokenizer_config.json').exists() else adapter_base(folder))
     _bound_pixels(processor, min_pixels, max_pixels)
-    return ReasoningModel(model, processor, read_card(folder), folder)
+    return ReasoningModel(None, processor, read_card(folder), folder,
+                          {'dtype': dtype, 'min_pixels': min_pixels, 'max_pixels': max_pixels})
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise OptionError(f'dtype: "{dtype}" is not one of {", ".join(DTYPES)}.')
 
 
 def locate_vlm(source: str | os.PathLike) -> Path:
@@ -82,6 +101,31 @@ def locate_vlm(source: str | os.PathLike) -> Path:
         raise CheckpointError(f'{source}: is no folder. Give the folder of a vision-language model, or a hub repository as '
                               'owner/name or owner/name:folder.')
     return from_hub(str(source), CHOICES, is_whole=_is_whole)
+
+
+def identity(folder: Path) -> str:
+    """Return a name that other weights do not share, such as 'GRPO_demo/models/reasoning@0123456789ab'.
+
+    It is the hub's name, the end of an experiment's export, or a folder's own name, and the beginning of a SHA-256 of all
+    weights; those below an adapter count too. Every byte is read, which takes some seconds for a model of 7 B.
+
+    Raises:
+        CheckpointError: the model below an adapter cannot be had.
+    """
+    folder = folder.resolve() if commit_of(folder) is None else folder  # the hub's cache is made of links
+    found = hashlib.sha256()
+    for part in dict.fromkeys((folder, adapter_base(folder))):
+        for path in sorted(part.glob('*.safetensors')) or sorted(part.glob('*.bin')):
+            found.update(f'{path.name} {sha256(path)}\n'.encode())
+    return f'{_readable_name(folder)}@{found.hexdigest()[:DIGITS]}'
+
+
+def _readable_name(folder: Path) -> str:
+    commit = commit_of(folder)
+    if commit is not None:
+        cached, below = folder.as_posix().split(f'/snapshots/{commit}')
+        return cached.rpartition('models--')[2].replace('--', '/', 1) + below.replace('/', ':', 1)
+    return '/'.join(folder.parts[-3:]) if folder.parts[-2:] == EXPORT else folder.name
 
 
 def _is_whole(folder: Path) -> bool:

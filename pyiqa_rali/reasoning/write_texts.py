@@ -11,11 +11,15 @@ from tqdm import tqdm
 
 from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, save_reasoning_texts
 from pyiqa_rali.errors import DataError, OptionError, some
-from pyiqa_rali.files import write_json
+from pyiqa_rali.files import atomic_open, write_json
 from pyiqa_rali.reasoning.answers import lenient_rating, reasoning_text
 from pyiqa_rali.reasoning.generation import complete, decode, derived_seed
+from pyiqa_rali.reasoning.prompts import ReasoningCard
 from pyiqa_rali.reasoning.tables import read_picture
-from pyiqa_rali.reasoning.vlm import ReasoningModel
+from pyiqa_rali.reasoning.vlm import ReasoningModel, identity
+
+MAY_CHANGE = ('attempts', 'batch_size')  # between a run and the one that goes on with it: no text depends on them
+OF_NO_TEXT = tuple(f'texts:{key}' for key in MAY_CHANGE)  # the same in an option file
 
 
 @dataclass
@@ -28,7 +32,7 @@ class WritingOptions:
         temperature: of sampling.
         max_new_tokens: longest completion.
         batch_size: images at once.
-        attempts: tries for each text that has no reasoning or rating, or that is there already.
+        attempts: tries for each text that has no reasoning or wanted rating, or that is there already.
     """
 
     texts_per_image: int = 4
@@ -46,7 +50,7 @@ class WritingReport:
     Attributes:
         images: with all their texts.
         texts: written.
-        unparsed: completions without reasoning or rating, tried again.
+        unparsed: completions without reasoning, or without the rating that the card wants, tried again.
         repeated: texts that an image had already, tried again.
         short: images with fewer texts than wanted, after all attempts.
     """
@@ -74,23 +78,24 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
         completer: writes in the place of `generation.complete`, such as a `VllmCompleter`.
 
     Raises:
-        OptionError: `out` or its part is from other settings.
+        OptionError: `out` or its part is from other settings, on other images, or not from here.
         DataError: two images have one name, an image cannot be read, or no text could be had for some.
     """
     names = names or [image.name for image in images]
     _refuse_repeated(names)
-    settings = {'model': str(reasoner.folder), 'prompt': reasoner.card.question(), **vars(options),
+    settings = {'model': identity(reasoner.folder), **reasoner.loading, 'prompt': reasoner.card.question(),
+                'with_rating': reasoner.card.with_rating, **vars(options),
                 'backend': 'transformers' if completer is None else type(completer).__name__}
     part = out.with_name(f'{out.name}.part')
-    done = _begin(part, out, settings)
+    done = _begin(part, out, settings, names)
     report = WritingReport()
     left = [(name, image) for name, image in zip(names, images, strict=True) if name not in done]
     with open(part, 'a', encoding='utf-8') as stream, tqdm(total=len(images), initial=len(done), desc='write-texts',
                                                            unit='image') as bar:
         for start in range(0, len(left), options.batch_size):
             chunk = left[start:start + options.batch_size]
-            for (name, _), texts in zip(chunk, _texts_of(reasoner, chunk, options, report, completer or complete),
-                                        strict=True):
+            for (name, _), texts in zip(chunk, _texts_of(reasoner, chunk, settings['model'], options, report,
+                                                              completer or complete), strict=True):
                 done[name] = texts
                 stream.write(_line(name, texts))
                 bar.update()
@@ -99,7 +104,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     return _finish(part, out, {name: done[name] for name in names}, options, report)
 
 
-def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], options: WritingOptions,
+def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: str, options: WritingOptions,
               report: WritingReport, completer: Callable[..., list[list[int]]]) -> list[list[ReasoningText]]:
     """Return the texts of some images: every number is tried until it has a new text, or its attempts are used up."""
     pictures = [read_picture(str(image)) for _, image in chunk]
@@ -112,10 +117,10 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], options: 
                                     options.max_new_tokens, seeds, options.temperature)
             failed = []
             for each, seed, completion in zip(missing, seeds, completions, strict=True):
-                text = _usable(reasoner, decode(reasoner, completion))
+                text = _usable(reasoner.card, decode(reasoner, completion), len(completion) < options.max_new_tokens)
                 known = {item.text for item in found[each]}
                 if text is not None and text not in known:
-                    found[each].append(ReasoningText(text, seed, reasoner.folder.name))
+                    found[each].append(ReasoningText(text, seed, model))
                     continue
                 failed.append(each)
                 report.unparsed += text is None
@@ -126,30 +131,56 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], options: 
     return found
 
 
-def _usable(reasoner: ReasoningModel, completion: str) -> str | None:
-    """Return the reasoning of a completion that has both a reasoning and a rating."""
+def _usable(card: ReasoningCard, completion: str, ended: bool) -> str | None:
+    """Return the reasoning of a completion that has both a reasoning and a rating.
+
+    Where the card wants no rating, a reasoning is enough that was not cut off: one that `ended` by itself, or was closed.
+    """
     text = reasoning_text(completion)
-    rating = lenient_rating(completion, tuple(reasoner.card.rating_range), reasoner.card.rating_key)
-    return text if text and rating is not None else None
+    if card.with_rating:
+        whole = lenient_rating(completion, tuple(card.rating_range), card.rating_key) is not None
+    else:
+        whole = ended or '</think>' in completion
+    return text if text and whole else None
 
 
-def _begin(part: Path, out: Path, settings: dict[str, Any]) -> dict[str, list[ReasoningText]]:
-    """Return the images that an interrupted run has finished; a last line cut short is dropped."""
+def _begin(part: Path, out: Path, settings: dict[str, Any], names: list[str]) -> dict[str, list[ReasoningText]]:
+    """Return the images that earlier runs have finished; a last line cut short is dropped.
+
+    Images without a text are tried again, and with more attempts than before also those with fewer than wanted: the result is
+    that of one run with as many attempts.
+
+    Raises:
+        OptionError: what is there was written by something else, with other settings, or on other images.
+    """
     described = out.with_name(f'{out.name}.json')
-    if described.exists() and (part.exists() or out.exists()):
-        before = json.loads(described.read_text(encoding='utf-8')).get('settings')
-        if before != json.loads(json.dumps(settings)):
-            changed = next(key for key in settings if (before or {}).get(key) != settings[key])
-            raise OptionError(f'--out: {out} was begun with another {changed}: {(before or {}).get(changed)!r}, now '
-                              f'{settings[changed]!r}. Give another --out, or remove it.')
+    there = [path for path in (part, out) if path.exists() and path.stat().st_size]
+    before = _refuse_other_settings(described, there[0], out, settings) if there else settings
+    done = dict(_whole_lines(part)) if part.exists() else load_reasoning_texts(out) if out.exists() else {}
+    others = sorted(set(done) - set(names))
+    if others:
+        raise OptionError(f'--out: {there[0]} holds texts on {len(others)} images that are not among these {len(names)}: '
+                          f'{some(others)}. Give another --out, or all images together.')
+    enough = settings['texts_per_image'] if settings['attempts'] > before['attempts'] else 1
+    done = {name: texts for name, texts in done.items() if len(texts) >= enough}
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(described, {'settings': settings})
-    if out.exists():
-        return load_reasoning_texts(out)
-    done = dict(_whole_lines(part))
-    with open(part, 'w', encoding='utf-8') as stream:
+    with atomic_open(part) as stream:  # from here on it is the whole truth, also where `out` is there already
         stream.writelines(_line(name, texts) for name, texts in done.items())
+    write_json(described, {'settings': settings})
     return done
+
+
+def _refuse_other_settings(described: Path, there: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that a file was begun with, or raise OptionError when they are unknown or others."""
+    if not described.exists():
+        raise OptionError(f'--out: {there} is there without {described.name}, which would say how it was written, so its texts '
+                          'may be from anything. Give another --out, or remove it.')
+    before = json.loads(described.read_text(encoding='utf-8')).get('settings', {})
+    for key, value in json.loads(json.dumps(settings)).items():
+        if before.get(key) != value and key not in MAY_CHANGE:
+            raise OptionError(f'--out: {out} was begun with another {key}: {before.get(key)!r}, now {value!r}. Give another '
+                              '--out, or remove it.')
+    return before
 
 
 def _whole_lines(part: Path) -> Iterator[tuple[str, list[ReasoningText]]]:
@@ -170,7 +201,8 @@ def _finish(part: Path, out: Path, done: dict[str, list[ReasoningText]], options
     empty = [name for name, texts in done.items() if not texts]
     if empty:
         raise DataError(f'{len(empty)} images have no text after {options.attempts} attempts: {some(empty)}. Those of the '
-                        f'others are in {part}. Raise --attempts, or look at the model with: python -m pyiqa_rali describe.')
+                        f'others are in {part}. Raise --attempts (texts: attempts in an option file), or look at the '
+                        'model with: python -m pyiqa_rali describe.')
     save_reasoning_texts(out, done)
     part.unlink(missing_ok=True)
     return report

@@ -68,7 +68,7 @@ def test_finished_steps_are_kept_when_it_goes_on(options):
     kept = ['vlm/model.safetensors', 'cold_start/models/reasoning/model.safetensors', 'grpo/models/reasoning/model.safetensors',
             'reasoning_texts.jsonl', 'rali/models/rali.safetensors']
     before = {name: (root / name).stat().st_mtime_ns for name in kept}
-    run_chain(options, auto_resume=True)
+    run_chain(options, auto_resume=True, overrides=['texts:attempts=41'])  # what the error about missing texts advises
     assert {name: (root / name).stat().st_mtime_ns for name in kept} == before
     with pytest.raises(OptionError, match='the options differ .* in "grpo": max_steps: was 2, is 3'):
         run_chain(options, auto_resume=True, overrides=['grpo:max_steps=3'])

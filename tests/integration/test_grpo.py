@@ -161,13 +161,27 @@ train_grpo({options!r})
     assert len({line.split(',')[1] for line in logs[0]}) > 4 and (changes == LORA or not same(whole, data / 'vlm'))
 
 
-def test_two_processes_compare_their_images(data, tmp_path):
-    """One image a process: without gathering there would be nobody to compare with, and no rank reward at all."""
-    options = write_options(data, tmp_path, grpo__per_device_train_batch_size=4, rewards={'rank': 1.0}, grpo__max_steps=4)
+def in_two_processes(options, *more):
     result = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', '29517',
-                             '-m', 'pyiqa_rali.train', '-opt', options], cwd=REPOSITORY, capture_output=True, text=True,
+                             '-m', 'pyiqa_rali.train', '-opt', options, *more], cwd=REPOSITORY, capture_output=True, text=True,
                             env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(REPOSITORY), os.environ['PYTHONPATH']])})
-    assert result.returncode == 0, result.stderr[-3000:]
+    return result.returncode, result.stderr
+
+
+def test_two_processes_compare_their_images(data, tmp_path):
+    """One image a process: without gathering there would be nobody to compare with, and no rank reward at all.
+
+    The first validation, before a step, is that of one process: two of the three images in one batch, one in the other's.
+    """
+    changes = {'rewards': {'rank': 1.0}, 'grpo__max_steps': 4, 'val__batch_size': 2}
+    (tmp_path / 'one').mkdir()
+    train_grpo(write_options(data, tmp_path / 'one', **changes))
+    options = write_options(data, tmp_path, grpo__per_device_train_batch_size=4, **changes)
+    returned, errors = in_two_processes(options)
+    assert returned == 0, errors[-3000:]
+    one, two = (read_csv(root / 'tiny' / 'val.csv') for root in (tmp_path / 'one', tmp_path))
+    assert [row['step'] for row in two] == ['0', '4'] and one[0].keys() == two[0].keys()
+    assert [float(value) for value in two[0].values()] == pytest.approx([float(value) for value in one[0].values()], abs=1e-5)
     log = read_csv(tmp_path / 'tiny' / 'log.csv')
     assert [row['step'] for row in log] == ['1', '2', '3', '4']
     assert all(0 <= float(row['rewards/rank/mean']) <= 1 for row in log)
@@ -280,7 +294,8 @@ def test_supervised_fine_tuning(data, tmp_path, changes):
         found = train_sft(options)
     log = [float(row['loss']) for row in read_csv(tmp_path / 'tiny' / 'log.csv')]
     assert len(log) == 4 and all(np.isfinite(log)) and min(log) > 0
-    assert ReasoningScorer(pretrained_model_path=found['export'], max_new_tokens=8).score_range == '1, 5'
+    net = ReasoningScorer(pretrained_model_path=found['export'], max_new_tokens=8)
+    assert net.score_range == '1, 5' and net.card.with_rating == changes.get('with_scores', True)
 
 
 def test_supervised_fine_tuning_resumes_to_the_same_weights(data, tmp_path):
@@ -298,6 +313,13 @@ def test_supervised_fine_tuning_resumes_to_the_same_weights(data, tmp_path):
 def test_texts_are_needed_for_supervision(data, tmp_path):
     with pytest.raises(OptionError, match='reasoning_texts: must name a JSON-lines file'):
         train_sft(sft_options_file(data, tmp_path, datasets__train={**table(data)}))
+
+
+def test_whether_ratings_are_trained_is_said_once(data, tmp_path):
+    with pytest.raises(OptionError, match='prompts: with_rating: False contradicts with_scores: True'):
+        train_sft(sft_options_file(data, tmp_path, prompts__with_rating=False))
+    with pytest.raises(OptionError, match='prompts: with_rating: False is for models that were trained on texts alone'):
+        train_grpo(write_options(data, tmp_path, prompts__with_rating=False))
 
 
 def ract_options_file(data, folder, **changes):
@@ -319,13 +341,38 @@ def test_ract_in_one_run_and_step_by_step(data, tmp_path):
     whole = run_ract(ract_options_file(data, tmp_path / 'whole'))['export']
     for step in ('teach', 'write', 'tune'):
         found = run_ract(ract_options_file(data, tmp_path / 'steps', steps=[step]))
+    more = {'texts': {'texts_per_image': 1, 'max_new_tokens': 48, 'attempts': 41}}
+    run_ract(ract_options_file(data, tmp_path / 'steps', steps=['write'], **more))  # what the advice of an error says
+    more['texts']['temperature'] = 0.5
+    with pytest.raises(OptionError, match='the options differ .* in "texts": temperature: was 1.0, is 0.5'):
+        run_ract(ract_options_file(data, tmp_path / 'steps', steps=['write'], **more))
     assert same(whole, found['export'])
     root = tmp_path / 'whole' / 'ract'
     assert {path.name for path in (root / 'texts').glob('*.jsonl')} == {'one.jsonl', 'two.jsonl'}
     before, after = weights(root / 'teacher_one' / 'models' / 'reasoning'), weights(whole)
     changed = {name for name in after if (after[name] != before[name]).any()}
     assert changed and all('visual' in name for name in changed)
-    assert ReasoningScorer(pretrained_model_path=whole, max_new_tokens=8).card.question() == 'Rate it from 1 to 5.'
+    card = ReasoningScorer(pretrained_model_path=whole, max_new_tokens=8).card
+    assert card.question() == 'Rate it from 1 to 5.' and not card.with_rating  # it learned from texts alone
+
+
+def test_two_processes_archive_an_earlier_run_once(data, tmp_path):
+    (tmp_path / 'ract').mkdir()
+    (tmp_path / 'ract' / 'earlier').touch()
+    returned, errors = in_two_processes(ract_options_file(data, tmp_path, steps=['teach']))
+    assert returned == 0, errors[-3000:]
+    archives = list(tmp_path.glob('ract_archived_*'))
+    assert [list(archive.iterdir()) for archive in archives] == [[archives[0] / 'earlier']]
+    for name in ('one', 'two'):
+        teacher = tmp_path / 'ract' / f'teacher_{name}' / 'models' / 'reasoning'
+        assert ReasoningScorer(pretrained_model_path=teacher, max_new_tokens=8)
+
+
+def test_texts_are_written_by_one_process(data, tmp_path, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(OptionError, match=r'steps: .* write is for one process, and there are 2. .*force_yml steps=\[write\]'):
+        run_ract(ract_options_file(data, tmp_path))
+    assert not (tmp_path / 'ract').exists()
 
 
 @pytest.mark.parametrize(('changes', 'error', 'message'), [

@@ -205,6 +205,8 @@ def test_the_command_writes_checks_and_compares(checkpoint, capsys):
     (['a.onnx', '--pictures', '2'], '--pictures: 2 must be 3 at least'),
     (['a.onnx', '--keep-float', '-1'], '--keep-float: -1 must be 0 at least'),
     (['a.onnx', '--check', 'nowhere'], 'photographs: nowhere is not a folder'),
+    (['a.onnx', '--keep-float', '3'], '--keep-float: goes with --int8. Leave it out.'),
+    (['a.onnx', '--calibrate', 'photos'], '--calibrate: goes with --int8. Leave it out.'),
     (['a.onnx', '--int8', '--calibrate', 'nowhere'], 'photographs: nowhere is not a folder'),
     (['a.onnx', '--weights', 'gone.safetensors'], 'gone.safetensors')])
 def test_arguments_are_checked_before_any_work(tmp_path, monkeypatch, capsys, arguments, message):

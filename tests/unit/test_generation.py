@@ -62,7 +62,7 @@ def test_seeds_are_derived_from_all_parts():
 
 
 def test_completions_never_hold_a_placeholder(reasoner, pictures):
-    forbidden = placeholder_tokens(reasoner.model)
+    forbidden = placeholder_tokens(reasoner.model.config)
     assert len(forbidden) == 4
     found = complete(reasoner, pictures, 'Rate it.', 200, [1, 2, 3, 4], temperature=5.0)
     assert not {token for row in found for token in row} & set(forbidden)

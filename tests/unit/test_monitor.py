@@ -4,8 +4,11 @@ import csv
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
-from pyiqa_rali.reasoning.monitor import AlarmCallback, RecordCallback, SampleCallback
+from pyiqa_rali.reasoning.monitor import AlarmCallback, RecordCallback, SampleCallback, ValidationCallback
+from pyiqa_rali.reasoning.options import ReasoningValOptions
+from pyiqa_rali.reasoning.tables import Row
 
 STATE = SimpleNamespace(is_world_process_zero=True, global_step=7)
 
@@ -50,3 +53,35 @@ def test_rows_of_an_interrupted_run_are_written_again(tmp_path):
         ('1', '1.0'), ('2', '1.0'), ('3', '1.0'), ('4', '')]
     assert [row['step'] for row in read(tmp_path / 'samples.csv')] == ['1', '1', '2', '2', '3', '3', '4', '4']
     assert [(row['image'], row['mos']) for row in read(tmp_path / 'samples.csv')][:2] == [('1.png', '2.000'), ('2.png', '')]
+
+
+class Scorer:
+    """Rates a picture by its first pixel, and keeps which batches it got."""
+
+    def __init__(self):
+        self.batches = []
+
+    def describe(self, pictures):
+        self.batches.append([picture.getpixel((0, 0))[0] for picture in pictures])
+        return [SimpleNamespace(rating=float(level), status='parsed') for level in self.batches[-1]]
+
+
+@pytest.mark.parametrize('world', [1, 2, 3, 8])
+def test_processes_share_the_validation_batch_by_batch(tmp_path, monkeypatch, world):
+    """Batches are those of one process, each is scored once, and the ratings come back in the order of the images."""
+    rows = []
+    for level in range(11):
+        Image.new('RGB', (8, 8), (level, 0, 0)).save(tmp_path / f'{level}.png')
+        rows.append(Row(str(tmp_path / f'{level}.png'), 'x', mos=3.0))
+    shares, seen = [], []
+    for rank in range(world):
+        callback = ValidationCallback.__new__(ValidationCallback)
+        callback.options, callback.scorer = ReasoningValOptions(batch_size=2), Scorer()
+        monkeypatch.setattr('accelerate.PartialState', lambda rank=rank: SimpleNamespace(process_index=rank,
+                                                                                         num_processes=world))
+        monkeypatch.setattr('accelerate.utils.gather_object', lambda own: shares.extend(own) or own)
+        callback._describe(rows)
+        seen += callback.scorer.batches
+    monkeypatch.setattr('accelerate.utils.gather_object', lambda own: shares)
+    assert [rating for rating, _ in callback._describe(rows)] == [float(level) for level in range(11)]
+    assert sorted(seen) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10]]

@@ -1,20 +1,29 @@
 """Writing texts: resumable to the byte, duplicates and unparsable ones tried again, nothing made up."""
 
 import json
+import re
+import shutil
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
 from pyiqa_rali.errors import DataError, OptionError
 from pyiqa_rali.reasoning import write_texts as module
-from pyiqa_rali.reasoning.vlm import load_vlm
+from pyiqa_rali.reasoning.generation import placeholder_tokens
+from pyiqa_rali.reasoning.vllm_backend import pixel_bounds
+from pyiqa_rali.reasoning.vlm import identity, load_vlm, load_without_weights
 from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
 from tests.tiny import tiny_vlm
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -49,7 +58,7 @@ def test_every_image_gets_its_texts(tmp_path, reasoner, images, writing):
     found = load_reasoning_texts(tmp_path / 'texts.jsonl')
     assert list(found) == [image.name for image in images] and all(len(texts) == 3 for texts in found.values())
     assert (report.images, report.texts, report.short) == (5, 15, []) and report.unparsed > 0 and report.repeated > 0
-    assert {text.model for texts in found.values() for text in texts} == {'tiny'}
+    assert {text.model for texts in found.values() for text in texts} == {identity(reasoner.folder)}
     assert json.loads((tmp_path / 'texts.jsonl.json').read_text())['settings']['prompt'] == 'Rate it from 1 to 5.'
 
 
@@ -78,8 +87,105 @@ def test_an_interrupted_run_goes_on_to_the_same_file(tmp_path, reasoner, images,
 def test_other_settings_are_refused(tmp_path, reasoner, images, writing):
     write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
     with pytest.raises(OptionError, match='begun with another temperature: 1.0, now 0.5'):
-        write_texts(reasoner, images, tmp_path / 'texts.jsonl', WritingOptions(3, temperature=0.5, batch_size=2,
-                                                                               max_new_tokens=40))
+        write_texts(reasoner, images, tmp_path / 'texts.jsonl', replace(OPTIONS, temperature=0.5))
+
+
+def with_weights(folder, content):
+    folder.mkdir(parents=True)
+    (folder / 'model.safetensors').write_bytes(content)
+    return folder
+
+
+def test_a_model_is_named_by_its_place_and_its_weights(tmp_path, reasoner):
+    assert re.fullmatch('tiny@[0-9a-f]{12}', identity(reasoner.folder))
+    names = [identity(with_weights(tmp_path / place, content)) for place, content in (
+        ('one/models/reasoning', b'a'), ('two/models/reasoning', b'b'), ('Qwen', b'a'),
+        (f'hub/models--owner--name-7B/snapshots/{"0" * 40}/score', b'a'))]
+    places, digests = zip(*(name.split('@') for name in names), strict=True)
+    assert places == ('one/models/reasoning', 'two/models/reasoning', 'Qwen', 'owner/name-7B:score')
+    assert digests[0] == digests[2] == digests[3] != digests[1]
+
+
+def test_the_model_below_an_adapter_belongs_to_its_name(tmp_path):
+    adapter = with_weights(tmp_path / 'adapter', b'a')
+    (adapter / 'adapter_config.json').write_text(json.dumps({'base_model_name_or_path': str(tmp_path / 'base')}))
+    base = with_weights(tmp_path / 'base', b'b')
+    (base / 'config.json').write_text('{}')
+    before = identity(adapter)
+    (base / 'model.safetensors').write_bytes(b'c')
+    assert before.startswith('adapter@') and identity(adapter) != before
+
+
+def test_texts_of_other_weights_in_the_same_place_are_refused(tmp_path, images, writing):
+    reasoner = load_vlm(tiny_vlm(tmp_path / 'vlm'))
+    write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
+    next(reasoner.model.parameters()).data += 1
+    reasoner.model.save_pretrained(reasoner.folder)
+    with pytest.raises(OptionError, match="begun with another model: 'vlm@.*now 'vlm@"):
+        write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
+
+
+def test_more_images_are_added_and_other_ones_refused(tmp_path, reasoner, images, writing):
+    out = tmp_path / 'texts.jsonl'
+    write_texts(reasoner, images, tmp_path / 'whole.jsonl', OPTIONS)
+    write_texts(reasoner, images[1:3], out, OPTIONS)
+    before = out.read_bytes()
+    with pytest.raises(OptionError, match=r'holds texts on 2 images that are not among these 2: 1.png, 2.png. Give another'):
+        write_texts(reasoner, images[3:], out, OPTIONS)
+    assert out.read_bytes() == before and not (tmp_path / 'texts.jsonl.part').exists()
+    write_texts(reasoner, images, out, OPTIONS)
+    assert out.read_bytes() == (tmp_path / 'whole.jsonl').read_bytes()
+
+
+@pytest.mark.parametrize('end', ['', '.part'])
+def test_texts_of_something_else_are_not_claimed(tmp_path, reasoner, images, writing, end):
+    foreign = tmp_path / f'texts.jsonl{end}'
+    foreign.write_text('{"image": "0.png", "texts": [{"text": "By hand.", "seed": 0, "model": "nobody"}]}\n')
+    with pytest.raises(OptionError, match='texts.jsonl.*is there without texts.jsonl.json'):
+        write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
+    assert 'By hand.' in foreign.read_text() and not (tmp_path / 'texts.jsonl.json').exists()
+
+
+def numbered(seed):
+    return f'<think>It is {seed % 5}.</think><answer>3</answer>' if seed % 11 == 0 else 'nothing'
+
+
+def test_more_attempts_go_on_to_what_one_run_with_as_many_writes(tmp_path, reasoner, images, monkeypatch):
+    """With four attempts some images have no text and some too few; nothing that is done is asked for again."""
+    asked = []
+
+    def rarely(reasoner, pictures, question, max_new_tokens, seeds, temperature):
+        asked.append(len(pictures))
+        return [reasoner.processor.tokenizer.encode(numbered(seed), add_special_tokens=False) for seed in seeds]
+    monkeypatch.setattr(module, 'complete', rarely)
+    few, many = (replace(OPTIONS, texts_per_image=2, attempts=attempts) for attempts in (4, 99))
+    write_texts(reasoner, images, tmp_path / 'whole.jsonl', many)
+    for _ in range(2):
+        asked.clear()
+        with pytest.raises(DataError, match=r'images have no text after 4 attempts.*Raise --attempts'):
+            write_texts(reasoner, images, tmp_path / 'texts.jsonl', few)
+        lines = (tmp_path / 'texts.jsonl.part').read_text().splitlines()
+        assert asked and {len(json.loads(line)['texts']) for line in lines} >= {0, 1}
+    write_texts(reasoner, images, tmp_path / 'texts.jsonl', replace(many, batch_size=5))
+    assert (tmp_path / 'texts.jsonl').read_bytes() == (tmp_path / 'whole.jsonl').read_bytes()
+    asked.clear()
+    assert write_texts(reasoner, images, tmp_path / 'texts.jsonl', few).texts == 10 and not asked
+
+
+def test_texts_do_not_depend_on_the_batch_size(tmp_path, reasoner, images, monkeypatch):
+    """With the model's own completions, each taken as a text, since random weights write nothing that parses."""
+    monkeypatch.setattr(module, '_usable', lambda card, completion, ended: completion or None)
+    for size in (1, 2, 5):
+        write_texts(reasoner, images, tmp_path / f'{size}.jsonl', replace(OPTIONS, batch_size=size, max_new_tokens=16))
+    assert len({(tmp_path / f'{size}.jsonl').read_bytes() for size in (1, 2, 5)}) == 1
+    assert len({text.text for texts in load_reasoning_texts(tmp_path / '1.jsonl').values() for text in texts}) == 15
+
+
+@pytest.mark.parametrize('loading', [{'max_pixels': 2048}, {'dtype': 'bfloat16'}])
+def test_another_way_of_loading_is_another_setting(tmp_path, reasoner, images, writing, loading):
+    write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
+    with pytest.raises(OptionError, match=f'begun with another {next(iter(loading))}: .*now {next(iter(loading.values()))!r}'):
+        write_texts(load_vlm(reasoner.folder, **loading), images, tmp_path / 'texts.jsonl', OPTIONS)
 
 
 def test_too_few_different_texts_are_reported_and_none_is_an_error(tmp_path, reasoner, images, monkeypatch):
@@ -91,6 +197,36 @@ def test_too_few_different_texts_are_reported_and_none_is_an_error(tmp_path, rea
     monkeypatch.setattr(module, 'complete', always('<think>One.</think>'))
     with pytest.raises(DataError, match='5 images have no text after 8 attempts'):
         write_texts(reasoner, images, tmp_path / 'none.jsonl', OPTIONS)
+
+
+UNRATED = {'closed': '<think>It is dark.</think>', 'ended': 'It is dark.', 'cut': '<think>It is dark and' + ' dark' * 40,
+           'empty': '<think></think>'}
+
+
+@pytest.mark.parametrize(('kind', 'with_rating', 'found'), [
+    ('closed', False, 1), ('ended', False, 1), ('cut', False, 0), ('empty', False, 0), ('closed', True, 0), ('ended', True, 0)])
+def test_texts_without_a_rating_count_where_the_card_wants_none(tmp_path, reasoner, images, monkeypatch, kind, with_rating,
+                                                                found):
+    def complete(reasoner, pictures, question, max_new_tokens, *rest):
+        return [reasoner.processor.tokenizer.encode(UNRATED[kind])[:max_new_tokens]] * len(pictures)
+    monkeypatch.setattr(module, 'complete', complete)
+    unrated = replace(reasoner, card=replace(reasoner.card, with_rating=with_rating))
+    options = replace(OPTIONS, texts_per_image=1, attempts=2, max_new_tokens=30)
+    if found:
+        assert write_texts(unrated, images, tmp_path / 'texts.jsonl', options).texts == 5
+        assert load_reasoning_texts(tmp_path / 'texts.jsonl')['0.png'][0].text == 'It is dark.'
+    else:
+        with pytest.raises(DataError, match='5 images have no text after 2 attempts'):
+            write_texts(unrated, images, tmp_path / 'texts.jsonl', options)
+
+
+def test_a_model_without_such_a_card_needs_to_be_told(tmp_path, reasoner, images, monkeypatch):
+    monkeypatch.setattr(module, 'complete', lambda reasoner, pictures, *rest:
+                        [reasoner.processor.tokenizer.encode(UNRATED['closed'])] * len(pictures))
+    command = ['write-texts', str(images[0].parent), '--model', str(reasoner.folder), '--device', 'cpu']
+    assert main([*command, '--out', str(tmp_path / 'rated.jsonl')]) == 2
+    assert main([*command, '--out', str(tmp_path / 'unrated.jsonl'), '--texts-per-image', '1', '--no-rating']) == 0
+    assert json.loads((tmp_path / 'unrated.jsonl.json').read_text())['settings']['with_rating'] is False
 
 
 def test_images_of_one_name_are_refused(tmp_path, reasoner, images):
@@ -118,30 +254,116 @@ def test_arguments_that_cannot_be_used(capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-def test_the_backend_of_vllm_is_asked_with_seeds_and_pictures(tmp_path, reasoner, images, monkeypatch):
-    """With a stand-in for vLLM, which is not a dependency."""
-    asked = []
+@pytest.mark.parametrize(('opt', 'message'), [
+    ('rali_lite.yml', 'datasets: train: type: SyntheticNRDataset has no files; write a data set with'),
+    ('evaluate.yml', '--dataset: "train" is not in'), ('demo/chain.yml', 'has no data sets .* such as options/rali.yml')])
+def test_option_files_without_such_images(capsys, opt, message):
+    assert main(['write-texts', '--opt', str(REPOSITORY / 'options' / opt), '--model', 'x', '--out', 'x']) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_images_of_degradations_and_classes_can_be_written_on(tmp_path, images, reasoner, writing):
+    """Sections that a training of a reasoning model knows beyond pyiqa's."""
+    (tmp_path / 'train_mos.csv').write_text(''.join(f'{line}\n' for line in ('image,mos,fault', '0.png,1,blur', '3.png,5,')))
+    (tmp_path / 'train_kinds.csv').write_text('image,distortion_class,severity\n2.png,blur,slight\n')
+    sections = {name: {'name': name, 'dataroot_target': str(images[0].parent), 'meta_info_file': str(tmp_path / f'{name}.csv')}
+                for name in ('train_mos', 'train_kinds')}
+    sections['train_mos'] |= {'type': 'GeneralNRDataset', 'mos_range': [1, 5], 'lower_better': False, 'class_column': 'fault'}
+    sections['train_kinds'] |= {'type': 'DegradationTable'}
+    (tmp_path / 'options.yml').write_text(yaml.safe_dump({'datasets': sections}))
+    for name, found in (('train_mos', ['0.png', '3.png']), ('train_kinds', ['2.png'])):
+        out = tmp_path / f'{name}.jsonl'
+        assert main(['write-texts', '--opt', str(tmp_path / 'options.yml'), '--dataset', name, '--model', str(reasoner.folder),
+                     '--device', 'cpu', '--out', str(out)]) == 0
+        assert list(load_reasoning_texts(out)) == found
+
+
+@pytest.fixture
+def vllm(monkeypatch, reasoner):
+    """A stand-in for vLLM, which is not a dependency; transformers' own loading of weights is forbidden."""
+    import transformers
 
     class LLM:
-        def __init__(self, model, limit_mm_per_prompt):
-            assert (model, limit_mm_per_prompt) == (str(reasoner.folder), {'image': 1})
+        made, asked = [], []
+
+        def __init__(self, **options):
+            self.made.append(options)
 
         def generate(self, requests, parameters, use_tqdm):
-            asked.extend(zip(requests, parameters, strict=True))
-            texts = [f'<think>It is {number}.</think><answer>3</answer>' for number in range(len(asked))][-len(requests):]
+            self.asked.extend(zip(requests, parameters, strict=True))
+            texts = [f'<think>It is {number}.</think><answer>3</answer>' for number in range(len(self.asked))][-len(requests):]
             return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=reasoner.processor.tokenizer.encode(text))])
                     for text in texts]
+
+    def forbidden(*arguments, **options):
+        raise AssertionError('the weights were loaded by transformers')
+    monkeypatch.setattr(transformers.AutoModelForImageTextToText, 'from_pretrained', forbidden)
     monkeypatch.setitem(sys.modules, 'vllm', SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace))
-    arguments = ['--model', str(reasoner.folder), '--device', 'cpu', '--texts-per-image', '2', '--backend', 'vllm']
-    assert main(['write-texts', str(images[0].parent), '--out', str(tmp_path / 'texts.jsonl'), *arguments]) == 0
-    assert len(load_reasoning_texts(tmp_path / 'texts.jsonl')) == 5 and len(asked) == 10
-    request, parameters = asked[0]
-    assert '<|image_pad|>' in request['prompt'] and request['multi_modal_data']['image'].size == (32, 32)
-    assert parameters.temperature == 1 and len({each.seed for _, each in asked}) == 10
+    return LLM
+
+
+def write_with_vllm(reasoner, images, out, *more):
+    return main(['write-texts', str(images[0].parent), '--out', str(out), '--model', str(reasoner.folder), '--backend', 'vllm',
+                 *more])
+
+
+def test_the_backend_of_vllm_is_asked_with_seeds_and_pictures(tmp_path, reasoner, images, vllm):
+    assert write_with_vllm(reasoner, images, tmp_path / 'texts.jsonl', '--texts-per-image', '2', '--prompt', 'From {low}?') == 0
+    assert vllm.made == [{'model': str(reasoner.folder), 'dtype': 'auto', 'limit_mm_per_prompt': {'image': 1}}]
+    assert len(load_reasoning_texts(tmp_path / 'texts.jsonl')) == 5 and len(vllm.asked) == 10
+    request, parameters = vllm.asked[0]
+    assert '<|image_pad|>' in request['prompt'] and 'From 1.0?' in request['prompt']
+    assert request['multi_modal_data']['image'].size == (32, 32)
+    assert parameters.temperature == 1 and len({each.seed for _, each in vllm.asked}) == 10
+    assert parameters.logit_bias == dict.fromkeys(placeholder_tokens(reasoner.model.config), -100) != {}
+
+
+def test_one_process_writes(tmp_path, reasoner, images, monkeypatch, capsys):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    out = str(tmp_path / 'a.jsonl')
+    assert main(['write-texts', str(images[0].parent), '--out', out, '--model', str(reasoner.folder)]) == 2
+    assert '2 processes would write the same file' in capsys.readouterr().err and not list(tmp_path.glob('a.jsonl*'))
+
+
+def with_processor_bounds(reasoner, folder, shortest, longest):
+    shutil.copytree(reasoner.folder, folder)
+    copy = load_without_weights(folder)
+    size = dict(copy.processor.image_processor.size)
+    copy.processor.image_processor.size = {**size, 'shortest_edge': shortest, 'longest_edge': longest}
+    copy.processor.save_pretrained(folder)
+    return copy
+
+
+def test_the_backend_of_vllm_gets_weights_and_pictures_as_asked(tmp_path, reasoner, images, vllm):
+    """A bounded picture has the size that transformers' processor gives it, and that vLLM's leaves as it is."""
+    Image.new('RGB', (200, 90)).save(images[0])
+    wide = with_processor_bounds(reasoner, tmp_path / 'wide', 256, 90000)
+    assert write_with_vllm(wide, images, tmp_path / 'a.jsonl', '--dtype', 'bfloat16', '--max-pixels', '700') == 0
+    assert vllm.made[-1]['dtype'] == 'bfloat16'
+    processor = load_without_weights(wide.folder, max_pixels=700).processor
+    _, rows, columns = processor.image_processor([Image.open(images[0])], return_tensors='pt')['image_grid_thw'][0].tolist()
+    width, height = vllm.asked[0][0]['multi_modal_data']['image'].size
+    patch = processor.image_processor.patch_size
+    assert (width, height) == (columns * patch, rows * patch) and 200 * 90 > 700 >= width * height
+    assert write_with_vllm(wide, images, tmp_path / 'a.jsonl', '--dtype', 'float16', '--max-pixels', '700') == 2
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--attn-implementation', 'sdpa'], '--attn-implementation: sdpa is for --backend transformers'),
+    (['--max-pixels', '700'], '--max-pixels: 700 must be in 1024 to 1024 for --backend vllm'),
+    (['--device', 'cuda:1'], '--device: cuda:1 is for --backend transformers.*CUDA_VISIBLE_DEVICES')])
+def test_what_vllm_cannot_do_is_refused(tmp_path, reasoner, images, vllm, capsys, arguments, message):
+    assert write_with_vllm(reasoner, images, tmp_path / 'a.jsonl', *arguments) == 2
+    assert re.search(message, capsys.readouterr().err) and not vllm.made
+
+
+def test_pixel_bounds_that_vllm_cannot_keep_are_refused():
+    other = SimpleNamespace(processor=SimpleNamespace(image_processor=object()), loading={'min_pixels': None, 'max_pixels': 9})
+    with pytest.raises(OptionError, match='--max-pixels: 9 cannot be kept by --backend vllm for the processor object'):
+        pixel_bounds(other)
 
 
 def test_a_backend_that_is_not_there_says_so(tmp_path, reasoner, images, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'vllm', None)
-    arguments = ['--model', str(reasoner.folder), '--device', 'cpu', '--backend', 'vllm', '--out', str(tmp_path / 'a.jsonl')]
-    assert main(['write-texts', str(images[0].parent), *arguments]) == 2
+    assert write_with_vllm(reasoner, images, tmp_path / 'a.jsonl') == 2
     assert '--backend: vllm cannot be imported' in capsys.readouterr().err
