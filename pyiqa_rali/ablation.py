@@ -12,18 +12,21 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pyiqa_rali.alignment.text_encoders import resolve_text_encoder
+from pyiqa_rali.alignment.towers import weight_file
 from pyiqa_rali.errors import OptionError, did_you_mean
-from pyiqa_rali.files import atomic_open, atomic_path, sha256, write_json
+from pyiqa_rali.files import atomic_open, atomic_path, model_sha256, write_json
 from pyiqa_rali.options import PathOptions, from_known_keys, read_yaml, train_options
 from pyiqa_rali.pipeline import check_sections, train
 from pyiqa_rali.processes import end_with_parent
-from pyiqa_rali.run_folder import MAY_CHANGE, OF_LATER_STAGES, RunFolder
+from pyiqa_rali.run_folder import MAY_CHANGE, OF_LATER_STAGES, RunFolder, package_versions
 
 ABLATION = 'ablation'  # the group of the variants; each sweep is a group too
 DIGITS = 12
@@ -162,6 +165,8 @@ def plan(options: AblationOptions) -> tuple[list[tuple[Variant, int, str]], dict
             try:
                 for changes in (options.changes, repeat, variant.changes):
                     values = changed(values, changes)
+                if not options.keep_models:  # a bank is for explanations by the export, which is not kept
+                    values['bank'] = None
                 cell = make_cell(values)
             except OptionError as error:
                 raise OptionError(f'{variant.name}, repeat {number}: {error}') from error
@@ -197,23 +202,32 @@ def _children(section: dict[str, Any], name: str, key: str) -> list[dict[str, An
 
 
 def make_cell(values: dict[str, Any]) -> Cell:
-    """Check a cell's options and compute its digests; the content of its tables and texts is part of them."""
+    """Check a cell's options and compute its digests; tables, texts, weights and package versions are part of them."""
     options = train_options({**values, 'name': 'cell'})
     sections = check_sections(options)
     plain = asdict(options)
-    paths = {'pretrain_network': plain['path']['pretrain_network'], 'strict_load': plain['path']['strict_load']}
-    content = {f'{name}:{key}': file_digest(section[key]) for name, section in sections.items() for key in FILE_KEYS
-               if section.get(key) and os.path.isfile(section[key])}
+    start = plain['path']['pretrain_network']
+    named = {f'{name}:{key}': section.get(key) for name, section in sections.items() for key in FILE_KEYS}
+    named['encoder'] = _installed((options.network.get('image_encoder') or {}).get('pretrained'), weight_file)
+    named['text_encoder'] = _installed(options.text_encoder.path, resolve_text_encoder)
+    content = {key: file_digest(path) for key, path in named.items() if isinstance(path, str) and os.path.exists(path)}
+    begin = {'pretrain_network': file_digest(start) if start and os.path.isfile(start) else start,
+             'strict_load': plain['path']['strict_load'], 'versions': package_versions()}
     kept = {name: value for name, value in plain.items() if name not in ('name', *MAY_CHANGE)}
     later = {name for name in OF_LATER_STAGES['compress'] if name != 'export'}  # export: dtype rounds the encoder
     early = {name: value for name, value in kept.items() if name not in later}
-    return Cell(digest(kept, paths, content), digest(early, paths, content), values)
+    return Cell(digest(kept, begin, content), digest(early, begin, content), values)
+
+
+def _installed(source: Any, path_of: Callable[[str], Any]) -> Any:
+    """Return where weights are that a package has installed; anything else as it is."""
+    return str(path_of(source)) if isinstance(source, str) and source.startswith('installed:') else source
 
 
 @functools.cache
 def file_digest(path: str) -> str:
-    """Return a file's digest, computed once in a process."""
-    return sha256(path)
+    """Return the digest of a file or of a model's folder, computed once in a process."""
+    return model_sha256(path)
 
 
 def digest(*parts: Any) -> str:
@@ -267,11 +281,12 @@ def run_cell(folder: Path, encoders: Path, cell: Cell, keep_models: bool) -> Non
 
 
 def share(source: Path, target: Path) -> None:
-    """Link a finished encoder, its record and features from one folder to another; the encoder comes last, as a sign of all."""
-    encoder = source / 'align' / 'image_encoder.safetensors'
+    """Link a finished encoder, its record, bank and features to another folder; the encoder comes last, as a sign of all."""
+    align = source / 'align'
+    encoder = align / 'image_encoder.safetensors'
     if not encoder.exists():
         return
-    for path in [*source.glob('compress/features_*.safetensors'), source / 'align' / 'log.csv', encoder]:
+    for path in [*source.glob('compress/features_*.safetensors'), align / 'log.csv', align / 'bank.safetensors', encoder]:
         copied = target / path.relative_to(source)
         if not path.exists() or copied.exists():
             continue

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,23 @@ def time_figures(reasoner: Any, rali: Any, paths: list[str]) -> dict[str, float]
 
 
 def score_figures(scores: np.ndarray, rows: list[Row]) -> dict[str, float]:
-    """Return the correlations of scores on the test pictures, over all and within each class of distortion."""
-    mos = np.array([row.mos for row in rows])
-    return {**correlations(scores, mos, METRICS, 'test'), **figures_by_class(scores, mos, _classes(rows), 'test')}
+    """Return the correlations of scores on the test pictures, over all and within each class of distortion.
+
+    Args:
+        scores: (n,); pictures with NaN, which a model gave no rating, are left out, and counted.
+        rows: the n pictures.
+
+    Returns:
+        'srcc', 'plcc' (NaN when fewer than three pictures, or pictures of one MOS alone, have a score), 'srcc_CLASS' and
+        'unrated'.
+    """
+    there = np.isfinite(scores)
+    rated = [row for row, has_score in zip(rows, there, strict=True) if has_score]
+    mos, unrated = np.array([row.mos for row in rated]), float((~there).sum())
+    if len(rated) < 3 or np.ptp(mos) == 0:
+        return {**dict.fromkeys(METRICS, float('nan')), 'unrated': unrated}
+    return {**correlations(scores[there], mos, METRICS, 'test'),
+            **figures_by_class(scores[there], mos, _classes(rated), 'test'), 'unrated': unrated}
 
 
 def model_figures(net: ReasoningScorer, reader: BlindReader, rows: list[Row],
@@ -96,7 +110,7 @@ def written_text_figures(file: Path, rows: list[Row], reader: BlindReader) -> di
             for name, value in reading_figures(own, np.array([row.mos for row in rows]), reader, 'train').items()}
 
 
-def words_of(types: list[str]) -> dict[str, list[str]]:
+def words_of(types: Sequence[str]) -> dict[str, list[str]]:
     """Return the phrase by which texts name each type of distortion."""
     return {name: [DISTORTIONS[name].phrase.removeprefix('a ')] for name in types}
 

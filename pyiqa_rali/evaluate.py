@@ -22,7 +22,7 @@ from pyiqa_rali.evaluation.plots import agreement_scatter, comparison_bars
 from pyiqa_rali.evaluation.score_cache import ScoreCache
 from pyiqa_rali.evaluation.scoring import score_table
 from pyiqa_rali.evaluation.significance import Comparison, compare_metrics
-from pyiqa_rali.files import atomic_open, write_json
+from pyiqa_rali.files import atomic_open, without_nan, write_json
 from pyiqa_rali.options import override, read_yaml
 from pyiqa_rali.pipeline import choose_device
 from pyiqa_rali.run_folder import versions
@@ -230,12 +230,3 @@ def claim_folder(root: Path, options: EvaluateOptions) -> None:
     with atomic_open(written) as stream:
         yaml.safe_dump(asdict(options), stream, sort_keys=False)
     write_json(root / 'versions.json', versions())
-
-
-def without_nan(value: Any) -> Any:
-    """Return nested values with None for NaN, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: without_nan(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [without_nan(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

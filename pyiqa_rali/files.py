@@ -3,10 +3,14 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+MODEL_SUFFIXES = ('.safetensors', '.bin', '.json', '.jinja', '.txt')  # weights, configuration, tokenizer, prompts
 
 
 @contextlib.contextmanager
@@ -50,6 +54,33 @@ def atomic_open(path: str | os.PathLike, mode: str = 'w') -> Iterator[IO[Any]]:
             yield stream
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that takes its place when the block succeeds.
+
+    A folder of this name is whole, also after a kill; what a killed block left behind is removed by the next one.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.part')
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def without_nan(value: Any) -> Any:
+    """Return nested values with None for NaN, which JSON does not have; tuples become lists."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_open(path) as stream:
@@ -61,3 +92,12 @@ def sha256(path: str | os.PathLike) -> str:
     """Return the hexadecimal SHA-256 digest of a file."""
     with open(path, 'rb') as stream:
         return hashlib.file_digest(stream, 'sha256').hexdigest()
+
+
+def model_sha256(path: str | os.PathLike) -> str:
+    """Return a SHA-256 digest of a model: of its file, or of the weights and settings in its folder."""
+    path = Path(path)
+    if path.is_file():
+        return sha256(path)
+    files = sorted(each for each in path.iterdir() if each.is_file() and each.suffix in MODEL_SUFFIXES)
+    return hashlib.sha256(''.join(f'{each.name} {sha256(each)}\n' for each in files).encode()).hexdigest()

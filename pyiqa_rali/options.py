@@ -281,13 +281,20 @@ def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
         names, separator, text = entry.partition('=')
         if not separator:
             raise OptionError(f'--force_yml: "{entry}" must be section:key=value.')
-        *parents, last = names.strip().split(':')
-        section = values
-        for name in parents:
+        name, left, section = *_next_key(values, names.strip().split(':')), values
+        while left:
             section = _existing(section, name, entry)
-        _existing(section, last, entry, leaf=True)
-        section[last] = yaml.load(text, Loader=_StrictLoader)
+            name, left = _next_key(section, left)
+        _existing(section, name, entry, leaf=True)
+        section[name] = yaml.load(text, Loader=_StrictLoader)
     return values
+
+
+def _next_key(section: dict[str, Any], names: list[str]) -> tuple[str, list[str]]:
+    """Return the section's key that the names begin with, and the names behind it; a key may hold colons itself."""
+    joined = {':'.join(names[:count]): names[count:] for count in range(len(names), 0, -1)}
+    name = next((each for each in joined if each in section), names[0])
+    return name, joined[name]
 
 
 def _existing(section: Any, name: str, entry: str, leaf: bool = False) -> Any:

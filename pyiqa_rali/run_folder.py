@@ -119,13 +119,19 @@ def _first_difference(before: Any, now: Any) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and the packages that matter, and the git revision of the source, if it has one."""
-    found = {'python': platform.python_version(), 'machine': platform.machine()}
+    return {'python': platform.python_version(), 'machine': platform.machine(), **package_versions(),
+            'git_revision': git_revision()}
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that results depend on."""
+    found = {}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = 'not installed'
-    return {**found, 'git_revision': git_revision()}
+    return found
 
 
 def git_revision() -> str:

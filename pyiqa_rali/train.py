@@ -28,23 +28,22 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Hand over to what the file's `model_type` names, which is imported only now: it needs torch."""
-    overrides = [entry for entries in args.force_yml for entry in entries]
-    kind = override(read_yaml(args.opt), overrides).get('model_type', 'RALI')
+    kind = override(read_yaml(args.opt), args.force_yml).get('model_type', 'RALI')
     if kind == 'RALI':
         from pyiqa_rali.pipeline import train
-        train(args.opt, args.auto_resume, args.launcher, overrides)
+        train(args.opt, args.auto_resume, args.launcher, args.force_yml)
     elif kind == 'GRPO':
         from pyiqa_rali.reasoning.grpo import train_grpo
-        print_results(train_grpo(args.opt, args.auto_resume, overrides))
+        print_results(train_grpo(args.opt, args.auto_resume, args.force_yml))
     elif kind == 'SFT':
         from pyiqa_rali.reasoning.sft import train_sft
-        print_results(train_sft(args.opt, args.auto_resume, overrides))
+        print_results(train_sft(args.opt, args.auto_resume, args.force_yml))
     elif kind == 'RACT':
         from pyiqa_rali.ract import run_ract
-        print_results(run_ract(args.opt, args.auto_resume, overrides))
+        print_results(run_ract(args.opt, args.auto_resume, args.force_yml))
     elif kind == 'CHAIN':
         from pyiqa_rali.chain import run_chain
-        print_results(run_chain(args.opt, args.auto_resume, overrides))
+        print_results(run_chain(args.opt, args.auto_resume, args.force_yml))
     else:
         raise OptionError(f'model_type: "{kind}" is not one of {", ".join(KINDS)}.{did_you_mean(kind, KINDS)}')
 
@@ -62,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--auto_resume', action='store_true', help='go on with an interrupted run of the same name')
     parser.add_argument('--launcher', choices=('none', 'pytorch'), default='none',
                         help='pytorch when torchrun starts this command on several GPUs or processes (default: none)')
-    parser.add_argument('--force_yml', nargs='+', action='append', default=[], metavar='SECTION:KEY=VALUE',
+    parser.add_argument('--force_yml', nargs='+', action='extend', default=[], metavar='SECTION:KEY=VALUE',
                         help='change options of the file, such as align:lr=1e-5 manual_seed=3')
     return parser
 

@@ -9,8 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.checkpoints.hub import from_hub
+from pyiqa_rali.errors import CheckpointError, OptionError
+from pyiqa_rali.image_files import first_line
 
+CHOICES = 'give the folder of a copy, or installed:PACKAGE; or, with a network, set HF_ENDPOINT to a mirror that can be reached'
+HUB_FILES = ('*.json', '*.txt', '*.model', '*.safetensors', 'pytorch_model*.bin')
 _SENTENCE_END = re.compile(r'(?<=[.!?])\s+')
 
 
@@ -90,15 +94,27 @@ class OpenClipText(TextEncoder):
 
 
 class SentenceEncoder(TextEncoder):
-    """A sentence encoder of transformers: mean over the tokens of the last layer (MiniLM)."""
+    """A sentence encoder of transformers: mean over the tokens of the last layer (MiniLM).
+
+    Args:
+        path: see `resolve_text_encoder`.
+        train: see `TextEncoder`.
+        split_sentences: see `TextEncoder`.
+
+    Raises:
+        OptionError, CheckpointError: it is nowhere to be had, or is no sentence encoder.
+    """
 
     def __init__(self, path: str, train: bool = False, split_sentences: bool = False):
         super().__init__(train, split_sentences)
         from transformers import AutoModel, AutoTokenizer
-        source = resolve_text_encoder(path)
-        local = Path(source).is_dir()
-        self.tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-        self.model = AutoModel.from_pretrained(source, local_files_only=local)
+        folder = resolve_text_encoder(path)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self.model = AutoModel.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f'text_encoder: path: {path} cannot be loaded as a sentence encoder: {first_line(error)}. '
+                                  'Give a folder with its configuration, weights and tokenizer.') from error
         self.embed_dim = self.model.config.hidden_size
         self.context_length = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
 
@@ -127,10 +143,15 @@ def split_into_sentences(text: str) -> list[str]:
 
 
 def resolve_text_encoder(path: str | None) -> str:
-    """Return the folder or hub repository of a text encoder; 'installed:PACKAGE' is the package's `model` folder.
+    """Return the folder of a text encoder.
+
+    Args:
+        path: a folder; 'installed:PACKAGE', which is the package's `model` folder; or a repository on the hub, from its cache
+            or else downloaded. An existing folder is never looked up on the hub.
 
     Raises:
         OptionError: no path, a folder that does not exist, or a package that is not installed.
+        CheckpointError: a repository that is not in the hub's cache, and cannot be downloaded.
     """
     if not path:
         raise OptionError('text_encoder: path: must be given with library: transformers; a folder, a hub repository such as '
@@ -139,7 +160,13 @@ def resolve_text_encoder(path: str | None) -> str:
         return str(installed_folder(path.removeprefix('installed:')) / 'model')
     if path.startswith(('.', '/', '~')) and not Path(path).expanduser().is_dir():
         raise OptionError(f'text_encoder: path: "{path}" is not a folder. Give a folder or a hub repository.')
-    return str(Path(path).expanduser())
+    folder = Path(path).expanduser()
+    return str(folder if folder.is_dir() else from_hub(path, CHOICES, None, HUB_FILES, _is_whole))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a download that may have been cut short holds a configuration and weights."""
+    return (folder / 'config.json').is_file() and any([*folder.glob('*.safetensors'), *folder.glob('*.bin')])
 
 
 def installed_folder(package: str) -> Path:
@@ -159,7 +186,7 @@ class ClipText(TextEncoder):
     """The text tower of a CLIP in transformers' format, with CLIP's own tokenizer, which open_clip brings along.
 
     Args:
-        folder: a folder or repository with the whole CLIP, such as `best/` of the released RALI.
+        folder: a folder with the whole CLIP, such as `best/` of the released RALI.
         split_sentences: see `TextEncoder`.
     """
 
@@ -167,7 +194,7 @@ class ClipText(TextEncoder):
         super().__init__(False, split_sentences)
         from open_clip import SimpleTokenizer
         from transformers import CLIPModel
-        self.model = CLIPModel.from_pretrained(folder, local_files_only=Path(folder).is_dir()).eval()
+        self.model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
         self.model.vision_model = None
         config = self.model.config.text_config
         self.context_length, self.embed_dim = config.max_position_embeddings, self.model.config.projection_dim
@@ -191,11 +218,12 @@ def load_text_encoder(path: str, split_sentences: bool) -> TextEncoder:
 
     Raises:
         OptionError: the folder does not exist or cannot be used.
+        CheckpointError: a repository that is not in the hub's cache, and cannot be downloaded.
     """
     source = resolve_text_encoder(path)
     from transformers import AutoConfig
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=Path(source).is_dir())
+        config = AutoConfig.from_pretrained(source, local_files_only=True)
     except (OSError, ValueError) as error:
         raise OptionError(f'text encoder: {path} cannot be read: {str(error).splitlines()[0]}') from error
     return ClipText(source, split_sentences) if config.model_type == 'clip' else SentenceEncoder(path, False, split_sentences)

@@ -1,6 +1,8 @@
 """The two towers of a run: image encoder and text encoder with their pretrained weights, built from the options."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pyiqa_rali.archs.image_encoder import (
 from pyiqa_rali.archs.preprocessing import Preprocessing
 from pyiqa_rali.checkpoints.format import load_checkpoint
 from pyiqa_rali.errors import CheckpointError, OptionError, some
+from pyiqa_rali.image_files import first_line
 from pyiqa_rali.options import PathOptions, TextEncoderOptions, from_known_keys
 
 
@@ -60,7 +63,7 @@ def build_towers(network: dict[str, Any], text: TextEncoderOptions, path: PathOp
 
     Raises:
         OptionError: names, widths or libraries do not go together.
-        CheckpointError: `path: pretrain_network` does not fit.
+        CheckpointError: weights are nowhere to be had, or `path: pretrain_network` does not fit.
     """
     network = {'type': 'RALI', **network}
     unknown = set(network) - {'type', 'image_encoder'}
@@ -74,12 +77,6 @@ def build_towers(network: dict[str, Any], text: TextEncoderOptions, path: PathOp
     if path.pretrain_network:
         load_image_encoder(towers.image_encoder, path.pretrain_network, path.strict_load)
     return towers
-
-
-def image_encoder_only(network: dict[str, Any], embed_dim: int) -> ImageEncoder:
-    """Build just the image encoder, without weights from a text model (for later stages and tests)."""
-    encoder = from_known_keys(EncoderOptions, network.get('image_encoder', {}), 'network: image_encoder')
-    return build_image_encoder(_timm_config(encoder, embed_dim))
 
 
 def load_image_encoder(encoder: ImageEncoder, path: str, strict: bool) -> None:
@@ -96,7 +93,8 @@ def load_image_encoder(encoder: ImageEncoder, path: str, strict: bool) -> None:
 def _open_clip_towers(encoder: EncoderOptions, text: TextEncoderOptions) -> Towers:
     import open_clip
     model_config = open_clip_model_config(encoder.name)
-    model = open_clip.create_model(encoder.name, pretrained=encoder.pretrained or None, pretrained_text=False)
+    with _told(f'network: image_encoder: pretrained: {encoder.pretrained} of {encoder.name}'):
+        model = open_clip.create_model(encoder.name, pretrained=encoder.pretrained or None, pretrained_text=False)
     config = ImageEncoderConfig('open_clip', encoder.name, _open_clip_preprocessing(model, encoder),
                                 model_config['embed_dim'], model_config)
     image_encoder = build_image_encoder(config)
@@ -105,9 +103,20 @@ def _open_clip_towers(encoder: EncoderOptions, text: TextEncoderOptions) -> Towe
     bias = float(model.logit_bias.detach()) if getattr(model, 'logit_bias', None) is not None else None
     if text.library == 'transformers':
         return Towers(image_encoder, SentenceEncoder(text.path, text.train, text.split_sentences))
-    tokenizer = open_clip.get_tokenizer(encoder.name)
+    with _told(f'text_encoder: library: the tokenizer of {encoder.name} in open_clip'):
+        tokenizer = open_clip.get_tokenizer(encoder.name)
     tower = OpenClipText(model, tokenizer, model_config['embed_dim'], text.train, text.split_sentences)
     return Towers(image_encoder, tower, scale, bias)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turn what open_clip and timm raise, above all for want of a network, into an error that says what to give."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f'{what} cannot be had: {first_line(error)}. Give what is on this machine; or, with a network, '
+                              'set HF_ENDPOINT to a mirror that can be reached.') from error
 
 
 def _open_clip_preprocessing(model: nn.Module, encoder: EncoderOptions) -> Preprocessing:
@@ -151,14 +160,20 @@ def _timm_config(encoder: EncoderOptions, embed_dim: int) -> ImageEncoderConfig:
 def _timm_weights(encoder: EncoderOptions) -> dict[str, Tensor]:
     """Return the full timm model's state dict from timm's own weights, a file, or an installed package."""
     import timm
-    full = timm.create_model(encoder.name, pretrained=encoder.pretrained is True)
+    with _told(f'network: image_encoder: pretrained: the weights of {encoder.name} in timm'):
+        full = timm.create_model(encoder.name, pretrained=encoder.pretrained is True)
     if encoder.pretrained is True:
         return full.state_dict()
-    found = torch.load(_weight_file(encoder.pretrained), map_location='cpu', weights_only=True)
+    found = torch.load(weight_file(encoder.pretrained), map_location='cpu', weights_only=True)
     return _with_timm_names(found, full.state_dict(), encoder)
 
 
-def _weight_file(pretrained: str) -> Path:
+def weight_file(pretrained: str) -> Path:
+    """Return the file of a timm model's weights: a path, or the one .pth file of 'installed:PACKAGE'.
+
+    Raises:
+        OptionError: there is no such file or package, or the package holds several.
+    """
     if not pretrained.startswith('installed:'):
         path = Path(pretrained).expanduser()
         if not path.is_file():

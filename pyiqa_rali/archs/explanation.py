@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyiqa_rali.archs.basis_scorer import BasisScorer
-from pyiqa_rali.archs.text_bank import PRISTINE, TextBank
+from pyiqa_rali.archs.text_bank import TextBank
+from pyiqa_rali.data.reasoning_texts import PRISTINE
 from pyiqa_rali.errors import CheckpointError, OptionError
 
 NUM_TEXTS, NUM_BASIS = 3, 5

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyiqa_rali.checkpoints.bank import BANK_KEY
-
-PRISTINE = 'pristine'  # the class of a text that is known to name no distortion
+from pyiqa_rali.data.reasoning_texts import PRISTINE
 
 
 class TextBank(nn.Module):

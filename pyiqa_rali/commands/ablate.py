@@ -16,9 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--processes', type=int, default=1, metavar='N', help='trainings at the same time (default: 1)')
     parser.add_argument('--threads', type=int, default=1, metavar='N', help='threads of each (default: 1)')
     parser.add_argument('--plan', action='store_true', help='say what would be trained, and leave')
-    parser.add_argument('--force_yml', nargs='+', default=[], metavar='SECTION:KEY=VALUE', help='change options of the file')
+    parser.add_argument('--force_yml', nargs='+', action='extend', default=[], metavar='SECTION:KEY=VALUE',
+                        help='change options of the file')
     parser.epilog = ('A run that was stopped goes on when it is started again: finished cells are kept as long as their '
-                     'options, tables and texts are the same.')
+                     'options, tables, texts, weights and package versions are the same.')
 
 
 def run(args: argparse.Namespace) -> int:

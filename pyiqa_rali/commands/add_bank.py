@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                                         'has them, become the classes')
     texts.add_argument('-opt', metavar='YAML', help="option file of the checkpoint's training: its training texts and its text "
                                                     'encoder are taken')
-    parser.add_argument('--force_yml', nargs='+', default=[], metavar='SECTION:KEY=VALUE', help='change options of that file')
+    parser.add_argument('--force_yml', nargs='+', action='extend', default=[], metavar='SECTION:KEY=VALUE',
+                        help='change options of that file')
     parser.add_argument('--text-encoder', metavar='PATH', help='with --texts: folder or repository of a sentence encoder or '
                                                                'of a CLIP (default: the one that the checkpoint names)')
     parser.add_argument('--split-sentences', action='store_true', help='with --texts: encode each sentence by itself, as in '

@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='seeds, each with its own split (%(default)s)')
     parser.add_argument('--num-photographs', type=int, help='test photographs of each split (default: all)')
     parser.add_argument('--no-baselines', action='store_true', help='leave ridge regression, PIQE and BRISQUE out')
-    parser.add_argument('--force_yml', nargs='+', default=[], metavar='SECTION:KEY=VALUE', help='change options of the file')
+    parser.add_argument('--force_yml', nargs='+', action='extend', default=[], metavar='SECTION:KEY=VALUE',
+                        help='change options of the file')
     parser.add_argument('--out', default='experiments/rali_lite_protocol.json', help='the results (%(default)s)')
 
 

@@ -14,10 +14,11 @@ from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
 from pyiqa_rali.data.photographs import Photograph
 from pyiqa_rali.data.pseudo_mos import DEFAULT_METRICS
 from pyiqa_rali.data.quality_texts import MOST_TEXTS
+from pyiqa_rali.data.reasoning_texts import PRISTINE
 from pyiqa_rali.errors import OptionError, some
 from pyiqa_rali.files import sha256, write_json
 
-COMPOSITE, PRISTINE = 'composite', 'pristine'
+COMPOSITE = 'composite'
 IMAGES, RECORDS, SETTINGS = 'images', '.records', 'settings.json'
 KINDS_PER_BLOCK = 8
 

@@ -50,9 +50,13 @@ def split_columns(settings: DatasetSettings, photographs: list[Photograph]) -> d
     """
     splits = [split_photographs(photographs, settings.split_seed + number, settings.ratios)
               for number in range(settings.splits)]
-    return {f'ratio{_ratio_name(settings.ratios)}_seed{settings.split_seed}_split_{number:02d}':
-            {item.photograph_id: phase for phase in PHASES for item in split[phase]}
+    return {split_name(settings, number): {item.photograph_id: phase for phase in PHASES for item in split[phase]}
             for number, split in enumerate(splits, start=1)}
+
+
+def split_name(settings: DatasetSettings, number: int) -> str:
+    """Return the name of a split's column; the first number is 1."""
+    return f'ratio{_ratio_name(settings.ratios)}_seed{settings.split_seed}_split_{number:02d}'
 
 
 def _ratio_name(ratios: tuple[float, float, float]) -> str:

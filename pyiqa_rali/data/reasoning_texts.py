@@ -14,6 +14,7 @@ from pathlib import Path
 from pyiqa_rali.errors import DataError, OptionError, some
 from pyiqa_rali.files import atomic_open
 
+PRISTINE = 'pristine'  # stands for the distortions where there is none
 Distortions = list[tuple[str, float]] | None
 
 
@@ -106,7 +107,7 @@ def paired(distortion: str | None, levels: str | float | None) -> Distortions:
     """
     if distortion is None or levels is None:
         return None
-    if distortion == 'pristine':
+    if distortion == PRISTINE:
         return []
     names, values = distortion.split('+'), str(levels).split('+')
     if len(names) != len(values):

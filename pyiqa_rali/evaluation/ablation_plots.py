@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pyiqa_rali.evaluation.ablation_table import TableRow, spread
-from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, _grid, save_figure
+from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, axes_grid, save_figure
 
 
 def draw_ablation(rows: Sequence[TableRow], out: Path, metric: str, paper_name: str) -> None:
@@ -20,7 +20,7 @@ def draw_ablation(rows: Sequence[TableRow], out: Path, metric: str, paper_name: 
         paper_name: what the paper's values are.
     """
     with_paper = any(row.paper is not None for row in rows)
-    figure, axes = _grid(1 + with_paper, 4.6, 0.42 * len(rows) + 1.3)
+    figure, axes = axes_grid(1 + with_paper, 4.6, 0.42 * len(rows) + 1.3)
     places = np.arange(len(rows))[::-1]
     axis = axes[0]
     for place, row in zip(places, rows, strict=True):
@@ -62,7 +62,7 @@ def draw_sweeps(rows: Sequence[TableRow], out: Path, metric: str) -> None:
     groups = [group for group in dict.fromkeys(row.group for row in rows) if group != rows[0].group]
     if not groups:
         return
-    figure, axes = _grid(len(groups), 3.3, 2.9)
+    figure, axes = axes_grid(len(groups), 3.3, 2.9)
     for axis, group in zip(axes, groups, strict=True):
         members = [row for row in rows if row.group == group]
         places, labels, scale = _places([row.value for row in members])

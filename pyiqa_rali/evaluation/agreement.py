@@ -9,10 +9,10 @@ import numpy as np
 from numpy import ndarray
 from scipy import stats
 
-from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.evaluation.correlations import correlations, measures_of
 
 MEASURES = ('plcc', 'plcc_fitted', 'srcc', 'krcc', 'rmse')
-PLAIN = {name: {'type': f'calculate_{name}'} for name in ('plcc', 'srcc', 'krcc')}
+PLAIN = measures_of('plcc', 'srcc', 'krcc')
 FIT = 'logistic_4params'
 FEWEST_IMAGES = 5  # one more than the fit has parameters
 NUMBERS_AT_ONCE = 2_000_000  # bounds the memory of resampling

@@ -7,6 +7,11 @@ import numpy as np
 from pyiqa_rali.errors import DataError, OptionError
 
 
+def measures_of(*names: str) -> dict[str, dict[str, Any]]:
+    """Return pyiqa's section of each measure, such as {'srcc': {'type': 'calculate_srcc'}} for 'srcc'."""
+    return {name: {'type': f'calculate_{name}'} for name in names}
+
+
 def correlations(scores: np.ndarray, mos: np.ndarray, metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float]:
     """Return each metric's value for n scores and n MOS; NaN when all scores are the same.
 

@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.archs.text_bank import PRISTINE
 from pyiqa_rali.data.distortions import DISTORTIONS
+from pyiqa_rali.data.reasoning_texts import PRISTINE
 from pyiqa_rali.errors import DataError
-from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.evaluation.correlations import correlations, measures_of
 
 # types that most data sets with synthetic distortions have, from every family of ours but one ('spatial' has pixelation)
 COMMON_TYPES = ('gaussian_blur', 'motion_blur', 'jpeg', 'jpeg2000', 'white_noise', 'impulse_noise', 'brighten', 'darken',
                 'low_contrast', 'desaturate', 'color_cast', 'pixelate', 'oversharpen')
 BINS = 10
-METRICS = {name: {'type': f'calculate_{name}'} for name in ('plcc', 'srcc')}
+METRICS = measures_of('plcc', 'srcc')
 
 
 def measure_explanations(rows: list[dict[str, Any]]) -> dict[str, Any]:

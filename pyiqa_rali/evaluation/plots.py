@@ -24,7 +24,7 @@ def training_curves(records: dict[str, list[dict[str, float]]], out: Path) -> No
               for column in dict.fromkeys(name for row in rows for name in row) if column != 'step']
     if not panels:
         return
-    figure, axes = _grid(len(panels), 3.4, 2.5)
+    figure, axes = axes_grid(len(panels), 3.4, 2.5)
     for axis, (stage, column) in zip(axes, panels, strict=False):
         points = np.array([(row['step'], row[column]) for row in records[stage] if column in row])
         _curve(axis, points)
@@ -116,7 +116,7 @@ def comparison_bars(rows: Sequence[dict], measure: str, title: str, out: Path) -
         out: the PNG.
     """
     datasets, metrics = (list(dict.fromkeys(row[key] for row in rows)) for key in ('dataset', 'metric'))
-    figure, axes = _grid(len(datasets), 4.2, 1.1 + 0.34 * len(metrics))
+    figure, axes = axes_grid(len(datasets), 4.2, 1.1 + 0.34 * len(metrics))
     for axis, dataset in zip(axes, datasets, strict=True):
         for position, row in enumerate(row for row in rows if row['dataset'] == dataset):
             if np.isfinite(row[measure]):
@@ -144,7 +144,7 @@ def image_sheet(items: Sequence[tuple[np.ndarray, float, float]], out: Path, tit
         title: heading.
     """
     items = sorted(items, key=lambda item: item[1])
-    figure, axes = _grid(len(items), 3, 2.5)
+    figure, axes = axes_grid(len(items), 3, 2.5)
     for axis, (picture, score, mos) in zip(axes, items, strict=False):
         axis.imshow(picture)
         axis.set_title(f'score {score:.2f}   MOS {mos:.2f}', fontsize=9)
@@ -162,7 +162,7 @@ def described_sheet(items: Sequence[tuple[np.ndarray, str, str]], out: Path, tit
         out: the PNG.
         title: heading of the sheet.
     """
-    figure, axes = _grid(len(items), 3.6, 4.4)
+    figure, axes = axes_grid(len(items), 3.6, 4.4)
     figure.get_layout_engine().set(hspace=0.12)
     for axis, (picture, heading, text) in zip(axes, items, strict=True):
         axis.imshow(picture)
@@ -185,8 +185,14 @@ def spread_over_scores(scores: np.ndarray, count: int) -> np.ndarray:
     return np.array(chosen)
 
 
-def _grid(count: int, width: float, height: float):
-    """Return a figure and its axes, unused ones hidden."""
+def axes_grid(count: int, width: float, height: float):
+    """Return a figure and its axes (count,), at most COLUMNS beside each other.
+
+    Args:
+        count: how many.
+        width: of each, in inches.
+        height: of each, in inches.
+    """
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.evaluation.correlations import correlations, measures_of
 
 HELD_OUT = ('motion_blur', 'color_shift', 'vignette', 'haze', 'multiplicative_noise', 'webp', 'aliasing', 'ringing')
 LEVELS = (1.0, 2.0, 3.0, 4.0, 5.0)
-METRICS = {name: {'type': f'calculate_{name}'} for name in ('plcc', 'srcc')}
+METRICS = measures_of('plcc', 'srcc')
 SETS = ('test_in_domain', 'test_out_of_domain')
 
 

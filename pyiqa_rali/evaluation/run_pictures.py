@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.evaluation.correlations import correlations, measures_of
 from pyiqa_rali.evaluation.plots import image_sheet, score_scatter, spread_over_scores, training_curves
 
 PICTURES_ON_A_SHEET = 20
-METRICS = {name: {'type': f'calculate_{name}'} for name in ('plcc', 'srcc', 'krcc')}
+METRICS = measures_of('plcc', 'srcc', 'krcc')
 
 Scored = tuple[np.ndarray, np.ndarray, list[str]]
 Picture = Callable[[int], np.ndarray]

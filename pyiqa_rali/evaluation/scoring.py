@@ -1,10 +1,12 @@
 """Scores of every image of a data set: from the cache where they are known, and every missing one told."""
 
 import math
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
@@ -16,7 +18,7 @@ from pyiqa_rali.image_files import first_line
 
 REASONS = ('unreadable', 'failed', 'not_finite')
 PIXEL_KEYS = ('type', 'augment', 'img_range')  # options of a data set that change what a metric sees
-METRIC_SEED = 123  # some of pyiqa's metrics look at random crops: every picture gets the same random numbers
+METRIC_SEED = 123  # some metrics look at random crops: every picture gets the same random numbers
 
 
 @dataclass
@@ -82,10 +84,11 @@ def score_table(metric: Any, table: QualityTable, values: dict[str, Any], cache:
     wanted = [position for position, each in enumerate(scored) if each.score is None]
     loader = DataLoader(Subset(_Items(table), wanted), values.get('batch_size_per_gpu', 1), collate_fn=list,
                         num_workers=values.get('num_worker_per_gpu', 0) if wanted else 0)
+    scorer = _Scorer(metric)
     with tqdm(total=len(pairs), initial=len(pairs) - len(wanted), desc=f'{label} on {table.name}', unit='image',
               disable=not wanted) as bar:
         for batch in loader:
-            for read, score, reason, message in _score_batch(metric, batch):
+            for read, score, reason, message in scorer.score_batch(batch):
                 each = scored[read.position]
                 each.score, each.reason, each.message = score, reason, message
                 if score is not None and keys[read.position] is not None:
@@ -105,40 +108,85 @@ def _references(metric: Any, table: QualityTable, label: str) -> list[list[str]]
     return [[str(row[0])] for row in rows]
 
 
-def _score_batch(metric: Any, batch: list[_Read]) -> Iterator[tuple[_Read, float | None, str, str]]:
-    """Yield score, reason and message of each item; pictures of one size pass the metric together."""
-    sizes: dict[tuple[int, ...], list[_Read]] = {}
-    for read in batch:
-        if read.item is None:
-            yield read, None, 'unreadable', read.message
-        else:
-            sizes.setdefault(tuple(read.item['img'].shape), []).append(read)
-    for reads in sizes.values():
-        yield from _score_equal_sizes(metric, reads)
+class _Scorer:
+    """Scores pictures: those of one size together, until the metric is seen to draw random numbers.
 
+    From then on they are scored one by one, with the same random numbers each, so that no score depends on the pictures that
+    happen to share a batch.
 
-def _score_equal_sizes(metric: Any, reads: list[_Read]) -> Iterator[tuple[_Read, float | None, str, str]]:
-    """Score pictures of one size together, and one by one when that fails, so that one picture fails alone."""
-    inputs = [torch.stack([read.item[key] for read in reads]) for key in
-              (('img', 'ref_img') if metric.metric_mode == 'FR' else ('img',))]
-    try:
+    Args:
+        metric: pyiqa's.
+    """
+
+    def __init__(self, metric: Any):
+        self.metric, self.draws = metric, False
+
+    def score_batch(self, batch: list[_Read]) -> Iterator[tuple[_Read, float | None, str, str]]:
+        """Yield score, reason and message of each item."""
+        sizes: dict[tuple[int, ...], list[_Read]] = {}
+        for read in batch:
+            if read.item is None:
+                yield read, None, 'unreadable', read.message
+            else:
+                sizes.setdefault(tuple(read.item['img'].shape), []).append(read)
+        for reads in sizes.values():
+            together = self._together(reads) if len(reads) > 1 and not self.draws else None
+            for place, read in enumerate(reads):
+                yield read, *(self._alone(read) if together is None else _outcome(together[place]))
+
+    def _together(self, reads: list[_Read]) -> list[float] | None:
+        """Return the scores of pictures of one size; None when each has to be scored by itself.
+
+        Raises:
+            DataError: the metric returns another number of scores.
+        """
+        try:
+            values = self._ask(reads)
+        except Exception as error:  # of one of the pictures, which fails alone
+            _raise_when_the_device_is_broken(error)
+            return None
+        if len(values) != len(reads):
+            raise DataError(f'metric {self.metric.metric_name}: returned {len(values)} scores for {len(reads)} pictures. It '
+                            'does not score single pictures in a batch; set batch_size_per_gpu: 1.')
+        return None if self.draws else values
+
+    def _alone(self, read: _Read) -> tuple[float | None, str, str]:
+        """Return score, reason and message of one picture.
+
+        Raises:
+            DataError: the metric does not return one score.
+        """
+        try:
+            values = self._ask([read])
+        except Exception as error:  # a metric may refuse a picture in any way; it is counted, and told
+            _raise_when_the_device_is_broken(error)
+            return None, 'failed', f'{type(error).__name__}: {first_line(error)}'
+        if len(values) != 1:
+            raise DataError(f'metric {self.metric.metric_name}: returned {len(values)} scores for one picture. Leave it out.')
+        return _outcome(values[0])
+
+    def _ask(self, reads: list[_Read]) -> list[float]:
+        """Return what the metric says of pictures of one size, and note whether it drew random numbers for that."""
+        inputs = [torch.stack([read.item[key] for read in reads]) for key in
+                  (('img', 'ref_img') if self.metric.metric_mode == 'FR' else ('img',))]
         with seeded(METRIC_SEED, 0):
-            found = metric(*inputs)
-        values = torch.as_tensor(found).flatten().tolist()
-    except Exception as error:  # a metric may refuse a picture in any way; it is counted, and told
-        if isinstance(error, getattr(torch, 'AcceleratorError', ())):
-            raise  # the device is broken: every further picture would fail
-        if len(reads) > 1:
-            for read in reads:
-                yield from _score_equal_sizes(metric, [read])
-        else:
-            yield reads[0], None, 'failed', f'{type(error).__name__}: {first_line(error)}'
-        return
-    if len(values) != len(reads):
-        raise DataError(f'metric {metric.metric_name}: returned {len(values)} scores for {len(reads)} pictures. It does not '
-                        'score single pictures in a batch; set batch_size_per_gpu: 1.')
-    for read, value in zip(reads, values, strict=True):
-        if math.isfinite(value):
-            yield read, value, '', ''
-        else:
-            yield read, None, 'not_finite', f'the score is {value}'
+            before = _random_states()
+            found = self.metric(*inputs)
+            self.draws = self.draws or before != _random_states()
+        return torch.as_tensor(found).flatten().tolist()
+
+
+def _outcome(value: float) -> tuple[float | None, str, str]:
+    return (value, '', '') if math.isfinite(value) else (None, 'not_finite', f'the score is {value}')
+
+
+def _raise_when_the_device_is_broken(error: Exception) -> None:
+    if isinstance(error, getattr(torch, 'AcceleratorError', ())):
+        raise error  # every further picture would fail
+
+
+def _random_states() -> tuple[Any, ...]:
+    """Return the states of Python's, NumPy's and torch's generators, to be compared."""
+    _, words, *places = np.random.get_state()
+    on_gpu = [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
+    return random.getstate(), words.tobytes(), places, torch.get_rng_state().numpy().tobytes(), on_gpu

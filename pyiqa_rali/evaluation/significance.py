@@ -12,6 +12,7 @@ from scipy import stats
 from pyiqa_rali.evaluation.agreement import bootstrap_indices, percentile_interval, resampled
 
 FEWEST_IMAGES = 4  # Williams' test has n - 3 degrees of freedom
+SAME = 1e-12  # correlations that differ by less differ by rounding
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,10 @@ def bootstrap_p(differences: ndarray) -> float:
 
 
 def williams_test(first: float, second: float, between: float, images: int) -> tuple[float, float]:
-    """Return t and two-sided p for the difference of two correlations with the same MOS.
+    """Return t and two-sided p for the difference of two correlations with the same MOS (Steiger 1980, equation 7).
+
+    Numerator and denominator are divided by 1 + between, so that the limit is right for a metric and the same one turned
+    around: there the difference is twice the correlation, and t is that of the correlation itself.
 
     Args:
         first: correlation of metric a with the MOS.
@@ -113,12 +117,13 @@ def williams_test(first: float, second: float, between: float, images: int) -> t
         between: correlation of the two metrics.
         images: n; the test has n - 3 degrees of freedom.
     """
-    determinant = max(0.0, 1 - first ** 2 - second ** 2 - between ** 2 + 2 * first * second * between)
-    mean = (first + second) / 2
-    scale = 2 * (images - 1) / (images - 3) * determinant + mean ** 2 * (1 - between) ** 3
-    if scale < 1e-12:  # one metric is a linear function of the other
+    if 1 - between < SAME:  # one metric is a growing linear function of the other
         return 0.0, 1.0
-    t = (first - second) * math.sqrt((images - 1) * (1 + between) / scale)
+    half, mean = (first - second) / 2, (first + second) / 2
+    shared = mean ** 2 / (1 + between) if 1 + between > SAME else 0.0
+    determinant = max(0.0, (1 - between) * (1 - 2 * shared) - 2 * half ** 2)
+    scale = 2 * (images - 1) / (images - 3) * determinant + shared * (1 - between) ** 3
+    t = 2 * half * math.sqrt((images - 1) / max(scale, SAME))
     return t, float(2 * stats.t.sf(abs(t), images - 3))
 
 

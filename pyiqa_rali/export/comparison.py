@@ -11,12 +11,12 @@ import torch
 from tqdm import tqdm
 
 from pyiqa_rali.archs.rali import RALI
-from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.evaluation.correlations import correlations, measures_of
 from pyiqa_rali.export.agreement import open_session
 from pyiqa_rali.export.pictures import as_input
 
 REPEATS = 5
-METRICS = {'plcc': {'type': 'calculate_plcc'}, 'srcc': {'type': 'calculate_srcc'}}
+METRICS = measures_of('plcc', 'srcc')
 Scorer = Callable[[np.ndarray], float]
 
 

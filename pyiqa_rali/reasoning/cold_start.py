@@ -18,7 +18,7 @@ from pyiqa_rali.reasoning.sft import completion_of
 MOST_WORDINGS = len(FAULT_SENTENCES)
 
 
-def random_completions(count: int, types: list[str], card: ReasoningCard, seed: int, wordings: int = MOST_WORDINGS,
+def random_completions(count: int, types: Sequence[str], card: ReasoningCard, seed: int, wordings: int = MOST_WORDINGS,
                        impressions: bool = True, views: Sequence[str] | None = None) -> list[str]:
     """Return completions: a random rating each, and a text for it.
 
@@ -36,7 +36,7 @@ def random_completions(count: int, types: list[str], card: ReasoningCard, seed: 
     return [random_completion(types, card, rng, wordings, impressions, next(begins)) for _ in range(count)]
 
 
-def random_completion(types: list[str], card: ReasoningCard, rng: np.random.Generator, wordings: int = MOST_WORDINGS,
+def random_completion(types: Sequence[str], card: ReasoningCard, rng: np.random.Generator, wordings: int = MOST_WORDINGS,
                       impressions: bool = True, begin: str = '') -> str:
     """Return a completion whose rating, with one decimal, is uniform on the scale, and whose text fits it.
 

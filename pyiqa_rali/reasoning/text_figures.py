@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.data.reasoning_texts import PRISTINE
+from pyiqa_rali.evaluation.correlations import correlations, measures_of
 from pyiqa_rali.reasoning.reading import BlindReader
 from pyiqa_rali.reasoning.rewards import named_classes
 
-METRICS = {name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc')}
+METRICS = measures_of('srcc', 'plcc')
 
 
 def reading_figures(texts: Sequence[Sequence[str]], mos: np.ndarray, reader: BlindReader, name: str) -> dict[str, float]:
@@ -48,9 +49,12 @@ def naming_figures(texts: Sequence[str], classes: Sequence[str], class_words: Ma
 
 
 def figures_by_class(scores: np.ndarray, mos: np.ndarray, classes: Sequence[str], name: str) -> dict[str, float]:
-    """Return the SRCC within each class; none for '', and for classes with less than three pictures or one MOS alone."""
+    """Return the SRCC within each class; none for '', and for classes with less than three pictures or one MOS alone.
+
+    Pristine pictures are all of one quality: their labels differ by the rounding of the measure, and have no order to find.
+    """
     found, labels = {}, np.array(classes)
-    for kind in sorted(set(classes) - {''}):
+    for kind in sorted(set(classes) - {'', PRISTINE}):
         own = labels == kind
         if own.sum() > 2 and np.ptp(mos[own]) > 0:
             found[f'srcc_{kind}'] = correlations(scores[own], mos[own], METRICS, name)['srcc']

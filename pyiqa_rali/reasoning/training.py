@@ -1,7 +1,6 @@
 """What GRPO and supervised fine-tuning share: the run's folder, which weights are trained, resumption, export."""
 
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from pyiqa_rali.errors import OptionError
 from pyiqa_rali.evaluation.plots import training_curves
+from pyiqa_rali.files import atomic_folder
 from pyiqa_rali.reasoning.options import GrpoOptions, NetworkOptions, SftOptions
 from pyiqa_rali.reasoning.reading import BlindReader
 from pyiqa_rali.reasoning.tables import Row, rows_of
@@ -148,17 +148,13 @@ def collect_rows(options: GrpoOptions | SftOptions) -> tuple[list[Row], dict[str
 
 def export_model(model: torch.nn.Module, reasoner: ReasoningModel, folder: Path, merge: bool, training: str) -> Path:
     """Write the model, its processor and its card to a folder that `create_metric` loads; whole or not at all."""
-    temporary = folder.with_name(f'.{folder.name}.part')
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     if hasattr(model, 'merge_and_unload') and merge:
         model = model.merge_and_unload()
-    model.save_pretrained(temporary)
-    reasoner.processor.save_pretrained(temporary)
-    reasoner.card.training = training
-    reasoner.card.save(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        reasoner.processor.save_pretrained(temporary)
+        reasoner.card.training = training
+        reasoner.card.save(temporary)
     return folder
 
 

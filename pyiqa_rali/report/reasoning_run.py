@@ -94,10 +94,15 @@ def chain_section(folder: Path, anchor: str) -> Section:
 
 def _chain_results(results: dict[str, Any], command: str) -> Table:
     seeds = results['seeds']
-    rows = [(name, _shown(value), *(_shown(seeds[seed].get(name)) for seed in seeds))
+    without = results.get('seeds_without_value') or {}
+    rows = [(name, _median(value, len(seeds), len(without.get(name, ()))), *(_shown(seeds[seed].get(name)) for seed in seeds))
             for name, value in results['medians'].items()]
     headers = ('measure', 'median', *(f'seed {seed}' for seed in seeds))
     return Table('Results on photographs that nothing before has seen', headers, rows, command)
+
+
+def _median(value: Any, seeds: int, without: int) -> str:
+    return f'{_shown(value)} (of {seeds - without} of {seeds} seeds)' if without else _shown(value)
 
 
 def _shown(value: Any) -> str:

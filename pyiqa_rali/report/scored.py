@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.evaluation.correlations import correlations, measures_of
 from pyiqa_rali.report.blocks import Block, Case, Cases, Figure, Section, Table, number
 from pyiqa_rali.report.figures import scatter
 from pyiqa_rali.report.pictures import choose_cases, errors_of
 
-METRICS = {name: {'type': f'calculate_{name}'} for name in ('plcc', 'srcc', 'krcc')}
+METRICS = measures_of('plcc', 'srcc', 'krcc')
 FEWEST_FOR_CORRELATIONS = 3
 MEANING = {'best': 'the smallest errors', 'typical': 'errors near the median', 'worst': 'the largest errors'}
 

@@ -19,10 +19,12 @@ from pyiqa_rali.errors import OptionError
 from pyiqa_rali.pipeline import train
 from tests.tiny import tiny_options
 
+BANK = {'num_texts': 4, 'num_candidates': 16}
+
 
 def write_ablation(folder, **changes):
     base = folder / 'base.yml'
-    base.write_text(yaml.safe_dump(tiny_options(folder)))
+    base.write_text(yaml.safe_dump(tiny_options(folder, bank=BANK)))
     values = {'name': 'ablation', 'model_type': 'ABLATION', 'base': str(base), 'path': {'experiments_root': str(folder)},
               'repeats': [{'manual_seed': 0}, {'manual_seed': 1}],
               'variants': {'full': {}, 'no PCA': {'compress:pca_dim': None}, 'one text': {'align:texts_per_image': 1}},
@@ -52,6 +54,45 @@ def test_a_cell_is_another_one_when_its_data_change(tmp_path):
     texts = tmp_path / 'data' / 'texts.jsonl'
     texts.write_text(texts.read_text().replace('clear', 'sharp'))
     file_digest.cache_clear()
+    assert not before & set(planned(path)[1])
+
+
+@pytest.mark.parametrize('option', ['path:pretrain_network', 'network:image_encoder:pretrained', 'text_encoder:path'])
+def test_a_cell_is_another_one_when_weights_of_the_same_name_change(tmp_path, option):
+    weights = tmp_path / 'text' / 'model.safetensors' if option == 'text_encoder:path' else tmp_path / 'start.safetensors'
+    value = str(weights.parent if option == 'text_encoder:path' else weights)
+    path = write_ablation(tmp_path, changes={option: value})
+    weights.write_bytes(b'one')
+    file_digest.cache_clear()
+    before = planned(path)[1]
+    weights.write_bytes(b'two')
+    file_digest.cache_clear()
+    after = planned(path)[1]
+    assert not set(before) & set(after)
+    assert not {cell.encoder for cell in before.values()} & {cell.encoder for cell in after.values()}
+
+
+@pytest.mark.parametrize(('option', 'file'), [('network:image_encoder:pretrained', 'weights.pth'),
+                                              ('text_encoder:path', 'model/model.safetensors')])
+def test_a_cell_is_another_one_when_installed_weights_change(tmp_path, monkeypatch, option, file):
+    package = f'weights_of_{option.split(":")[0]}'
+    weights = tmp_path / package / file
+    weights.parent.mkdir(parents=True)
+    (tmp_path / package / '__init__.py').write_text('')
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write_ablation(tmp_path, changes={option: f'installed:{package}'})
+    found = []
+    for content in (b'one', b'two'):
+        weights.write_bytes(content)
+        file_digest.cache_clear()
+        found.append(set(planned(path)[1]))
+    assert not found[0] & found[1]
+
+
+def test_a_cell_is_another_one_with_another_version_of_a_package(tmp_path, monkeypatch):
+    path = write_ablation(tmp_path)
+    before = set(planned(path)[1])
+    monkeypatch.setattr('importlib.metadata.version', lambda package: '9.9')
     assert not before & set(planned(path)[1])
 
 
@@ -137,17 +178,26 @@ def test_a_killed_ablation_goes_on_and_its_table_holds_the_results_of_the_runs(t
 
 def test_shared_encoders_give_what_a_run_by_itself_gives(tmp_path):
     path = write_ablation(tmp_path, repeats=[{'manual_seed': 7}], sweeps={}, variants={
-        'full': {}, 'few': {'compress:num_basis': 5}}, paper={})
+        'full': {}, 'few': {'compress:num_basis': 5}}, paper={}, keep_models=True)
     places, cells = planned(path)
     for cell in cells.values():
         run_cell(tmp_path / 'cells', tmp_path / 'encoders', cell, keep_models=True)
     files = [tmp_path / 'cells' / key / 'align' / 'image_encoder.safetensors' for key in cells]
     assert files[0].stat().st_ino == files[1].stat().st_ino
-    alone = tiny_options(tmp_path, name='alone', compress__num_basis=5)
+    alone = tiny_options(tmp_path, name='alone', compress__num_basis=5, bank=BANK)
     (tmp_path / 'alone.yml').write_text(yaml.safe_dump(alone))
     expected = train(str(tmp_path / 'alone.yml'))['best']
     found = json.loads((tmp_path / 'cells' / places[1][2] / 'cell.json').read_text())['best']
     assert found == expected
+    banks = [tmp_path / 'cells' / key / 'align' / 'bank.safetensors' for key in cells]
+    assert banks[0].stat().st_ino == banks[1].stat().st_ino
+
+
+def test_cells_have_a_text_bank_only_where_their_models_are_kept(tmp_path):
+    places, cells = planned(write_ablation(tmp_path, variants={'full': {}, 'small bank': {'bank:num_texts': 2}}, sweeps={}))
+    assert all(cell.values['bank'] is None for cell in cells.values()) and len(cells) == 2 < len(places)
+    kept = planned(write_ablation(tmp_path, sweeps={}, keep_models=True))[1]
+    assert all(cell.values['bank'] == BANK for cell in kept.values())
 
 
 def test_a_training_that_fails_is_named(tmp_path, monkeypatch, capsys):

@@ -8,8 +8,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from pyiqa_rali.chain import run_chain
+from pyiqa_rali.chain import Chain, run_chain
+from pyiqa_rali.chain_options import chain_options
 from pyiqa_rali.errors import OptionError
+from pyiqa_rali.reasoning.vlm import load_vlm
 from tests.tiny import tiny_options
 
 DEMO = Path(__file__).parents[2] / 'options' / 'demo' / 'chain.yml'
@@ -46,7 +48,8 @@ def test_the_chain_leaves_figures_of_both_metrics(options):
     results = run_chain(options)
     root = options.parent / 'chain' / 'seed_0'
     found = results['seeds']['0']
-    assert results['medians'] == pytest.approx(found, nan_ok=True)
+    assert results['medians'] == pytest.approx(found)
+    assert results['seeds_without_value'] == {name: [0] for name, value in found.items() if value is None}
     assert {'rali_test_srcc', 'reward_gain', 'reasoning_before_test_mean_srcc', 'reasoning_after_test_mean_srcc',
             'time_ratio_mean', 'time_ratio_expectation', 'reasoning_after_test_expectation_text_srcc', 'written_text_srcc',
             'reasoning_before_test_mean_text_srcc', 'rali_test_srcc_darken'} <= set(found)
@@ -56,7 +59,8 @@ def test_the_chain_leaves_figures_of_both_metrics(options):
                  'grpo/figures/training_curves.png', 'reasoning_texts.jsonl', 'texts_report.json',
                  'rali/models/rali.safetensors', 'figures/texts_and_scores.png', 'results.json'):
         assert (root / name).stat().st_size > 0, name
-    assert json.loads((root.parent / 'results.json').read_text())['seeds']['0'].keys() == found.keys()
+    assert json.loads((root.parent / 'results.json').read_text(), parse_constant=pytest.fail) == results
+    json.loads((root / 'results.json').read_text(), parse_constant=pytest.fail)
 
 
 def test_finished_steps_are_kept_when_it_goes_on(options):
@@ -70,10 +74,64 @@ def test_finished_steps_are_kept_when_it_goes_on(options):
         run_chain(options, auto_resume=True, overrides=['grpo:max_steps=3'])
 
 
-@pytest.mark.parametrize(('override', 'message'), [
-    ('seeds=[]', 'seeds: must name one seed'), ('data:size=3', 'size: 3 must be of type tuple'),
-    ('grpo:max_step=1', 'names "max_step"'),
-    ('cold_start:examples=many', "examples: 'many' must be of type int")])
-def test_options_that_cannot_be_used(options, tmp_path, override, message):
+def changed(options, folder, key, value):
+    """Write the options to `folder` with one of them set, and return the file."""
+    values = yaml.safe_load(options.read_text())
+    *parents, last = key.split(':')
+    section = values
+    for name in parents:
+        section = section[name]
+    section[last] = value
+    values['path'] = {'experiments_root': str(folder)}
+    (folder / 'changed.yml').write_text(yaml.safe_dump(values))
+    return folder / 'changed.yml'
+
+
+@pytest.mark.parametrize(('key', 'value', 'message'), [
+    ('seeds', [], 'seeds: .* must name one seed'), ('seeds', [1, 1], 'none of them twice'),
+    ('data:size', 3, 'size: 3 must be of type tuple'), ('data:types', ['jpgg'], 'types: "jpgg" is not one of'),
+    ('data:seed', 3, 'data: seed: is set by the chain for each seed. Remove it'),
+    ('data:ratios', [0.8, 0, 0.2], 'data: ratios: .* must be three shares above 0'),
+    ('vlm:widht', 3, 'vlm: unknown key "widht"'), ('vlm:width', 40, 'vlm: width: 40 must be a multiple of 16'),
+    ('vlm:layers', 1, 'vlm: layers: 1 must be 2 at least'),
+    ('cold_start:examples', 'many', "examples: 'many' must be of type int"),
+    ('cold_start:examples', 0, 'cold_start: examples: 0 must be 1 at least'),
+    ('cold_start:sft:max_step', 3, 'sft: unknown key "max_step"'), ('cold_start:sft:optim', 'sdg', 'sft: .*sdg'),
+    ('rewards:naming', -1.0, 'rewards: .* must be weights of 0 or more'),
+    ('grpo:max_step', 1, 'grpo: unknown key "max_step"'), ('grpo:num_generations', 5, 'grpo: .*num_generations'),
+    ('grpo:max_completion_length', None, 'grpo: max_completion_length: must be given'),
+    ('val:num_samples', 0, 'val: num_samples: 0 must be 1 at least'),
+    ('logger:print_freq', 3, 'logger: print_freq: 3 is more than the 2 steps of GRPO'),
+    ('texts:attempts', 0, 'texts: attempts: 0 must be 1 at least'), ('texts:temperature', 0, 'texts: temperature: 0'),
+    ('rali:loader', None, 'rali: loader: must be given'), ('rali:loader:batch', 3, 'datasets: train: unknown key "batch"'),
+    ('rali:name', 'x', 'rali: name: is set by the chain'), ('rali:val:key_metric', 'scrr', 'val: key_metric: "scrr" is'),
+    ('rali:val:key_dataset', 'tset', 'val: key_dataset: "tset" is not one of val, test'),
+    ('rali:text_encoder:path', './nowhere', 'text_encoder: path: "./nowhere" is not a folder'),
+    ('rali:network:image_encoder:pretrained', 'nowhere.pth', 'image_encoder: pretrained: nowhere.pth is not a file')])
+def test_options_of_every_step_are_checked_before_the_first(options, tmp_path, key, value, message):
     with pytest.raises(OptionError, match=message):
-        run_chain(options, overrides=[override, f'path:experiments_root={tmp_path}'])
+        run_chain(changed(options, tmp_path, key, value))
+    assert not (tmp_path / 'chain').exists()
+
+
+def test_what_grpo_cannot_do_with_the_images_is_told_before_the_cold_start(options, tmp_path):
+    path = changed(options, tmp_path, 'grpo:per_device_train_batch_size', 512)
+    with pytest.raises(OptionError, match='= 128 images a generation, but the training sets hold'):
+        run_chain(path)
+    assert (tmp_path / 'chain' / 'seed_0' / 'vlm').exists() and not (tmp_path / 'chain' / 'seed_0' / 'cold_start').exists()
+
+
+def test_a_model_that_was_half_written_is_written_anew(options, tmp_path, monkeypatch):
+    chain = Chain(chain_options(yaml.safe_load(options.read_text())), 0, tmp_path, True)
+    chain.make_data()
+
+    def killed(folder, *args, **options):
+        (folder / 'config.json').write_text('{}')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr('pyiqa_rali.chain.save_tiny_vlm', killed)
+        chain.make_vlm()
+    assert not (tmp_path / 'vlm').exists()
+    chain.make_vlm()
+    assert load_vlm(tmp_path / 'vlm').model.config.model_type == 'qwen2_5_vl'

@@ -1,8 +1,10 @@
 import csv
 import json
+import random
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pyiqa_rali import evaluate as evaluation
@@ -245,6 +247,25 @@ def test_pictures_of_one_size_share_a_batch_with_the_same_scores(tmp_path, calls
     second = rows(run(values) / 'scores' / 'koniq10k.csv')
     assert [size for _, size in calls] == [7, 7, 7, 3]
     assert [float(row['rali-lite']) for row in second] == pytest.approx([float(row['rali-lite']) for row in first], abs=1e-4)
+
+
+@pytest.mark.parametrize('draw', [random.random, np.random.rand, lambda: torch.rand(3)[2]], ids=['python', 'numpy', 'torch'])
+def test_the_score_of_a_metric_that_draws_does_not_depend_on_the_batch(tmp_path, monkeypatch, draw):
+    from pyiqa.models.inference_model import InferenceModel
+    sizes = []
+
+    def drawing(self, images):
+        sizes.append(len(images))
+        return torch.stack([image.mean() + draw() for image in images])
+
+    monkeypatch.setattr(InferenceModel, 'forward', drawing)
+    values = options(tmp_path, {'piqe': {}})
+    alone = rows(run(values) / 'scores' / 'koniq10k.csv')
+    sizes.clear()
+    values['datasets']['koniq10k'].update(batch_size_per_gpu=7)
+    values['path']['score_cache'] = str(tmp_path / 'another')
+    assert rows(run(values) / 'scores' / 'koniq10k.csv') == alone
+    assert sizes == [7] + [1] * 24  # asked for a batch once, to see that it draws
 
 
 @pytest.mark.parametrize(('change', 'error', 'message'), [

@@ -1,7 +1,9 @@
 """The analyses of a reasoning model, and of models against each other, on tiny models."""
 
+import argparse
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,13 +11,16 @@ import torch
 import yaml
 
 from pyiqa_rali.__main__ import main
+from pyiqa_rali.archs.digest import weights_digest
 from pyiqa_rali.checkpoints.format import FORMAT_VERSION, save_checkpoint
+from pyiqa_rali.commands.analyses.domains import ALIGNED, VISUAL, load_models
 from pyiqa_rali.commands.analyses.teachers import named_checkpoints
 from pyiqa_rali.errors import CheckpointError, OptionError
 from pyiqa_rali.evaluation.analyses.agreement import consistency
 from pyiqa_rali.evaluation.analyses.attention import PARTS, attention_shares, last_rows, parts_of
 from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder, RowFile
 from pyiqa_rali.evaluation.analyses.reasoning_switch import agreement, begun_completion, partners, shuffled_words
+from pyiqa_rali.files import model_sha256, sha256
 from pyiqa_rali.reasoning.generation import decode, encode, until_rating
 from pyiqa_rali.reasoning.vlm import load_vlm
 from tests.tiny import tiny_options, tiny_qwen3_vl, tiny_table, tiny_vlm
@@ -184,6 +189,19 @@ def test_switching_the_reasoning_goes_on_where_it_was_stopped(model, options, fo
     assert '"vall" is not in' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('kind', ['attention', 'reasoning'])
+def test_rows_of_a_model_that_was_replaced_are_not_gone_on_with(kind, options, folder, tmp_path, capsys):
+    data = {'attention': [str(options.parent / 'run' / 'data'), '--limit', '1'],
+            'reasoning': ['-opt', str(options), '--sections', 'val', '--limit', '3']}[kind]
+    arguments = ['analyse', kind, *data, '--model', str(tiny_vlm(tmp_path / 'vlm')), '--max-new-tokens', '4', '--out',
+                 str(tmp_path / 'out')]
+    assert main(arguments) == 0
+    tiny_vlm(tmp_path / 'vlm', seed=1)
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert 'was begun with another weights_sha256 of model' in capsys.readouterr().err
+
+
 def tiny_checkpoint(path, seed, lower_better=False):
     """Write a RALI of random weights."""
     from pyiqa_rali.archs.rali import RALI
@@ -209,6 +227,11 @@ def test_teachers_are_compared_in_one_direction(options, folder, capsys):
     assert [(row['first'], row['second']) for row in table] == [('one', 'MOS'), ('turned', 'MOS'), ('one', 'turned')]
     assert float(table[2]['plcc']) == pytest.approx(-1) and len(rows_of(folder / 'teachers' / 'scores.csv')) == 8
     assert (folder / 'teachers' / 'teachers.png').stat().st_size > 0
+    tiny_checkpoint(folder / 'turned.safetensors', 1)
+    capsys.readouterr()
+    assert main(['analyse', 'teachers', '-opt', str(options), '--sections', 'val', '--checkpoints', str(first), str(turned),
+                 '--out', str(folder / 'teachers')]) == 2
+    assert 'was begun with another weights_sha256 of turned' in capsys.readouterr().err
 
 
 def test_consistency_of_known_scores():
@@ -237,10 +260,41 @@ def test_domains_of_two_data_sets(options, folder, capsys):
     assert all(0 <= float(row['accuracy']) <= 1 and 0 < float(row['p_value']) <= 1 for row in rows)
     assert len(rows_of(folder / 'domains' / 'points.csv')) == 3 * 24
     assert (folder / 'domains' / 'domains.png').stat().st_size > 0
+    weights = json.loads((folder / 'domains' / 'options.json').read_text())['weights_sha256']
+    assert set(weights) == {row['space'] for row in rows} and len(set(weights.values())) == 3
     assert main([*arguments[:5], 'train_a', '--checkpoint', *arguments[8:]]) == 2
     assert '--sections: must name two different data sets' in capsys.readouterr().err
     assert main([*arguments[:5], 'train_a', 'val', *arguments[7:-1], str(folder / 'no')]) == 2
     assert 'datasets: val: reasoning_texts: must be given' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('section', 'values', 'message'), [
+    ('network', {'image_encoder': {'library': 'open_clip', 'name': 'RN50', 'pretrained': 'openai'}},
+     'error: network: image_encoder: pretrained: openai of RN50 cannot be had: .* Give what is on this machine'),
+    ('network', {'image_encoder': {'library': 'timm', 'name': 'test_efficientnet', 'embed_dim': 16, 'pretrained': True}},
+     'error: network: image_encoder: pretrained: the weights of test_efficientnet in timm cannot be had: .* Give what is on'),
+    ('text_encoder', {'library': 'transformers', 'path': 'owner/name'},
+     'error: owner/name: is not in the cache of the hub, and .* cannot be reached. What can be done: give the folder of'),
+    ('network', None, 'error: network: must be given in ')])
+def test_domains_say_which_weights_are_not_on_this_machine(section, values, message, options, folder, tmp_path, capsys):
+    given = yaml.safe_load(options.read_text())
+    given[section] = values
+    (tmp_path / 'options.yml').write_text(yaml.safe_dump(given))
+    checkpoint = tiny_checkpoint(tmp_path / 'rali.safetensors', 0)
+    assert main(['analyse', 'domains', '-opt', str(tmp_path / 'options.yml'), '--sections', 'train_a', 'train_b',
+                 '--checkpoint', str(checkpoint), '--out', str(tmp_path / 'out')]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_domains_start_from_the_network_that_the_option_file_starts_from(options, tmp_path):
+    checkpoint = str(tiny_checkpoint(tmp_path / 'rali.safetensors', 0))
+    values = yaml.safe_load(options.read_text())
+    values['network']['image_encoder']['projection_dim'] = None
+    args = argparse.Namespace(opt='options.yml', checkpoint=checkpoint, seed=0)
+    fresh = weights_digest(load_models(args, values)[VISUAL])
+    values['path']['pretrain_network'] = checkpoint
+    found = load_models(args, values)
+    assert weights_digest(found[VISUAL]) == weights_digest(found[ALIGNED]) != fresh
 
 
 def test_efficiency_is_measured_in_one_run(model, folder, options):
@@ -251,6 +305,8 @@ def test_efficiency_is_measured_in_one_run(model, folder, options):
     rows = rows_of(folder / 'efficiency' / 'costs.csv')
     assert [row['metric'] for row in rows] == ['cost', 'reasoning model'] and float(rows[1]['median_ms_share']) == 1
     assert float(rows[0]['median_ms_share']) == pytest.approx(float(rows[0]['median_ms']) / float(rows[1]['median_ms']))
+    weights = json.loads((folder / 'efficiency' / 'options.json').read_text())['weights_sha256']
+    assert weights['cost'] == sha256(checkpoint) and weights['reasoning model'] == model_sha256(model)
     assert int(rows[0]['parameters']) > 0 and (folder / 'efficiency' / 'efficiency.png').stat().st_size > 0
 
 
@@ -266,6 +322,16 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / 'letter.txt').write_text('x')
     with pytest.raises(OptionError, match='is not empty and holds no analysis'):
         AnalysisFolder(tmp_path, 'domains', {})
+
+
+def test_a_folder_goes_on_with_the_same_weights_only(tmp_path):
+    AnalysisFolder(tmp_path / 'new', 'domains', {'seed': 1}).check_weights({'a': '12', 'b': '34'})
+    again = AnalysisFolder(tmp_path / 'new', 'domains', {'seed': 1})
+    with pytest.raises(OptionError, match="was begun with another weights_sha256 of b: '34', now '56'. Give another folder"):
+        again.check_weights({'a': '12', 'b': '56'})
+    again.check_weights({'a': '12', 'b': '34'})
+    assert json.loads((tmp_path / 'new' / 'options.json').read_text()) == {
+        'kind': 'domains', 'seed': 1, 'weights_sha256': {'a': '12', 'b': '34'}}
 
 
 def test_rows_survive_a_kill(tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pyiqa_rali.data.distortions import DISTORTIONS, FAMILIES, compose, distort
+from pyiqa_rali.data.distortions import DISTORTIONS, FAMILIES, distort
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
 from pyiqa_rali.data.images import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
@@ -67,14 +67,6 @@ def test_parameters_between_and_beyond_the_levels():
     assert [kind.parameter(level) for level in (1, 2, 3, 4, 5)] == pytest.approx(kind.levels)
     assert kind.parameter(2.5) == pytest.approx((kind.levels[1] * kind.levels[2]) ** 0.5)
     assert kind.parameter(0.5) < kind.levels[0] and kind.parameter(5.5) > kind.levels[4]
-
-
-def test_composition_is_one_after_the_other():
-    image = photograph()
-    steps = [('gaussian_blur', 2.0), ('jpeg', 3.0)]
-    rng = np.random.default_rng(0)
-    expected = distort(distort(image, 'gaussian_blur', 2.0, rng), 'jpeg', 3.0, rng)
-    assert np.array_equal(compose(image, steps, np.random.default_rng(0)), expected)
 
 
 def test_unknown_names_and_levels():

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from pyiqa_rali.errors import did_you_mean, some
-from pyiqa_rali.files import atomic_open, atomic_path, sha256, write_json
+from pyiqa_rali.files import atomic_folder, atomic_open, atomic_path, sha256, without_nan, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
@@ -20,6 +20,26 @@ def test_folders_are_made_and_json_is_whole(tmp_path):
     write_json(tmp_path / 'deep' / 'a.json', {'ä': 1})
     assert json.loads((tmp_path / 'deep' / 'a.json').read_text(encoding='utf-8')) == {'ä': 1}
     assert len(sha256(tmp_path / 'deep' / 'a.json')) == 64
+
+
+def test_a_folder_is_whole_or_absent(tmp_path):
+    path = tmp_path / 'model'
+    with pytest.raises(RuntimeError), atomic_folder(path) as folder:
+        (folder / 'config.json').write_text('half')
+        raise RuntimeError
+    assert not any(tmp_path.iterdir())
+    (tmp_path / '.model.part').mkdir()
+    (tmp_path / '.model.part' / 'left by a kill').write_text('')
+    for content in 'one', 'two':
+        with atomic_folder(path) as folder:
+            assert not any(folder.iterdir())
+            (folder / content).write_text('')
+        assert [each.name for each in path.iterdir()] == [content] and list(tmp_path.iterdir()) == [path]
+
+
+def test_json_has_null_for_what_is_no_number():
+    assert without_nan({'a': (1.0, float('nan')), 'b': {'c': float('nan'), 'd': 'x'}}) == {'a': [1.0, None], 'b': {'c': None,
+                                                                                                             'd': 'x'}}
 
 
 def test_a_full_disk_is_named_with_the_file():

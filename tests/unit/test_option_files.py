@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pyiqa_rali.ablation import ablation_options, plan
-from pyiqa_rali.chain import chain_options
+from pyiqa_rali.chain_options import chain_options
 from pyiqa_rali.data.tables import complete, mos_scale
 from pyiqa_rali.evaluation.options import evaluate_options
 from pyiqa_rali.options import read_yaml, train_options

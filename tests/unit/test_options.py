@@ -1,3 +1,6 @@
+import argparse
+import importlib
+
 import pytest
 
 from pyiqa_rali.errors import OptionError
@@ -78,6 +81,25 @@ def test_overrides_replace_existing_values():
 def test_overrides_keep_the_order_of_the_file():
     found = override({'datasets': {'train_2': {'name': 'b'}, 'train_1': {'name': 'a'}}, 'align': {'lr': 1}}, ['align:lr=2'])
     assert list(found) == ['datasets', 'align'] and list(found['datasets']) == ['train_2', 'train_1']
+
+
+def test_a_key_may_hold_colons():
+    values = {'variants': {'no PCA': {'compress:pca_dim': 4}, 'loss: sigmoid': {'lr': 1}},
+              'changes': {'datasets:*:split_index': 'a', 'lr': 1}, 'a:b': 1}
+    found = override(values, ['variants:no PCA:compress:pca_dim=~', 'changes:datasets:*:split_index=b', 'a:b=2',
+                              'changes:lr=3', 'variants:loss: sigmoid:lr=4'])
+    assert found == {'variants': {'no PCA': {'compress:pca_dim': None}, 'loss: sigmoid': {'lr': 4}},
+                     'changes': {'datasets:*:split_index': 'b', 'lr': 3}, 'a:b': 2}
+    with pytest.raises(OptionError, match='names "dataset", which the option file does not have'):
+        override(values, ['changes:dataset:*:split_index=b'])
+
+
+@pytest.mark.parametrize(('command', 'needed'), [
+    ('ablate', ['-opt', 'x']), ('add_bank', ['x', '-opt', 'x', '--out', 'x']), ('evaluate', ['-opt', 'x']), ('protocol', [])])
+def test_overrides_may_be_given_one_by_one(command, needed):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f'pyiqa_rali.commands.{command}').add_arguments(parser)
+    assert parser.parse_args([*needed, '--force_yml', 'a=1', '--force_yml', 'b=2', 'c=3']).force_yml == ['a=1', 'b=2', 'c=3']
 
 
 @pytest.mark.parametrize(('entry', 'message'), [

@@ -123,6 +123,6 @@ def test_naming_and_class_figures():
     assert naming_figures(texts, ['blur', 'blur', 'noise', 'pristine'], WORDS) == {
         'text_class_accuracy': pytest.approx(2 / 3), 'text_class_majority': pytest.approx(2 / 3)}
     assert naming_figures(texts, ['', '', '', ''], WORDS) == {}
-    mos = np.array([1, 2, 3, 5, 5, 5, 1, 2, 1.0])
+    mos = np.array([1, 2, 3, 5, 4.97, 4.98, 1, 2, 1.0])
     classes = ['a', 'a', 'a', 'pristine', 'pristine', 'pristine', 'few', 'few', '']
     assert figures_by_class(-mos, mos, classes, 'test') == {'srcc_a': pytest.approx(-1)}

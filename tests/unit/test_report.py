@@ -1,5 +1,6 @@
 """The parts of a report: which pictures are chosen, how figures, pages and Markdown are written."""
 
+import json
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ from pyiqa_rali.report.files_run import MOST_ROWS, ROWS_OF_LONG_TABLES
 from pyiqa_rali.report.markdown import write_markdown
 from pyiqa_rali.report.page import page
 from pyiqa_rali.report.pictures import case, choose_cases, errors_of
+from pyiqa_rali.report.reasoning_run import chain_section
 from pyiqa_rali.report.scored import ScoredSet, scored_section
 
 
@@ -225,3 +227,14 @@ def test_folders_that_cannot_be_shown(tmp_path, files, message):
             (folder / name).write_text(content)
     with pytest.raises(DataError, match=message):
         section_of(folder, 'r1')
+
+
+def test_a_median_tells_how_many_seeds_it_is_over(tmp_path):
+    (tmp_path / 'seed_0' / 'figures').mkdir(parents=True)
+    Image.new('RGB', (8, 8)).save(tmp_path / 'seed_0' / 'figures' / 'texts_and_scores.png')
+    (tmp_path / 'results.json').write_text(json.dumps({
+        'medians': {'srcc': 0.5, 'plcc': 0.25}, 'seeds_without_value': {'srcc': [1]},
+        'seeds': {'0': {'srcc': 0.5, 'plcc': 0.5}, '1': {'srcc': None, 'plcc': 0.0}}}))
+    table = chain_section(tmp_path, 'a').blocks[1]
+    rows = {row[0]: row[1] for row in table.rows}
+    assert rows['srcc'].endswith(' (of 1 of 2 seeds)') and 'seeds' not in rows['plcc']

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from pyiqa_rali.evaluation.significance import (
     Comparison,
@@ -20,13 +21,37 @@ def test_williams_test_on_a_known_case():
     assert williams_test(0.7, 0.7, 1.0, 50) == (0.0, 1.0)
 
 
-def test_williams_test_is_calibrated_where_nothing_differs():
+@pytest.mark.parametrize(('first', 'second', 'between', 'images'), [
+    (0.4, 0.5, 0.1, 103), (0.9, 0.7, 0.8, 40), (0.3, -0.2, -0.6, 25), (-0.6, 0.5, 0.1, 30), (-0.4, -0.7, 0.5, 60)])
+def test_williams_test_is_the_formula_of_the_paper(first, second, between, images):
+    determinant = np.linalg.det([[1, first, second], [first, 1, between], [second, between, 1]])
+    scale = 2 * (images - 1) / (images - 3) * determinant + ((first + second) / 2) ** 2 * (1 - between) ** 3
+    t, p = williams_test(first, second, between, images)
+    assert t == pytest.approx((first - second) * np.sqrt((images - 1) * (1 + between) / scale))
+    assert p == pytest.approx(2 * stats.t.sf(abs(t), images - 3))
+    assert williams_test(-first, -second, between, images) == pytest.approx((-t, p))
+
+
+def test_a_metric_and_the_same_one_turned_around_differ_as_its_correlation_from_zero():
+    t, p = williams_test(0.8, -0.8, -1.0, 50)
+    assert t == pytest.approx(0.8 * np.sqrt(47 / 0.36)) and p < 1e-10
+    assert williams_test(0.8, -0.8 + 1e-6, -1 + 1e-9, 50) == pytest.approx((t, p), rel=1e-2)
+    assert williams_test(0.05, -0.05, -1.0, 50)[1] > 0.5
+    assert williams_test(1.0, -1.0, -1.0, 50)[1] < 1e-100
+    rng = np.random.default_rng(4)
+    mos = rng.normal(size=200)
+    metric = mos + rng.normal(size=200)
+    row = compare_metrics({'turned': -metric, 'right': metric}, mos, OPTIONS, 'set')[0]
+    assert row['plcc_better'] == row['srcc_better'] == 'right' and row['plcc_p'] < 1e-10
+
+
+@pytest.mark.parametrize(('slope', 'shared'), [(1.0, 0.5), (0.0, 0.5), (0.0, -3.0), (-1.0, 0.5), (0.3, -1.0)])
+def test_williams_test_is_calibrated_where_nothing_differs(slope, shared):
     rng = np.random.default_rng(0)
     p_values = []
     for _ in range(600):
-        mos = rng.normal(size=50)
-        shared = rng.normal(size=50)
-        first, second = (mos + 0.5 * shared + rng.normal(size=50) for _ in range(2))
+        mos, common = rng.normal(size=50), rng.normal(size=50)
+        first, second = (slope * mos + factor * common + rng.normal(size=50) for factor in (abs(shared), shared))
         found = np.corrcoef([mos, first, second])
         p_values.append(williams_test(found[0, 1], found[0, 2], found[1, 2], 50)[1])
     assert np.mean(np.array(p_values) < 0.05) == pytest.approx(0.05, abs=0.025)

@@ -18,6 +18,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     from tqdm import tqdm
 
+    from pyiqa_rali.archs.digest import weights_digest
     from pyiqa_rali.evaluation.analyses.attention import PARTS, attention_shares, summary
     from pyiqa_rali.evaluation.analyses.completions import greedy_completions
     from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
     folder = AnalysisFolder(args.out, 'attention', {**model_settings(args), 'images': args.images, 'limit': args.limit})
     reasoner = load_reasoner(args)
+    folder.check_weights({'model': weights_digest(reasoner.model)})
     completions = greedy_completions(reasoner, files, folder.rows('completions'), args.max_new_tokens, args.batch_size)
     rows = folder.rows('attention')
     for path, completion in tqdm(list(zip(files, completions, strict=True)), desc='attention', unit='image'):

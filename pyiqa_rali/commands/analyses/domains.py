@@ -27,9 +27,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError: fewer than two sections, or arguments that cannot be used.
         DataError: images without a text.
+        CheckpointError: weights that are not on this machine, and that the hub cannot give.
     """
     import numpy as np
+    import torch
 
+    from pyiqa_rali.archs.digest import weights_digest
     from pyiqa_rali.evaluation.analyses.domain_gap import gaps, plane, standardised
     from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
     from pyiqa_rali.evaluation.analyses.plots import draw_spaces
@@ -38,10 +41,16 @@ def run(args: argparse.Namespace) -> int:
     if args.permutations < 1:
         raise OptionError(f'--permutations: {args.permutations} must be 1 at least.')
     values, sections = sections_of(args.opt, args.sections)
+    chosen = {section: chosen_images(section, options, args) for section, options in sections.items()}
     folder = AnalysisFolder(args.out, 'domains', {
         'checkpoint': args.checkpoint, 'limit': args.limit, 'seed': args.seed, 'permutations': args.permutations,
-        'datasets': sections, 'network': values.get('network'), 'text_encoder': values.get('text_encoder')})
-    names, spaces = embeddings(args, values, sections)
+        'datasets': sections, 'network': values.get('network'), 'text_encoder': values.get('text_encoder'),
+        'pretrain_network': (values.get('path') or {}).get('pretrain_network')})
+    device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    models = {space: model.to(device).eval() for space, model in load_models(args, values).items()}
+    folder.check_weights({space: weights_digest(model) for space, model in models.items()})
+    spaces = embeddings(models, chosen, device)
+    names = {section: table.names for section, (table, _) in chosen.items()}
     of = [section for section, images in names.items() for _ in images]
     rows = [{'space': space, **row} for space, points in spaces.items()
             for row in gaps(points, of, args.permutations, args.seed)]
@@ -61,38 +70,38 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def embeddings(args: argparse.Namespace, values: dict[str, Any],
-               sections: dict[str, dict[str, Any]]) -> tuple[dict[str, list[str]], dict[str, Any]]:
-    """Return image names by section, and the points of every space in that order.
+def load_models(args: argparse.Namespace, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the module of each space; without a network, when all that the option file names is on this machine."""
+    import torch
 
-    Raises:
-        DataError: a section has no texts.
-    """
+    from pyiqa_rali.alignment.towers import build_towers
+    from pyiqa_rali.archs.rali import RALI
+    from pyiqa_rali.options import PathOptions, TextEncoderOptions, from_known_keys
+    if not values.get('network'):
+        raise OptionError(f'network: must be given in {args.opt}: its image encoder is the one before alignment.')
+    text = from_known_keys(TextEncoderOptions, {**(values.get('text_encoder') or {}), 'train': False}, 'text_encoder')
+    path = from_known_keys(PathOptions, values.get('path') or {}, 'path')
+    aligned = RALI(pretrained_model_path=args.checkpoint).image_encoder
+    torch.manual_seed(args.seed)
+    towers = build_towers(values['network'], text, path)
+    if towers.image_encoder.config.library == 'timm' and not path.pretrain_network:
+        towers.image_encoder.projection = torch.nn.Identity()  # it has random weights before alignment
+    return {VISUAL: towers.image_encoder, TEXT: towers.text_encoder, ALIGNED: aligned}
+
+
+def embeddings(models: dict[str, Any], chosen: dict[str, tuple['Chosen', list[str]]], device: Any) -> dict[str, Any]:
+    """Return the points (n, C) of every space, over all sections in their order."""
     import numpy as np
     import torch
 
     from pyiqa_rali.alignment.features import embed
-    from pyiqa_rali.alignment.towers import build_towers
-    from pyiqa_rali.archs.rali import RALI
-    from pyiqa_rali.options import PathOptions, TextEncoderOptions, from_known_keys
-    device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    text = from_known_keys(TextEncoderOptions, {**(values.get('text_encoder') or {}), 'train': False}, 'text_encoder')
-    torch.manual_seed(args.seed)
-    towers = build_towers(values['network'], text, PathOptions())
-    encoder = towers.image_encoder.to(device).eval()
-    if encoder.config.library == 'timm':
-        encoder.projection = torch.nn.Identity()  # it has random weights before alignment
-    aligned = RALI(pretrained_model_path=args.checkpoint).image_encoder.to(device).eval()
-    text_encoder = towers.text_encoder.to(device).eval()
-    names, found = {}, {VISUAL: [], TEXT: [], ALIGNED: []}
-    for section, options in sections.items():
-        table, texts = chosen_images(section, options, args)
-        names[section] = table.names
+    found = {space: [] for space in models}
+    for table, texts in chosen.values():
         with torch.no_grad():
-            found[TEXT].append(text_encoder(texts).float().cpu().numpy())
-        for space, each in ((VISUAL, encoder), (ALIGNED, aligned)):
-            found[space].append(embed(each, table, device).image_features.numpy())
-    return names, {space: np.concatenate(parts) for space, parts in found.items()}
+            found[TEXT].append(models[TEXT](texts).float().cpu().numpy())
+        for space in (VISUAL, ALIGNED):
+            found[space].append(embed(models[space], table, device).image_features.numpy())
+    return {space: np.concatenate(parts) for space, parts in found.items()}
 
 
 class Chosen:

@@ -24,12 +24,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError: a number that is not positive.
         DataError: a metric failed.
+        CheckpointError: the weights of a metric are not there.
     """
     from pathlib import Path
 
     from tqdm import tqdm
 
-    from pyiqa_rali.evaluation.analyses.efficiency import COSTS, PAPER, cost_of, with_shares
+    from pyiqa_rali.evaluation.analyses.efficiency import COSTS, PAPER, cost_of, weights_of, with_shares
     from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
     from pyiqa_rali.evaluation.analyses.plots import draw_costs
     for name in ('repeats', 'threads'):
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     wanted.append(('reasoning model', 'rali-reasoning', args.model))
     folder = AnalysisFolder(args.out, 'efficiency', {name: getattr(args, name) for name in (
         'rali', 'model', 'image', 'repeats', 'threads', 'device')})
+    folder.check_weights(weights_of(wanted))
     rows = with_shares([cost_of(*each, args.image, args.repeats, args.threads, args.device)
                         for each in tqdm(wanted, desc='efficiency', unit='metric')])
     shown = [{key: value for key, value in row.items() if key != 'seconds'} for row in rows]

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """
     import numpy as np
 
+    from pyiqa_rali.archs.digest import weights_digest
     from pyiqa_rali.evaluation.analyses.completions import greedy_completions
     from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
     from pyiqa_rali.evaluation.analyses.plots import draw_conditions
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     _, sections = sections_of(args.opt, args.sections)
     folder = AnalysisFolder(args.out, 'reasoning', {**model_settings(args), 'limit': args.limit, 'datasets': sections})
     reasoner = load_reasoner(args)
+    folder.check_weights({'model': weights_digest(reasoner.model)})
     section = args.sections[0]
     rows = rows_of(section, sections[section], reasoner.card, args.seed)
     rows = [rows[place] for place in drawn(len(rows), args.limit, args.seed)]

@@ -24,7 +24,10 @@ def run(args: argparse.Namespace) -> int:
         OptionError: fewer than two checkpoints, or two of one name.
     """
     import numpy as np
+    import torch
 
+    from pyiqa_rali.archs.digest import weights_digest
+    from pyiqa_rali.archs.rali import RALI
     from pyiqa_rali.evaluation.analyses.agreement import MOS, consistency
     from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
     from pyiqa_rali.evaluation.analyses.plots import draw_agreement
@@ -32,7 +35,10 @@ def run(args: argparse.Namespace) -> int:
     _, sections = sections_of(args.opt, args.sections)
     folder = AnalysisFolder(args.out, 'teachers', {'checkpoints': checkpoints, 'limit': args.limit, 'seed': args.seed,
                                                    'datasets': sections})
-    found = score(checkpoints, sections, folder.rows('scored'), args)
+    device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    models = {name: RALI(pretrained_model_path=path).to(device).eval() for name, path in checkpoints.items()}
+    folder.check_weights({name: weights_digest(model) for name, model in models.items()})
+    found = score(models, sections, folder.rows('scored'), args, device)
     lines, table, scores = [], [], {}
     for section, images in found.items():
         mos = np.array([row['mos_label'] for row in images])
@@ -68,16 +74,13 @@ def _run_name(path: Path) -> str:
     return path.parent.parent.name if path.parent.name == 'models' else path.stem
 
 
-def score(checkpoints: dict[str, str], sections: dict[str, dict[str, Any]], rows: Any,
-          args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+def score(models: dict[str, Any], sections: dict[str, dict[str, Any]], rows: Any, args: argparse.Namespace,
+          device: Any) -> dict[str, list[dict[str, Any]]]:
     """Return for each section the images with MOS and scores, all higher better; what stands in the file is kept."""
     import torch
     from tqdm import tqdm
 
-    from pyiqa_rali.archs.rali import RALI
     from pyiqa_rali.data.tables import build_table
-    device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    models = {name: RALI(pretrained_model_path=path).to(device).eval() for name, path in checkpoints.items()}
     found: dict[str, list[dict[str, Any]]] = {}
     for section, options in sections.items():
         table = build_table(section, options, args.seed)

@@ -33,13 +33,6 @@ def distort(image: np.ndarray, name: str, level: float, rng: np.random.Generator
     return np.clip(np.rint(distorted), 0, 255).astype(np.uint8)
 
 
-def compose(image: np.ndarray, steps: list[tuple[str, float]], rng: np.random.Generator) -> np.ndarray:
-    """Apply several (name, level) distortions one after the other."""
-    for name, level in steps:
-        image = distort(image, name, level, rng)
-    return image
-
-
 def check_names(names: list[str], option: str) -> None:
     """Raise OptionError when a name is not a known distortion."""
     for name in names:

@@ -5,9 +5,9 @@ from itertools import combinations
 
 import numpy as np
 
-from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.evaluation.correlations import correlations, measures_of
 
-METRICS = {name: {'type': f'calculate_{name}'} for name in ('plcc', 'srcc')}
+METRICS = measures_of('plcc', 'srcc')
 MOS = 'MOS'
 
 

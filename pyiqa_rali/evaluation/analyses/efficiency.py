@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from pyiqa_rali.checkpoints.locate import locate_checkpoint
 from pyiqa_rali.evaluation.speed import measure_metric
+from pyiqa_rali.files import model_sha256
+from pyiqa_rali.reasoning.vlm import locate_vlm
 
 COSTS = ('parameters', 'median_ms', 'peak_mb')
 PAPER = {'parameters': 0.04, 'median_ms': 0.034, 'peak_mb': 0.147}  # RALI over Q-Insight 7B, batch 16, one A100
@@ -22,6 +25,24 @@ def cost_of(label: str, name: str, path: str | None, image: str, repeats: int, t
     """
     options = {} if path is None else {'pretrained_model_path': path}
     return {**measure_metric(name, image, repeats, threads, device, options), 'metric': label}
+
+
+def weights_of(metrics: list[tuple[str, str, str | None]]) -> dict[str, str]:
+    """Return the digest of each metric's weights by its label; pyiqa's own metrics, whose version tells theirs, have none.
+
+    Args:
+        metrics: label, name in pyiqa and path of each; see `cost_of`.
+
+    Raises:
+        CheckpointError: they are not there.
+    """
+    found = {}
+    for label, name, path in metrics:
+        if name == 'rali-reasoning':
+            found[label] = model_sha256(locate_vlm(path))
+        elif name in ('rali', 'rali-lite'):
+            found[label] = model_sha256(locate_checkpoint(path or name, may_be_name=path is None))
+    return found
 
 
 def with_shares(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.errors import OptionError
-from pyiqa_rali.files import atomic_open, write_json
+from pyiqa_rali.files import atomic_open, without_nan, write_json
 from pyiqa_rali.run_folder import versions
 from pyiqa_rali.score_table import cut_after_last_line
 
 OPTIONS, RESULTS, VERSIONS = 'options.json', 'results.json', 'versions.json'
+WEIGHTS = 'weights_sha256'  # among the options: of every model, by what it is
 
 
 class AnalysisFolder:
@@ -21,7 +22,8 @@ class AnalysisFolder:
     Args:
         root: the folder.
         kind: of analysis.
-        options: all that its rows depend on, as plain values.
+        options: all that its rows depend on, as plain values; which weights the models have comes later, by
+            `check_weights`, so that options are checked before anything is loaded.
 
     Raises:
         OptionError: the folder holds another analysis, or something else.
@@ -29,18 +31,41 @@ class AnalysisFolder:
 
     def __init__(self, root: str | os.PathLike, kind: str, options: Mapping[str, Any]):
         self.root = Path(root)
-        wanted = json.loads(json.dumps({'kind': kind, **options}))
+        self._asked = json.loads(json.dumps({'kind': kind, **options}))
         written = self.root / OPTIONS
+        self._weights = None
         if written.exists():
             before = json.loads(written.read_text(encoding='utf-8'))
-            changed = next((key for key in {**before, **wanted} if before.get(key) != wanted.get(key)), None)
-            if changed is not None:
-                raise OptionError(f'--out: {self.root} was begun with another {changed}: {before.get(changed)!r}, now '
-                                  f'{wanted.get(changed)!r}. Give another folder, or remove it.')
+            self._weights = before.pop(WEIGHTS, None)
+            self._refuse_changes(before, self._asked)
         elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise OptionError(f'--out: {self.root} is not empty and holds no analysis. Give a new folder.')
-        write_json(written, wanted)
+        self._write_options()
         write_json(self.root / VERSIONS, versions())
+
+    def check_weights(self, found: Mapping[str, str]) -> None:
+        """Write down which weights the models have; a path says nothing of what stands there by now.
+
+        Args:
+            found: digest of each model, by what it is, such as 'model'.
+
+        Raises:
+            OptionError: the folder was begun with other weights.
+        """
+        if self._weights is not None:
+            self._refuse_changes({f'{WEIGHTS} of {name}': value for name, value in self._weights.items()},
+                                 {f'{WEIGHTS} of {name}': value for name, value in found.items()})
+        self._weights = dict(found)
+        self._write_options()
+
+    def _refuse_changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        changed = next((key for key in {**before, **now} if before.get(key) != now.get(key)), None)
+        if changed is not None:
+            raise OptionError(f'--out: {self.root} was begun with another {changed}: {before.get(changed)!r}, now '
+                              f'{now.get(changed)!r}. Give another folder, or remove it.')
+
+    def _write_options(self) -> None:
+        write_json(self.root / OPTIONS, self._asked if self._weights is None else {**self._asked, WEIGHTS: self._weights})
 
     def rows(self, name: str) -> 'RowFile':
         """Return the rows of a step that are there already; new ones are added to it."""
@@ -55,7 +80,7 @@ class AnalysisFolder:
 
     def results(self, values: Mapping[str, Any]) -> None:
         """Write the figures; NaN, which JSON does not have, becomes null."""
-        write_json(self.root / RESULTS, _without_nan(values))
+        write_json(self.root / RESULTS, without_nan(values))
 
     def picture(self, name: str) -> Path:
         """Return the path of a picture."""
@@ -84,11 +109,3 @@ class RowFile:
             stream.flush()
             os.fsync(stream.fileno())
         self.done.update({row['key']: row for row in rows})
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and value != value else value

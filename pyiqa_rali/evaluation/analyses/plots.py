@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, _grid, save_figure
+from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, axes_grid, save_figure
 
 COLOURS = (BLUE, ORANGE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', GRAY)  # safe for colour-blind readers
 
@@ -20,7 +20,7 @@ def draw_attention(shares: np.ndarray, parts: Sequence[str], out: Path, title: s
         out: the PNG.
         title: of the picture.
     """
-    figure, (axis,) = _grid(1, 6.4, 3.8)
+    figure, (axis,) = axes_grid(1, 6.4, 3.8)
     mean, layers = shares.mean(axis=0), np.arange(1, shares.shape[1] + 1)
     axis.stackplot(layers, mean.T, labels=parts, colors=(*COLOURS[:3], GRAY), alpha=0.85)
     axis.set(xlim=(layers[0], max(layers[-1], layers[0] + 1)), ylim=(0, 1), xlabel='layer of the language model',
@@ -43,7 +43,7 @@ def draw_conditions(ratings: Mapping[str, np.ndarray], mos: np.ndarray, rows: Se
         out: the PNG.
         rating_range: of ratings and MOS.
     """
-    figure, axes = _grid(len(ratings), 3.1, 3.6)
+    figure, axes = axes_grid(len(ratings), 3.1, 3.6)
     for axis, (condition, values), row in zip(axes, ratings.items(), rows, strict=True):
         _scatter(axis, mos, values, rating_range, 'MOS', 'rating')
         axis.set_title(f'reasoning {condition}\nPLCC {row["plcc_mos"]:.3f}  SRCC {row["srcc_mos"]:.3f}', fontsize=9)
@@ -61,7 +61,7 @@ def draw_spaces(points: Mapping[str, np.ndarray], datasets: Sequence[str], rows:
         out: the PNG.
         method: what brought the points into the plane.
     """
-    figure, axes = _grid(len(points), 4, 4.1)
+    figure, axes = axes_grid(len(points), 4, 4.1)
     of = np.array(datasets)
     for axis, (space, values) in zip(axes, points.items(), strict=True):
         for colour, name in zip(COLOURS * len(of), dict.fromkeys(datasets), strict=False):
@@ -87,7 +87,7 @@ def draw_agreement(scores: Mapping[str, Mapping[str, np.ndarray]], rows: Sequenc
         out: the PNG.
     """
     pairs = [row for row in rows if row['plcc_difference'] != '']
-    figure, axes = _grid(len(pairs), 3.4, 3.9)
+    figure, axes = axes_grid(len(pairs), 3.4, 3.9)
     for axis, row in zip(axes, pairs, strict=True):
         first, second = (scores[row['dataset']][row[which]] for which in ('first', 'second'))
         both = np.concatenate([first, second])
@@ -104,7 +104,7 @@ def draw_costs(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, str], out:
         costs: what to draw, and how to call it.
         out: the PNG.
     """
-    figure, axes = _grid(len(costs), 3.4, 0.5 * len(rows) + 1.2)
+    figure, axes = axes_grid(len(costs), 3.4, 0.5 * len(rows) + 1.2)
     names = [row['metric'] for row in rows]
     for number, (axis, (cost, label)) in enumerate(zip(axes, costs.items(), strict=True)):
         values = [row[cost] for row in rows]

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.evaluation.correlations import correlations, measures_of
 from pyiqa_rali.reasoning.answers import reasoning_text
 from pyiqa_rali.reasoning.generation import decode, derived_seed
 from pyiqa_rali.reasoning.vlm import ReasoningModel
 
 CONDITIONS = ('on', 'off', 'shuffled', 'other')
-METRICS = {name: {'type': f'calculate_{name}'} for name in ('plcc', 'srcc')}
+METRICS = measures_of('plcc', 'srcc')
 
 
 def partners(count: int, seed: int) -> np.ndarray:

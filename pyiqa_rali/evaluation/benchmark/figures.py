@@ -5,7 +5,7 @@ from typing import Any
 
 from pyiqa_rali.evaluation.benchmark.report import RELEASE_LABEL
 from pyiqa_rali.evaluation.benchmark.subjects import OWN
-from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, _grid, save_figure
+from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, axes_grid, save_figure
 
 Row = dict[str, Any]
 MARKERS = 'osD^vP*XdpH<>'
@@ -41,7 +41,7 @@ def _draw_times(rows: list[Row], out: Path) -> Path | None:
     least = min(row['batch'] for row in rows)
     rows = [row for row in rows if row['batch'] == least]
     panels = sorted({(row['width'] * row['height'], row['width'], row['height'], row['input'], row['threads']) for row in rows})
-    figure, axes = _grid(len(panels), 4.2, 3.2)
+    figure, axes = axes_grid(len(panels), 4.2, 3.2)
     for axis, (_, width, height, kind, threads) in zip(axes, panels, strict=True):
         chosen = [row for row in rows if (row['width'], row['height'], row['input'], row['threads'])
                   == (width, height, kind, threads)]
@@ -66,7 +66,7 @@ def _draw_ratios(rows: list[Row], out: Path) -> Path | None:
                 panels.append((name, threads, values))
     if not panels:
         return None
-    figure, axes = _grid(len(panels), 4.0, 3.2)
+    figure, axes = axes_grid(len(panels), 4.0, 3.2)
     for axis, (name, threads, values) in zip(axes, panels, strict=True):
         _bars(axis, values, '{:.2f}')
         axis.axvline(1, color=ORANGE, linewidth=1)
@@ -105,7 +105,7 @@ def _draw_lines(rows: list[Row], out: Path, along: str) -> Path | None:
     rows = [row for row in rows if row[fixed] == least]
     panels = sorted({(row['input'], row['threads']) for row in rows})
     labels = list(dict.fromkeys(row['subject'] for row in rows))
-    figure, axes = _grid(len(panels), 4.0, 3.6)
+    figure, axes = axes_grid(len(panels), 4.0, 3.6)
     for axis, (kind, threads) in zip(axes, panels, strict=True):
         chosen = [row for row in rows if (row['input'], row['threads']) == (kind, threads)]
         for label in labels:
@@ -126,7 +126,7 @@ def _draw_pipeline(rows: list[Row], out: Path) -> Path | None:
     if not rows:
         return None
     panels = list(dict.fromkeys((row['subject'], row['width'], row['height']) for row in rows))
-    figure, axes = _grid(len(panels), 4.6, 2.8)
+    figure, axes = axes_grid(len(panels), 4.6, 2.8)
     for axis, (label, width, height) in zip(axes, panels, strict=True):
         chosen = [row for row in rows if (row['subject'], row['width'], row['height']) == (label, width, height)][::-1]
         bars = axis.barh([row['input'] for row in chosen], [row['images_per_s'] for row in chosen], color=[
