@@ -19,6 +19,7 @@ from pyiqa_rali.archs.image_encoder import (
 )
 from pyiqa_rali.archs.preprocessing import Preprocessing
 from pyiqa_rali.checkpoints.format import load_checkpoint
+from pyiqa_rali.checkpoints.hub import cache_alone_when_out_of_reach
 from pyiqa_rali.errors import CheckpointError, OptionError, some
 from pyiqa_rali.image_files import first_line
 from pyiqa_rali.options import PathOptions, TextEncoderOptions, from_known_keys
@@ -93,7 +94,8 @@ def load_image_encoder(encoder: ImageEncoder, path: str, strict: bool) -> None:
 def _open_clip_towers(encoder: EncoderOptions, text: TextEncoderOptions) -> Towers:
     import open_clip
     model_config = open_clip_model_config(encoder.name)
-    with _told(f'network: image_encoder: pretrained: {encoder.pretrained} of {encoder.name}'):
+    elsewhere = bool(encoder.pretrained) and not Path(str(encoder.pretrained)).exists()
+    with _told(f'network: image_encoder: pretrained: {encoder.pretrained} of {encoder.name}', elsewhere):
         model = open_clip.create_model(encoder.name, pretrained=encoder.pretrained or None, pretrained_text=False)
     config = ImageEncoderConfig('open_clip', encoder.name, _open_clip_preprocessing(model, encoder),
                                 model_config['embed_dim'], model_config)
@@ -103,17 +105,19 @@ def _open_clip_towers(encoder: EncoderOptions, text: TextEncoderOptions) -> Towe
     bias = float(model.logit_bias.detach()) if getattr(model, 'logit_bias', None) is not None else None
     if text.library == 'transformers':
         return Towers(image_encoder, SentenceEncoder(text.path, text.train, text.split_sentences))
-    with _told(f'text_encoder: library: the tokenizer of {encoder.name} in open_clip'):
+    elsewhere = 'hf_tokenizer_name' in model_config.get('text_cfg', {})
+    with _told(f'text_encoder: library: the tokenizer of {encoder.name} in open_clip', elsewhere):
         tokenizer = open_clip.get_tokenizer(encoder.name)
     tower = OpenClipText(model, tokenizer, model_config['embed_dim'], text.train, text.split_sentences)
     return Towers(image_encoder, tower, scale, bias)
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def _told(what: str, from_hub: bool) -> Iterator[None]:
     """Turn what open_clip and timm raise, above all for want of a network, into an error that says what to give."""
     try:
-        yield
+        with cache_alone_when_out_of_reach() if from_hub else contextlib.nullcontext():
+            yield
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f'{what} cannot be had: {first_line(error)}. Give what is on this machine; or, with a network, '
                               'set HF_ENDPOINT to a mirror that can be reached.') from error
@@ -160,7 +164,7 @@ def _timm_config(encoder: EncoderOptions, embed_dim: int) -> ImageEncoderConfig:
 def _timm_weights(encoder: EncoderOptions) -> dict[str, Tensor]:
     """Return the full timm model's state dict from timm's own weights, a file, or an installed package."""
     import timm
-    with _told(f'network: image_encoder: pretrained: the weights of {encoder.name} in timm'):
+    with _told(f'network: image_encoder: pretrained: the weights of {encoder.name} in timm', encoder.pretrained is True):
         full = timm.create_model(encoder.name, pretrained=encoder.pretrained is True)
     if encoder.pretrained is True:
         return full.state_dict()

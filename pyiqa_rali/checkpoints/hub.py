@@ -1,12 +1,13 @@
 """Folders of repositories on the hub: from its cache when they are whole there, otherwise downloaded."""
 
+import contextlib
 import os
 import re
 import socket
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pyiqa_rali.errors import CheckpointError
@@ -52,7 +53,7 @@ def from_hub(source: str, choices: str, revision: str | None = None, files: Sequ
     except HFValidationError as error:
         raise CheckpointError(f'{source}: is no name of a repository ({first_line(error)}).') from error
     called = f'{source} (revision {revision})' if revision else source
-    endpoint = os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'
+    endpoint = endpoint_of_hub()
     if os.environ.get('HF_HUB_OFFLINE', '').lower() in ('1', 'true', 'yes', 'on') or not can_reach(endpoint):
         raise CheckpointError(f'{called}: is not in the cache of the hub, and {endpoint} cannot be reached. What can be '
                               f'done: {choices}.')
@@ -67,6 +68,23 @@ def commit_of(folder: Path) -> str | None:
     """Return the commit that a folder of the hub's cache belongs to; None for any other folder."""
     names = [name for name in folder.parts if re.fullmatch(r'[0-9a-f]{40}', name)]
     return names[-1] if names and 'snapshots' in folder.parts else None
+
+
+def endpoint_of_hub() -> str:
+    """Return the address of the hub, or of the mirror that stands for it."""
+    return os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'
+
+
+@contextlib.contextmanager
+def cache_alone_when_out_of_reach() -> Iterator[None]:
+    """Let others' clients find their cache or fail at once, where they would try a hub out of reach for a minute."""
+    from huggingface_hub import constants
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not can_reach(endpoint_of_hub())
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def can_reach(endpoint: str, seconds: float = SECONDS_TO_REACH_THE_HUB) -> bool:

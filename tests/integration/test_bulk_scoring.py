@@ -158,7 +158,7 @@ def content(path):
 
 
 def start(out, seconds, folder, shard, processes=1):
-    launcher = ['-m', 'torch.distributed.run', '--nproc_per_node', str(processes), '--master_port', '29643']
+    launcher = ['-m', 'torch.distributed.run', '--nproc_per_node', str(processes), '--standalone']
     script = out.parent / 'slow.py'
     script.write_text(SLOW)
     command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(seconds), str(folder), str(shard),

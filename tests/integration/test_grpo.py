@@ -162,7 +162,7 @@ train_grpo({options!r})
 
 
 def in_two_processes(options, *more):
-    result = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', '29517',
+    result = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--standalone',
                              '-m', 'pyiqa_rali.train', '-opt', options, *more], cwd=REPOSITORY, capture_output=True, text=True,
                             env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(REPOSITORY), os.environ['PYTHONPATH']])})
     return result.returncode, result.stderr

@@ -188,7 +188,7 @@ def test_two_processes_train_as_one(tmp_path):
     options = write_options(tmp_path, name='two', datasets__train__batch_size_per_gpu=4, align__grad_clip=None)
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '',
                    'PYTHONPATH': os.pathsep.join([str(Path.cwd()), *sys.path])}
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', '29611', '-m',
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--standalone', '-m',
                'pyiqa_rali.train', '-opt', str(options), '--launcher', 'pytorch']
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr[-3000:]

@@ -421,3 +421,15 @@ def test_a_path_goes_before_a_name_where_a_path_is_asked_for(export, tmp_path, m
 def test_a_conversion_can_be_read_by_its_extension(released, tmp_path, name):
     assert main(['convert', str(released), str(tmp_path / name)]) == 0
     assert load_metadata(tmp_path / name)['licence'] == 'Apache-2.0'
+
+
+def test_clients_of_others_do_not_wait_for_a_hub_out_of_reach(monkeypatch):
+    from huggingface_hub import hf_hub_download, is_offline_mode
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
+    asked = []
+    monkeypatch.setattr(hub, 'can_reach', lambda endpoint: asked.append(endpoint))
+    with hub.cache_alone_when_out_of_reach(), pytest.raises(LocalEntryNotFoundError) as error:
+        hf_hub_download('owner/name', 'file')
+    assert asked == ['https://huggingface.co'] and isinstance(error.value.__cause__, OfflineModeIsEnabled)
+    assert not is_offline_mode()
