@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -233,4 +234,4 @@ def test_a_reasoning_model_scores_files_too(tmp_path):
     assert main([*arguments, '--out', str(tmp_path / 'scores.csv')]) == 0
     with open(tmp_path / 'scores.csv', newline='') as stream:
         row, = csv.DictReader(stream)
-    assert 1 <= float(row['score']) <= 5 and row['metric'] == f'rali-reasoning:{model}'
+    assert 1 <= float(row['score']) <= 5 and re.fullmatch(f'rali-reasoning:{model}@[0-9a-f]{{8}}', row['metric'])
