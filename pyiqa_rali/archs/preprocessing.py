@@ -88,12 +88,17 @@ class Preprocess(nn.Module):
 
 
 def as_rgb_float(images: Tensor) -> Tensor:
+    """Return (N, 3, H, W) float32, from a shorter edge of 16 pixels on: gray is repeated, uint8 is divided by 255."""
+    if images.dim() == 4 and min(images.shape[-2:]) < MIN_SIZE:
+        raise OptionError(f'images are {images.shape[-1]} x {images.shape[-2]} pixels; the shorter edge must have at '
+                          f'least {MIN_SIZE}. Leave such images out, or enlarge them first.')
+    return of_any_size_as_rgb_float(images)
+
+
+def of_any_size_as_rgb_float(images: Tensor) -> Tensor:
     """Return (N, 3, H, W) float32: gray is repeated, uint8 is divided by 255."""
     if images.dim() != 4 or images.shape[1] not in (1, 3):
         raise OptionError(f'images have shape {tuple(images.shape)}; they must be (N, 3, H, W) or (N, 1, H, W).')
-    if min(images.shape[-2:]) < MIN_SIZE:
-        raise OptionError(f'images are {images.shape[-1]} x {images.shape[-2]} pixels; the shorter edge must have at '
-                          f'least {MIN_SIZE}. Leave such images out, or enlarge them first.')
     images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     return images.expand(-1, 3, -1, -1)
 

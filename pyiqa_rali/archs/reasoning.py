@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pyiqa_rali.archs.preprocessing import of_any_size_as_rgb_float
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.reasoning.answers import lenient_rating, reasoning_text
@@ -79,10 +80,10 @@ class ReasoningScorer(nn.Module):
         if mode not in MODES:
             raise OptionError(f'mode: "{mode}" is not one of {", ".join(MODES)}.{did_you_mean(mode, MODES)}')
         for name, value in (('num_samples', num_samples), ('batch_size', batch_size), ('max_new_tokens', max_new_tokens)):
-            if value < 1:
-                raise OptionError(f'{name}: {value} must be 1 at least.')
-        if not temperature > 0:
-            raise OptionError(f'temperature: {temperature} must be above 0; for no sampling take mode "greedy".')
+            if not isinstance(value, int) or value < 1:
+                raise OptionError(f'{name}: {value!r} must be a whole number, 1 at least.')
+        if not isinstance(temperature, int | float) or not temperature > 0:
+            raise OptionError(f'temperature: {temperature!r} must be a number above 0; for no sampling take mode "greedy".')
         self.mode, self.num_samples, self.temperature, self.seed = mode, num_samples, temperature, seed
         self.resamples, self.max_new_tokens, self.batch_size = resamples, max_new_tokens, batch_size
         self.spread = device_map is not None
@@ -119,8 +120,12 @@ class ReasoningScorer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N, 1), float32, for (N, 3 or 1, H, W) pictures in [0, 1]; NaN where no rating could be had.
 
-        No gradient flows to the pixels: the score is read from a text.
+        Raises:
+            OptionError: a gradient is asked for, and none can flow to the pixels: the score is read from a text.
         """
+        if torch.is_grad_enabled() and images.requires_grad:
+            raise OptionError('as_loss: a reasoning model is no loss: its score is read from a text, and no gradient flows to '
+                              'the pixels. Take rali or rali-lite.')
         ratings = [each.rating for each in self.describe(images)]
         failed = sum(rating != rating for rating in ratings)
         if failed:
@@ -134,7 +139,7 @@ class ReasoningScorer(nn.Module):
         """Return reasoning text, rating and how it was read, for each picture.
 
         Args:
-            images: (N, 3 or 1, H, W) in [0, 1], or PIL pictures.
+            images: (N, 3 or 1, H, W) in [0, 1] or uint8, or PIL pictures.
         """
         pictures = to_pil(images) if torch.is_tensor(images) else [image.convert('RGB') for image in images]
         found = []
@@ -157,8 +162,7 @@ class ReasoningScorer(nn.Module):
         texts = self._decode(completions)
         if self.mode == 'expectation':
             ratings = self._expect(pictures, completions)
-            return [Description(reasoning_text(text), rating, 'expectation', text)
-                    for text, rating in zip(texts, ratings, strict=True)]
+            return [_expected(text, rating) for text, rating in zip(texts, ratings, strict=True)]
         found = [self._read(text, 'parsed') for text in texts]
         return self._mended(pictures, found, completions)
 
@@ -183,11 +187,10 @@ class ReasoningScorer(nn.Module):
                 found[position] = self._read(text, 'resampled')
         missing = [position for position, each in enumerate(found) if each.status == 'failed']
         if missing:
-            ratings = self._expect([pictures[position] for position in missing],
-                                   [completions[position] for position in missing])
-            for position, rating in zip(missing, ratings, strict=True):
-                status = 'expectation' if rating == rating else 'failed'
-                found[position] = Description(found[position].reasoning_text, rating, status, found[position].completion)
+            left = [completions[position] for position in missing]
+            ratings = self._expect([pictures[position] for position in missing], left)
+            for position, text, rating in zip(missing, self._decode(left), ratings, strict=True):
+                found[position] = _expected(text, rating)
         return found
 
     def _read(self, text: str, status: str) -> Description:
@@ -223,11 +226,22 @@ class _Hidden:
         self.value = value
 
 
+def _expected(text: str, rating: float) -> Description:
+    """Return the description whose rating was computed after a text; NaN comes from weights or activations that are NaN."""
+    return Description(reasoning_text(text), rating, 'expectation' if rating == rating else 'failed', text)
+
+
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """Return (N, 3 or 1, H, W) pictures in [0, 1] as 8-bit RGB."""
-    pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    if pixels.shape[1] == 1:
-        pixels = pixels.expand(-1, 3, -1, -1)
+    """Return (N, 3 or 1, H, W) pictures, in [0, 1] or uint8, as 8-bit RGB.
+
+    Raises:
+        OptionError: the shape is another, or values are out of [0, 1] by more than an 8-bit step.
+    """
+    pixels = of_any_size_as_rgb_float(images.detach()) * 255
+    if pixels.numel() and not (pixels.min() >= -1 and pixels.max() <= 256):
+        raise OptionError(f'images have values from {images.min():g} to {images.max():g}; they must be in [0, 1], or of type '
+                          'uint8.')
+    pixels = pixels.clamp(0, 255).round().to(torch.uint8).cpu()
     return [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in pixels]
 
 
@@ -248,6 +262,9 @@ def card_for(card: ReasoningCard | None, score_prompt: str | None, rating_range:
     if card is None and rating_range is None:
         raise CheckpointError(f'{source}: says nothing about the scale of its ratings (no pyiqa_rali_reasoning.json). Give '
                               'rating_range, such as [1, 5], and score_prompt if it was trained with one of its own.')
+    if rating_range is not None and (isinstance(rating_range, str) or not all(
+            isinstance(bound, int | float) for bound in rating_range)):
+        raise OptionError(f'rating_range: {rating_range!r} must be two numbers, such as [1, 5].')
     given = {'score_prompt': score_prompt,
              'rating_range': None if rating_range is None else [float(bound) for bound in rating_range]}
     return replace(card or ReasoningCard(), **{name: value for name, value in given.items() if value is not None})

@@ -3,6 +3,8 @@
 What a picture gets depends on the picture, the question and the seed, never on the batch that it came in.
 """
 
+import functools
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from pyiqa_rali.errors import DataError
 from pyiqa_rali.reasoning.vlm import ReasoningModel
 
+ENDS = ('}</answer>', '}', '</answer>', '\n', ' ')  # what may follow a rating
 LEAST_MASS = 1e-3  # branches of the rating less probable than this are left out of the expectation
 
 
@@ -53,12 +57,19 @@ def encode(reasoner: ReasoningModel, images: Sequence[Image.Image], question: st
         images: RGB.
         question: the prompt.
         continuations: token ids that the answer of each picture already has.
+
+    Raises:
+        DataError: the processor refuses a picture.
     """
     processor = reasoner.processor
     message = [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': question}]}]
     text = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-    inputs = dict(processor(text=[text] * len(images), images=[[image] for image in images], padding=True, padding_side='left',
-                            return_tensors='pt'))
+    try:
+        inputs = dict(processor(text=[text] * len(images), images=[[image] for image in images], padding=True,
+                                padding_side='left', return_tensors='pt'))
+    except ValueError as error:  # above all: too long and thin
+        sizes = ', '.join(f'{image.width} x {image.height}' for image in images)
+        raise DataError(f"the model's processor takes no pictures of {sizes} pixels: {error}. Leave such out.") from error
     if continuations is not None:
         inputs = _continued(inputs, continuations, processor.tokenizer.pad_token_id)
     device = next(reasoner.model.parameters()).device
@@ -111,18 +122,19 @@ def decode(reasoner: ReasoningModel, completion: Sequence[int]) -> str:
 def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], question: str,
                      completions: Sequence[Sequence[int]], rating_range: tuple[float, float], key: str,
                      batch_size: int) -> list[float]:
-    """Return the expectation of the rating over its first decimals, after each completion's reasoning.
+    """Return the expectation of the rating over its digits, after each completion's reasoning.
 
     The completion is cut where its rating begins, or the answer is begun for it when it has none. Then the probabilities
-    of all ratings with at most one decimal are followed digit by digit, normalised among the ones in the range.
+    of all ratings with at most `most_decimals` are followed digit by digit, normalised among the ones in the range; further
+    digits are cut off.
 
     Returns:
-        One number in the range for each picture; never a failure.
+        One number in the range for each picture; NaN when the model's own numbers are NaN.
     """
     tokenizer = reasoner.processor.tokenizer
     branches = rating_branches(tokenizer, rating_range)
     prefixes = [until_rating(reasoner, completion, key) for completion in completions]
-    expected = [0.0] * len(images)
+    weighted, settled = [0.0] * len(images), [0.0] * len(images)  # ratings by their probabilities, and the sum of these
     frontier = [(number, (), 1.0) for number in range(len(images))]
     while frontier:
         open_nodes = [node for node in frontier if len(branches[node[1]]) > 1]
@@ -132,45 +144,67 @@ def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], qu
             children = branches[path]
             shares = next(chances) if len(children) > 1 else [1.0]
             for child, share in zip(children, shares, strict=True):
-                if isinstance(child, float):
-                    expected[number] += mass * share * child
+                ends = branches[*path, child]
+                if isinstance(ends[0], float):
+                    weighted[number] += mass * share * ends[0]
+                    settled[number] += mass * share
                 else:
                     following.append((number, (*path, child), mass * share))
-        frontier = _pruned(following, expected)
-    return [min(max(value, rating_range[0]), rating_range[1]) for value in expected]
+        frontier = _likely(following, settled)
+    expected = [value / mass for value, mass in zip(weighted, settled, strict=True)]
+    return [value if math.isnan(value) else min(max(value, rating_range[0]), rating_range[1]) for value in expected]
 
 
+@functools.lru_cache(maxsize=8)
 def rating_branches(tokenizer: Any, rating_range: tuple[float, float]) -> dict[tuple[int, ...], list]:
-    """Return the tree of token paths of all ratings in the range with none or one decimal.
+    """Return the tree of token paths of all ratings in the range with at most `most_decimals`.
+
+    A rating with fewer decimals ends with the token that follows it, so that '3.4' is told from the begin of '3.42'.
 
     Returns:
         For each path the next tokens; a path's end is the rating itself, as a float.
     """
-    low, high = rating_range
-    tenths = range(round(low * 10), round(high * 10) + 1)
-    texts = {f'{tenth / 10:.1f}': tenth / 10 for tenth in tenths if low <= tenth / 10 <= high}
-    texts |= {f'{tenth // 10}{end}': tenth / 10 for tenth in tenths for end in ('}', '</answer>')
-              if tenth % 10 == 0 and low <= tenth / 10 <= high}
     branches: dict[tuple[int, ...], list] = {}
-    for text, value in texts.items():
-        tokens = tokenizer.encode(text, add_special_tokens=False)
-        for length in range(len(tokens)):
-            children = branches.setdefault(tuple(tokens[:length]), [])
-            if tokens[length] not in children:
-                children.append(tokens[length])
-        branches.setdefault(tuple(tokens), []).append(float(value))
+    most = most_decimals(rating_range)
+    for decimals in range(most + 1):
+        ends = ('',) if decimals == most > 0 else ENDS  # whole numbers may begin longer ones
+        for text in _ratings_with(decimals, rating_range):
+            for path in filter(None, dict.fromkeys(_path(tokenizer, text, end) for end in ends)):
+                for length, token in enumerate(path):
+                    children = branches.setdefault(path[:length], [])
+                    if token not in children:
+                        children.append(token)
+                branches.setdefault(path, []).append(float(text))
     return branches
 
 
-def _pruned(nodes: list[tuple[int, tuple, float]], expected: list[float]) -> list[tuple[int, tuple, float]]:
-    """Leave out improbable branches of each picture, and give their mass to the others of that picture."""
-    kept = []
-    for number in dict.fromkeys(node[0] for node in nodes):
-        own = [node for node in nodes if node[0] == number]
-        likely = [node for node in own if node[2] >= LEAST_MASS] or own
-        scale = sum(node[2] for node in own) / sum(node[2] for node in likely)
-        kept += [(number, path, mass * scale) for _, path, mass in likely]
-    return kept
+def most_decimals(rating_range: tuple[float, float]) -> int:
+    """Return how many decimals of a rating are followed: the fewest whose step is below a three-hundredth of the range.
+
+    Example:
+        >>> most_decimals((0, 1)), most_decimals((1, 5)), most_decimals((0, 10)), most_decimals((0, 100))
+        (3, 2, 2, 1)
+    """
+    return max(0, math.ceil(2.5 - math.log10(rating_range[1] - rating_range[0])))
+
+
+def _ratings_with(decimals: int, rating_range: tuple[float, float]) -> list[str]:
+    steps = 10 ** decimals
+    low, high = (round(bound * steps, 6) for bound in rating_range)
+    return [f'{step / steps:.{decimals}f}' for step in range(math.ceil(low), math.floor(high) + 1)]
+
+
+def _path(tokenizer: Any, rating: str, end: str) -> tuple[int, ...] | None:
+    """Return a rating's tokens and the first one of what follows it; None when a token spans both."""
+    own = tokenizer.encode(rating, add_special_tokens=False)
+    whole = tokenizer.encode(rating + end, add_special_tokens=False)
+    return tuple(whole[:len(own) + bool(end)]) if whole[:len(own)] == own else None
+
+
+def _likely(nodes: list[tuple[int, tuple, float]], settled: list[float]) -> list[tuple[int, tuple, float]]:
+    """Leave out improbable branches; a picture without any other, and without a settled rating, keeps them."""
+    kept = {node[0] for node in nodes if node[2] >= LEAST_MASS}
+    return [node for node in nodes if node[2] >= LEAST_MASS or (node[0] not in kept and settled[node[0]] < LEAST_MASS)]
 
 
 def _next_tokens(reasoner: ReasoningModel, images: Sequence[Image.Image], question: str, prefixes: list[list[int]],
@@ -189,7 +223,7 @@ def _next_tokens(reasoner: ReasoningModel, images: Sequence[Image.Image], questi
 
 def until_rating(reasoner: ReasoningModel, completion: Sequence[int], key: str) -> list[int]:
     """Return the tokens of a completion before its rating; without one, its reasoning with the answer begun."""
-    begins = re.search(rf'<answer>\s*(?:\{{\s*"{re.escape(key)}"\s*:\s*)?(?=[0-9])', decode(reasoner, completion))
+    begins = re.search(rf'<answer>\s*(?:\{{\s*"{re.escape(key)}"\s*:\s*)?(?=-?[0-9])', decode(reasoner, completion))
     if begins:
         for length in range(len(completion), 0, -1):
             if len(decode(reasoner, completion[:length])) <= begins.end():

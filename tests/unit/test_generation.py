@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pyiqa_rali.archs.reasoning import ReasoningScorer
-from pyiqa_rali.errors import CheckpointError, OptionError
+from pyiqa_rali.archs.reasoning import ReasoningScorer, to_pil
+from pyiqa_rali.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.reasoning import generation
 from pyiqa_rali.reasoning.generation import (
     GumbelSampling,
     complete,
@@ -14,6 +15,7 @@ from pyiqa_rali.reasoning.generation import (
     derived_seed,
     encode,
     expected_ratings,
+    most_decimals,
     placeholder_tokens,
     rating_branches,
 )
@@ -95,12 +97,30 @@ def test_any_completion_has_an_expectation(reasoner, pictures, completion):
     assert 1 <= found[0] <= 5
 
 
-@pytest.mark.parametrize('rating_range', [(1, 5), (0, 10), (0, 1), (1, 100), (0.5, 2.5)])
+@pytest.mark.parametrize(('rating', 'rating_range'), [
+    ('3.98', (1, 5)), ('3.9', (1, 5)), ('4', (1, 5)), ('4.00', (1, 5)), ('5', (1, 5)), ('0.58', (0, 1)), ('0.275', (0, 1)),
+    ('1', (0, 1)), ('8', (0, 1000)), ('80', (0, 1000)), ('57.5', (0, 100)), ('-0.5', (-1, 1)), ('0.26', (0.25, 0.28))])
+@pytest.mark.parametrize('end', ['}</answer>', '</answer>', '\n}</answer>'])
+def test_a_model_that_is_sure_of_its_rating_is_taken_at_its_word(reasoner, pictures, monkeypatch, rating, rating_range, end):
+    start = '<think>A.</think><answer>{"rating": '
+    tokenizer = reasoner.processor.tokenizer
+    prefix, whole = (tokenizer.encode(text, add_special_tokens=False) for text in (start, start + rating + end))
+    assert whole[:len(prefix)] == prefix
+
+    def sure(reasoner, images, question, prefixes, nodes, branches, batch_size):
+        return [[float(child == whole[len(prefix) + len(path)]) for child in branches[path]] for _, path, _ in nodes]
+    monkeypatch.setattr(generation, '_next_tokens', sure)
+    found = expected_ratings(reasoner, pictures[:1], 'Rate it.', [whole], rating_range, 'rating', 8)
+    assert found == [pytest.approx(float(rating), abs=1e-9)]
+
+
+@pytest.mark.parametrize('rating_range', [(1, 5), (0, 10), (0, 1), (1, 100), (0.5, 2.5), (0, 1000), (0.25, 0.28), (-1, 1)])
 def test_branches_lead_to_every_rating_and_to_nothing_else(reasoner, rating_range):
     branches = rating_branches(reasoner.processor.tokenizer, rating_range)
     leaves = {child for children in branches.values() for child in children if isinstance(child, float)}
     low, high = rating_range
-    assert leaves == {round(low + step / 10, 1) for step in range(round((high - low) * 10) + 1)}
+    steps = 10 ** most_decimals(rating_range)
+    assert leaves == {step / steps for step in range(round(low * steps), round(high * steps) + 1)}
     assert all((*path, child) in branches for path, children in branches.items() for child in children
                if isinstance(child, int))
 
@@ -182,7 +202,8 @@ def test_the_metric_of_pyiqa(folder, tmp_path):
 
 @pytest.mark.parametrize(('options', 'error', 'message'), [
     ({'mode': 'expectations'}, OptionError, 'mode: "expectations" is not one of .* Did you mean "expectation"'),
-    ({'num_samples': 0}, OptionError, 'num_samples: 0 must be 1'), ({'temperature': 0}, OptionError, 'temperature: 0 must be'),
+    ({'num_samples': 0}, OptionError, 'num_samples: 0 must be a whole'),
+    ({'temperature': 0}, OptionError, 'temperature: 0 must be'),
     ({'mos_range': [0, 9]}, OptionError, 'give both'), ({'dtype': 'int8'}, OptionError, 'dtype: "int8"'),
     ({'rating_range': [5, 1]}, OptionError, r'rating_range: \[5.0, 1.0\] must be'),
     ({'min_pixels': 9, 'max_pixels': 4}, OptionError, 'min_pixels: 9 is more than max_pixels: 4'),
@@ -250,3 +271,45 @@ def test_the_card_is_kept_and_checked(tmp_path):
 def test_decoding_keeps_the_tags_and_drops_the_end(reasoner):
     tokens = reasoner.processor.tokenizer.encode('<think>a</think><|im_end|>', add_special_tokens=False)
     assert decode(reasoner, tokens) == '<think>a</think>'
+
+
+def test_tensors_are_taken_for_what_they_are(folder):
+    net = scorer(folder, mode='greedy')
+    images = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0)).mul(255).round()
+    kinds = images.to(torch.uint8), images / 255, images.half() / 255
+    assert len({to_pil(kind)[0].tobytes() for kind in kinds}) == 1
+    for wrong, message in ((images, 'values from .* to 25[0-9]; they must be in'), (images[0] / 255, r'shape \(3, 40, 56\)'),
+                           (images[:, :2] / 255, r'shape \(2, 2, 40, 56\)'), (images * float('nan'), 'values from nan')):
+        with pytest.raises(OptionError, match=message):
+            net(wrong)
+    with pytest.raises(OptionError, match='as_loss: a reasoning model is no loss'):
+        net((images / 255).requires_grad_())
+    with pytest.raises(DataError, match='takes no pictures of 300 x 1 pixels: .*aspect ratio'):
+        net.describe([Image.new('RGB', (300, 1))])
+
+
+def test_weights_that_are_nan_are_a_failure(folder, pictures):
+    for mode in ('expectation', 'greedy', 'mean'):
+        net = scorer(folder, mode=mode, num_samples=2)
+        for parameter in net.parameters():
+            parameter.data.fill_(float('nan'))
+        with pytest.warns(UserWarning, match='have NO SCORE'):
+            assert net(torch.rand(1, 3, 32, 32)).isnan().all()
+        assert {each.status for each in net.describe(pictures[:2])} == {'failed'}
+
+
+def test_text_and_expected_rating_belong_together(folder, pictures):
+    """Where nothing that is written has a rating, both are those of the first completion."""
+    greedy = scorer(folder, mode='greedy').describe(pictures)
+    expected = scorer(folder, mode='expectation').describe(pictures)
+    assert {each.status for each in greedy} == {'expectation'} and greedy == expected
+
+
+@pytest.mark.parametrize(('options', 'message'), [
+    ({'rating_range': '1,5'}, "rating_range: '1,5' must be two numbers"), ({'rating_range': ['1', '5']}, 'must be two numbers'),
+    ({'num_samples': '3'}, "num_samples: '3' must be a whole number"),
+    ({'temperature': '1'}, "temperature: '1' must be a number"),
+    ({'batch_size': 0}, 'batch_size: 0 must be a whole number, 1 at least')])
+def test_values_of_other_types_are_refused(folder, options, message):
+    with pytest.raises(OptionError, match=message):
+        scorer(folder, **options)
