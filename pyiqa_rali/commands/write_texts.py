@@ -70,13 +70,15 @@ def files_of(opt: str, section: str) -> list[Path]:
     from pyiqa_rali.errors import did_you_mean
     from pyiqa_rali.options import read_yaml
     from pyiqa_rali.reasoning.tables import image_files
-    sections = read_yaml(opt).get('datasets')
+    values = read_yaml(opt)
+    sections = values.get('datasets')
     if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
         raise OptionError(f'--opt: {opt} has no data sets (a section datasets:, with a section for each). Give an option file '
                           'of a training, such as options/rali.yml, or images and folders instead.')
     if section not in sections:
         raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
-    return image_files(section, sections[section], 0)
+    own_phase = values.get('model_type') != 'RACT'  # whose sections are called as one likes, and are all trained on
+    return image_files(section if own_phase else 'train', sections[section], 0)
 
 
 def load_for_vllm(args: argparse.Namespace):

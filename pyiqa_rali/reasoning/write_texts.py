@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,14 +75,15 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
         images: files.
         out: the JSON-lines file.
         options: how.
-        names: what the images are called in the file; None takes their file names.
+        names: what the images are called in the file; None takes the shortest end of each path that no other path has, such
+            as `img1.png`, or `gblur/img1.png` beside `noise/img1.png`.
         completer: writes in the place of `generation.complete`, such as a `VllmCompleter`.
 
     Raises:
         OptionError: `out` or its part is from other settings, on other images, or not from here.
         DataError: two images have one name, an image cannot be read, or no text could be had for some.
     """
-    names = names or [image.name for image in images]
+    names = names or unique_ends(images)
     _refuse_repeated(names)
     settings = {'model': identity(reasoner.folder), **reasoner.loading, 'prompt': reasoner.card.question(),
                 'with_rating': reasoner.card.with_rating, **vars(options),
@@ -208,7 +210,24 @@ def _finish(part: Path, out: Path, done: dict[str, list[ReasoningText]], options
     return report
 
 
+def unique_ends(images: list[Path]) -> list[str]:
+    """Return the shortest end of each path that no other path has; the whole path where there is none.
+
+    Example:
+        >>> unique_ends([Path('d/noise/1.png'), Path('d/blur/1.png'), Path('d/blur/2.png')])
+        ['noise/1.png', 'blur/1.png', '2.png']
+    """
+    ends = [_ends(image) for image in images]
+    count = Counter(end for each in ends for end in each)
+    return [next((end for end in each if count[end] == 1), each[-1]) for each in ends]
+
+
+def _ends(path: Path) -> list[str]:
+    parts = path.as_posix().split('/')
+    return ['/'.join(parts[start:]) for start in reversed(range(len(parts)))]
+
+
 def _refuse_repeated(names: list[str]) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(f'{len(repeated)} image names stand for several files: {some(repeated)}. Rename them.')

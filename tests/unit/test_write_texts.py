@@ -14,7 +14,8 @@ import yaml
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
+from pyiqa_rali.commands.write_texts import files_of
+from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
 from pyiqa_rali.errors import DataError, OptionError
 from pyiqa_rali.reasoning import write_texts as module
 from pyiqa_rali.reasoning.generation import placeholder_tokens
@@ -229,8 +230,20 @@ def test_a_model_without_such_a_card_needs_to_be_told(tmp_path, reasoner, images
     assert json.loads((tmp_path / 'unrated.jsonl.json').read_text())['settings']['with_rating'] is False
 
 
-def test_images_of_one_name_are_refused(tmp_path, reasoner, images):
-    with pytest.raises(DataError, match='1 image names stand for several files: 0.png'):
+def test_images_in_subfolders_are_named_by_the_shortest_end_of_their_own(tmp_path, reasoner, images, writing):
+    copies = []
+    for folder in ('blur/weak', 'noise/weak'):
+        (tmp_path / 'more' / folder).mkdir(parents=True)
+        copies.append(Path(shutil.copy(images[0], tmp_path / 'more' / folder)))
+    write_texts(reasoner, [*copies, images[1]], tmp_path / 'texts.jsonl', OPTIONS)
+    found = load_reasoning_texts(tmp_path / 'texts.jsonl')
+    assert list(found) == ['blur/weak/0.png', 'noise/weak/0.png', '1.png']
+    expected = [[item.text for item in texts] for texts in found.values()]
+    assert join_texts(map(str, [*copies, images[1]]), found) == expected
+
+
+def test_a_file_given_twice_is_refused(tmp_path, reasoner, images):
+    with pytest.raises(DataError, match='1 image names stand for several files: .*0.png'):
         write_texts(reasoner, [images[0], images[0]], tmp_path / 'texts.jsonl', OPTIONS)
 
 
@@ -276,6 +289,14 @@ def test_the_images_of_degradations_and_classes_can_be_written_on(tmp_path, imag
         assert main(['write-texts', '--opt', str(tmp_path / 'options.yml'), '--dataset', name, '--model', str(reasoner.folder),
                      '--device', 'cpu', '--out', str(out)]) == 0
         assert list(load_reasoning_texts(out)) == found
+
+
+def test_the_data_sets_of_a_ract_file_may_be_called_anything(tmp_path, images):
+    (tmp_path / 'mos.csv').write_text('image,mos\n0.png,1\n3.png,5\n')
+    section = {'name': 'one', 'type': 'GeneralNRDataset', 'dataroot_target': str(images[0].parent),
+               'meta_info_file': str(tmp_path / 'mos.csv'), 'mos_range': [1, 5], 'lower_better': False}
+    (tmp_path / 'ract.yml').write_text(yaml.safe_dump({'model_type': 'RACT', 'datasets': {'one': section}}))
+    assert files_of(str(tmp_path / 'ract.yml'), 'one') == [images[0], images[3]]
 
 
 @pytest.fixture
