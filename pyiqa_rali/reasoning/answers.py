@@ -51,12 +51,12 @@ def strict_rating(completion: str, rating_range: tuple[float, float], key: str =
 
 
 def strict_degradation(completion: str) -> tuple[str, str] | None:
-    """Return (class, severity) of a completion for a reward, lower case, or None."""
+    """Return (class, severity) of a completion for a reward, lower case, or None; JSON's null is 'null', as in tables."""
     parts = split_completion(completion)
     values = strict_json(parts[1]) if parts else None
     if values is None or set(values) != {'distortion_class', 'severity'}:
         return None
-    found = values['distortion_class'], values['severity']
+    found = ['null' if values[name] is None else values[name] for name in ('distortion_class', 'severity')]
     return tuple(value.strip().lower() for value in found) if all(isinstance(value, str) for value in found) else None
 
 

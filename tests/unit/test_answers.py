@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyiqa_rali.errors import OptionError
 from pyiqa_rali.reasoning.answers import (
     lenient_rating,
     reasoning_text,
@@ -14,6 +15,7 @@ from pyiqa_rali.reasoning.answers import (
     strict_json,
     strict_rating,
 )
+from pyiqa_rali.reasoning.prompts import ReasoningCard
 
 RANGE = (1.0, 5.0)
 THINK = '<think>Sharp and clean.</think>'
@@ -164,7 +166,9 @@ def test_any_text_gives_a_rating_on_the_scale_or_none(completion, rating_range):
     ('{"distortion_class": "noise", "severity": "slight"}', ('noise', 'slight')),
     ('{"distortion_class": " Noise ", "severity": "SLIGHT"}', ('noise', 'slight')),
     ('{"distortion_class": "null", "severity": "null"}', ('null', 'null')),
-    ('{"distortion_class": null, "severity": null}', None), ('{"distortion_class": "noise"}', None),
+    ('{"distortion_class": null, "severity": null}', ('null', 'null')),
+    ('{"distortion_class": "null", "severity": null}', ('null', 'null')), ('{"distortion_class": 3, "severity": null}', None),
+    ('{"distortion_class": "noise"}', None),
     ('{"distortion_class": "noise", "severity": "slight", "more": 1}', None), ('noise, slight', None), ('{}', None),
     ('{"distortion_class": "noise", "distortion_class": "blur", "severity": "slight"}', None), ('[]', None)])
 def test_degradations(answer, expected):
@@ -177,6 +181,20 @@ def test_degradations(answer, expected):
     ('<answer>3</answer>', ''), ('', ''), ('<think></think>', ''), ('<think>a<think>b</think>', 'ab')])
 def test_reasoning_texts(completion, expected):
     assert reasoning_text(completion) == expected
+
+
+def test_the_question_shows_the_key_that_is_read():
+    card = ReasoningCard(rating_key='quality')
+    example = card.question().partition('for example ')[2]
+    assert strict_rating(THINK + example.rstrip('.'), RANGE, 'quality') == 3.42
+
+
+@pytest.mark.parametrize(('values', 'message'), [
+    ({'score_prompt': '{low.x}'}, 'score_prompt: .* cannot be filled in'), ({'rating_range': ['1', '5']}, 'must be .lowest'),
+    ({'rating_range': [0, math.inf]}, 'must be .lowest'), ({'rating_range': '1,5'}, 'must be .lowest')])
+def test_cards_that_cannot_be_used(values, message):
+    with pytest.raises(OptionError, match=message):
+        ReasoningCard(**values).question()
 
 
 def test_other_keys_and_scales():
