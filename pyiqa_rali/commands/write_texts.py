@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pyiqa_rali.commands.describe import add_model_arguments
+from pyiqa_rali.commands.describe import add_model_arguments, check_positive
 from pyiqa_rali.errors import OptionError, some
 from pyiqa_rali.image_files import ImageFinder
 
@@ -38,9 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if world > 1:
         raise OptionError(f'{world} processes would write the same file. Start write-texts without torchrun or accelerate; for '
                           'several GPUs give each process its own images, --out and CUDA_VISIBLE_DEVICES, and join the files.')
-    for name in ('texts_per_image', 'attempts', 'batch_size', 'max_new_tokens'):
-        if getattr(args, name) < 1:
-            raise OptionError(f'--{name.replace("_", "-")}: {getattr(args, name)} must be 1 at least.')
+    check_positive(args, 'texts_per_image', 'attempts', 'batch_size', 'max_new_tokens', 'max_pixels')
     if not args.temperature > 0:
         raise OptionError(f'--temperature: {args.temperature} must be above 0.')
     if bool(args.images) == bool(args.opt):

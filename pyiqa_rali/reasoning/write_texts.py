@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, save_reasoning_texts
 from pyiqa_rali.errors import DataError, OptionError, some
 from pyiqa_rali.files import atomic_open, write_json
+from pyiqa_rali.image_files import first_line
 from pyiqa_rali.reasoning.answers import lenient_rating, reasoning_text
 from pyiqa_rali.reasoning.generation import complete, decode, derived_seed
 from pyiqa_rali.reasoning.prompts import ReasoningCard
@@ -81,7 +83,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
 
     Raises:
         OptionError: `out` or its part is from other settings, on other images, or not from here.
-        DataError: two images have one name, an image cannot be read, or no text could be had for some.
+        DataError: two images have one name, an image cannot be read or shown to the model, or no text could be had for some.
     """
     names = names or unique_ends(images)
     _refuse_repeated(names)
@@ -109,7 +111,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
 def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: str, options: WritingOptions,
               report: WritingReport, completer: Callable[..., list[list[int]]]) -> list[list[ReasoningText]]:
     """Return the texts of some images: every number is tried until it has a new text, or its attempts are used up."""
-    pictures = [read_picture(str(image)) for _, image in chunk]
+    pictures = [picture_for(reasoner, image) for _, image in chunk]
     found: list[list[ReasoningText]] = [[] for _ in chunk]
     for number in range(options.texts_per_image):
         missing = list(range(len(chunk)))
@@ -131,6 +133,21 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: st
             if not missing:
                 break
     return found
+
+
+def picture_for(reasoner: ReasoningModel, path: str | Path) -> Image.Image:
+    """Return the picture of a file that the model can be shown.
+
+    Raises:
+        DataError: it cannot be read, or the model's processor takes none of its shape; the message names the file.
+    """
+    picture = read_picture(str(path))
+    try:
+        reasoner.processor.image_processor([picture])
+    except ValueError as error:
+        raise DataError(f'{path}: the model cannot be shown a picture of {picture.width}x{picture.height} pixels '
+                        f'({first_line(error)}). Crop it or leave it out.') from error
+    return picture
 
 
 def _usable(card: ReasoningCard, completion: str, ended: bool) -> str | None:

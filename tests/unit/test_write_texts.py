@@ -19,6 +19,7 @@ from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
 from pyiqa_rali.errors import DataError, OptionError
 from pyiqa_rali.reasoning import write_texts as module
 from pyiqa_rali.reasoning.generation import placeholder_tokens
+from pyiqa_rali.reasoning.tables import read_picture
 from pyiqa_rali.reasoning.vllm_backend import pixel_bounds
 from pyiqa_rali.reasoning.vlm import identity, load_vlm, load_without_weights
 from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
@@ -265,6 +266,40 @@ def test_the_commands(tmp_path, reasoner, images, writing, capsys):
 def test_arguments_that_cannot_be_used(capsys, arguments, message):
     assert main(['write-texts', *arguments, '--model', 'x']) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('command', [['describe'], ['write-texts', '--out', 'x']])
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--device', 'gpu'], '--device: "gpu" cannot be used: .* Give cpu, cuda'),
+    (['--max-pixels', '0'], '--max-pixels: 0 must be 1'),
+    (['--device', 'cuda:99'], '--device: "cuda:99" cannot be used'), (['--batch-size', '0'], '--batch-size: 0 must be 1')])
+def test_models_that_cannot_be_run_so(reasoner, images, capsys, command, arguments, message):
+    assert main([*command, str(images[0]), '--model', str(reasoner.folder), *arguments]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_an_image_that_cannot_be_described_costs_the_others_nothing(reasoner, images, capsys):
+    command = ['describe', *map(str, images), '--model', str(reasoner.folder), '--device', 'cpu', '--max-new-tokens', '8',
+               '--json']
+    main(command)
+    before = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    images[1].write_bytes(images[1].read_bytes()[:60])
+    Image.new('RGB', (300, 1)).save(images[3])
+    read_picture.cache_clear()
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert [line['image'] for line in lines] == list(map(str, images)) and '2 of 5 images have no rating' in printed.err
+    assert [lines[number] for number in (0, 2, 4)] == [before[number] for number in (0, 2, 4)]
+    assert f'{images[1]}: cannot be read' in lines[1]['error'] and '300x1 pixels' in lines[3]['error']
+    assert main([part for part in command if part != '--json']) == 1
+    assert f'{images[3]}\n  error: {images[3]}: the model cannot be shown' in capsys.readouterr().out
+
+
+def test_a_picture_of_a_shape_that_the_model_cannot_take_is_named(tmp_path, reasoner, images, writing):
+    Image.new('RGB', (300, 1)).save(images[3])
+    with pytest.raises(DataError, match=r'3.png: the model cannot be shown a picture of 300x1 pixels .* leave it out'):
+        write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
 
 
 @pytest.mark.parametrize(('opt', 'message'), [
