@@ -60,13 +60,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser(chosen: str) -> argparse.ArgumentParser:
     """Return the parser with every subcommand's name and line, and the arguments of the chosen one only."""
-    parser = argparse.ArgumentParser(prog=PROGRAM, description='RALI for pyiqa: no-reference image quality assessment.',
+    parser = argparse.ArgumentParser(prog=PROGRAM, allow_abbrev=False,
+                                     description='RALI for pyiqa: no-reference image quality assessment.',
                                      epilog='Training: python -m pyiqa_rali.train -opt FILE. '
                                             'Help on a subcommand: pyiqa-rali SUBCOMMAND --help.')
     parser.add_argument('--version', action='version', version=f'{PROGRAM} {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='SUBCOMMAND', title='subcommands')
     for name, (_, line) in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=line, description=line)
+        subparser = subparsers.add_parser(name, help=line, description=line, allow_abbrev=False)
         if name == chosen:
             command_module(name).add_arguments(subparser)
     return parser

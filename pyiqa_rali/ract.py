@@ -15,7 +15,7 @@ from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.files import write_json
 from pyiqa_rali.options import PathOptions, from_known_keys, override, read_yaml
 from pyiqa_rali.reasoning.grpo import run_grpo
-from pyiqa_rali.reasoning.options import grpo_options, sft_options
+from pyiqa_rali.reasoning.options import GrpoOptions, SftOptions, grpo_options, sft_options
 from pyiqa_rali.reasoning.sft import examples_of, run_sft
 from pyiqa_rali.reasoning.tables import image_files
 from pyiqa_rali.reasoning.vlm import load_vlm
@@ -70,9 +70,10 @@ def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: list[st
         raise OptionError(f'steps: {options.steps}: write is for one process, and there are {world}. Run the steps one by one, '
                           'this one without accelerate launch or torchrun: --force_yml steps=[write].')
     root = Path(options.path.experiments_root) / options.name
+    run = Ract(options, root, auto_resume)
+    run.check()
     if rank == 0:  # the others wait for it where the trainer's processes join, and touch nothing before
         claim(root, asdict(options), auto_resume or options.steps[0] != 'teach', ('steps', 'path', *OF_NO_TEXT))
-    run = Ract(options, root, auto_resume)
     results: dict[str, Any] = {}
     for step in options.steps:
         results = getattr(run, step)()
@@ -107,6 +108,42 @@ class Ract:
     def __init__(self, options: RactOptions, root: Path, resume: bool):
         self.options, self.root, self.resume = options, root, resume
 
+    def check(self) -> None:
+        """Check the options of all teachers and of the student before the first step, which may take days.
+
+        Raises:
+            OptionError: some cannot be used; the message names the section, or the teacher's option file.
+        """
+        for section, made in ((f'teacher: {self.options.teacher}', self._all_teacher_options),
+                              ('student', self.student_options)):
+            try:
+                made()
+            except OptionError as error:
+                raise OptionError(f'{section}: {error}') from error
+
+    def teacher_options(self, name: str, table: dict[str, Any]) -> GrpoOptions:
+        """Return the options of a data set's teacher."""
+        values = read_yaml(self.options.teacher)
+        values.update(name=f'teacher_{name}', manual_seed=self.options.manual_seed, datasets={'train': table},
+                      path={'experiments_root': str(self.root)})
+        values['val'] = {**(values.get('val') or {}), 'val_freq': None}
+        return grpo_options(values)
+
+    def student_options(self) -> SftOptions:
+        """Return the options of the student."""
+        values = {'model_type': 'SFT', **self.options.student, 'name': 'student', 'manual_seed': self.options.manual_seed,
+                  'path': {'experiments_root': str(self.root)}}
+        if (values.get('network') or {}).get('pretrained') == FIRST_TEACHER:
+            first = self.teacher(next(iter(self.options.datasets)))
+            values['network'] = {**values['network'], 'pretrained': str(first)}
+        values['datasets'] = {f'train_{name}': {**table, 'reasoning_texts': str(self.texts(name))}
+                              for name, table in self.options.datasets.items()}
+        values['val'] = {**(values.get('val') or {}), 'val_freq': None}
+        return sft_options(values)
+
+    def _all_teacher_options(self) -> list[GrpoOptions]:
+        return [self.teacher_options(name, table) for name, table in self.options.datasets.items()]
+
     def teacher(self, name: str) -> Path:
         """Return the folder of a data set's reasoning model."""
         return self.root / f'teacher_{name}' / 'models' / 'reasoning'
@@ -118,11 +155,7 @@ class Ract:
     def teach(self) -> dict[str, Any]:
         """One reasoning model for each data set, by GRPO."""
         for name, table in self.options.datasets.items():
-            values = read_yaml(self.options.teacher)
-            values.update(name=f'teacher_{name}', manual_seed=self.options.manual_seed, datasets={'train': table},
-                          path={'experiments_root': str(self.root)})
-            values['val'] = {**values.get('val', {}), 'val_freq': None}
-            run_grpo(grpo_options(values), self.resume)
+            run_grpo(self.teacher_options(name, table), self.resume)
         return {'teachers': [str(self.teacher(name)) for name in self.options.datasets]}
 
     def write(self) -> dict[str, Any]:
@@ -144,13 +177,5 @@ class Ract:
         missing = [str(self.texts(name)) for name in self.options.datasets if not self.texts(name).exists()]
         if missing:
             raise CheckpointError(f'{missing[0]}: is not there. Run the step before (steps: [write, tune]).')
-        values = {'model_type': 'SFT', **self.options.student, 'name': 'student', 'manual_seed': self.options.manual_seed,
-                  'path': {'experiments_root': str(self.root)}}
-        if values['network'].get('pretrained') == FIRST_TEACHER:
-            first = self.teacher(next(iter(self.options.datasets)))
-            values['network'] = {**values['network'], 'pretrained': str(first)}
-        values['datasets'] = {f'train_{name}': {**table, 'reasoning_texts': str(self.texts(name))}
-                              for name, table in self.options.datasets.items()}
-        values['val'] = {**values.get('val', {}), 'val_freq': None}
-        options = sft_options(values)
+        options = self.student_options()
         return run_sft(options, *examples_of(options), auto_resume=self.resume)

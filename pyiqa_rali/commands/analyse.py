@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in KINDS:
         module = module_of(name)
         line = module.__doc__.splitlines()[0]
-        module.add_arguments(kinds.add_parser(name, help=line, description=line))
+        module.add_arguments(kinds.add_parser(name, help=line, description=line, allow_abbrev=False))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import sys
+from typing import Any
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.errors import DataError, OptionError
 from pyiqa_rali.image_files import ImageFinder
 
 MODES = ('expectation', 'greedy', 'mean')
@@ -35,40 +37,83 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Describe, image after image.
+    """Describe, image after image; one that cannot be read has a line with the reason.
 
     Returns:
         0; 1 when there are images without a rating.
     """
-    from pyiqa_rali.reasoning.tables import read_picture
+    check_positive(args, 'num_samples', 'max_new_tokens', 'batch_size')
     files = list(ImageFinder(args.images))
     if not files:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
     net = make_scorer(args)
     failed = 0
     for start in range(0, len(files), args.batch_size):
-        chunk = files[start:start + args.batch_size]
-        for path, found in zip(chunk, net.describe([read_picture(path) for path in chunk]), strict=True):
-            failed += found.status == 'failed'
-            print(as_json(path, found) if args.json else
-                  f'{path}\n  rating {found.rating:.3f} ({found.status})\n  {found.reasoning_text}', flush=True)
+        for path, found in described(net, files[start:start + args.batch_size]):
+            failed += isinstance(found, DataError) or found.status == 'failed'
+            print(as_json(path, found) if args.json else as_text(path, found), flush=True)
+    if failed:
+        print(f'{failed} of {len(files)} images have no rating.', file=sys.stderr)
     return 1 if failed else 0
 
 
+def described(net, files: list[str]) -> list[tuple[str, Any]]:
+    """Return each file with its description, or with the DataError that says why it has none."""
+    found = [picture_or_error(net.reasoner, path) for path in files]
+    descriptions = iter(net.describe([each for each in found if not isinstance(each, DataError)]))
+    return [(path, each if isinstance(each, DataError) else next(descriptions))
+            for path, each in zip(files, found, strict=True)]
+
+
+def picture_or_error(reasoner, path: str):
+    """Return the picture of a file, or the DataError that says why the model cannot be shown it."""
+    from pyiqa_rali.reasoning.write_texts import picture_for
+    try:
+        return picture_for(reasoner, path)
+    except DataError as error:
+        return error
+
+
+def as_text(path: str, found) -> str:
+    """Return the lines of one image."""
+    if isinstance(found, DataError):
+        return f'{path}\n  error: {found}'
+    return f'{path}\n  rating {found.rating:.3f} ({found.status})\n  {found.reasoning_text}'
+
+
 def as_json(path: str, found) -> str:
-    """Return one line; a missing rating is null."""
-    rating = None if found.rating != found.rating else round(found.rating, 6)
-    return json.dumps({'image': path, 'rating': rating, 'status': found.status, 'reasoning_text': found.reasoning_text},
-                      ensure_ascii=False)
+    """Return one line; a missing rating is null, and only an image that could not be read has `error`."""
+    if isinstance(found, DataError):
+        values = {'image': path, 'rating': None, 'status': 'failed', 'reasoning_text': '', 'error': str(found)}
+    else:
+        rating = None if found.rating != found.rating else round(found.rating, 6)
+        values = {'image': path, 'rating': rating, 'status': found.status, 'reasoning_text': found.reasoning_text}
+    return json.dumps(values, ensure_ascii=False)
+
+
+def check_positive(args: argparse.Namespace, *names: str) -> None:
+    """Raise OptionError for an argument that is given and below 1."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise OptionError(f'--{name.replace("_", "-")}: {value} must be 1 at least.')
 
 
 def make_scorer(args: argparse.Namespace):
-    """Load the model on its device."""
+    """Load the model on its device.
+
+    Raises:
+        OptionError: an argument cannot be used, such as a device that is not there.
+        CheckpointError: the model cannot be had or loaded.
+    """
     import torch
 
     from pyiqa_rali.archs.reasoning import ReasoningScorer
+    from pyiqa_rali.bulk.metrics import torch_device
+    check_positive(args, 'max_pixels')
+    device = torch_device(args.device) or torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     net = ReasoningScorer(args.model, mode=args.mode, num_samples=args.num_samples, seed=args.seed, dtype=args.dtype,
                           max_new_tokens=args.max_new_tokens, batch_size=args.batch_size, max_pixels=args.max_pixels,
                           attn_implementation=args.attn_implementation, score_prompt=args.prompt,
                           rating_range=args.rating_range)
-    return net.to(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    return net.to(device)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pyiqa_rali.commands.describe import add_model_arguments
+from pyiqa_rali.commands.describe import add_model_arguments, check_positive
 from pyiqa_rali.errors import OptionError, some
 from pyiqa_rali.image_files import ImageFinder
 
@@ -38,9 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if world > 1:
         raise OptionError(f'{world} processes would write the same file. Start write-texts without torchrun or accelerate; for '
                           'several GPUs give each process its own images, --out and CUDA_VISIBLE_DEVICES, and join the files.')
-    for name in ('texts_per_image', 'attempts', 'batch_size', 'max_new_tokens'):
-        if getattr(args, name) < 1:
-            raise OptionError(f'--{name.replace("_", "-")}: {getattr(args, name)} must be 1 at least.')
+    check_positive(args, 'texts_per_image', 'attempts', 'batch_size', 'max_new_tokens', 'max_pixels')
     if not args.temperature > 0:
         raise OptionError(f'--temperature: {args.temperature} must be above 0.')
     if bool(args.images) == bool(args.opt):
@@ -70,13 +68,15 @@ def files_of(opt: str, section: str) -> list[Path]:
     from pyiqa_rali.errors import did_you_mean
     from pyiqa_rali.options import read_yaml
     from pyiqa_rali.reasoning.tables import image_files
-    sections = read_yaml(opt).get('datasets')
+    values = read_yaml(opt)
+    sections = values.get('datasets')
     if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
         raise OptionError(f'--opt: {opt} has no data sets (a section datasets:, with a section for each). Give an option file '
                           'of a training, such as options/rali.yml, or images and folders instead.')
     if section not in sections:
         raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
-    return image_files(section, sections[section], 0)
+    own_phase = values.get('model_type') != 'RACT'  # whose sections are called as one likes, and are all trained on
+    return image_files(section if own_phase else 'train', sections[section], 0)
 
 
 def load_for_vllm(args: argparse.Namespace):

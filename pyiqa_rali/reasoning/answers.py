@@ -7,10 +7,14 @@ from typing import Any
 
 COMPLETION = re.compile(r'\s*<think>(?P<reasoning>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*', re.DOTALL)
 TAG = re.compile(r'</?(?:think|answer)>')
-ANSWER = re.compile(r'<answer>(.*?)(?:</answer>|\Z)', re.DOTALL)
+THOUGHT = re.compile(r'<think>.*?</think>', re.DOTALL)
+ANSWER = re.compile(r'<answer>(.*?)(</answer>|\Z)', re.DOTALL)
 FENCE = re.compile(r'```(?:json)?\s*(.*?)```', re.DOTALL | re.IGNORECASE)
 NUMBER = r'[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?'
-NOT_PART_OF_MORE = r'(?![\d.,/%:eE]*\d)(?!\s*/)(?!\s*%)'  # "3" of "3/5", "3.4.1", "3,4" and "60 %" is no rating
+# "3" of "3/5", "3.4.1", "3,4", "60 %", "3 to 4" and "3 stars out of 10" is no rating: no other number in the same clause
+CLAUSE_END = r'[;{}\[\]]|,\s*["\']|[.!?]\s+[^\W\d]'
+PART_OF_MORE = r'\w|\s*(?:[/%\u2044+\u00b1~]|(?:to|or|out)\b)'
+PERHAPS_CUT_OFF = re.compile(rf'(?<![\d.]){NUMBER}(?:[eE][-+]?|[,/:-])?\s*\Z')  # more digits might have followed
 LONE_NUMBER = re.compile(rf'\s*[*_"\']*({NUMBER})[*_"\']*\s*[.]?\s*')
 DEEPEST_JSON = 20
 
@@ -47,34 +51,36 @@ def strict_rating(completion: str, rating_range: tuple[float, float], key: str =
 
 
 def strict_degradation(completion: str) -> tuple[str, str] | None:
-    """Return (class, severity) of a completion for a reward, lower case, or None."""
+    """Return (class, severity) of a completion for a reward, lower case, or None; JSON's null is 'null', as in tables."""
     parts = split_completion(completion)
     values = strict_json(parts[1]) if parts else None
     if values is None or set(values) != {'distortion_class', 'severity'}:
         return None
-    found = values['distortion_class'], values['severity']
+    found = ['null' if values[name] is None else values[name] for name in ('distortion_class', 'severity')]
     return tuple(value.strip().lower() for value in found) if all(isinstance(value, str) for value in found) else None
 
 
 def lenient_rating(completion: str, rating_range: tuple[float, float], key: str = 'rating') -> float | None:
     """Return the rating that a completion plainly states, or None.
 
-    Looked at are the last answer tag (the whole completion without one), there its JSON (in a code fence, nested, or with
-    the number as a string), then the key followed by a number, then a number that stands alone. The first of them that is
-    there decides: NaN, infinity, booleans, fractions such as 3/5, percentages and values out of range are failures.
+    Nothing is read between the think tags, or behind one that is not closed. Looked at are the last answer tag (all the rest
+    without one), there its JSON (in a code fence, nested, or with the number as a string), then the key followed by a number,
+    then a number that stands alone. The first of them that is there decides: NaN, infinity, booleans, fractions such as 3/5,
+    percentages, ranges, values out of range, and numbers that an unfinished answer ends with are failures.
     """
-    answers = ANSWER.findall(completion)
-    answer = answers[-1] if answers else completion
+    spoken = THOUGHT.sub('', completion).rpartition('</think>')[2].partition('<think>')[0]
+    answers = ANSWER.findall(spoken)
+    answer, end = answers[-1] if answers else (spoken, '')
+    if _is_unfinished(answer, bool(answers), bool(end)) and PERHAPS_CUT_OFF.search(answer):
+        return None
     fenced = FENCE.findall(answer)
     text = fenced[-1] if fenced else answer
     values = strict_json(text.strip())
     if values is not None:
         found = list(_values_of(values, key))
         return _as_lenient_rating(found[0], rating_range) if len(found) == 1 else None
-    stated = re.findall(rf'["\']?\b{re.escape(key)}\b["\']?\s*(?:is|of|=|:)?\s*["\']?({NUMBER}){NOT_PART_OF_MORE}', text,
-                        re.IGNORECASE)
-    mentioned = re.search(rf'\b{re.escape(key)}\b', text, re.IGNORECASE)
-    if mentioned:
+    if re.search(_whole(key), text, re.IGNORECASE):
+        stated = _stated(text, key)
         return as_rating(float(stated[0]), rating_range) if len(set(stated)) == 1 else None
     return _as_lenient_rating(text, rating_range)
 
@@ -97,6 +103,22 @@ def as_rating(value: Any, rating_range: tuple[float, float]) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) and low <= number <= high else None
+
+
+def _is_unfinished(answer: str, in_tag: bool, closed: bool) -> bool:
+    """Whether an answer's tag is open, or without a tag its JSON."""
+    return not closed if in_tag else answer.count('{') > answer.count('}')
+
+
+def _stated(text: str, key: str) -> list[str]:
+    """Return the numbers that follow the key, without those that have another number in their clause."""
+    another = rf'(?:(?!{CLAUSE_END}|{_whole(key)}).)*\d'
+    return re.findall(rf'["\']?{_whole(key)}["\']?\s*(?:is|of|=|:)?\s*["\']?({NUMBER})(?!{PART_OF_MORE}|{another})', text,
+                      re.IGNORECASE)
+
+
+def _whole(key: str) -> str:
+    return rf'\b{re.escape(key)}\b'
 
 
 def _as_lenient_rating(value: Any, rating_range: tuple[float, float]) -> float | None:

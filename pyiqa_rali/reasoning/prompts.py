@@ -1,6 +1,7 @@
 """What a reasoning model is asked, on which scale it answers, and the file beside its weights that says so."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ SEVERITIES = ('slight', 'moderate', 'obvious', 'serious', 'catastrophic')
 SCORE_PROMPT = (
     'Judge the technical quality of this picture: its sharpness, noise, compression, exposure and colours. Reason first, '
     'between <think> and </think>. Then rate it from {low:g} (bad) to {high:g} (excellent), with up to two decimals, as JSON '
-    'between <answer> and </answer>, for example <answer>{{"rating": {example}}}</answer>.')
+    'between <answer> and </answer>, for example <answer>{{"{key}": {example}}}</answer>.')
 DEGRADATION_PROMPT = (
     'Find out how this picture was degraded. Reason first, between <think> and </think>. Then name the main degradation, one '
     'of ' + ', '.join(DEGRADATIONS) + ' (null: not degraded), and its severity, one of ' + ', '.join(SEVERITIES) + ' (null '
@@ -30,7 +31,7 @@ class ReasoningCard:
     """What a reasoning model must be asked, and what its answers mean.
 
     Attributes:
-        score_prompt: the question for a rating; `{low}`, `{high}` and `{example}` are filled in.
+        score_prompt: the question for a rating; `{low}`, `{high}`, `{key}` and `{example}` are filled in.
         degradation_prompt: the question for degradation class and severity.
         rating_range: lowest and highest rating that the model writes; higher is better.
         rating_key: the key of the rating in the answer's JSON.
@@ -46,22 +47,29 @@ class ReasoningCard:
     training: str = 'unspecified'
 
     def __post_init__(self) -> None:
-        if len(self.rating_range) != 2 or not self.rating_range[0] < self.rating_range[1]:
-            raise OptionError(f'rating_range: {self.rating_range} must be [lowest, highest], such as [1, 5].')
+        if not _is_range(self.rating_range):
+            raise OptionError(f'rating_range: {self.rating_range!r} must be [lowest, highest], two numbers such as [1, 5].')
 
     def question(self, task: str = 'score') -> str:
         """Return the prompt of a task, 'score' or 'degradation', filled in."""
         low, high = self.rating_range
         template = {'score': self.score_prompt, 'degradation': self.degradation_prompt}[task]
         try:
-            return template.format(low=low, high=high, example=f'{low + 0.605 * (high - low):.2f}')
-        except (KeyError, IndexError, ValueError) as error:
+            return template.format(low=low, high=high, key=self.rating_key,
+                                   example=f'{low + 0.605 * (high - low):.2f}')
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise OptionError(f'prompts: {task}_prompt: {template!r} cannot be filled in ({error!r}). Known are {{low}}, '
-                              '{high} and {example}; write other braces twice.') from error
+                              '{high}, {key} and {example}; write other braces twice.') from error
 
     def save(self, folder: Path) -> None:
         """Write the card beside a model's weights."""
         write_json(folder / CARD_FILE, {'format_version': FORMAT_VERSION, **asdict(self)})
+
+
+def _is_range(values: Any) -> bool:
+    """Whether these are two finite numbers, the first below the second."""
+    return (isinstance(values, list | tuple) and len(values) == 2
+            and all(isinstance(value, int | float) and math.isfinite(value) for value in values) and values[0] < values[1])
 
 
 def read_card(folder: Path) -> ReasoningCard | None:

@@ -2,16 +2,19 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, save_reasoning_texts
 from pyiqa_rali.errors import DataError, OptionError, some
 from pyiqa_rali.files import atomic_open, write_json
+from pyiqa_rali.image_files import first_line
 from pyiqa_rali.reasoning.answers import lenient_rating, reasoning_text
 from pyiqa_rali.reasoning.generation import complete, decode, derived_seed
 from pyiqa_rali.reasoning.prompts import ReasoningCard
@@ -74,14 +77,15 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
         images: files.
         out: the JSON-lines file.
         options: how.
-        names: what the images are called in the file; None takes their file names.
+        names: what the images are called in the file; None takes the shortest end of each path that no other path has, such
+            as `img1.png`, or `gblur/img1.png` beside `noise/img1.png`.
         completer: writes in the place of `generation.complete`, such as a `VllmCompleter`.
 
     Raises:
         OptionError: `out` or its part is from other settings, on other images, or not from here.
-        DataError: two images have one name, an image cannot be read, or no text could be had for some.
+        DataError: two images have one name, an image cannot be read or shown to the model, or no text could be had for some.
     """
-    names = names or [image.name for image in images]
+    names = names or unique_ends(images)
     _refuse_repeated(names)
     settings = {'model': identity(reasoner.folder), **reasoner.loading, 'prompt': reasoner.card.question(),
                 'with_rating': reasoner.card.with_rating, **vars(options),
@@ -107,7 +111,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
 def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: str, options: WritingOptions,
               report: WritingReport, completer: Callable[..., list[list[int]]]) -> list[list[ReasoningText]]:
     """Return the texts of some images: every number is tried until it has a new text, or its attempts are used up."""
-    pictures = [read_picture(str(image)) for _, image in chunk]
+    pictures = [picture_for(reasoner, image) for _, image in chunk]
     found: list[list[ReasoningText]] = [[] for _ in chunk]
     for number in range(options.texts_per_image):
         missing = list(range(len(chunk)))
@@ -129,6 +133,21 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: st
             if not missing:
                 break
     return found
+
+
+def picture_for(reasoner: ReasoningModel, path: str | Path) -> Image.Image:
+    """Return the picture of a file that the model can be shown.
+
+    Raises:
+        DataError: it cannot be read, or the model's processor takes none of its shape; the message names the file.
+    """
+    picture = read_picture(str(path))
+    try:
+        reasoner.processor.image_processor([picture])
+    except ValueError as error:
+        raise DataError(f'{path}: the model cannot be shown a picture of {picture.width}x{picture.height} pixels '
+                        f'({first_line(error)}). Crop it or leave it out.') from error
+    return picture
 
 
 def _usable(card: ReasoningCard, completion: str, ended: bool) -> str | None:
@@ -208,7 +227,24 @@ def _finish(part: Path, out: Path, done: dict[str, list[ReasoningText]], options
     return report
 
 
+def unique_ends(images: list[Path]) -> list[str]:
+    """Return the shortest end of each path that no other path has; the whole path where there is none.
+
+    Example:
+        >>> unique_ends([Path('d/noise/1.png'), Path('d/blur/1.png'), Path('d/blur/2.png')])
+        ['noise/1.png', 'blur/1.png', '2.png']
+    """
+    ends = [_ends(image) for image in images]
+    count = Counter(end for each in ends for end in each)
+    return [next((end for end in each if count[end] == 1), each[-1]) for each in ends]
+
+
+def _ends(path: Path) -> list[str]:
+    parts = path.as_posix().split('/')
+    return ['/'.join(parts[start:]) for start in reversed(range(len(parts)))]
+
+
 def _refuse_repeated(names: list[str]) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(f'{len(repeated)} image names stand for several files: {some(repeated)}. Rename them.')

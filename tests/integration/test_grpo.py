@@ -382,3 +382,15 @@ def test_texts_are_written_by_one_process(data, tmp_path, monkeypatch):
 def test_ract_that_cannot_work(data, tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
         run_ract(ract_options_file(data, tmp_path, **changes))
+
+
+def test_options_of_teachers_and_student_are_checked_before_the_first_step(data, tmp_path):
+    options = yaml.safe_load(Path(ract_options_file(data, tmp_path)).read_text())
+    student = {**options['student'], 'sft': {'lerning_rate': 1e-3}}
+    with pytest.raises(OptionError, match='student: sft: unknown key "lerning_rate"'):
+        run_ract(ract_options_file(data, tmp_path, student=student))
+    wrong = yaml.safe_load((tmp_path / 'teacher.yml').read_text())
+    (tmp_path / 'wrong.yml').write_text(yaml.safe_dump({**wrong, 'grpo': {'lerning_rate': 1e-3}}))
+    with pytest.raises(OptionError, match='teacher: .*wrong.yml: grpo: unknown key "lerning_rate"'):
+        run_ract(ract_options_file(data, tmp_path, teacher=str(tmp_path / 'wrong.yml')))
+    assert not (tmp_path / 'ract').exists()

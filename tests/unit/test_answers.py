@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyiqa_rali.errors import OptionError
 from pyiqa_rali.reasoning.answers import (
     lenient_rating,
     reasoning_text,
@@ -14,6 +15,7 @@ from pyiqa_rali.reasoning.answers import (
     strict_json,
     strict_rating,
 )
+from pyiqa_rali.reasoning.prompts import ReasoningCard
 
 RANGE = (1.0, 5.0)
 THINK = '<think>Sharp and clean.</think>'
@@ -44,6 +46,9 @@ ANSWERS = [
     ('rating: 3.5 of sharpness', None, 3.5),
     ('rating: "3.5"', None, 3.5), ('I give a rating of 3.5.', None, 3.5), ('{"rating": 3.5} because it is sharp', None, 3.5),
     ('rating: 3.5 (rating: 3.5)', None, 3.5), ('rating: 3.5\nsharpness: 4', None, 3.5), ('The rating is 4, well done', None, 4),
+    ("{'rating': 3.5, 'sharpness': 4}", None, 3.5), ('Rating: 4.2. The scale ends at 5.', None, 4.2),
+    ('On the rating scale of 1 to 5: rating 4.2', None, 4.2), ('**Rating: 4.2**', None, 4.2), ('Rating: 4.2.', None, 4.2),
+    ('Rating: 4.2 - good', None, 4.2), ('rating: 3 stars', None, 3),
     # a lone number
     ('3.5', None, 3.5), (' 4 ', None, 4), ('4.', None, 4), ('**4.5**', None, 4.5), ('"4.5"', None, 4.5), ('+4', None, 4),
     ('.4e1', None, 4), ('1', None, 1), ('5', None, 5), ('_3_', None, 3), ("'2.25'", None, 2.25),
@@ -66,6 +71,13 @@ ANSWERS = [
     ('inf', None, None), ('-inf', None, None), ('True', None, None), ('', None, None), ('   ', None, None), ('.', None, None),
     ('e', None, None), ('4e', None, None), ('--3', None, None), ('3+', None, None), ('~3', None, None), ('3 stars', None, None),
     ('\u0663', None, None), ('{"rating": \u0663}', None, None), ('\u00bd', None, None), ('3\u20444', None, None),
+    # a part of something else
+    ('rating: 3-4', None, None), ('rating: 3 to 4', None, None), ('rating: 3 or 4', None, None), ('rating: 3 x 10', None, None),
+    ('rating: 3 \u2044 5', None, None), ('rating: 3 . 5', None, None), ('rating: 3 stars out of 10', None, None),
+    ('rating: 2 1/2', None, None), ('rating: 2\u00bd', None, None), ('rating: 4_0', None, None), ('4_0', None, None),
+    ('{"rating": 3-4}', None, None), ('rating: 3+', None, None), ('rating: 3 to four', None, None),
+    ('rating: 3 (out of 10)', None, None), ('rating: between 3 and 4', None, None),
+    ('The rating of 1 to 5 is hard; 4.2', None, None),
     # out of range
     ('{"rating": 0}', None, None), ('{"rating": 0.99}', None, None), ('{"rating": 5.01}', None, None),
     ('{"rating": 6}', None, None), ('{"rating": -3}', None, None), ('{"rating": 63}', None, None),
@@ -100,7 +112,17 @@ COMPLETIONS = [
     ('<THINK>a</THINK><answer>{"rating": 3}</answer>', None, 3), ('Reasoning.</think><answer>3</answer>', None, 3),
     ('<think>the rating is 2</think><answer>3</answer>', None, 3),
     ('<think><answer>{"rating": 2}</answer></think><answer>{"rating": 3}</answer>', None, 3),
+    ('4.2', None, 4.2), ('**4.2**', None, 4.2), ('Rating: 4.2.', None, 4.2), ('{"rating": 4.2}', None, 4.2),
+    (f'{THINK}<answer>**4.2**', None, 4.2), (f'{THINK}<answer>Rating: 4.2.', None, 4.2),
+    (f'{THINK}<answer>```json\n{{"rating": 4.2}}\n```', None, 4.2), (f'{THINK}Rating: 4.2.', None, 4.2),
     # nobody takes these
+    (f'{THINK}<answer>{{"rating": 3.', None, None), (f'{THINK}<answer>{{"rating": 3', None, None),
+    (f'{THINK}<answer>{{"rating": 3.4', None, None), (f'{THINK}<answer>3.4', None, None), (f'{THINK}<answer>3.', None, None),
+    (f'{THINK}<answer>**3', None, None), (f'{THINK}<answer>rating: 3 ', None, None), (f'{THINK}<answer>rating: 3e', None, None),
+    (f'{THINK}<answer>{{"rating": "3', None, None), ('{"rating": 3.', None, None), ('{"rating": 3.4', None, None),
+    (f'{THINK}```json\n{{"rating": 3', None, None), ('<think>A rating of 5 would mean perfect', None, None),
+    ('<think>Such as <answer>{"rating": 3}</answer>', None, None), ('A rating of 5 is perfect.</think>Hm.', None, None),
+    ('<think>A rating of 5 is perfect.</think>', None, None),
     ('', None, None), ('<think>', None, None), (THINK, None, None), (f'{THINK}<answer></answer>', None, None),
     (f'{THINK}<answer>', None, None), ('Sharp.', None, None), ('<answer>', None, None), ('</answer>', None, None),
     ('<think>3', None, None), ('It has 3 people and 2 dogs.', None, None), (tagged('3') + '<answer>none</answer>', None, None),
@@ -144,7 +166,9 @@ def test_any_text_gives_a_rating_on_the_scale_or_none(completion, rating_range):
     ('{"distortion_class": "noise", "severity": "slight"}', ('noise', 'slight')),
     ('{"distortion_class": " Noise ", "severity": "SLIGHT"}', ('noise', 'slight')),
     ('{"distortion_class": "null", "severity": "null"}', ('null', 'null')),
-    ('{"distortion_class": null, "severity": null}', None), ('{"distortion_class": "noise"}', None),
+    ('{"distortion_class": null, "severity": null}', ('null', 'null')),
+    ('{"distortion_class": "null", "severity": null}', ('null', 'null')), ('{"distortion_class": 3, "severity": null}', None),
+    ('{"distortion_class": "noise"}', None),
     ('{"distortion_class": "noise", "severity": "slight", "more": 1}', None), ('noise, slight', None), ('{}', None),
     ('{"distortion_class": "noise", "distortion_class": "blur", "severity": "slight"}', None), ('[]', None)])
 def test_degradations(answer, expected):
@@ -157,6 +181,20 @@ def test_degradations(answer, expected):
     ('<answer>3</answer>', ''), ('', ''), ('<think></think>', ''), ('<think>a<think>b</think>', 'ab')])
 def test_reasoning_texts(completion, expected):
     assert reasoning_text(completion) == expected
+
+
+def test_the_question_shows_the_key_that_is_read():
+    card = ReasoningCard(rating_key='quality')
+    example = card.question().partition('for example ')[2]
+    assert strict_rating(THINK + example.rstrip('.'), RANGE, 'quality') == 3.42
+
+
+@pytest.mark.parametrize(('values', 'message'), [
+    ({'score_prompt': '{low.x}'}, 'score_prompt: .* cannot be filled in'), ({'rating_range': ['1', '5']}, 'must be .lowest'),
+    ({'rating_range': [0, math.inf]}, 'must be .lowest'), ({'rating_range': '1,5'}, 'must be .lowest')])
+def test_cards_that_cannot_be_used(values, message):
+    with pytest.raises(OptionError, match=message):
+        ReasoningCard(**values).question()
 
 
 def test_other_keys_and_scales():

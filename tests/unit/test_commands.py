@@ -1,3 +1,4 @@
+import argparse
 import ast
 import json
 import os
@@ -11,7 +12,7 @@ import torch
 
 import pyiqa_rali
 from pyiqa_rali import train
-from pyiqa_rali.__main__ import COMMANDS, command_module, main
+from pyiqa_rali.__main__ import COMMANDS, build_parser, command_module, main
 from pyiqa_rali.archs.basis_scorer import BasisScorer
 from pyiqa_rali.checkpoints.format import FORMAT_VERSION, save_checkpoint
 from pyiqa_rali.commands import exit_status
@@ -172,3 +173,22 @@ def test_a_name_that_is_not_utf8_is_printed(tmp_path):
     result = subprocess.run([sys.executable, '-m', 'pyiqa_rali', 'score', path, '--device', 'cpu'], capture_output=True,
                             env={**os.environ, 'PYTHONIOENCODING': 'utf-8:strict'}, check=False)
     assert result.returncode == 0 and b'a\\udcff.png\t' in result.stdout, result.stderr.decode()
+
+
+def all_parsers(parser):
+    """Yield a parser and those of its subcommands."""
+    yield parser
+    for action in parser._actions:
+        for child in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+            yield from all_parsers(child)
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_arguments_are_not_abbreviated(name):
+    assert not [parser.prog for parser in all_parsers(build_parser(name)) if parser.allow_abbrev]
+
+
+def test_an_abbreviated_argument_is_not_taken_for_a_longer_one(capsys):
+    with pytest.raises(SystemExit):
+        main(['describe', 'a.png', '--mod', 'x'])
+    assert 'required: --model' in capsys.readouterr().err

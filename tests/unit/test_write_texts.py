@@ -14,10 +14,12 @@ import yaml
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
+from pyiqa_rali.commands.write_texts import files_of
+from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
 from pyiqa_rali.errors import DataError, OptionError
 from pyiqa_rali.reasoning import write_texts as module
 from pyiqa_rali.reasoning.generation import placeholder_tokens
+from pyiqa_rali.reasoning.tables import read_picture
 from pyiqa_rali.reasoning.vllm_backend import pixel_bounds
 from pyiqa_rali.reasoning.vlm import identity, load_vlm, load_without_weights
 from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
@@ -229,8 +231,20 @@ def test_a_model_without_such_a_card_needs_to_be_told(tmp_path, reasoner, images
     assert json.loads((tmp_path / 'unrated.jsonl.json').read_text())['settings']['with_rating'] is False
 
 
-def test_images_of_one_name_are_refused(tmp_path, reasoner, images):
-    with pytest.raises(DataError, match='1 image names stand for several files: 0.png'):
+def test_images_in_subfolders_are_named_by_the_shortest_end_of_their_own(tmp_path, reasoner, images, writing):
+    copies = []
+    for folder in ('blur/weak', 'noise/weak'):
+        (tmp_path / 'more' / folder).mkdir(parents=True)
+        copies.append(Path(shutil.copy(images[0], tmp_path / 'more' / folder)))
+    write_texts(reasoner, [*copies, images[1]], tmp_path / 'texts.jsonl', OPTIONS)
+    found = load_reasoning_texts(tmp_path / 'texts.jsonl')
+    assert list(found) == ['blur/weak/0.png', 'noise/weak/0.png', '1.png']
+    expected = [[item.text for item in texts] for texts in found.values()]
+    assert join_texts(map(str, [*copies, images[1]]), found) == expected
+
+
+def test_a_file_given_twice_is_refused(tmp_path, reasoner, images):
+    with pytest.raises(DataError, match='1 image names stand for several files: .*0.png'):
         write_texts(reasoner, [images[0], images[0]], tmp_path / 'texts.jsonl', OPTIONS)
 
 
@@ -252,6 +266,40 @@ def test_the_commands(tmp_path, reasoner, images, writing, capsys):
 def test_arguments_that_cannot_be_used(capsys, arguments, message):
     assert main(['write-texts', *arguments, '--model', 'x']) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('command', [['describe'], ['write-texts', '--out', 'x']])
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--device', 'gpu'], '--device: "gpu" cannot be used: .* Give cpu, cuda'),
+    (['--max-pixels', '0'], '--max-pixels: 0 must be 1'),
+    (['--device', 'cuda:99'], '--device: "cuda:99" cannot be used'), (['--batch-size', '0'], '--batch-size: 0 must be 1')])
+def test_models_that_cannot_be_run_so(reasoner, images, capsys, command, arguments, message):
+    assert main([*command, str(images[0]), '--model', str(reasoner.folder), *arguments]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_an_image_that_cannot_be_described_costs_the_others_nothing(reasoner, images, capsys):
+    command = ['describe', *map(str, images), '--model', str(reasoner.folder), '--device', 'cpu', '--max-new-tokens', '8',
+               '--json']
+    main(command)
+    before = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    images[1].write_bytes(images[1].read_bytes()[:60])
+    Image.new('RGB', (300, 1)).save(images[3])
+    read_picture.cache_clear()
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert [line['image'] for line in lines] == list(map(str, images)) and '2 of 5 images have no rating' in printed.err
+    assert [lines[number] for number in (0, 2, 4)] == [before[number] for number in (0, 2, 4)]
+    assert f'{images[1]}: cannot be read' in lines[1]['error'] and '300x1 pixels' in lines[3]['error']
+    assert main([part for part in command if part != '--json']) == 1
+    assert f'{images[3]}\n  error: {images[3]}: the model cannot be shown' in capsys.readouterr().out
+
+
+def test_a_picture_of_a_shape_that_the_model_cannot_take_is_named(tmp_path, reasoner, images, writing):
+    Image.new('RGB', (300, 1)).save(images[3])
+    with pytest.raises(DataError, match=r'3.png: the model cannot be shown a picture of 300x1 pixels .* leave it out'):
+        write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
 
 
 @pytest.mark.parametrize(('opt', 'message'), [
@@ -276,6 +324,14 @@ def test_the_images_of_degradations_and_classes_can_be_written_on(tmp_path, imag
         assert main(['write-texts', '--opt', str(tmp_path / 'options.yml'), '--dataset', name, '--model', str(reasoner.folder),
                      '--device', 'cpu', '--out', str(out)]) == 0
         assert list(load_reasoning_texts(out)) == found
+
+
+def test_the_data_sets_of_a_ract_file_may_be_called_anything(tmp_path, images):
+    (tmp_path / 'mos.csv').write_text('image,mos\n0.png,1\n3.png,5\n')
+    section = {'name': 'one', 'type': 'GeneralNRDataset', 'dataroot_target': str(images[0].parent),
+               'meta_info_file': str(tmp_path / 'mos.csv'), 'mos_range': [1, 5], 'lower_better': False}
+    (tmp_path / 'ract.yml').write_text(yaml.safe_dump({'model_type': 'RACT', 'datasets': {'one': section}}))
+    assert files_of(str(tmp_path / 'ract.yml'), 'one') == [images[0], images[3]]
 
 
 @pytest.fixture
