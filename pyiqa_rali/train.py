@@ -55,7 +55,8 @@ def print_results(results: dict[str, Any]) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser, with pyiqa's own names for the arguments."""
-    parser = argparse.ArgumentParser(prog=f'python -m {PROGRAM}', description='Train as an option file describes: RALI '
+    parser = argparse.ArgumentParser(prog=f'python -m {PROGRAM}', allow_abbrev=False,
+                                     description='Train as an option file describes: RALI '
                                      '(contrastive alignment, compression, scoring), or a reasoning model (GRPO, SFT).')
     parser.add_argument('-opt', metavar='FILE', required=True, help='option file, such as options/rali.yml')
     parser.add_argument('--auto_resume', action='store_true', help='go on with an interrupted run of the same name')

@@ -1,6 +1,6 @@
 """GRPO: a vision-language model learns to reason about quality, from rewards alone (arXiv 2503.22679, 2505.14460)."""
 
-import os
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,16 @@ from pyiqa_rali.reasoning.training import (
     ReasoningFolder,
     collect_rows,
     common_settings,
+    keep_merged_start,
     load_for_training,
     load_reader,
     lora_config,
+    note_inputs,
     results,
+    switch_telemetry_off,
     train_and_export,
 )
-from pyiqa_rali.reasoning.vlm import ReasoningModel
+from pyiqa_rali.reasoning.vlm import ReasoningModel, locate_vlm
 
 # the trainer's own defaults fit a GPU and other losses; these hold unless the option file says otherwise
 DEFAULTS = {'bf16': False, 'gradient_checkpointing': False, 'use_bias_correction_kl': False, 'loss_type': 'grpo'}
@@ -50,7 +53,7 @@ def train_grpo(opt_path: str | Path, auto_resume: bool = False, overrides: list[
 
 def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
     """Train with checked options; see `train_grpo`."""
-    os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
+    switch_telemetry_off()
     folder = ReasoningFolder(options)
     if auto_resume and folder.export.exists():
         folder.prepare(options, resume=True)  # refuses other options
@@ -64,6 +67,12 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
                                 **(config.generation_kwargs or {})}
     if config.process_index == 0:
         folder.prepare(options, auto_resume)
+        models = {'network: pretrained': reasoner.folder}
+        if options.rewards.reader:
+            models['rewards: reader'] = locate_vlm(options.rewards.reader)
+        note_inputs(folder, models, rows, auto_resume)
+    if config.beta and adapter is None:
+        keep_merged_start(reasoner, folder, config.process_index == 0)
     checkpoint = folder.last_checkpoint(config.process_index == 0) if auto_resume else None
     trainer = make_trainer(options, config, rows, validation, reasoner, folder, checkpoint, adapter)
     return train_and_export(trainer, reasoner, folder, options, checkpoint)
@@ -80,9 +89,12 @@ def trainer_config(options: GrpoOptions, folder: ReasoningFolder) -> Any:
     values = {**common_settings('grpo', options, {**DEFAULTS, **options.grpo}, folder), 'reward_weights': weights,
               'log_completions': False}
     try:
-        return GRPOConfig(**values)
-    except (ValueError, TypeError) as error:
+        config = GRPOConfig(**values)
+    except (ValueError, TypeError, ImportError) as error:
         raise OptionError(f'grpo: {error}') from error
+    if config.use_vllm and importlib.util.find_spec('vllm') is None:
+        raise OptionError('grpo: use_vllm: true: vllm is not installed. pip install vllm, or set it to false.')
+    return config
 
 
 def check_before_training(options: GrpoOptions, config: Any, rows: list[Row], reasoner: ReasoningModel) -> None:
@@ -101,6 +113,7 @@ def check_before_training(options: GrpoOptions, config: Any, rows: list[Row], re
     if images > len(rows):
         raise OptionError(f'grpo: {total} / num_generations {generations} = {images} images a generation, but the training '
                           f'sets hold {len(rows)}. Not one step would be taken. Lower the batch.')
+    check_rewards_can_act(options, rows, images)
     phase = max(1, config.steps_per_generation * config.num_iterations // config.gradient_accumulation_steps)
     if config.save_steps % phase:
         raise OptionError(f'logger: save_checkpoint_freq: {int(config.save_steps)} is no multiple of steps_per_generation '
@@ -110,12 +123,37 @@ def check_before_training(options: GrpoOptions, config: Any, rows: list[Row], re
     check_completion_length(options, config.max_completion_length, reasoner)
 
 
+def check_rewards_can_act(options: GrpoOptions, rows: list[Row], images: int) -> None:
+    """Refuse rewards without images that they could tell apart, and images without a reward.
+
+    Args:
+        options: of the run.
+        rows: its training images.
+        images: those of one generation.
+    """
+    degraded = sum(row.task == 'degradation' for row in rows)
+    if bool(degraded) != bool(options.rewards.degradation):
+        raise OptionError(f'rewards: degradation: {options.rewards.degradation:g}: {degraded} of {len(rows)} training images '
+                          'are of a DegradationTable. The reward and such a data set go together: give both, or none.')
+    if options.rewards.rank and images < 2:
+        raise OptionError('rewards: rank: compares images, and a generation holds one. Raise per_device_train_batch_size, or '
+                          'lower num_generations.')
+    scales: dict[Any, Any] = {}
+    for section, values in options.datasets.items():
+        scale = values.get('mos_range'), values.get('lower_better')
+        if options.rewards.rank and section.split('_')[0] == 'train' and scales.setdefault(values.get('name'), scale) != scale:
+            raise OptionError(f'datasets: {section}: name: {values.get("name")}: another training set with another MOS scale '
+                              'has this name, and the rank reward compares the images of one name. Give each its own.')
+
+
 def check_completion_length(options: GrpoOptions, longest: int | None, reasoner: ReasoningModel) -> None:
     """Refuse a completion length that the format alone would fill."""
+    if longest is None:
+        raise OptionError('grpo: max_completion_length: must be a number of tokens, such as 512.')
     low, high = options.prompts.rating_range
     frame = f'<think></think><answer>{{"{options.prompts.rating_key}": {low + 0.605 * (high - low):.2f}}}</answer>'
     needed = len(reasoner.processor.tokenizer.encode(frame, add_special_tokens=False)) + SHORTEST_REASONING
-    if longest is not None and longest < needed:
+    if longest < needed:
         raise OptionError(f'grpo: max_completion_length: {longest} is too short: tags and answer take '
                           f'{needed - SHORTEST_REASONING} tokens + {SHORTEST_REASONING} for the least reasoning = {needed}.')
 

@@ -14,7 +14,7 @@ from pyiqa_rali.evaluation.correlations import correlations
 from pyiqa_rali.reasoning.options import ReasoningValOptions
 from pyiqa_rali.reasoning.tables import Row, read_picture
 from pyiqa_rali.reasoning.vlm import ReasoningModel
-from pyiqa_rali.records import RunRecord
+from pyiqa_rali.records import RunRecord, read_record
 
 GRPO_COLUMNS = ('reward', 'reward_std', 'kl', 'entropy', 'frac_reward_zero_std', 'completions/clipped_ratio',
                 'completions/mean_length', 'loss', 'grad_norm', 'learning_rate')
@@ -173,6 +173,8 @@ class ValidationCallback(TrainerCallback):
         return values
 
     def _write(self, state: Any, values: dict[str, float]) -> None:
+        if any(row['step'] == state.global_step for row in read_record(self.record.path)):
+            return  # a run that was killed at its end has it already
         self.record.add(state.global_step, {key: value for key, value in values.items() if not math.isnan(value)})
         shown = ', '.join(f'{key} {value:.3f}' for key, value in values.items())
         print(f'step {state.global_step}: {shown}', flush=True)

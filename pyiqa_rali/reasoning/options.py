@@ -15,7 +15,8 @@ ELSEWHERE = {'output_dir': 'path: experiments_root and name', 'seed': 'manual_se
              'logging_steps': 'logger: print_freq', 'save_steps': 'logger: save_checkpoint_freq',
              'report_to': 'logger: use_tb_logger', 'eval_strategy': 'val: val_freq', 'eval_steps': 'val: val_freq',
              'save_strategy': 'logger: save_checkpoint_freq', 'model_init_kwargs': 'network',
-             'remove_unused_columns': 'nothing'}
+             'remove_unused_columns': 'nothing', 'log_completions': 'nothing: samples.csv holds samples'}
+NOT_RESUMABLE = ('save_only_model', 'ignore_data_skip', 'sync_ref_model')  # a run that is gone on with would end elsewhere
 
 
 @dataclass
@@ -99,6 +100,10 @@ class ReasoningValOptions:
     max_images: int | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=lambda: {
         name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc')})
+
+    def __post_init__(self):
+        if self.val_freq is not None and self.val_freq < 1:
+            raise OptionError(f'val: val_freq: {self.val_freq} must be 1 step at least, or ~ for no validation.')
 
 
 @dataclass
@@ -215,13 +220,19 @@ def check_trainer_keys(section: str, values: dict[str, Any], config_class: type)
     Raises:
         OptionError: a key is unknown, or is set elsewhere in the file.
     """
-    known = [item.name for item in dataclasses.fields(config_class) if item.init]
+    defaults = {item.name: item.default for item in dataclasses.fields(config_class) if item.init}
+    known = list(defaults)
     for key in values:
         if key in ELSEWHERE:
             raise OptionError(f'{section}: {key}: is set by {ELSEWHERE[key]}. Remove it here.')
         if key not in known:
             raise OptionError(f'{section}: unknown key "{key}": it is no field of {config_class.__name__}.'
                               f'{did_you_mean(key, known)}')
+        if key in NOT_RESUMABLE and values[key]:
+            raise OptionError(f'{section}: {key}: {values[key]}: a run that is interrupted could not be gone on with to the '
+                              'same weights. Remove it.')
+        if type(defaults[key]) in (int, float) and isinstance(values[key], str | bool | list):
+            raise OptionError(f'{section}: {key}: {values[key]!r} must be a number.')
 
 
 def _typed_options(cls: type, values: dict[str, Any], sections: dict[str, type]):

@@ -1,7 +1,6 @@
 """Supervised fine-tuning on reasoning texts, with TRL: the last step of RACT (arXiv 2510.11369), and cold starts."""
 
 import math
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from pyiqa_rali.reasoning.training import (
     common_settings,
     load_for_training,
     lora_config,
+    note_inputs,
     results,
+    switch_telemetry_off,
     train_and_export,
 )
 from pyiqa_rali.reasoning.vlm import ReasoningModel
@@ -57,7 +58,7 @@ def run_sft(options: SftOptions, rows: list[Row], completions: list[str], valida
         validation: rows of each validation set, with scores.
         auto_resume: go on with an interrupted run of the same name.
     """
-    os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
+    switch_telemetry_off()
     folder = ReasoningFolder(options)
     if auto_resume and folder.export.exists():
         folder.prepare(options, resume=True)  # refuses other options
@@ -67,6 +68,7 @@ def run_sft(options: SftOptions, rows: list[Row], completions: list[str], valida
     reasoner = load_for_training(options)
     if config.process_index == 0:
         folder.prepare(options, auto_resume)
+        note_inputs(folder, {'network: pretrained': reasoner.folder}, (rows, completions), auto_resume)
     checkpoint = folder.last_checkpoint(config.process_index == 0) if auto_resume else None
     trainer = make_trainer(options, config, training_set(rows, options.prompts, completions), validation, reasoner, folder,
                            checkpoint, adapter)
@@ -112,7 +114,7 @@ def trainer_config(options: SftOptions, folder: ReasoningFolder) -> Any:
     values = common_settings('sft', options, {**DEFAULTS, **options.sft}, folder)
     try:
         return SFTConfig(**values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise OptionError(f'sft: {error}') from error
 
 

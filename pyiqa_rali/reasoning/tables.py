@@ -84,8 +84,12 @@ def degradation_rows(section: str, values: dict[str, Any]) -> list[Row]:
     for key in known:
         if key not in values:
             raise OptionError(f'datasets: {section}: {key}: must be given.')
-    with open(values['meta_info_file'], encoding='utf-8', newline='') as stream:
-        lines = list(csv.DictReader(stream))
+    try:
+        with open(values['meta_info_file'], encoding='utf-8', newline='') as stream:
+            lines = list(csv.DictReader(stream))
+    except UnicodeDecodeError as error:
+        raise DataError(f'datasets: {section}: {values["meta_info_file"]} is no UTF-8 text: {error}. Save it as '
+                        'UTF-8.') from error
     missing = [column for column in DEGRADATION_COLUMNS if not lines or column not in lines[0]]
     if missing:
         raise DataError(f'datasets: {section}: {values["meta_info_file"]} has no column {some(missing)} or no rows.')

@@ -17,7 +17,8 @@ class EpochRepeatSampler(RepeatSampler):
 
     def set_epoch(self, epoch: int) -> None:
         """Seed the shuffle of an epoch; the trainer calls it before each."""
-        self.generator.manual_seed(self.seed + epoch)
+        if self.shuffle:
+            self.generator.manual_seed(self.seed + epoch)
 
 
 class ExactResume:

@@ -1,6 +1,8 @@
 """What GRPO and supervised fine-tuning share: the run's folder, which weights are trained, resumption, export."""
 
+import hashlib
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +12,11 @@ import torch
 
 from pyiqa_rali.errors import OptionError
 from pyiqa_rali.evaluation.plots import training_curves
-from pyiqa_rali.files import atomic_folder
+from pyiqa_rali.files import atomic_folder, write_json
 from pyiqa_rali.reasoning.options import GrpoOptions, NetworkOptions, SftOptions
 from pyiqa_rali.reasoning.reading import BlindReader
 from pyiqa_rali.reasoning.tables import Row, rows_of
-from pyiqa_rali.reasoning.vlm import EXPORT, ReasoningModel, load_vlm
+from pyiqa_rali.reasoning.vlm import EXPORT, ReasoningModel, identity, is_adapter, load_vlm
 from pyiqa_rali.records import read_record
 from pyiqa_rali.run_folder import claim
 
@@ -38,6 +40,8 @@ class ReasoningFolder:
         self.export = self.root.joinpath(*EXPORT)
         self.figures = self.root / 'figures'
         self.options = self.root / 'options.yml'
+        self.inputs = self.root / 'inputs.json'
+        self.start = self.root / 'start'
         self.tb_logger = self.root / 'tb_logger' if options.logger.use_tb_logger else None
 
     def prepare(self, options: GrpoOptions | SftOptions, resume: bool) -> None:
@@ -73,14 +77,62 @@ def is_whole(checkpoint: Path) -> bool:
     return True
 
 
+def switch_telemetry_off() -> None:
+    """Let no package report this run over the hub's client, which read the environment when it was imported."""
+    from huggingface_hub import constants
+    os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'  # for processes that are started from here
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
 def load_for_training(options: GrpoOptions | SftOptions) -> ReasoningModel:
-    """Load the model, give it the run's prompts, and choose which of its weights are trained."""
+    """Load the model, give it the run's prompts, and choose which of its weights are trained.
+
+    Raises:
+        OptionError: an adapter is to be exported alone, but the run starts from another one.
+    """
     network = options.network
     reasoner = load_vlm(network.pretrained, network.dtype, network.attn_implementation, None, network.min_pixels,
                         network.max_pixels, merge=True)
+    if is_adapter(reasoner.folder) and network.lora is not None and not options.export.merge:
+        raise OptionError(f'export: merge: false: {reasoner.folder} is an adapter, and one trained on top of it would be lost '
+                          'without it. Set merge: true.')
     reasoner.card = options.prompts
     choose_trained(reasoner.model, network)
     return reasoner
+
+
+def keep_merged_start(reasoner: ReasoningModel, folder: ReasoningFolder, writes: bool) -> None:
+    """Write the model that an adapter was merged into to the run's folder, where the trainer looks for its reference.
+
+    The trainer loads the model that the KL divergence is measured from by the name in the configuration: that below the
+    adapter, unless another one stands there.
+    """
+    if not is_adapter(reasoner.folder):
+        return
+    from accelerate import PartialState
+    if writes and not folder.start.exists():
+        with atomic_folder(folder.start) as temporary:
+            reasoner.model.save_pretrained(temporary)
+    PartialState().wait_for_everyone()
+    reasoner.model.config._name_or_path = reasoner.model.name_or_path = str(folder.start)
+
+
+def note_inputs(folder: ReasoningFolder, models: dict[str, Path], examples: Any, resume: bool) -> None:
+    """Note the weights that a run starts from and its training examples, or compare them with those it was begun with.
+
+    Raises:
+        OptionError: a run is to go on with other ones.
+    """
+    found = {option: identity(model) for option, model in models.items()}
+    found['datasets'] = hashlib.sha256(repr(examples).encode()).hexdigest()
+    if resume and folder.inputs.exists():
+        before = json.loads(folder.inputs.read_text(encoding='utf-8'))
+        changed = [option for option, value in found.items() if before.get(option) != value]
+        if changed:
+            raise OptionError(f'{changed[0]}: is no longer what {folder.root} was begun with: weights, tables or texts have '
+                              'changed under the same name. Restore them, or start anew without --auto_resume.')
+    else:
+        write_json(folder.inputs, found)
 
 
 def load_reader(options: GrpoOptions, device: torch.device) -> BlindReader:
@@ -102,6 +154,7 @@ def choose_trained(model: torch.nn.Module, network: NetworkOptions) -> int:
     Raises:
         OptionError: the model has no vision tower by the known names.
     """
+    model.requires_grad_(True)  # merging an adapter leaves everything frozen
     if network.train in ('all', 'lora'):
         return sum(parameter.numel() for parameter in model.parameters())
     trained = 0
@@ -176,13 +229,32 @@ def common_settings(section: str, options: GrpoOptions | SftOptions, given: dict
 def train_and_export(trainer: Any, reasoner: ReasoningModel, folder: ReasoningFolder, options: GrpoOptions | SftOptions,
                      checkpoint: Path | None) -> dict[str, Any]:
     """Train from the checkpoint, if there is one, draw the curves and export the model; returns `results`."""
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint and is_last(checkpoint) and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        end_from(trainer, checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():
         draw_curves(folder)
         export_model(trainer.accelerator.unwrap_model(trainer.model), reasoner, folder.export, options.export.merge,
                      options.export.training)
     trainer.accelerator.wait_for_everyone()
     return results(folder)
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether a checkpoint is that of the last step: the trainer would take another one."""
+    state = json.loads((checkpoint / 'trainer_state.json').read_text(encoding='utf-8'))
+    return state['global_step'] >= state['max_steps'] > 0
+
+
+def end_from(trainer: Any, checkpoint: Path) -> None:
+    """Load the weights of the last step, and do what comes after it."""
+    from transformers import TrainerState
+    main = trainer.is_world_process_zero()
+    trainer.state = TrainerState.load_from_json(str(checkpoint / 'trainer_state.json'))
+    trainer.state.is_world_process_zero = main
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
 
 
 def draw_curves(folder: ReasoningFolder) -> None:

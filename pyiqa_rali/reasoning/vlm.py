@@ -139,6 +139,11 @@ def _is_whole(folder: Path) -> bool:
     return all((folder / shard).exists() for shard in shards)
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a peft adapter."""
+    return (folder / ADAPTER_FILE).exists()
+
+
 def adapter_base(folder: Path) -> Path:
     """Return the folder of the model that an adapter was trained on, or the folder itself when it is no adapter."""
     if not (folder / ADAPTER_FILE).exists():
@@ -147,9 +152,12 @@ def adapter_base(folder: Path) -> Path:
     if not base:
         raise CheckpointError(f'{folder / ADAPTER_FILE}: does not name base_model_name_or_path, the model below the adapter.')
     try:
-        return locate_vlm(folder / base if (folder / base).is_dir() else base)
+        found = locate_vlm(folder / base if (folder / base).is_dir() else base)
     except CheckpointError as error:
         raise CheckpointError(f'{folder}: the model below this adapter cannot be had: {error}') from error
+    if is_adapter(found):
+        raise CheckpointError(f'{folder}: the model below this adapter, {found}, is an adapter itself. Merge that one first.')
+    return found
 
 
 def _load(folder: Path, options: dict[str, Any]) -> torch.nn.Module:
@@ -157,7 +165,7 @@ def _load(folder: Path, options: dict[str, Any]) -> torch.nn.Module:
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True, output_loading_info=True,
                                                                     **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise CheckpointError(f'{folder}: cannot be loaded as an image-text-to-text model: {error}') from error
     lost = sorted([*report['missing_keys'], *report['mismatched_keys'], *report['unexpected_keys']], key=str)
     if lost:
@@ -167,11 +175,17 @@ def _load(folder: Path, options: dict[str, Any]) -> torch.nn.Module:
 
 
 def _with_adapter(model: torch.nn.Module, folder: Path, merge: bool) -> torch.nn.Module:
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
     try:
         adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
+        wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        lost = sorted(set(wanted) - set(load_peft_weights(str(folder), device='cpu')))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f'{folder}: its adapter cannot be loaded: {error}') from error
+    if lost:
+        raise CheckpointError(f'{folder}: {len(lost)} weights of its adapter are not there, such as {lost[0]}; it would run '
+                              'without them. Use the peft and transformers versions that wrote it.')
     return (adapted.merge_and_unload() if merge else adapted).eval()
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pyiqa_rali.archs.reasoning import ReasoningScorer
 from pyiqa_rali.errors import CheckpointError, DataError, OptionError
@@ -209,6 +210,83 @@ def test_a_reader_of_its_own_and_a_column_of_classes(data, tmp_path):
     assert all(0 < float(row['rewards/reading/mean']) <= 1 and 0 <= float(row['rewards/naming/mean']) <= 1 for row in log)
 
 
+@pytest.mark.parametrize('changes', [{}, LORA], ids=['full', 'lora'])
+def test_a_run_that_was_killed_before_its_export_takes_no_step_more(data, tmp_path, changes):
+    options = write_options(data, tmp_path, grpo__lr_scheduler_type='constant', grpo__max_steps=5, **changes,
+                            logger__save_checkpoint_freq=5)
+    train_grpo(options)
+    root = tmp_path / 'tiny'
+    records = {name: (root / name).read_bytes() for name in ('log.csv', 'val.csv', 'samples.csv')}
+    shutil.move(root / 'models', tmp_path / 'whole')
+    lines = records['val.csv'].splitlines(keepends=True)
+    (root / 'val.csv').write_bytes(b''.join(lines[:-1]))  # killed before the last validation
+    train_grpo(options, auto_resume=True)
+    assert same(tmp_path / 'whole' / 'reasoning', root / 'models' / 'reasoning')
+    assert {name: (root / name).read_bytes() for name in records} == records
+    shutil.rmtree(root / 'models')  # killed while exporting
+    train_grpo(options, auto_resume=True)
+    assert {name: (root / name).read_bytes() for name in records} == records
+
+
+@pytest.fixture(scope='module')
+def adapter(data, tmp_path_factory):
+    return Path(train_grpo(write_options(data, tmp_path_factory.mktemp('adapter'), grpo__learning_rate=1e-2, **LORA))['export'])
+
+
+def test_a_run_may_start_from_an_adapter(data, adapter, tmp_path):
+    """The divergence is measured from the merged model, and all weights are trained."""
+    options = write_options(data, tmp_path, network__pretrained=str(adapter), grpo__beta=0.1, grpo__max_steps=2)
+    export = train_grpo(options)['export']
+    assert float(read_csv(tmp_path / 'tiny' / 'log.csv')[0]['kl']) == pytest.approx(0, abs=1e-6)
+    before, after = weights(data / 'vlm'), weights(export)
+    assert all(not (before[name] == after[name]).all() for name in before if name.endswith('proj.weight'))
+    with pytest.raises(OptionError, match='export: merge: false: .* is an adapter, and one trained on top of it would be lost'):
+        train_grpo(write_options(data, tmp_path, network__pretrained=str(adapter), **LORA))
+
+
+def test_adapters_that_would_be_left_out_are_refused(adapter, tmp_path):
+    part, twice = tmp_path / 'part', tmp_path / 'twice'
+    for copy in (part, twice):
+        shutil.copytree(adapter, copy)
+    tensors = load_file(part / 'adapter_model.safetensors')
+    save_file(dict(list(tensors.items())[2:]), part / 'adapter_model.safetensors', metadata={'format': 'pt'})
+    with pytest.raises(CheckpointError, match='2 weights of its adapter are not there'):
+        ReasoningScorer(pretrained_model_path=part)
+    config = json.loads((twice / 'adapter_config.json').read_text())
+    (twice / 'adapter_config.json').write_text(json.dumps({**config, 'base_model_name_or_path': str(adapter)}))
+    with pytest.raises(CheckpointError, match='is an adapter itself. Merge that one first'):
+        ReasoningScorer(pretrained_model_path=twice)
+
+
+def test_a_resumed_run_refuses_other_weights_and_labels(data, tmp_path):
+    own = tmp_path / 'own'
+    for name in ('images', 'vlm'):
+        shutil.copytree(data / name, own / name)
+    for name in ('meta.csv', 'texts.jsonl'):
+        shutil.copy(data / name, own)
+    options = write_options(own, tmp_path, grpo__max_steps=2, val__val_freq=None)
+    train_grpo(options)
+    shutil.rmtree(tmp_path / 'tiny' / 'models')
+    (own / 'meta.csv').write_text((data / 'meta.csv').read_text().replace('90.9', '50.0'))
+    with pytest.raises(OptionError, match='datasets: is no longer what .* was begun with'):
+        train_grpo(options, auto_resume=True)
+    shutil.copy(data / 'meta.csv', own)
+    shutil.copy(next((data / 'random').glob('*.safetensors')), next((own / 'vlm').glob('*.safetensors')))
+    with pytest.raises(OptionError, match='network: pretrained: is no longer what .* was begun with'):
+        train_grpo(options, auto_resume=True)
+
+
+def test_no_run_is_reported_over_the_network(data, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _telemetry
+    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_TELEMETRY', False)
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+    asked = []
+    monkeypatch.setattr(_telemetry, '_TELEMETRY_QUEUE', type('Queue', (), {'put': asked.append, 'join': None})())
+    train_grpo(write_options(data, tmp_path, grpo__max_steps=1, val__val_freq=None))
+    assert constants.HF_HUB_DISABLE_TELEMETRY and not asked
+
+
 @pytest.mark.parametrize('part', ['vision', 'language'])
 def test_one_tower_alone_is_trained(data, tmp_path, part):
     before = weights(data / 'vlm')
@@ -252,6 +330,13 @@ def test_both_tasks_together(data, tmp_path):
     ({'network__train': 'lora', 'network__lora': {'rank': 2}}, 'keys are those of peft'),
     ({'datasets__train__mos_range': None}, 'mos_range: must be given'), ({'datasets': {}}, 'datasets: train: must be given'),
     ({'datasets__val': {'type': 'SyntheticNRDataset'}}, 'has no files'),
+    ({'grpo__save_only_model': True}, 'save_only_model: True: a run that is interrupted'),
+    ({'grpo__log_completions': True}, 'log_completions: is set by'), ({'grpo__learning_rate': 'abc'}, "'abc' must be a number"),
+    ({'grpo__max_completion_length': None}, 'max_completion_length: must be a number'),
+    ({'grpo__use_vllm': True}, 'vllm'), ({'grpo__deepspeed': {'zero_optimization': {'stage': 2}}}, 'grpo: .*deepspeed'),
+    ({'val__val_freq': 0}, 'val_freq: 0 must be 1 step at least'),
+    ({'rewards__degradation': 1.0}, '0 of 9 training images are'),
+    ({'grpo__per_device_train_batch_size': 4}, 'rank: compares images, and a generation holds one'),
     ({'datasets__val__colour': 1}, 'unknown key "colour"'), ({'prompts__rating_range': [5, 1]}, 'rating_range')])
 def test_what_cannot_work_is_refused_before_the_first_step(data, tmp_path, changes, message):
     with pytest.raises(OptionError, match=message):
