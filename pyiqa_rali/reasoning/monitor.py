@@ -56,6 +56,10 @@ class AlarmCallback(TrainerCallback):
         self.first_entropy: float | None = None
         self.raised: set[str] = set()
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the first entropy of a run that is gone on with from its history."""
+        self.first_entropy = next((logs['entropy'] for logs in state.log_history if 'entropy' in logs), None)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Look at the figures that were just logged."""
         logs = logs or {}

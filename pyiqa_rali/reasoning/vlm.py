@@ -92,7 +92,7 @@ def locate_vlm(source: str | os.PathLike) -> Path:
     Raises:
         CheckpointError: there is no such folder, and the hub cannot give it.
     """
-    path = Path(source).expanduser()
+    path = Path(source).expanduser().absolute()  # adapters write down where the model below them is
     if path.is_dir():
         if not (path / 'config.json').exists() and not (path / ADAPTER_FILE).exists():
             raise CheckpointError(f'{path}: is no model folder: it has neither config.json nor {ADAPTER_FILE}.')

@@ -244,6 +244,14 @@ def test_a_run_may_start_from_an_adapter(data, adapter, tmp_path):
         train_grpo(write_options(data, tmp_path, network__pretrained=str(adapter), **LORA))
 
 
+def test_an_adapter_knows_where_its_base_is_from_anywhere(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data)
+    options = write_options(data, tmp_path, network__pretrained='vlm', grpo__max_steps=1, val__val_freq=None, **LORA)
+    export = train_grpo(options)['export']
+    monkeypatch.chdir(tmp_path)
+    assert ReasoningScorer(pretrained_model_path=export, max_new_tokens=8)
+
+
 def test_adapters_that_would_be_left_out_are_refused(adapter, tmp_path):
     part, twice = tmp_path / 'part', tmp_path / 'twice'
     for copy in (part, twice):

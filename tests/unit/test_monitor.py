@@ -35,6 +35,14 @@ def test_each_sign_is_raised_once():
     assert len(alarm.raised) == 1
 
 
+def test_the_first_entropy_is_that_of_the_whole_run():
+    alarm = AlarmCallback()
+    alarm.on_train_begin(None, SimpleNamespace(log_history=[{'loss': 1.0}, {'entropy': 2.0}, {'entropy': 1.0}]), None)
+    assert len(alarm.signs({'entropy': 0.3})) == 1
+    alarm.on_train_begin(None, SimpleNamespace(log_history=[]), None)
+    assert alarm.signs({'entropy': 0.3}) == []
+
+
 def read(path):
     with open(path, newline='') as stream:
         return list(csv.DictReader(stream))
