@@ -1,6 +1,7 @@
 """Tiny models and data sets, built in a moment and from nothing that has to be downloaded."""
 
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,10 @@ def tiny_qwen3_vl(folder: Path) -> Path:
     Qwen3VLProcessor(other.image_processor, tokenizer, videos, chat_template=other.chat_template).save_pretrained(folder)
     ReasoningCard(score_prompt='Rate it.', training='none: random weights').save(folder)
     return folder
+
+
+def free_port() -> str:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(('localhost', 0))
+        return str(probe.getsockname()[1])

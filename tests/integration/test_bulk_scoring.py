@@ -21,7 +21,7 @@ from pyiqa_rali.checkpoints.format import save_checkpoint
 from pyiqa_rali.commands import score
 from pyiqa_rali.errors import OptionError
 from tests.integration.test_score_command import Brightness
-from tests.tiny import TINY_TIMM
+from tests.tiny import TINY_TIMM, free_port
 from tests.unit.test_rali import random_rali, tensors_of
 
 ENCODERS = {
@@ -158,7 +158,7 @@ def content(path):
 
 
 def start(out, seconds, folder, shard, processes=1):
-    launcher = ['-m', 'torch.distributed.run', '--nproc_per_node', str(processes), '--standalone']
+    launcher = ['-m', 'torch.distributed.run', '--nproc_per_node', str(processes), '--master_port', free_port()]
     script = out.parent / 'slow.py'
     script.write_text(SLOW)
     command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(seconds), str(folder), str(shard),

@@ -23,7 +23,7 @@ from pyiqa_rali.reasoning.prompts import ReasoningCard
 from pyiqa_rali.reasoning.sft import run_sft, train_sft
 from pyiqa_rali.reasoning.tables import Row
 from pyiqa_rali.train import main
-from tests.tiny import tiny_vlm
+from tests.tiny import free_port, tiny_vlm
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -163,8 +163,9 @@ train_grpo({options!r})
 
 
 def in_two_processes(options, *more):
-    result = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--standalone',
-                             '-m', 'pyiqa_rali.train', '-opt', options, *more], cwd=REPOSITORY, capture_output=True, text=True,
+    launcher = ['-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', free_port()]
+    result = subprocess.run([sys.executable, *launcher, '-m', 'pyiqa_rali.train', '-opt', options, *more], cwd=REPOSITORY,
+                            capture_output=True, text=True,
                             env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(REPOSITORY), os.environ['PYTHONPATH']])})
     return result.returncode, result.stderr
 

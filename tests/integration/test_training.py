@@ -17,7 +17,7 @@ from pyiqa_rali.alignment.features import load_features
 from pyiqa_rali.checkpoints.format import load_checkpoint, load_metadata
 from pyiqa_rali.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.pipeline import train
-from tests.tiny import tiny_open_clip_config, tiny_options
+from tests.tiny import free_port, tiny_open_clip_config, tiny_options
 
 TENSORS = ('scorer.pca_components', 'scorer.basis_vectors', 'scorer.basis_scores')
 
@@ -188,7 +188,7 @@ def test_two_processes_train_as_one(tmp_path):
     options = write_options(tmp_path, name='two', datasets__train__batch_size_per_gpu=4, align__grad_clip=None)
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '',
                    'PYTHONPATH': os.pathsep.join([str(Path.cwd()), *sys.path])}
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--standalone', '-m',
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', free_port(), '-m',
                'pyiqa_rali.train', '-opt', str(options), '--launcher', 'pytorch']
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr[-3000:]
