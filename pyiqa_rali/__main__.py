@@ -6,7 +6,7 @@ import sys
 
 from pyiqa_rali import __version__
 from pyiqa_rali.commands import EXIT_USER_ERROR, exit_status
-from pyiqa_rali.errors import did_you_mean
+from pyiqa_rali.core.errors import did_you_mean
 
 PROGRAM = 'pyiqa-rali'
 

@@ -21,12 +21,12 @@ import yaml
 
 from pyiqa_rali.alignment.text_encoders import resolve_text_encoder
 from pyiqa_rali.alignment.towers import weight_file
-from pyiqa_rali.errors import OptionError, did_you_mean
-from pyiqa_rali.files import atomic_open, atomic_path, model_sha256, write_json
-from pyiqa_rali.options import PathOptions, from_known_keys, read_yaml, train_options
+from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.core.files import atomic_open, atomic_path, model_sha256, write_json
+from pyiqa_rali.core.jobs import end_with_parent
+from pyiqa_rali.core.options import PathOptions, from_known_keys, read_yaml, train_options
+from pyiqa_rali.core.runs import MAY_CHANGE, OF_LATER_STAGES, RunFolder, package_versions
 from pyiqa_rali.pipeline import check_sections, train
-from pyiqa_rali.processes import end_with_parent
-from pyiqa_rali.run_folder import MAY_CHANGE, OF_LATER_STAGES, RunFolder, package_versions
 
 ABLATION = 'ablation'  # the group of the variants; each sweep is a group too
 DIGITS = 12

@@ -23,13 +23,14 @@ from pyiqa_rali.chain_report import (
     words_of,
     written_text_figures,
 )
+from pyiqa_rali.core.errors import some
+from pyiqa_rali.core.files import atomic_folder, atomic_open, without_nan, write_json
+from pyiqa_rali.core.options import override, read_yaml
+from pyiqa_rali.core.runs import claim
 from pyiqa_rali.data.make_dataset import make_dataset
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.data.view_sentences import view_sentence
-from pyiqa_rali.errors import some
 from pyiqa_rali.evaluation.plots import described_sheet, spread_over_scores
-from pyiqa_rali.files import atomic_folder, atomic_open, without_nan, write_json
-from pyiqa_rali.options import override, read_yaml
 from pyiqa_rali.pipeline import train as train_rali
 from pyiqa_rali.reasoning.cold_start import random_completions
 from pyiqa_rali.reasoning.grpo import check_before_training, run_grpo, trainer_config
@@ -40,7 +41,6 @@ from pyiqa_rali.reasoning.tiny_vlm import save_tiny_vlm
 from pyiqa_rali.reasoning.training import ReasoningFolder
 from pyiqa_rali.reasoning.vlm import load_vlm
 from pyiqa_rali.reasoning.write_texts import OF_NO_TEXT, write_texts
-from pyiqa_rali.run_folder import claim
 
 SHOWN_IMAGES = 8
 

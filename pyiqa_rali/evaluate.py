@@ -11,8 +11,11 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from pyiqa_rali.core.errors import DataError, OptionError, some
+from pyiqa_rali.core.files import atomic_open, without_nan, write_json
+from pyiqa_rali.core.options import override, read_yaml
+from pyiqa_rali.core.runs import versions
 from pyiqa_rali.data.tables import QualityTable, build_table, complete
-from pyiqa_rali.errors import DataError, OptionError, some
 from pyiqa_rali.evaluation import result_tables as tables
 from pyiqa_rali.evaluation.agreement import MEASURES, agreement, bootstrap_indices, fit_to_mos, oriented
 from pyiqa_rali.evaluation.metrics import describe_metric, make_metric, metric_section
@@ -22,10 +25,7 @@ from pyiqa_rali.evaluation.plots import agreement_scatter, comparison_bars
 from pyiqa_rali.evaluation.score_cache import ScoreCache
 from pyiqa_rali.evaluation.scoring import score_table
 from pyiqa_rali.evaluation.significance import Comparison, compare_metrics
-from pyiqa_rali.files import atomic_open, without_nan, write_json
-from pyiqa_rali.options import override, read_yaml
 from pyiqa_rali.pipeline import choose_device
-from pyiqa_rali.run_folder import versions
 
 FEWEST_SCORES = 3
 OUTPUTS = ('results.csv', 'results.json', 'results.md', 'pyiqa_row.csv', 'significance.csv', 'paper.csv', 'counts.csv',

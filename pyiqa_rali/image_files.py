@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from PIL import ImageFile as PillowFile
 
-from pyiqa_rali.errors import DataError
+from pyiqa_rali.core.errors import DataError, first_line
 
 
 @dataclass
@@ -146,9 +146,3 @@ def strict_decoding() -> Iterator[None]:
         yield
     finally:
         PillowFile.LOAD_TRUNCATED_IMAGES = before
-
-
-def first_line(error: BaseException) -> str:
-    """Return an error as one line: its first, or its class when it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

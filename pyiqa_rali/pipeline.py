@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyiqa_rali.alignment import distributed
 from pyiqa_rali.alignment.bank import bank_of_run, load_bank, save_bank
 from pyiqa_rali.alignment.batches import AlignmentDataset, alignment_dataset, join_datasets
 from pyiqa_rali.alignment.compression import compress
@@ -23,15 +22,16 @@ from pyiqa_rali.archs.image_encoder import ImageEncoder
 from pyiqa_rali.checkpoints.bank import with_bank
 from pyiqa_rali.checkpoints.encoder_file import load_encoder, save_encoder
 from pyiqa_rali.checkpoints.format import FORMAT_VERSION, save_checkpoint, save_pth
+from pyiqa_rali.core import processes as distributed
+from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
+from pyiqa_rali.core.files import atomic_open, atomic_path, write_json
+from pyiqa_rali.core.options import TrainOptions, override, read_yaml, train_options
+from pyiqa_rali.core.records import read_record
+from pyiqa_rali.core.runs import RunFolder, versions
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.tables import QualityTable, build_table, complete, mos_scale
-from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.evaluation.correlations import correlations
 from pyiqa_rali.evaluation.run_pictures import draw_run
-from pyiqa_rali.files import atomic_open, atomic_path, write_json
-from pyiqa_rali.options import TrainOptions, override, read_yaml, train_options
-from pyiqa_rali.records import read_record
-from pyiqa_rali.run_folder import RunFolder, versions
 
 FEATURE_BATCH = 16
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
-from pyiqa_rali.bulk.processes import rank_and_world
-from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
-from pyiqa_rali.files import write_json
-from pyiqa_rali.options import PathOptions, from_known_keys, override, read_yaml
+from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
+from pyiqa_rali.core.files import write_json
+from pyiqa_rali.core.options import PathOptions, from_known_keys, override, read_yaml
+from pyiqa_rali.core.runs import claim
+from pyiqa_rali.core.shares import rank_and_world
 from pyiqa_rali.reasoning.grpo import run_grpo
 from pyiqa_rali.reasoning.options import GrpoOptions, SftOptions, grpo_options, sft_options
 from pyiqa_rali.reasoning.sft import examples_of, run_sft
 from pyiqa_rali.reasoning.tables import image_files
 from pyiqa_rali.reasoning.vlm import load_vlm
 from pyiqa_rali.reasoning.write_texts import OF_NO_TEXT, WritingOptions, write_texts
-from pyiqa_rali.run_folder import claim
 
 STEPS = ('teach', 'write', 'tune')
 FIRST_TEACHER = 'first teacher'

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
 
 COLUMNS = ['image', 'score', 'error', 'metric']
 ENCODING = {'encoding': 'utf-8', 'errors': 'surrogateescape', 'newline': ''}  # file names need not be valid UTF-8

@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 from pyiqa_rali.commands import exit_status
-from pyiqa_rali.errors import OptionError, did_you_mean
-from pyiqa_rali.options import override, read_yaml
+from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.core.options import override, read_yaml
 
 PROGRAM = 'pyiqa_rali.train'
 KINDS = ('RALI', 'GRPO', 'SFT', 'RACT', 'CHAIN')

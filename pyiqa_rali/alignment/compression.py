@@ -11,8 +11,8 @@ import scipy.linalg
 import scipy.spatial.distance
 import torch
 
-from pyiqa_rali.errors import OptionError
-from pyiqa_rali.options import CompressOptions
+from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.options import CompressOptions
 
 
 @dataclass

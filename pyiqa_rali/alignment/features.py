@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from pyiqa_rali.archs.image_encoder import ImageEncoder
 from pyiqa_rali.archs.preprocessing import Preprocessing, fit_to_encoder
+from pyiqa_rali.core.errors import CheckpointError
+from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.data.tables import QualityTable
-from pyiqa_rali.errors import CheckpointError
-from pyiqa_rali.files import atomic_path
 
 
 @dataclass

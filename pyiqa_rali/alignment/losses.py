@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyiqa_rali.alignment.distributed import gather_features
+from pyiqa_rali.core.processes import gather_features
 
 Encode = Callable[[Tensor], Tensor]
 

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from pyiqa_rali.alignment.features import FeatureTable
 from pyiqa_rali.archs.basis_scorer import BasisScorer
-from pyiqa_rali.options import ScoreOptions
-from pyiqa_rali.records import RunRecord
+from pyiqa_rali.core.options import ScoreOptions
+from pyiqa_rali.core.records import RunRecord
 
 Validate = Callable[[BasisScorer], dict[str, float]]
 

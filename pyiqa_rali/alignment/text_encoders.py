@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyiqa_rali.checkpoints.hub import from_hub
-from pyiqa_rali.errors import CheckpointError, OptionError
-from pyiqa_rali.image_files import first_line
+from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line
+from pyiqa_rali.core.hub import from_hub
 
 CHOICES = 'give the folder of a copy, or installed:PACKAGE; or, with a network, set HF_ENDPOINT to a mirror that can be reached'
 HUB_FILES = ('*.json', '*.txt', '*.model', '*.safetensors', 'pytorch_model*.bin')

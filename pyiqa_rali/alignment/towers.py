@@ -19,10 +19,9 @@ from pyiqa_rali.archs.image_encoder import (
 )
 from pyiqa_rali.archs.preprocessing import Preprocessing
 from pyiqa_rali.checkpoints.format import load_checkpoint
-from pyiqa_rali.checkpoints.hub import cache_alone_when_out_of_reach
-from pyiqa_rali.errors import CheckpointError, OptionError, some
-from pyiqa_rali.image_files import first_line
-from pyiqa_rali.options import PathOptions, TextEncoderOptions, from_known_keys
+from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line, some
+from pyiqa_rali.core.hub import cache_alone_when_out_of_reach
+from pyiqa_rali.core.options import PathOptions, TextEncoderOptions, from_known_keys
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from pyiqa_rali.alignment.features import FeatureTable
 from pyiqa_rali.alignment.text_encoders import TextEncoder
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 
 PROMPT_SIDES = ('high', 'low')
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pyiqa_rali.archs.clip_tower import ClipTower, build_clip_tower, is_plain
 from pyiqa_rali.archs.preprocessing import Preprocess, Preprocessing
-from pyiqa_rali.errors import OptionError, did_you_mean
-from pyiqa_rali.options import from_known_keys
+from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.core.options import from_known_keys
 
 LIBRARIES = ('open_clip', 'timm')
 POOLINGS = ('head', 'mean_std')

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 
 VALUES_AT_ONCE = 2 ** 18
 RESAMPLING = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}

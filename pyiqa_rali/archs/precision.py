@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pyiqa_rali.errors import OptionError, did_you_mean
+from pyiqa_rali.core.errors import OptionError, did_you_mean
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyiqa_rali.archs.pillow import resize_with_pillow, row_blocks
-from pyiqa_rali.errors import OptionError, did_you_mean
+from pyiqa_rali.core.errors import OptionError, did_you_mean
 
 MIN_SIZE = 16
 RESIZE_MODES = ('shortest', 'longest', 'squash', 'native')

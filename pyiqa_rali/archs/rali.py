@@ -14,7 +14,7 @@ from pyiqa_rali.archs.image_encoder import ImageEncoderConfig, build_image_encod
 from pyiqa_rali.archs.precision import check_device, check_precision
 from pyiqa_rali.archs.text_bank import build_bank
 from pyiqa_rali.checkpoints import format as checkpoint_format
-from pyiqa_rali.errors import CheckpointError, OptionError, some
+from pyiqa_rali.core.errors import CheckpointError, OptionError, some
 
 
 class RALI(nn.Module):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from pyiqa_rali.errors import DataError
-from pyiqa_rali.image_files import ImageFile, first_line, read_image_file, read_like_pyiqa
+from pyiqa_rali.core.errors import DataError, first_line
+from pyiqa_rali.image_files import ImageFile, read_image_file, read_like_pyiqa
 
 Item = TypeVar('Item')
 LARGEST_MEMBER = 1 << 30

@@ -3,9 +3,8 @@
 import inspect
 from typing import Any
 
-from pyiqa_rali.bulk.processes import local_rank, rank_and_world
-from pyiqa_rali.errors import CheckpointError, OptionError, did_you_mean
-from pyiqa_rali.image_files import first_line
+from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean, first_line
+from pyiqa_rali.core.shares import local_rank, rank_and_world
 
 OWN_WEIGHTS = ('RALI', 'ReasoningScorer')  # the architectures that --weights is for
 BY_OTHER_OPTIONS = {'pretrained_model_path': '--weights', 'device': '--device'}

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from pyiqa_rali.bulk.entries import chunks
-from pyiqa_rali.errors import DataError, OptionError
-from pyiqa_rali.files import atomic_path
+from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.score_table import (
     COLUMNS,
     ENCODING,

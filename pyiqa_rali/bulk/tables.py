@@ -4,7 +4,7 @@ import importlib.util
 import os
 
 from pyiqa_rali.bulk.parts import Parquet, ScoreParts, WholeLines, parts_folder
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.score_table import CsvLines, JsonLines, ScoreTable
 
 FORMATS = ('csv', 'jsonl', 'parquet')

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyiqa_rali.errors import CheckpointError
+from pyiqa_rali.core.errors import CheckpointError
 
 BANK_KEY = 'bank'
 TEXT_FEATURES = 'bank.text_features'

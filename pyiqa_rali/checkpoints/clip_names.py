@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyiqa_rali.errors import CheckpointError, some
+from pyiqa_rali.core.errors import CheckpointError, some
 
 _VISION = 'vision_model.'
 POSITION_IDS = 'vision_model.embeddings.position_ids'  # numbers from 0 up, which older versions saved

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyiqa_rali.archs.image_encoder import ImageEncoderConfig
 from pyiqa_rali.archs.preprocessing import Preprocessing
-from pyiqa_rali.errors import CheckpointError
+from pyiqa_rali.core.errors import CheckpointError
 
 PROCESSOR_FILES = ('best/preprocessor_config.json', 'best/processor_config.json')  # of transformers 4 and 5
 RESAMPLING = {2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers

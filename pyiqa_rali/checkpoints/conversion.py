@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pyiqa_rali.checkpoints.clip_settings import PROCESSOR_FILES
 from pyiqa_rali.checkpoints.format import FILE_NAME, save_checkpoint
-from pyiqa_rali.checkpoints.hub import commit_of, from_hub
 from pyiqa_rali.checkpoints.released import FILES, is_released, not_there_yet, read_released
-from pyiqa_rali.errors import CheckpointError
+from pyiqa_rali.core.errors import CheckpointError
+from pyiqa_rali.core.hub import commit_of, from_hub
 
 LAYOUT = 1  # counts changes of what a conversion writes; an older one is made again
 SECONDS_OF_A_DEAD_WRITER = 3600

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.errors import CheckpointError
-from pyiqa_rali.files import sha256, write_json
+from pyiqa_rali.core.errors import CheckpointError
+from pyiqa_rali.core.files import sha256, write_json
 
 VARIABLE = 'PYIQA_RALI_DEFAULT'
 

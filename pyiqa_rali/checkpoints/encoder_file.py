@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from pyiqa_rali.archs.image_encoder import ImageEncoder, ImageEncoderConfig, build_image_encoder
-from pyiqa_rali.errors import CheckpointError
-from pyiqa_rali.files import atomic_path
+from pyiqa_rali.core.errors import CheckpointError
+from pyiqa_rali.core.files import atomic_path
 
 CONFIG_KEY = 'image_encoder'
 

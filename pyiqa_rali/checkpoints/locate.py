@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pyiqa_rali.checkpoints import conversion
 from pyiqa_rali.checkpoints.default import find_default
-from pyiqa_rali.checkpoints.hub import is_hub_name
-from pyiqa_rali.errors import CheckpointError, OptionError
+from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.core.hub import is_hub_name
 
 RELEASED = 'ByteDance/Q-Insight:RALI'
 EMBEDDED = 'rali_lite.safetensors'

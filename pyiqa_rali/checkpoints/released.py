@@ -17,7 +17,7 @@ from pyiqa_rali.checkpoints.clip_names import check_fit, is_text_tower, is_visio
 from pyiqa_rali.checkpoints.clip_settings import encoder_config
 from pyiqa_rali.checkpoints.format import FORMAT_VERSION, check_scorer_tensors
 from pyiqa_rali.checkpoints.pickles import read_joblib, read_npz, read_torch_tensors
-from pyiqa_rali.errors import CheckpointError, some
+from pyiqa_rali.core.errors import CheckpointError, some
 
 FILES = ('best/config.json', 'ckpt.pt', 'pca.pkl')
 WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json')

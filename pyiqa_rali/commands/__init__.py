@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from pyiqa_rali.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 
 USER_ERRORS = (OptionError, DataError, CheckpointError, OSError)
 EXIT_USER_ERROR = 2

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
         DataError: cells failed; the message names the log.
     """
     from pyiqa_rali.ablation import AblationFolder, ablation_options, plan
-    from pyiqa_rali.options import override, read_yaml
-    from pyiqa_rali.run_folder import claim
+    from pyiqa_rali.core.options import override, read_yaml
+    from pyiqa_rali.core.runs import claim
     for name in ('processes', 'threads'):
         if getattr(args, name) < 1:
             raise OptionError(f'--{name}: {getattr(args, name)} must be 1 at least.')
@@ -55,7 +55,7 @@ def train_cells(folder, cells: list, keep_models: bool, processes: int, threads:
     from tqdm import tqdm
 
     from pyiqa_rali.ablation import write_request
-    from pyiqa_rali.processes import Job, last_line, run_jobs
+    from pyiqa_rali.core.jobs import Job, last_line, run_jobs
     jobs = []
     for encoder in dict.fromkeys(cell.encoder for cell in cells):
         request = folder.logs / f'{encoder}.json'
@@ -76,9 +76,9 @@ def train_cells(folder, cells: list, keep_models: bool, processes: int, threads:
 
 def report(options, folder, places: list) -> None:
     """Write cells.csv, table.csv, table.md and the pictures."""
+    from pyiqa_rali.core.files import atomic_open
     from pyiqa_rali.evaluation.ablation_plots import draw_ablation, draw_sweeps
     from pyiqa_rali.evaluation.ablation_table import PAPER, TableRow, fill, markdown, write_csv
-    from pyiqa_rali.files import atomic_open
     rows: dict[str, TableRow] = {}
     for variant, _, key in places:
         row = rows.setdefault(variant.name, TableRow(variant.name, variant.group, variant.value, [],
@@ -100,7 +100,7 @@ def report(options, folder, places: list) -> None:
 
 def write_cells(path: Path, places: list, table: list) -> None:
     """Write one line for each variant and repeat, with all correlations of its training."""
-    from pyiqa_rali.files import atomic_open
+    from pyiqa_rali.core.files import atomic_open
     results = {row.name: row.results for row in table}
     columns = list(table[0].results[0])
     with atomic_open(path) as stream:

@@ -5,8 +5,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from pyiqa_rali.errors import CheckpointError, OptionError
-from pyiqa_rali.options import BankOptions
+from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.core.options import BankOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,8 +67,8 @@ def _from_options(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     from pyiqa_rali.alignment.bank import bank_of_run
     from pyiqa_rali.alignment.batches import alignment_dataset
     from pyiqa_rali.alignment.towers import build_towers
+    from pyiqa_rali.core.options import override, read_yaml, train_options
     from pyiqa_rali.data.tables import build_table
-    from pyiqa_rali.options import override, read_yaml, train_options
     if args.text_encoder or args.split_sentences:
         raise OptionError('--text-encoder, --split-sentences: go with --texts; an option file names its own text encoder.')
     options = train_options(override(read_yaml(args.opt), args.force_yml))
@@ -104,7 +104,7 @@ def _from_texts(args: argparse.Namespace, metadata: dict[str, Any]) -> tuple[Any
 
 
 def _bank_options(args: argparse.Namespace, options: BankOptions) -> BankOptions:
-    from pyiqa_rali.options import check_bank_options
+    from pyiqa_rali.core.options import check_bank_options
     given = {name: getattr(args, name) for name in ('num_texts', 'num_candidates', 'selection', 'temperature')}
     options = replace(options, **{name: value for name, value in given.items() if value is not None})
     check_bank_options(options)

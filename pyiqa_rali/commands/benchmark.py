@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.errors import OptionError, did_you_mean
+from pyiqa_rali.core.errors import OptionError, did_you_mean
 
 PACKAGES = ('torch', 'transformers', 'pyiqa', 'timm', 'pillow', 'pyiqa-rali')
 
@@ -154,9 +154,9 @@ def measure(args: argparse.Namespace, rows: Any, folder: Path, weights: Path) ->
 
 def report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """Print the tables, and write them, the CSV and the figures."""
+    from pyiqa_rali.core.files import atomic_open
     from pyiqa_rali.evaluation.benchmark.figures import draw
     from pyiqa_rali.evaluation.benchmark.report import footnotes, table_text, with_ratios, write_csv
-    from pyiqa_rali.files import atomic_open
     out = Path(args.out)
     rows = with_ratios(rows)
     machine = (f'{cpu_name()}, {os.cpu_count()} CPUs; {args.device}; median of {args.repeats} calls at most, after one that is '

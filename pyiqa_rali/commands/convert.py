@@ -28,10 +28,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(source: str, revision: str | None) -> tuple[dict, dict]:
     from pyiqa_rali.checkpoints.conversion import fetch, read_fetched
-    from pyiqa_rali.checkpoints.hub import is_hub_name
     from pyiqa_rali.checkpoints.locate import CHOICES, RELEASED
     from pyiqa_rali.checkpoints.released import read_released
-    from pyiqa_rali.errors import OptionError
+    from pyiqa_rali.core.errors import OptionError
+    from pyiqa_rali.core.hub import is_hub_name
     if source == 'rali' and not Path(source).exists():
         source = RELEASED
     if Path(source).exists() or not is_hub_name(source):

@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.image_files import ImageFinder
 
 MODES = ('expectation', 'greedy', 'mean')

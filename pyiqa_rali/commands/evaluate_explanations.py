@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.errors import OptionError
-from pyiqa_rali.options import refuse_changed
+from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.options import refuse_changed
 
 PICTURES, RESULTS, SETTINGS, FIGURE = 'pictures.jsonl', 'results.json', 'settings.json', 'explanations.png'
 BATCH = 16
@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from pyiqa_rali.commands.explain import make_explainer
+    from pyiqa_rali.core.files import write_json
     from pyiqa_rali.evaluation.explanation_plots import draw_measures
     from pyiqa_rali.evaluation.explanations import measure_explanations
-    from pyiqa_rali.files import write_json
     metric = make_explainer(args)
     pictures, settings = open_pictures(args)
     out = Path(args.out)
@@ -97,7 +97,7 @@ def claim(path: Path, settings: dict[str, Any]) -> None:
     Raises:
         OptionError: the folder holds results of something else.
     """
-    from pyiqa_rali.files import write_json
+    from pyiqa_rali.core.files import write_json
     if not path.is_file():
         write_json(path, settings)
     before = json.loads(path.read_text(encoding='utf-8'))

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 
 WIDTH, BAR, VOTES = 80, 20, 5
 RALI = {'metric_opts': {'type': 'RALI'}}  # a name that pyiqa does not know is refused where the metric is made
@@ -62,7 +62,7 @@ def make_explainer(args: argparse.Namespace) -> Any:
 
     from pyiqa_rali.archs.explanation import NO_BANK
     from pyiqa_rali.bulk.metrics import make_metric
-    from pyiqa_rali.errors import CheckpointError
+    from pyiqa_rali.core.errors import CheckpointError
     name = args.metric or ('rali' if args.weights else 'rali-lite')
     if DEFAULT_CONFIGS.get(name, RALI)['metric_opts']['type'] != 'RALI':
         raise OptionError(f'--metric: "{name}" has no basis and no text bank; only rali and rali-lite explain their scores.')
@@ -97,8 +97,8 @@ def _explain(metric: Any, pixels: Any, args: argparse.Namespace) -> tuple[Any, s
     """Return the explanation of one image, or None and why there is none."""
     import numpy as np
 
+    from pyiqa_rali.core.errors import first_line
     from pyiqa_rali.data.synthetic import as_tensor
-    from pyiqa_rali.image_files import first_line
     device = next(metric.net.parameters()).device
     try:
         return metric.net.explain(as_tensor([np.array(pixels)]).to(device), args.num_texts, args.num_basis)[0], ''

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         CheckpointError: the weights cannot be read, or the file does not give the scores of torch.
         DataError: photographs that cannot be read.
     """
-    from pyiqa_rali.files import write_json
+    from pyiqa_rali.core.files import write_json
     check_arguments(args)
     out = Path(args.out)
     checked, calibration = photographs_of(args.check), photographs_of(args.calibrate if args.int8 else None)
@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise OptionError for what cannot be used, before anything is loaded."""
-    from pyiqa_rali.errors import OptionError, did_you_mean
-    from pyiqa_rali.options import refuse_changed
+    from pyiqa_rali.core.errors import OptionError, did_you_mean
+    from pyiqa_rali.core.options import refuse_changed
     if not args.out.endswith('.onnx'):
         raise OptionError(f'OUT: {args.out} must end in .onnx.')
     for name, value, least in (('--pictures', args.pictures, 3), ('--calibration-pictures', args.calibration_pictures, 1),

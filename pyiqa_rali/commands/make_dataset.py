@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         OptionError: an argument that cannot be used.
         DataError: photographs that cannot be used.
     """
-    from pyiqa_rali.errors import OptionError
+    from pyiqa_rali.core.errors import OptionError
     if args.list_types:
         return _list_types()
     if args.calibrate:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from pyiqa_rali.bulk.metrics import make_metric, metric_label, parse_options
 from pyiqa_rali.bulk.pipeline import score_files
-from pyiqa_rali.bulk.processes import gather, joined, rank_and_world
 from pyiqa_rali.bulk.report import Progress, Totals
 from pyiqa_rali.bulk.sources import LIST_MARK, STANDARD_INPUT, ImageSources
 from pyiqa_rali.bulk.tables import FORMATS, file_format, open_table
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.shares import gather, joined, rank_and_world
 from pyiqa_rali.score_table import ImageScore, refuse_overwriting
 
 BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS = 8, 32, 8

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from pyiqa_rali.commands.describe import add_model_arguments, check_positive
-from pyiqa_rali.errors import OptionError, some
+from pyiqa_rali.core.errors import OptionError, some
 from pyiqa_rali.image_files import ImageFinder
 
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write and report."""
-    from pyiqa_rali.bulk.processes import rank_and_world
+    from pyiqa_rali.core.shares import rank_and_world
     from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
     _, world = rank_and_world()
     if world > 1:
@@ -65,8 +65,8 @@ def files_of(opt: str, section: str) -> list[Path]:
     Raises:
         OptionError: the file has no such data set, or one whose images are no files.
     """
-    from pyiqa_rali.errors import did_you_mean
-    from pyiqa_rali.options import read_yaml
+    from pyiqa_rali.core.errors import did_you_mean
+    from pyiqa_rali.core.options import read_yaml
     from pyiqa_rali.reasoning.tables import image_files
     values = read_yaml(opt)
     sections = values.get('datasets')

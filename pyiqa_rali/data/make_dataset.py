@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.dataset_blocks import make_block, read_record
 from pyiqa_rali.data.dataset_settings import (
     IMAGES,
@@ -25,7 +26,6 @@ from pyiqa_rali.data.dataset_settings import (
 from pyiqa_rali.data.dataset_tables import split_columns, write_tables
 from pyiqa_rali.data.photographs import check_sizes, list_photographs
 from pyiqa_rali.data.pseudo_mos import PseudoMos, load_calibration
-from pyiqa_rali.errors import OptionError
 
 
 def make_dataset(settings: DatasetSettings, workers: int = 1) -> int:

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 from pyiqa.data.general_nr_dataset import GeneralNRDataset
 
+from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean
 from pyiqa_rali.data.mos import MosScale
-from pyiqa_rali.errors import DataError, OptionError, did_you_mean
 
 MOS_COLUMNS = {'deqa': 'gt_score', 'agiqa3k': 'mos_quality', 'pipal': None}
 IMAGE_COLUMNS = {'deqa': 'image', 'agiqa3k': 'name'}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
-from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
 
 Number = TypeVar('Number')
 

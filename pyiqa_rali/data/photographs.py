@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pyiqa_rali.core.errors import DataError, OptionError, some
 from pyiqa_rali.data.images import read_size
-from pyiqa_rali.errors import DataError, OptionError, some
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 GROUPS_FILE = 'photos.csv'

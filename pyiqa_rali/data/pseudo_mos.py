@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
-from pyiqa_rali.errors import OptionError, did_you_mean
 
 # names of pyiqa's metrics, and whether a lower value means better quality
 METRICS = {'fsim': False, 'vsi': False, 'gmsd': True, 'nlpd': True, 'psnr': False, 'ssim': False, 'vif': False,

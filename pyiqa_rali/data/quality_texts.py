@@ -5,9 +5,9 @@ Each text is a few sentences; each sentence comes from a limited pool, so that a
 
 import numpy as np
 
+from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.distortions import DISTORTIONS
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
-from pyiqa_rali.errors import OptionError
 
 MOST_TEXTS = 40
 # five degrees, each as an adjective, an amount and an adverb

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyiqa_rali.errors import DataError, OptionError, some
-from pyiqa_rali.files import atomic_open
+from pyiqa_rali.core.errors import DataError, OptionError, some
+from pyiqa_rali.core.files import atomic_open
 
 PRISTINE = 'pristine'  # stands for the distortions where there is none
 Distortions = list[tuple[str, float]] | None

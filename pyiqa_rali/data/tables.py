@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean
 from pyiqa_rali.data.mos import MosScale
-from pyiqa_rali.errors import DataError, OptionError, did_you_mean
 from pyiqa_rali.image_files import strict_decoding
 
 PYIQA_KEYS = ('name', 'type', 'phase', 'dataroot_target', 'dataroot_ref', 'meta_info_file', 'split_file', 'split_index',

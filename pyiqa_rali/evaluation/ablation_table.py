@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.errors import OptionError, did_you_mean
-from pyiqa_rali.files import atomic_open
+from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.core.files import atomic_open
 
 PAPER = 'paper, not measured here: PLCC over 7 sets'
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 
 ALPHAS = tuple(10.0 ** power for power in range(-1, 6))
 

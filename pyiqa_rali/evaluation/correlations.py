@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
 
 
 def measures_of(*names: str) -> dict[str, dict[str, Any]]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.data.distortions import DISTORTIONS
 from pyiqa_rali.data.reasoning_texts import PRISTINE
-from pyiqa_rali.errors import DataError
 from pyiqa_rali.evaluation.correlations import correlations, measures_of
 
 # types that most data sets with synthetic distortions have, from every family of ours but one ('spatial' has pixelation)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyiqa_rali.errors import OptionError, did_you_mean, some
+from pyiqa_rali.core.errors import OptionError, did_you_mean, some
+from pyiqa_rali.core.options import from_known_keys
 from pyiqa_rali.evaluation.significance import fewest_resamples
-from pyiqa_rali.options import from_known_keys
 
 KIND = 'EVALUATE'
 MISSING = ('fail', 'count')

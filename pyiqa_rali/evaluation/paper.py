@@ -5,7 +5,7 @@ import re
 from importlib import resources
 from typing import Any
 
-from pyiqa_rali.errors import OptionError, did_you_mean
+from pyiqa_rali.core.errors import OptionError, did_you_mean
 
 FILE = 'paper_values.csv'
 MEASURES = {'plcc': 'plcc', 'plcc_fitted': 'plcc', 'srcc': 'srcc'}  # ours: the paper's

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyiqa_rali.files import atomic_path
+from pyiqa_rali.core.files import atomic_path
 
 BLUE, ORANGE, GRAY = '#0072B2', '#D55E00', '#777777'  # safe for colour-blind readers
 COLUMNS = 4

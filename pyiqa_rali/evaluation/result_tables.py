@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pyiqa_rali.core.files import atomic_open
 from pyiqa_rali.evaluation.agreement import MEASURES
 from pyiqa_rali.evaluation.scoring import REASONS, ScoredImage
-from pyiqa_rali.files import atomic_open
 
 RESULT_COLUMNS = ('dataset', 'metric', 'images', 'scored', 'missing', 'fit',
                   *(f'{measure}{end}' for measure in MEASURES for end in ('', '_low', '_high')))

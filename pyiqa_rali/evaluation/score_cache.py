@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.files import write_json
+from pyiqa_rali.core.files import write_json
 
 COLUMNS = ['key', 'score', 'image']
 DESCRIPTION = 'metric.json'

@@ -11,10 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
+from pyiqa_rali.core.errors import DataError, OptionError, first_line
 from pyiqa_rali.data.tables import QualityTable, seeded
-from pyiqa_rali.errors import DataError, OptionError
 from pyiqa_rali.evaluation.score_cache import ScoreCache, image_key
-from pyiqa_rali.image_files import first_line
 
 REASONS = ('unreadable', 'failed', 'not_finite')
 PIXEL_KEYS = ('type', 'augment', 'img_range')  # options of a data set that change what a metric sees

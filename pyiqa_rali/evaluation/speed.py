@@ -3,8 +3,8 @@
 import time
 from typing import Any
 
+from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.data.images import read_size
-from pyiqa_rali.errors import DataError
 from pyiqa_rali.evaluation.benchmark.cells import Cell
 from pyiqa_rali.evaluation.benchmark.run import child_rows
 from pyiqa_rali.evaluation.benchmark.subjects import Subject

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from pyiqa_rali.archs.preprocessing import MIN_SIZE, Preprocessing
 from pyiqa_rali.archs.rali import RALI
-from pyiqa_rali.errors import CheckpointError
+from pyiqa_rali.core.errors import CheckpointError
 
 TOLERANCE = 1e-4  # of the score range
 SIZE_WITHOUT_TARGET = 224

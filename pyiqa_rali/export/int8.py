@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.export.fitting import PREFIX
 from pyiqa_rali.export.pictures import as_input
-from pyiqa_rali.files import atomic_path
 
 KEEP_FLOAT = 6  # rali-lite: SRCC with float is .990 with 0, .998 with 3, .999 with 6, for about the same time
 STATIC_TYPES = ['Conv', 'Clip', 'Relu', 'Add']  # the last three belong to the convolutions that they follow

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from pyiqa_rali.errors import DataError
+from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.reasoning.vlm import ReasoningModel
 
 ENDS = ('}</answer>', '}', '</answer>', '\n', ' ')  # what may follow a rating

@@ -4,8 +4,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.errors import OptionError
-from pyiqa_rali.options import override, read_yaml
+from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.reasoning.generation import placeholder_tokens
 from pyiqa_rali.reasoning.monitor import (
     GRPO_COLUMNS,

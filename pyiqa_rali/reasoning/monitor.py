@@ -10,11 +10,11 @@ import numpy as np
 from transformers import TrainerCallback
 
 from pyiqa_rali.archs.reasoning import ReasoningScorer
+from pyiqa_rali.core.records import RunRecord, read_record
 from pyiqa_rali.evaluation.correlations import correlations
 from pyiqa_rali.reasoning.options import ReasoningValOptions
 from pyiqa_rali.reasoning.tables import Row, read_picture
 from pyiqa_rali.reasoning.vlm import ReasoningModel
-from pyiqa_rali.records import RunRecord, read_record
 
 GRPO_COLUMNS = ('reward', 'reward_std', 'kl', 'entropy', 'frac_reward_zero_std', 'completions/clipped_ratio',
                 'completions/mean_length', 'loss', 'grad_norm', 'learning_rate')

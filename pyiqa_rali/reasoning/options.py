@@ -4,8 +4,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyiqa_rali.errors import OptionError, did_you_mean
-from pyiqa_rali.options import LoggerOptions, PathOptions, from_known_keys
+from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.core.options import LoggerOptions, PathOptions, from_known_keys
 from pyiqa_rali.reasoning.prompts import ReasoningCard
 
 REWARDS = ('format', 'score', 'continuous_score', 'rank', 'degradation', 'reading', 'naming')

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.errors import CheckpointError, OptionError
-from pyiqa_rali.files import write_json
-from pyiqa_rali.options import from_known_keys
+from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.core.files import write_json
+from pyiqa_rali.core.options import from_known_keys
 
 CARD_FILE = 'pyiqa_rali_reasoning.json'
 FORMAT_VERSION = 1

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
-from pyiqa_rali.errors import OptionError
-from pyiqa_rali.options import override, read_yaml
 from pyiqa_rali.reasoning.monitor import SFT_COLUMNS, RecordCallback, ValidationCallback
 from pyiqa_rali.reasoning.options import SftOptions, sft_options
 from pyiqa_rali.reasoning.prompts import ReasoningCard

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.files import atomic_folder, write_json
+from pyiqa_rali.core.records import read_record
+from pyiqa_rali.core.runs import claim
 from pyiqa_rali.evaluation.plots import training_curves
-from pyiqa_rali.files import atomic_folder, write_json
 from pyiqa_rali.reasoning.options import GrpoOptions, NetworkOptions, SftOptions
 from pyiqa_rali.reasoning.reading import BlindReader
 from pyiqa_rali.reasoning.tables import Row, rows_of
 from pyiqa_rali.reasoning.vlm import EXPORT, ReasoningModel, identity, is_adapter, load_vlm
-from pyiqa_rali.records import read_record
-from pyiqa_rali.run_folder import claim
 
 MAY_CHANGE = ('logger', 'path', 'export')
 VISION_TOWER = ('.visual.', '.vision_tower.', '.vision_model.')

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.reasoning.generation import placeholder_tokens
 from pyiqa_rali.reasoning.vlm import ADAPTER_FILE, ReasoningModel, load_without_weights
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from pyiqa_rali.checkpoints.hub import commit_of, from_hub
-from pyiqa_rali.errors import CheckpointError, OptionError
-from pyiqa_rali.files import sha256
+from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.core.files import sha256
+from pyiqa_rali.core.hub import commit_of, from_hub
 from pyiqa_rali.reasoning.prompts import ReasoningCard, read_card
 
 ADAPTER_FILE = 'adapter_config.json'

@@ -11,10 +11,9 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from pyiqa_rali.core.errors import DataError, OptionError, first_line, some
+from pyiqa_rali.core.files import atomic_open, write_json
 from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, save_reasoning_texts
-from pyiqa_rali.errors import DataError, OptionError, some
-from pyiqa_rali.files import atomic_open, write_json
-from pyiqa_rali.image_files import first_line
 from pyiqa_rali.reasoning.answers import lenient_rating, reasoning_text
 from pyiqa_rali.reasoning.generation import complete, decode, derived_seed
 from pyiqa_rali.reasoning.prompts import ReasoningCard

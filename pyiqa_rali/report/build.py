@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 import pyiqa_rali
-from pyiqa_rali.errors import DataError
-from pyiqa_rali.files import atomic_open
+from pyiqa_rali.core.errors import DataError
+from pyiqa_rali.core.files import atomic_open
 from pyiqa_rali.report.blocks import Report, Section, Table
 from pyiqa_rali.report.evaluation_run import evaluation_section
 from pyiqa_rali.report.files_run import ablation_section, analysis_section, files_section

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.errors import DataError
+from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.report.blocks import Block, Commands, Section, Table, Text, number
 from pyiqa_rali.report.pictures import case
 from pyiqa_rali.report.scored import ScoredSet, scored_section

@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from pyiqa_rali.errors import DataError
+from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.report.blocks import Block, Commands, Figure, Section, Table, Text
 
 MOST_ROWS = 60

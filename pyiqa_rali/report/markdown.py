@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from pyiqa_rali.files import atomic_open
+from pyiqa_rali.core.files import atomic_open
 from pyiqa_rali.report.blocks import Block, Case, Cases, Commands, Figure, Report, Section, Table, Text
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.ablation import ablation_options, changed, file_digest, plan, run_cell
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.pipeline import train
 from tests.tiny import tiny_options
 

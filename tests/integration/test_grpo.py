@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pyiqa_rali.archs.reasoning import ReasoningScorer
-from pyiqa_rali.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.ract import run_ract
 from pyiqa_rali.reasoning.grpo import train_grpo
 from pyiqa_rali.reasoning.options import sft_options

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.options import read_yaml, train_options
+from pyiqa_rali.core.options import read_yaml, train_options
 from pyiqa_rali.pipeline import train
 from tests.tiny import tiny_options
 

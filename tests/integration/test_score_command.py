@@ -14,7 +14,7 @@ from PIL import Image
 from pyiqa_rali import score_table
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.commands import score
-from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
 
 
 class Brightness:

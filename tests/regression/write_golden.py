@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pyiqa_rali.files import sha256, write_json
+from pyiqa_rali.core.files import sha256, write_json
 from tests.regression.pictures import pictures
 
 GOLDEN = Path(__file__).with_name('rali_lite.json')

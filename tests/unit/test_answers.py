@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.reasoning.answers import (
     lenient_rating,
     reasoning_text,

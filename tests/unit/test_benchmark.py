@@ -12,7 +12,7 @@ from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.checkpoints.pickles import read_joblib
-from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.evaluation.benchmark import measure, pipeline, reasoner, report
 from pyiqa_rali.evaluation.benchmark import run as run_module
 from pyiqa_rali.evaluation.benchmark.cells import Cell, cells_of, parse_size, parse_threads

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.distortions import DISTORTIONS, FAMILIES, distort
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
 from pyiqa_rali.data.images import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
-from pyiqa_rali.errors import OptionError
 
 
 def photograph(height=96, width=128, seed=0):

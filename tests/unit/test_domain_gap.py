@@ -3,7 +3,7 @@ import builtins
 import numpy as np
 import pytest
 
-from pyiqa_rali.errors import DataError
+from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.evaluation.analyses.domain_gap import (
     domain_accuracy,
     gaps,

@@ -1,6 +1,6 @@
 import pytest
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.evaluation.metrics import metric_section
 from pyiqa_rali.evaluation.options import evaluate_options
 from pyiqa_rali.evaluation.paper import beside_paper, paper_values, published_name

@@ -9,7 +9,7 @@ from pyiqa_rali.archs.rali import RALI
 from pyiqa_rali.archs.text_bank import TextBank
 from pyiqa_rali.checkpoints.bank import with_bank
 from pyiqa_rali.checkpoints.format import load_checkpoint, load_metadata, save_checkpoint, save_pth
-from pyiqa_rali.errors import CheckpointError, OptionError
+from pyiqa_rali.core.errors import CheckpointError, OptionError
 from tests.tiny import tiny_released_folder
 from tests.unit.test_rali import random_rali, tensors_of
 

@@ -11,7 +11,7 @@ from pyiqa_rali.__main__ import main
 from pyiqa_rali.archs.preprocessing import Preprocessing, fit_to_encoder
 from pyiqa_rali.archs.rali import RALI
 from pyiqa_rali.checkpoints.format import save_checkpoint
-from pyiqa_rali.errors import CheckpointError, OptionError
+from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.export import onnx_model
 from pyiqa_rali.export.agreement import check_agreement, open_session, varied_pictures
 from pyiqa_rali.export.comparison import compare

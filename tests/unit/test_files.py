@@ -3,8 +3,8 @@ import os
 
 import pytest
 
-from pyiqa_rali.errors import did_you_mean, some
-from pyiqa_rali.files import atomic_folder, atomic_open, atomic_path, sha256, without_nan, write_json
+from pyiqa_rali.core.errors import did_you_mean, some
+from pyiqa_rali.core.files import atomic_folder, atomic_open, atomic_path, sha256, without_nan, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):

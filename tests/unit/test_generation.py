@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from pyiqa_rali.archs.reasoning import ReasoningScorer, to_pil
-from pyiqa_rali.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.reasoning import generation
 from pyiqa_rali.reasoning.generation import (
     GumbelSampling,

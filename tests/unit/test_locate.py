@@ -19,9 +19,10 @@ import torch
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.archs.rali import RALI
-from pyiqa_rali.checkpoints import conversion, default, hub, locate
+from pyiqa_rali.checkpoints import conversion, default, locate
 from pyiqa_rali.checkpoints.format import load_metadata, save_checkpoint
-from pyiqa_rali.errors import CheckpointError, OptionError
+from pyiqa_rali.core import hub
+from pyiqa_rali.core.errors import CheckpointError, OptionError
 from tests.tiny import tiny_released_folder
 from tests.unit.test_rali import random_rali, tensors_of
 

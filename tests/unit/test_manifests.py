@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.manifests import read_manifest
 from pyiqa_rali.data.tables import build_table
-from pyiqa_rali.errors import DataError, OptionError
 
 AGIQA_HEAD = 'name,prompt,adj1,adj2,style,mos_quality,std_quality,mos_align,std_align\n'
 OPTIONS = Path(__file__).parents[2] / 'options'

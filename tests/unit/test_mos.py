@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.mos import MosScale
-from pyiqa_rali.errors import DataError, OptionError
 
 
 @pytest.mark.parametrize('mos_range, lower_better, mos, label', [

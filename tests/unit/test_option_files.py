@@ -6,9 +6,9 @@ import pytest
 
 from pyiqa_rali.ablation import ablation_options, plan
 from pyiqa_rali.chain_options import chain_options
+from pyiqa_rali.core.options import read_yaml, train_options
 from pyiqa_rali.data.tables import complete, mos_scale
 from pyiqa_rali.evaluation.options import evaluate_options
-from pyiqa_rali.options import read_yaml, train_options
 from pyiqa_rali.ract import ract_options
 from pyiqa_rali.reasoning.options import grpo_options, sft_options
 

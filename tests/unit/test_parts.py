@@ -2,7 +2,7 @@ import pytest
 
 from pyiqa_rali.bulk import tables
 from pyiqa_rali.bulk.tables import file_format, open_table
-from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.score_table import ImageScore, ScoreTable
 
 SCORES = [ImageScore(f'{index}.png', index / 8, '', (index, 0)) for index in range(7)]

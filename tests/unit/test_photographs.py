@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.images import read_rgb, read_size
 from pyiqa_rali.data.photographs import bundled_photographs, check_sizes, list_photographs, split_photographs
-from pyiqa_rali.errors import DataError, OptionError
 from tests.unit.test_distortions import photograph
 
 

@@ -11,7 +11,7 @@ from pyiqa_rali.archs import precision
 from pyiqa_rali.archs.clip_tower import build_clip_tower, is_plain
 from pyiqa_rali.archs.rali import RALI
 from pyiqa_rali.checkpoints.format import save_checkpoint, save_pth
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 from tests.unit.test_rali import TIMM, random_rali, tensors_of
 
 CONFIG = {'embed_dim': 24, 'quick_gelu': True,

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from pyiqa_rali.archs.preprocessing import Preprocess, Preprocessing, fit_to_encoder, resized_shape
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 
 SIZES = [(384, 512), (513, 385), (97, 61), (16, 16), (224, 224), (31, 640)]
 

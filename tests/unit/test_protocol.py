@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from pyiqa_rali.core.options import read_yaml, train_options
 from pyiqa_rali.data.distortions import DISTORTIONS, FAMILIES
 from pyiqa_rali.evaluation.baselines import ridge_scores
 from pyiqa_rali.evaluation.protocol import HELD_OUT, level_order, medians, protocol_options
-from pyiqa_rali.options import read_yaml, train_options
 
 LITE = 'options/rali_lite.yml'
 

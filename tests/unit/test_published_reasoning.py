@@ -11,8 +11,8 @@ from PIL import Image
 
 import pyiqa_rali  # noqa: F401 (its metrics)
 from pyiqa_rali.archs.reasoning import ReasoningScorer
-from pyiqa_rali.checkpoints import hub
-from pyiqa_rali.errors import CheckpointError
+from pyiqa_rali.core import hub
+from pyiqa_rali.core.errors import CheckpointError
 from pyiqa_rali.reasoning import vlm
 from tests.legacy_layouts import to_legacy_qwen
 from tests.tiny import tiny_vlm

@@ -12,7 +12,7 @@ from pyiqa_rali.checkpoints.format import (
     save_checkpoint,
     save_pth,
 )
-from pyiqa_rali.errors import CheckpointError, OptionError
+from pyiqa_rali.core.errors import CheckpointError, OptionError
 from tests.tiny import tiny_open_clip_config
 
 TIMM = {'library': 'timm', 'name': 'test_efficientnet', 'embed_dim': 12, 'pooling': 'mean_std', 'projection_dim': 20,

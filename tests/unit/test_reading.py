@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.reasoning.generation import encode
 from pyiqa_rali.reasoning.options import RewardOptions, check_rewards
 from pyiqa_rali.reasoning.prompts import ReasoningCard

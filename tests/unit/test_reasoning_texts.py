@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.reasoning_texts import ReasoningText, join_texts, load_reasoning_texts, save_reasoning_texts
-from pyiqa_rali.errors import DataError, OptionError
 
 
 def line(image='a.png', texts=('Sharp.', 'Clear.')):

@@ -11,7 +11,7 @@ from pyiqa_rali.archs.preprocessing import Preprocessing
 from pyiqa_rali.archs.rali import RALI
 from pyiqa_rali.checkpoints.format import load_checkpoint
 from pyiqa_rali.checkpoints.released import is_released, read_released
-from pyiqa_rali.errors import CheckpointError
+from pyiqa_rali.core.errors import CheckpointError
 from tests.tiny import tiny_released_folder
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.errors import DataError
+from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.report.blocks import NOT_DEFINED, Case, Cases, Commands, Figure, Report, Section, Table, Text, number
 from pyiqa_rali.report.build import section_of, write_report
 from pyiqa_rali.report.figures import INK, MOST_VECTOR_POINTS, curves, histogram, scatter

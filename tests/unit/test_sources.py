@@ -5,7 +5,7 @@ import tarfile
 import pytest
 
 from pyiqa_rali.bulk.sources import ImageSources, expand_braces
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 
 
 @pytest.fixture(autouse=True)

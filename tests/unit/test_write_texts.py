@@ -15,8 +15,8 @@ from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.commands.write_texts import files_of
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
-from pyiqa_rali.errors import DataError, OptionError
 from pyiqa_rali.reasoning import write_texts as module
 from pyiqa_rali.reasoning.generation import placeholder_tokens
 from pyiqa_rali.reasoning.tables import read_picture

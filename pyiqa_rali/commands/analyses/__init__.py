@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from pyiqa_rali.errors import OptionError, did_you_mean
+from pyiqa_rali.core.errors import OptionError, did_you_mean
 
 
 def add_sampling(parser: argparse.ArgumentParser, with_seed: bool = True) -> None:
@@ -27,7 +27,7 @@ def sections_of(opt: str, wanted: list[str]) -> tuple[dict[str, Any], dict[str, 
     Raises:
         OptionError: the file has no such section.
     """
-    from pyiqa_rali.options import read_yaml
+    from pyiqa_rali.core.options import read_yaml
     values = read_yaml(opt)
     sections = values.get('datasets') or {}
     for name in wanted:

@@ -3,7 +3,7 @@
 import argparse
 
 from pyiqa_rali.commands.analyses import add_reasoner, add_sampling, drawn, load_reasoner, model_settings
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

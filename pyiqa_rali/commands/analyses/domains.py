@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.commands.analyses import add_datasets, add_sampling, drawn, sections_of
-from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
 
 VISUAL, TEXT, ALIGNED = 'visual features', 'reasoning texts', 'aligned embeddings'
 
@@ -76,7 +76,7 @@ def load_models(args: argparse.Namespace, values: dict[str, Any]) -> dict[str, A
 
     from pyiqa_rali.alignment.towers import build_towers
     from pyiqa_rali.archs.rali import RALI
-    from pyiqa_rali.options import PathOptions, TextEncoderOptions, from_known_keys
+    from pyiqa_rali.core.options import PathOptions, TextEncoderOptions, from_known_keys
     if not values.get('network'):
         raise OptionError(f'network: must be given in {args.opt}: its image encoder is the one before alignment.')
     text = from_known_keys(TextEncoderOptions, {**(values.get('text_encoder') or {}), 'train': False}, 'text_encoder')

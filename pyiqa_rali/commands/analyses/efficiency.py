@@ -2,7 +2,7 @@
 
 import argparse
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

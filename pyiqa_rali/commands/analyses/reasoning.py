@@ -12,7 +12,7 @@ from pyiqa_rali.commands.analyses import (
     model_settings,
     sections_of,
 )
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.commands.analyses import add_datasets, add_sampling, drawn, sections_of
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

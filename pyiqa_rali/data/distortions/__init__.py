@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.data.distortions import blur, color, compression, noise, spatial
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE, DistortionType
-from pyiqa_rali.errors import OptionError, did_you_mean
 
 DISTORTIONS: dict[str, DistortionType] = {kind.name: kind for module in (blur, color, noise, compression, spatial)
                                           for kind in module.TYPES}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pyiqa_rali.errors import CheckpointError
+from pyiqa_rali.core.errors import CheckpointError
 from pyiqa_rali.reasoning.generation import decode, encode, until_rating, until_text
 from pyiqa_rali.reasoning.vlm import ReasoningModel
 

@@ -7,7 +7,7 @@ import scipy.optimize
 import scipy.spatial.distance
 from scipy.special import expit, log_expit
 
-from pyiqa_rali.errors import DataError
+from pyiqa_rali.core.errors import DataError
 
 FOLDS = 5
 PENALTY = 1.0  # on the squared weights of standardised features, as scikit-learn's C = 1

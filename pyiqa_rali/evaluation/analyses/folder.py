@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.errors import OptionError
-from pyiqa_rali.files import atomic_open, without_nan, write_json
-from pyiqa_rali.run_folder import versions
+from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.files import atomic_open, without_nan, write_json
+from pyiqa_rali.core.runs import versions
 from pyiqa_rali.score_table import cut_after_last_line
 
 OPTIONS, RESULTS, VERSIONS = 'options.json', 'results.json', 'versions.json'

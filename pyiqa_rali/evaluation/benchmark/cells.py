@@ -4,7 +4,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.evaluation.benchmark.subjects import LITE, OFFLINE, OWN, RALI, RELEASE, Subject
 
 INPUTS = ('file', 'tensor', 'resident', 'tower')

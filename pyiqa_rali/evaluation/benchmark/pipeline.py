@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.errors import DataError
+from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.evaluation.benchmark.subjects import Subject, build
 
 BATCH = 8

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pyiqa_rali.errors import OptionError, did_you_mean
+from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.core.files import atomic_open, write_json
 from pyiqa_rali.evaluation.benchmark.release_path import image_features
-from pyiqa_rali.files import atomic_open, write_json
 
 ENCODERS: dict[str, dict[str, Any]] = {
     'ViT-L/14-336': {

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.errors import DataError, OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.files import write_json
 from pyiqa_rali.evaluation.benchmark.cells import row_key
-from pyiqa_rali.files import write_json
 from pyiqa_rali.score_table import cut_after_last_line
 
 MODULES = 'pyiqa_rali.evaluation.benchmark'

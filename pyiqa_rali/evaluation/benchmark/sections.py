@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.data.images import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
-from pyiqa_rali.errors import DataError
 from pyiqa_rali.evaluation.benchmark.cells import cells_of
 from pyiqa_rali.evaluation.benchmark.pipeline import command_row, write_jpegs
 from pyiqa_rali.evaluation.benchmark.random_release import write_random_release

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 
 RELEASE, RALI, LITE = 'release', 'rali', 'rali-lite'
 OWN = (RALI, LITE)
@@ -78,7 +78,7 @@ def subjects_for(names: list[str], precisions: list[str], folder: str, checkpoin
 def _check(names: list[str], precisions: list[str]) -> None:
     import pyiqa
 
-    from pyiqa_rali.errors import did_you_mean
+    from pyiqa_rali.core.errors import did_you_mean
     known = [RELEASE, *pyiqa.list_models(metric_mode='NR')]
     for option, values, allowed in (('--metrics', names, known), ('--precisions', precisions, PRECISIONS)):
         for value in values:

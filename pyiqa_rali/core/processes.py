@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from pyiqa_rali.errors import OptionError
+from pyiqa_rali.core.errors import OptionError
 
 LAUNCHERS = ('none', 'pytorch')
 

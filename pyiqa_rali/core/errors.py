@@ -37,3 +37,9 @@ def some(names: Iterable[str], limit: int = 5) -> str:
     names = [str(name) for name in names]
     rest = len(names) - limit
     return ', '.join(names[:limit]) + (f' (+{rest} more)' if rest > 0 else '')
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error as one line: its first, or its class when it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

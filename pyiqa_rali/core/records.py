@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from pyiqa_rali.files import atomic_open
+from pyiqa_rali.core.files import atomic_open
 
 
 class RunRecord:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from pyiqa_rali.errors import OptionError, did_you_mean
+from pyiqa_rali.core.errors import OptionError, did_you_mean
 
 STAGES = ('align', 'compress', 'score')
 Section = TypeVar('Section')

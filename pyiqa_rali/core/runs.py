@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from pyiqa_rali.errors import OptionError
-from pyiqa_rali.files import atomic_open, write_json
-from pyiqa_rali.options import TrainOptions
+from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.files import atomic_open, write_json
+from pyiqa_rali.core.options import TrainOptions
 
 PACKAGES = ('pyiqa-rali', 'pyiqa', 'torch', 'timm', 'open_clip_torch', 'transformers', 'numpy', 'scipy')
 MAY_CHANGE = ('logger', 'stages', 'num_gpu', 'path')
@@ -136,7 +136,7 @@ def package_versions() -> dict[str, str]:
 
 def git_revision() -> str:
     """Return the commit of the checkout that this package runs from, '+' behind it when files were changed."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
     try:
         revision = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=folder, capture_output=True, text=True, check=True)
         changed = subprocess.run(['git', 'status', '--porcelain', '-uno'], cwd=folder, capture_output=True, text=True,

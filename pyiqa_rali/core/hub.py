@@ -10,8 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pyiqa_rali.errors import CheckpointError
-from pyiqa_rali.image_files import first_line
+from pyiqa_rali.core.errors import CheckpointError, first_line
 
 SECONDS_TO_REACH_THE_HUB = 1.2
 _REPOSITORY = re.compile(r'^[\w.-]+/[\w.-]+(:[\w./-]+)?$')
