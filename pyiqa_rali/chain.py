@@ -27,9 +27,9 @@ from pyiqa_rali.core.errors import some
 from pyiqa_rali.core.files import atomic_folder, atomic_open, without_nan, write_json
 from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.core.runs import claim
-from pyiqa_rali.data.make_dataset import make_dataset
+from pyiqa_rali.data.synthetic.make_dataset import make_dataset
+from pyiqa_rali.data.synthetic.view_sentences import view_sentence
 from pyiqa_rali.data.tables import build_table
-from pyiqa_rali.data.view_sentences import view_sentence
 from pyiqa_rali.evaluation.plots import described_sheet, spread_over_scores
 from pyiqa_rali.pipeline import train as train_rali
 from pyiqa_rali.reasoning.cold_start import random_completions

@@ -32,7 +32,7 @@ METRICS = {
     'visualquality-r1': _reasoning('TianheWu/VisualQuality-R1-7B', rating_range=[1, 5]),
 }
 ARCHS = {'RALI': 'pyiqa_rali.archs.rali:RALI', 'ReasoningScorer': 'pyiqa_rali.archs.reasoning:ReasoningScorer'}
-DATASETS = {'SyntheticNRDataset': 'pyiqa_rali.data.synthetic:SyntheticNRDataset',
+DATASETS = {'SyntheticNRDataset': 'pyiqa_rali.data.synthetic.dataset:SyntheticNRDataset',
             'ManifestNRDataset': 'pyiqa_rali.data.manifests:ManifestNRDataset'}
 
 _registered: set[tuple[int, str]] = set()  # (id of pyiqa's registry, name): what this module put there

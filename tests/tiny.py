@@ -128,7 +128,7 @@ def tiny_released_folder(folder: Path, seed: int = 0, activation: str = 'quick_g
 
 def tiny_vlm(folder: Path, seed: int = 0) -> Path:
     """Save a vision-language model with its card, and return the folder."""
-    from pyiqa_rali.data.quality_texts import all_sentences
+    from pyiqa_rali.data.synthetic.quality_texts import all_sentences
     from pyiqa_rali.reasoning.prompts import ReasoningCard
     from pyiqa_rali.reasoning.tiny_vlm import save_tiny_vlm
     answers = [f'<think>{text}</think><answer>{{"rating": {1 + number % 40 / 10:.2f}}}</answer>'

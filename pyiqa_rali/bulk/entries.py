@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TypeVar
 
 from pyiqa_rali.core.errors import DataError, first_line
-from pyiqa_rali.image_files import ImageFile, read_image_file, read_like_pyiqa
+from pyiqa_rali.data.image_files import ImageFile, read_image_file, read_like_pyiqa
 
 Item = TypeVar('Item')
 LARGEST_MEMBER = 1 << 30

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyiqa_rali.bulk.entries import ImageEntry, as_entry, chunks, read_entry
 from pyiqa_rali.core.errors import DataError, first_line
-from pyiqa_rali.image_files import ImageFile
+from pyiqa_rali.data.image_files import ImageFile
 from pyiqa_rali.score_table import ImageScore
 
 PREPARED_TOGETHER = 1 << 24  # pixels; the resizing needs 24 bytes and more for each

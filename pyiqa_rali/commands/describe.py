@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.image_files import ImageFinder
+from pyiqa_rali.data.image_files import ImageFinder
 
 MODES = ('expectation', 'greedy', 'mean')
 

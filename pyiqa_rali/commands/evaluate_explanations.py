@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
 
 def open_pictures(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """Return the pictures, and the arguments that they follow from."""
-    from pyiqa_rali.data.known_distortions import DrawnPictures, TablePictures
-    from pyiqa_rali.data.synthetic import SyntheticNRDataset
+    from pyiqa_rali.data.synthetic.dataset import SyntheticNRDataset
+    from pyiqa_rali.data.synthetic.known_distortions import DrawnPictures, TablePictures
     if args.folder:
         refuse_changed(args, DRAWN, 'is about pictures that are drawn, but these come from FOLDER')
         return TablePictures(args.folder), {'folder': args.folder}
@@ -117,7 +117,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def explain_pictures(net: Any, pictures: Iterator[Any]) -> Iterator[dict[str, Any]]:
     """Yield a row for each picture (see `measure_explanations`)."""
-    from pyiqa_rali.data.synthetic import as_tensor
+    from pyiqa_rali.data.synthetic.dataset import as_tensor
     device = next(net.parameters()).device
     for picture in pictures:
         found = net.explain(as_tensor([picture.pixels]).to(device))[0]

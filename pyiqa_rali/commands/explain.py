@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         OptionError, CheckpointError, OSError: nothing can be explained at all; the message says why.
     """
     from pyiqa_rali.archs.explanation import check_counts
-    from pyiqa_rali.image_files import ImageFinder, read_image_file
+    from pyiqa_rali.data.image_files import ImageFinder, read_image_file
     check_counts(args.num_texts, args.num_basis)
     metric = make_explainer(args)
     names, count, failed = FigureNames(args.out), 0, 0
@@ -98,7 +98,7 @@ def _explain(metric: Any, pixels: Any, args: argparse.Namespace) -> tuple[Any, s
     import numpy as np
 
     from pyiqa_rali.core.errors import first_line
-    from pyiqa_rali.data.synthetic import as_tensor
+    from pyiqa_rali.data.synthetic.dataset import as_tensor
     device = next(metric.net.parameters()).device
     try:
         return metric.net.explain(as_tensor([np.array(pixels)]).to(device), args.num_texts, args.num_basis)[0], ''

@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make(args: argparse.Namespace) -> int:
-    from pyiqa_rali.data.dataset_settings import DatasetSettings
-    from pyiqa_rali.data.make_dataset import make_dataset
+    from pyiqa_rali.data.synthetic.make_dataset import make_dataset
+    from pyiqa_rali.data.synthetic.settings import DatasetSettings
     chosen = {name: tuple(getattr(args, name)) for name in ('types', 'metrics') if getattr(args, name)}
     settings = DatasetSettings(
         out=args.out, photos=args.photos, groups=args.groups, size=tuple(args.size), levels=tuple(args.levels),
@@ -80,8 +80,8 @@ def available_cpus() -> int:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    from pyiqa_rali.data.calibration import calibrate
-    from pyiqa_rali.data.pseudo_mos import METRICS
+    from pyiqa_rali.data.synthetic.calibration import calibrate
+    from pyiqa_rali.data.synthetic.pseudo_mos import METRICS
     calibrate(args.calibrate, args.photos, args.groups, args.calibration_draws, args.seed, tuple(args.metrics or METRICS))
     print(f'The quantiles are in {args.calibrate}; give them to make-dataset with --calibration, or to a data set of an '
           'option file with calibration.')

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pyiqa_rali.commands.describe import add_model_arguments, check_positive
 from pyiqa_rali.core.errors import OptionError, some
-from pyiqa_rali.image_files import ImageFinder
+from pyiqa_rali.data.image_files import ImageFinder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

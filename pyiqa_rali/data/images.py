@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pyiqa_rali.core.errors import DataError
-from pyiqa_rali.image_files import strict_decoding
+from pyiqa_rali.data.image_files import strict_decoding
 
 UNREADABLE = (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 

@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import Dataset
 
 from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean
+from pyiqa_rali.data.image_files import strict_decoding
 from pyiqa_rali.data.mos import MosScale
-from pyiqa_rali.image_files import strict_decoding
 
 PYIQA_KEYS = ('name', 'type', 'phase', 'dataroot_target', 'dataroot_ref', 'meta_info_file', 'split_file', 'split_index',
               'split_ratio', 'override_phase', 'mos_range', 'lower_better', 'augment', 'img_range')

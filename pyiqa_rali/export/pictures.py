@@ -8,7 +8,7 @@ import numpy as np
 from pyiqa_rali.data.distortions import DISTORTIONS
 from pyiqa_rali.data.images import read_rgb
 from pyiqa_rali.data.photographs import Photograph
-from pyiqa_rali.data.synthetic import distort_visibly
+from pyiqa_rali.data.synthetic.dataset import distort_visibly
 
 LONGEST_EDGE = 512
 PRISTINE_EVERY = 10

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
-from pyiqa_rali.data.quality_texts import FAULT_SENTENCES, IMPRESSIONS, fault_sentence
+from pyiqa_rali.data.synthetic.quality_texts import FAULT_SENTENCES, IMPRESSIONS, fault_sentence
 from pyiqa_rali.reasoning.prompts import ReasoningCard
 from pyiqa_rali.reasoning.sft import completion_of
 

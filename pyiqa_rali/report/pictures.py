@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pyiqa_rali.core.errors import DataError, first_line
-from pyiqa_rali.image_files import read_like_pyiqa
+from pyiqa_rali.data.image_files import read_like_pyiqa
 from pyiqa_rali.report.blocks import Case
 
 KINDS = ('best', 'typical', 'worst')

@@ -9,7 +9,7 @@ import pytest
 from pyiqa_rali.data.distortions import distort
 from pyiqa_rali.data.images import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
-from pyiqa_rali.data.synthetic import as_tensor
+from pyiqa_rali.data.synthetic.dataset import as_tensor
 from tests.regression.write_golden import GOLDEN, scores, weights_digest
 
 

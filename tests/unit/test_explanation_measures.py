@@ -2,7 +2,7 @@ import pytest
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.distortions import DISTORTIONS
-from pyiqa_rali.data.known_distortions import TablePictures
+from pyiqa_rali.data.synthetic.known_distortions import TablePictures
 from pyiqa_rali.evaluation.explanations import COMMON_TYPES, calibration, measure_classes, measure_explanations
 
 

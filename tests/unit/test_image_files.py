@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pyiqa_rali.core.errors import DataError
-from pyiqa_rali.image_files import ImageFinder, read_image_file, read_like_pyiqa
+from pyiqa_rali.data.image_files import ImageFinder, read_image_file, read_like_pyiqa
 
 GRADIENT = np.linspace(0, 255, 20 * 30).reshape(20, 30).astype(np.uint8)
 

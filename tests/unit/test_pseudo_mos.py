@@ -6,7 +6,8 @@ import torch
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.distortions import distort
-from pyiqa_rali.data.pseudo_mos import (
+from pyiqa_rali.data.synthetic.dataset import as_tensor
+from pyiqa_rali.data.synthetic.pseudo_mos import (
     DEFAULT_METRICS,
     FullReferenceMetrics,
     PseudoMos,
@@ -14,7 +15,6 @@ from pyiqa_rali.data.pseudo_mos import (
     quantile_table,
     severity_of,
 )
-from pyiqa_rali.data.synthetic import as_tensor
 from tests.unit.test_distortions import photograph
 
 CALIBRATION = {'psnr': [10.0, 20.0, 30.0, 40.0, 50.0], 'gmsd': [0.0, 0.1, 0.2, 0.3]}

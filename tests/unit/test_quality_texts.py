@@ -3,7 +3,14 @@ import pytest
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.distortions import DISTORTIONS
-from pyiqa_rali.data.quality_texts import DEGREES, IMPRESSIONS, MOST_TEXTS, all_sentences, fault_sentence, write_texts
+from pyiqa_rali.data.synthetic.quality_texts import (
+    DEGREES,
+    IMPRESSIONS,
+    MOST_TEXTS,
+    all_sentences,
+    fault_sentence,
+    write_texts,
+)
 
 
 def texts(distortions, mos_label, count=1, seed=0):

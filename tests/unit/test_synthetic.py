@@ -6,7 +6,7 @@ from PIL import Image
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.distortions import DISTORTIONS
 from pyiqa_rali.data.photographs import list_photographs, split_photographs
-from pyiqa_rali.data.synthetic import SyntheticNRDataset, by_camera_order, distort_visibly
+from pyiqa_rali.data.synthetic.dataset import SyntheticNRDataset, by_camera_order, distort_visibly
 from pyiqa_rali.data.tables import build_table
 from tests.unit.test_distortions import photograph
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pyiqa_rali.data.distortions import distort
-from pyiqa_rali.data.view_sentences import PARTS, view_sentence
+from pyiqa_rali.data.synthetic.view_sentences import PARTS, view_sentence
 
 
 def lit(part, size=(48, 64)):

@@ -25,7 +25,7 @@ def main(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """
     import torch
 
-    from pyiqa_rali.image_files import read_image_file
+    from pyiqa_rali.data.image_files import read_image_file
     paths = sorted(str(path) for path in Path(request['folder']).iterdir())
     if request['input'] == 'decode':
         torch.set_num_threads(1)

@@ -111,7 +111,7 @@ class PyiqaScorer:
             return self.metric(paths[0])
         import numpy as np
 
-        from pyiqa_rali.image_files import read_like_pyiqa
+        from pyiqa_rali.data.image_files import read_like_pyiqa
         pixels = torch.from_numpy(np.stack([read_like_pyiqa(path) for path in paths]))
         return self.metric(pixels.permute(0, 3, 1, 2).float().div(255))
 

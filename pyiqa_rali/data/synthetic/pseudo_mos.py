@@ -158,7 +158,7 @@ def load_calibration(path: str | Path | None = None) -> dict[str, list[float]]:
     Raises:
         OptionError: the file is missing or not a calibration.
     """
-    source = Path(path) if path else resources.files('pyiqa_rali.data') / 'calibration.json'
+    source = Path(path) if path else resources.files('pyiqa_rali.data.synthetic') / 'calibration.json'
     try:
         table = json.loads(source.read_text(encoding='utf-8'))['quantiles']
         for name, values in table.items():

@@ -11,12 +11,12 @@ import yaml
 
 from pyiqa_rali import __version__
 from pyiqa_rali.core.files import atomic_open
-from pyiqa_rali.data.dataset_settings import IMAGES, DatasetSettings, generator
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.photographs import PHASES, Photograph, split_photographs
-from pyiqa_rali.data.pseudo_mos import METRIC_WEIGHT, MOS_RANGE
-from pyiqa_rali.data.quality_texts import write_texts
 from pyiqa_rali.data.reasoning_texts import ReasoningText, save_reasoning_texts
+from pyiqa_rali.data.synthetic.pseudo_mos import METRIC_WEIGHT, MOS_RANGE
+from pyiqa_rali.data.synthetic.quality_texts import write_texts
+from pyiqa_rali.data.synthetic.settings import IMAGES, DatasetSettings, generator
 
 TABLE, TEXTS, OPTIONS, README = 'meta_info.csv', 'reasoning_texts.jsonl', 'dataset.yml', 'README.txt'
 WRITER = 'pyiqa_rali templates'

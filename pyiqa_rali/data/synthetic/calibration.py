@@ -8,8 +8,8 @@ from tqdm import tqdm
 from pyiqa_rali import __version__
 from pyiqa_rali.core.files import write_json
 from pyiqa_rali.data.photographs import Photograph
-from pyiqa_rali.data.pseudo_mos import CHUNK, METRICS, FullReferenceMetrics, quantile_table
-from pyiqa_rali.data.synthetic import SyntheticNRDataset, as_tensor
+from pyiqa_rali.data.synthetic.dataset import SyntheticNRDataset, as_tensor
+from pyiqa_rali.data.synthetic.pseudo_mos import CHUNK, METRICS, FullReferenceMetrics, quantile_table
 
 CROP_SIZE = 144
 

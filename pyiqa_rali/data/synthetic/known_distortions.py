@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.data.dataset_settings import IMAGES
-from pyiqa_rali.data.dataset_tables import TABLE
 from pyiqa_rali.data.images import read_rgb
 from pyiqa_rali.data.reasoning_texts import paired
-from pyiqa_rali.data.synthetic import SyntheticNRDataset
+from pyiqa_rali.data.synthetic.dataset import SyntheticNRDataset
+from pyiqa_rali.data.synthetic.settings import IMAGES
+from pyiqa_rali.data.synthetic.tables import TABLE
 
 COLUMNS = ('image_name', 'mos', 'distortion', 'level')
 

@@ -14,10 +14,10 @@ from pyiqa_rali.core.options import from_known_keys
 from pyiqa_rali.data.distortions import DISTORTIONS, distort
 from pyiqa_rali.data.images import read_rgb
 from pyiqa_rali.data.photographs import Photograph, check_sizes, list_photographs, split_photographs
-from pyiqa_rali.data.pseudo_mos import MOS_RANGE, PseudoMos, load_calibration, severity_of
-from pyiqa_rali.data.quality_texts import write_texts
 from pyiqa_rali.data.reasoning_texts import PRISTINE
-from pyiqa_rali.data.synthetic_options import SyntheticOptions, check_options, crop_of, types_of
+from pyiqa_rali.data.synthetic.options import SyntheticOptions, check_options, crop_of, types_of
+from pyiqa_rali.data.synthetic.pseudo_mos import MOS_RANGE, PseudoMos, load_calibration, severity_of
+from pyiqa_rali.data.synthetic.quality_texts import write_texts
 from pyiqa_rali.data.tables import LOADER_KEYS, OWN_KEYS
 
 ORDER_OF_FAMILIES = ('blur', 'brightness', 'contrast', 'color', 'spatial', 'sharpness', 'noise', 'compression')

@@ -13,8 +13,10 @@ import torch
 from tqdm import tqdm
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.data.dataset_blocks import make_block, read_record
-from pyiqa_rali.data.dataset_settings import (
+from pyiqa_rali.data.photographs import check_sizes, list_photographs
+from pyiqa_rali.data.synthetic.blocks import make_block, read_record
+from pyiqa_rali.data.synthetic.pseudo_mos import PseudoMos, load_calibration
+from pyiqa_rali.data.synthetic.settings import (
     IMAGES,
     RECORDS,
     Block,
@@ -23,9 +25,7 @@ from pyiqa_rali.data.dataset_settings import (
     claim_folder,
     plan,
 )
-from pyiqa_rali.data.dataset_tables import split_columns, write_tables
-from pyiqa_rali.data.photographs import check_sizes, list_photographs
-from pyiqa_rali.data.pseudo_mos import PseudoMos, load_calibration
+from pyiqa_rali.data.synthetic.tables import split_columns, write_tables
 
 
 def make_dataset(settings: DatasetSettings, workers: int = 1) -> int:

@@ -6,7 +6,7 @@ from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.distortions import DISTORTIONS, check_names
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
 from pyiqa_rali.data.photographs import PHASES
-from pyiqa_rali.data.pseudo_mos import DEFAULT_METRICS, MOS_RANGE
+from pyiqa_rali.data.synthetic.pseudo_mos import DEFAULT_METRICS, MOS_RANGE
 
 LEAST_CROP = 32
 

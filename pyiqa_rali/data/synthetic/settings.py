@@ -14,9 +14,9 @@ from pyiqa_rali.core.files import sha256, write_json
 from pyiqa_rali.data.distortions import DISTORTIONS, check_names
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
 from pyiqa_rali.data.photographs import Photograph
-from pyiqa_rali.data.pseudo_mos import DEFAULT_METRICS
-from pyiqa_rali.data.quality_texts import MOST_TEXTS
 from pyiqa_rali.data.reasoning_texts import PRISTINE
+from pyiqa_rali.data.synthetic.pseudo_mos import DEFAULT_METRICS
+from pyiqa_rali.data.synthetic.quality_texts import MOST_TEXTS
 
 COMPOSITE = 'composite'
 IMAGES, RECORDS, SETTINGS = 'images', '.records', 'settings.json'
