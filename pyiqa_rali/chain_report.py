@@ -13,7 +13,7 @@ from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.data.distortions import DISTORTIONS
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
-from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.measures.correlations import correlations
 from pyiqa_rali.reasoning.reading import BlindReader
 from pyiqa_rali.reasoning.tables import Row, read_picture
 from pyiqa_rali.reasoning.text_figures import METRICS, figures_by_class, naming_figures, reading_figures

@@ -8,7 +8,7 @@ import numpy as np
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.data.distortions import DISTORTIONS
 from pyiqa_rali.data.reasoning_texts import PRISTINE
-from pyiqa_rali.evaluation.correlations import correlations, measures_of
+from pyiqa_rali.measures.correlations import correlations, measures_of
 
 # types that most data sets with synthetic distortions have, from every family of ours but one ('spatial' has pixelation)
 COMMON_TYPES = ('gaussian_blur', 'motion_blur', 'jpeg', 'jpeg2000', 'white_noise', 'impulse_noise', 'brighten', 'darken',

@@ -5,7 +5,7 @@ from typing import Any
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean, some
 from pyiqa_rali.core.options import from_known_keys
-from pyiqa_rali.evaluation.significance import fewest_resamples
+from pyiqa_rali.measures.significance import fewest_resamples
 
 KIND = 'EVALUATE'
 MISSING = ('fail', 'count')

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.evaluation.correlations import correlations, measures_of
+from pyiqa_rali.measures.correlations import correlations, measures_of
 
 HELD_OUT = ('motion_blur', 'color_shift', 'vignette', 'haze', 'multiplicative_noise', 'webp', 'aliasing', 'ringing')
 LEVELS = (1.0, 2.0, 3.0, 4.0, 5.0)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.core.files import atomic_open
-from pyiqa_rali.evaluation.agreement import MEASURES
 from pyiqa_rali.evaluation.scoring import REASONS, ScoredImage
+from pyiqa_rali.measures.agreement import MEASURES
 
 RESULT_COLUMNS = ('dataset', 'metric', 'images', 'scored', 'missing', 'fit',
                   *(f'{measure}{end}' for measure in MEASURES for end in ('', '_low', '_high')))

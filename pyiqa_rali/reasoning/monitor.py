@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from pyiqa_rali.archs.reasoning import ReasoningScorer
 from pyiqa_rali.core.records import RunRecord, read_record
-from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.measures.correlations import correlations
 from pyiqa_rali.reasoning.options import ReasoningValOptions
 from pyiqa_rali.reasoning.tables import Row, read_picture
 from pyiqa_rali.reasoning.vlm import ReasoningModel

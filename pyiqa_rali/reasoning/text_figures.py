@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pyiqa_rali.data.reasoning_texts import PRISTINE
-from pyiqa_rali.evaluation.correlations import correlations, measures_of
+from pyiqa_rali.measures.correlations import correlations, measures_of
 from pyiqa_rali.reasoning.reading import BlindReader
 from pyiqa_rali.reasoning.rewards import named_classes
 

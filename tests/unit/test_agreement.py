@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pyiqa_rali.evaluation.agreement import MEASURES, agreement, bootstrap_indices, fit_to_mos, oriented, resampled
+from pyiqa_rali.measures.agreement import MEASURES, agreement, bootstrap_indices, fit_to_mos, oriented, resampled
 
 
 def sample(images=60, noise=1.0, seed=0):
@@ -27,7 +27,7 @@ def test_values_are_pyiqas():
     ('plcc', lambda x, y: stats.pearsonr(x, y).statistic), ('srcc', lambda x, y: stats.spearmanr(x, y).statistic),
     ('krcc', lambda x, y: stats.kendalltau(x, y).statistic), ('rmse', lambda x, y: np.sqrt(np.mean((x - y) ** 2)))])
 def test_each_resample_is_measured_exactly(measure, statistic, monkeypatch):
-    monkeypatch.setattr('pyiqa_rali.evaluation.agreement.NUMBERS_AT_ONCE', 100)
+    monkeypatch.setattr('pyiqa_rali.measures.agreement.NUMBERS_AT_ONCE', 100)
     scores, mos = sample(30)
     mos = mos.round()  # with ties
     indices = bootstrap_indices(30, 20, 1, 'set')

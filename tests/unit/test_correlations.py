@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.evaluation.correlations import correlations
+from pyiqa_rali.measures.correlations import correlations
 
 METRICS = {name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc', 'krcc')}
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pyiqa_rali.evaluation.significance import (
+from pyiqa_rali.measures.significance import (
     Comparison,
     bootstrap_p,
     compare_metrics,

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
-from pyiqa_rali.evaluation.correlations import correlations, measures_of
+from pyiqa_rali.measures.correlations import correlations, measures_of
 
 METRICS = measures_of('plcc', 'srcc')
 MOS = 'MOS'

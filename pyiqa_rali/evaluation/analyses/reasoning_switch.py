@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pyiqa_rali.evaluation.correlations import correlations, measures_of
+from pyiqa_rali.measures.correlations import correlations, measures_of
 from pyiqa_rali.reasoning.answers import reasoning_text
 from pyiqa_rali.reasoning.generation import decode, derived_seed
 from pyiqa_rali.reasoning.vlm import ReasoningModel

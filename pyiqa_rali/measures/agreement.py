@@ -9,7 +9,7 @@ import numpy as np
 from numpy import ndarray
 from scipy import stats
 
-from pyiqa_rali.evaluation.correlations import correlations, measures_of
+from pyiqa_rali.measures.correlations import correlations, measures_of
 
 MEASURES = ('plcc', 'plcc_fitted', 'srcc', 'krcc', 'rmse')
 PLAIN = measures_of('plcc', 'srcc', 'krcc')

@@ -9,7 +9,7 @@ import numpy as np
 from numpy import ndarray
 from scipy import stats
 
-from pyiqa_rali.evaluation.agreement import bootstrap_indices, percentile_interval, resampled
+from pyiqa_rali.measures.agreement import bootstrap_indices, percentile_interval, resampled
 
 FEWEST_IMAGES = 4  # Williams' test has n - 3 degrees of freedom
 SAME = 1e-12  # correlations that differ by less differ by rounding
