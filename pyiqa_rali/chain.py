@@ -30,7 +30,7 @@ from pyiqa_rali.core.runs import claim
 from pyiqa_rali.data.synthetic.make_dataset import make_dataset
 from pyiqa_rali.data.synthetic.view_sentences import view_sentence
 from pyiqa_rali.data.tables import build_table
-from pyiqa_rali.evaluation.plots import described_sheet, spread_over_scores
+from pyiqa_rali.figures.plots import described_sheet, spread_over_scores
 from pyiqa_rali.pipeline import train as train_rali
 from pyiqa_rali.reasoning.cold_start import random_completions
 from pyiqa_rali.reasoning.grpo import check_before_training, run_grpo, trainer_config

@@ -20,9 +20,9 @@ from pyiqa_rali.evaluation import result_tables as tables
 from pyiqa_rali.evaluation.metrics import describe_metric, make_metric, metric_section
 from pyiqa_rali.evaluation.options import KIND, OWN_DATASET_KEYS, EvaluateOptions, evaluate_options
 from pyiqa_rali.evaluation.paper import beside_paper, paper_values, published_name
-from pyiqa_rali.evaluation.plots import agreement_scatter, comparison_bars
 from pyiqa_rali.evaluation.score_cache import ScoreCache
 from pyiqa_rali.evaluation.scoring import score_table
+from pyiqa_rali.figures.plots import agreement_scatter, comparison_bars
 from pyiqa_rali.measures.agreement import MEASURES, agreement, bootstrap_indices, fit_to_mos, oriented
 from pyiqa_rali.measures.significance import Comparison, compare_metrics
 from pyiqa_rali.pipeline import choose_device

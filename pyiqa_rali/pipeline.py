@@ -30,7 +30,7 @@ from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.runs import RunFolder, versions
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.tables import QualityTable, build_table, complete, mos_scale
-from pyiqa_rali.evaluation.run_pictures import draw_run
+from pyiqa_rali.figures.run_pictures import draw_run
 from pyiqa_rali.measures.correlations import correlations
 
 FEATURE_BATCH = 16

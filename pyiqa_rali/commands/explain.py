@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         count, failed = count + 1, failed + (found is None)
         print(_as_json(path, found, error) if args.json else as_text(path, found, error, metric), flush=True)
         if args.out and found is not None:
-            from pyiqa_rali.evaluation.explanation_plots import draw_explanation
+            from pyiqa_rali.figures.explanations import draw_explanation
             draw_explanation(file.pixels, found, names.next(path), metric.net.metadata['mos_range'], metric.lower_better)
     if not count:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pyiqa_rali.evaluation.ablation_table import TableRow, spread
-from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, axes_grid, save_figure
+from pyiqa_rali.figures.plots import BLUE, GRAY, ORANGE, axes_grid, save_figure
 
 
 def draw_ablation(rows: Sequence[TableRow], out: Path, metric: str, paper_name: str) -> None:

@@ -14,7 +14,7 @@ from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.files import atomic_folder, write_json
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.runs import claim
-from pyiqa_rali.evaluation.plots import training_curves
+from pyiqa_rali.figures.plots import training_curves
 from pyiqa_rali.reasoning.options import GrpoOptions, NetworkOptions, SftOptions
 from pyiqa_rali.reasoning.reading import BlindReader
 from pyiqa_rali.reasoning.tables import Row, rows_of

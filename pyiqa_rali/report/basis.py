@@ -16,8 +16,8 @@ from pyiqa_rali.core.options import TrainOptions
 from pyiqa_rali.core.runs import RunFolder
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
+from pyiqa_rali.figures.svg import histogram
 from pyiqa_rali.report.blocks import Block, Figure, Section, Table, Text, number
-from pyiqa_rali.report.figures import histogram
 
 IMAGES_SHOWN, VECTORS_SHOWN = 3, 3
 

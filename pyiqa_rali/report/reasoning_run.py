@@ -9,8 +9,8 @@ import yaml
 
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.records import read_record
+from pyiqa_rali.figures.svg import curves
 from pyiqa_rali.report.blocks import Block, Commands, Figure, Section, Table, Text, number
-from pyiqa_rali.report.figures import curves
 from pyiqa_rali.report.training_run import training_section
 
 SAMPLES_SHOWN = 12

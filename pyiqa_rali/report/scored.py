@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pyiqa_rali.figures.svg import scatter
 from pyiqa_rali.measures.correlations import correlations, measures_of
 from pyiqa_rali.report.blocks import Block, Case, Cases, Figure, Section, Table, number
-from pyiqa_rali.report.figures import scatter
 from pyiqa_rali.report.pictures import choose_cases, errors_of
 
 METRICS = measures_of('plcc', 'srcc', 'krcc')

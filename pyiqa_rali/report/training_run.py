@@ -13,9 +13,9 @@ from pyiqa_rali.core.options import TrainOptions, train_options
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.runs import RunFolder
 from pyiqa_rali.data.tables import build_table, complete, mos_scale
+from pyiqa_rali.figures.svg import curves
 from pyiqa_rali.report.basis import basis_section
 from pyiqa_rali.report.blocks import Block, Case, Commands, Figure, Section, Table, Text
-from pyiqa_rali.report.figures import curves
 from pyiqa_rali.report.pictures import case, thumbnail
 from pyiqa_rali.report.scored import ScoredSet, scored_section
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.errors import DataError
+from pyiqa_rali.figures.svg import INK, MOST_VECTOR_POINTS, curves, histogram, scatter
 from pyiqa_rali.report.blocks import NOT_DEFINED, Case, Cases, Commands, Figure, Report, Section, Table, Text, number
 from pyiqa_rali.report.build import section_of, write_report
-from pyiqa_rali.report.figures import INK, MOST_VECTOR_POINTS, curves, histogram, scatter
 from pyiqa_rali.report.files_run import MOST_ROWS, ROWS_OF_LONG_TABLES
 from pyiqa_rali.report.markdown import write_markdown
 from pyiqa_rali.report.page import page

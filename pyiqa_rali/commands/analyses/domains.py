@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from pyiqa_rali.archs.digest import weights_digest
     from pyiqa_rali.evaluation.analyses.domain_gap import gaps, plane, standardised
     from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
-    from pyiqa_rali.evaluation.analyses.plots import draw_spaces
+    from pyiqa_rali.figures.analyses import draw_spaces
     if len(set(args.sections)) < 2:
         raise OptionError('--sections: must name two different data sets at least.')
     if args.permutations < 1:

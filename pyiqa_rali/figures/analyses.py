@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, axes_grid, save_figure
+from pyiqa_rali.figures.plots import BLUE, GRAY, ORANGE, axes_grid, save_figure
 
 COLOURS = (BLUE, ORANGE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', GRAY)  # safe for colour-blind readers
 

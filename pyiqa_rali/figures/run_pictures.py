@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyiqa_rali.evaluation.plots import image_sheet, score_scatter, spread_over_scores, training_curves
+from pyiqa_rali.figures.plots import image_sheet, score_scatter, spread_over_scores, training_curves
 from pyiqa_rali.measures.correlations import correlations, measures_of
 
 PICTURES_ON_A_SHEET = 20

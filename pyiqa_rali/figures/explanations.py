@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.evaluation.plots import BLUE, GRAY, ORANGE, save_figure
+from pyiqa_rali.figures.plots import BLUE, GRAY, ORANGE, save_figure
 
 VOTES, LEAST_SHARE = 6, 0.005
 TEXT_WIDTH = 118
