@@ -17,11 +17,6 @@ from pyiqa_rali.alignment.features import FeatureTable, embed, load_features, sa
 from pyiqa_rali.alignment.scoring import fine_tune
 from pyiqa_rali.alignment.towers import Towers, build_towers
 from pyiqa_rali.alignment.zero_shot import ZeroShotValidation
-from pyiqa_rali.archs.basis_scorer import BasisScorer
-from pyiqa_rali.archs.image_encoder import ImageEncoder
-from pyiqa_rali.checkpoints.bank import with_bank
-from pyiqa_rali.checkpoints.encoder_file import load_encoder, save_encoder
-from pyiqa_rali.checkpoints.format import FORMAT_VERSION, save_checkpoint, save_pth
 from pyiqa_rali.core import processes as distributed
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.core.files import atomic_open, atomic_path, write_json
@@ -32,6 +27,11 @@ from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.tables import QualityTable, build_table, complete, mos_scale
 from pyiqa_rali.figures.run_pictures import draw_run
 from pyiqa_rali.measures.correlations import correlations
+from pyiqa_rali.model.basis_scorer import BasisScorer
+from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint, save_pth
+from pyiqa_rali.model.checkpoint_bank import with_bank
+from pyiqa_rali.model.encoder_file import load_encoder, save_encoder
+from pyiqa_rali.model.image_encoder import ImageEncoder
 
 FEATURE_BATCH = 16
 

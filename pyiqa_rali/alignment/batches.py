@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pyiqa_rali.archs.preprocessing import Preprocessing, fit_to_encoder
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
 from pyiqa_rali.data.tables import QualityTable
+from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
 
 
 class AlignmentDataset(Dataset):

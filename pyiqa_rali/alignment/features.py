@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from pyiqa_rali.archs.image_encoder import ImageEncoder
-from pyiqa_rali.archs.preprocessing import Preprocessing, fit_to_encoder
 from pyiqa_rali.core.errors import CheckpointError
 from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.data.tables import QualityTable
+from pyiqa_rali.model.image_encoder import ImageEncoder
+from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
 
 
 @dataclass

@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyiqa_rali.alignment.features import FeatureTable
-from pyiqa_rali.archs.basis_scorer import BasisScorer
 from pyiqa_rali.core.options import ScoreOptions
 from pyiqa_rali.core.records import RunRecord
+from pyiqa_rali.model.basis_scorer import BasisScorer
 
 Validate = Callable[[BasisScorer], dict[str, float]]
 

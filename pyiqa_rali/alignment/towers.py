@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from pyiqa_rali.alignment.text_encoders import OpenClipText, SentenceEncoder, TextEncoder, installed_folder
-from pyiqa_rali.archs.image_encoder import (
+from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line, some
+from pyiqa_rali.core.hub import cache_alone_when_out_of_reach
+from pyiqa_rali.core.options import PathOptions, TextEncoderOptions, from_known_keys
+from pyiqa_rali.model.checkpoint import load_checkpoint
+from pyiqa_rali.model.image_encoder import (
     ImageEncoder,
     ImageEncoderConfig,
     StageStatistics,
     build_image_encoder,
     open_clip_model_config,
 )
-from pyiqa_rali.archs.preprocessing import Preprocessing
-from pyiqa_rali.checkpoints.format import load_checkpoint
-from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line, some
-from pyiqa_rali.core.hub import cache_alone_when_out_of_reach
-from pyiqa_rali.core.options import PathOptions, TextEncoderOptions, from_known_keys
+from pyiqa_rali.model.preprocessing import Preprocessing
 
 
 @dataclasses.dataclass

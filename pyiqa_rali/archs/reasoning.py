@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pyiqa_rali.archs.preprocessing import of_any_size_as_rgb_float
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.data.mos import MosScale
+from pyiqa_rali.model.preprocessing import of_any_size_as_rgb_float
 from pyiqa_rali.reasoning.answers import lenient_rating, reasoning_text
 from pyiqa_rali.reasoning.prompts import ReasoningCard
 

@@ -52,7 +52,7 @@ def _check_precision(precision: str, device: Any) -> None:
     """Refuse a precision that the device does not have once, and not as the error of every image."""
     import torch
 
-    from pyiqa_rali.archs.precision import check_device, check_precision
+    from pyiqa_rali.model.precision import check_device, check_precision
     check_precision(precision)
     check_device(precision, device or torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
 
@@ -85,15 +85,15 @@ def metric_label(name: str, weights: str | None, options: dict[str, Any], metric
 
     Metrics whose weights can change behind one name carry a digest of them, so that a table never holds scores of two.
     """
-    from pyiqa_rali.archs.digest import weights_digest
+    from pyiqa_rali.model.digest import weights_digest
     changeable = isinstance(getattr(metric, 'net', None), _own_architectures()) and name != 'rali-lite'
     digest = f'@{weights_digest(metric.net)[:8]}' if changeable else ''
     return name + (f':{weights}' if weights else '') + digest + (f' {_text(options)}' if options else '')
 
 
 def _own_architectures() -> tuple[type, ...]:
-    from pyiqa_rali.archs.rali import RALI
     from pyiqa_rali.archs.reasoning import ReasoningScorer
+    from pyiqa_rali.model.rali import RALI
     return RALI, ReasoningScorer
 
 

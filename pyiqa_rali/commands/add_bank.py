@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError, DataError, CheckpointError: with what to do.
     """
-    from pyiqa_rali.checkpoints.bank import with_bank
-    from pyiqa_rali.checkpoints.format import load_checkpoint, write_checkpoint
-    from pyiqa_rali.checkpoints.locate import locate_checkpoint
+    from pyiqa_rali.model.checkpoint import load_checkpoint, write_checkpoint
+    from pyiqa_rali.model.checkpoint_bank import with_bank
+    from pyiqa_rali.model.locate import locate_checkpoint
     tensors, metadata = load_checkpoint(locate_checkpoint(args.checkpoint))
     features, bank = _from_options(args) if args.opt else _from_texts(args, metadata)
     tensors, metadata = with_bank(tensors, metadata, features, bank)

@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
         CheckpointError: it cannot be had, or is no released RALI.
         OptionError: a revision is given for a folder.
     """
-    from pyiqa_rali.checkpoints.format import write_checkpoint
+    from pyiqa_rali.model.checkpoint import write_checkpoint
     tensors, metadata = _read(args.source, args.revision)
     write_checkpoint(args.out, tensors, metadata)
     print(f'{args.out}: {len(tensors)} tensors, scores from {metadata["mos_range"][0]:g} to {metadata["mos_range"][1]:g}.')
@@ -27,11 +27,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(source: str, revision: str | None) -> tuple[dict, dict]:
-    from pyiqa_rali.checkpoints.conversion import fetch, read_fetched
-    from pyiqa_rali.checkpoints.locate import CHOICES, RELEASED
-    from pyiqa_rali.checkpoints.released import read_released
     from pyiqa_rali.core.errors import OptionError
     from pyiqa_rali.core.hub import is_hub_name
+    from pyiqa_rali.model.locate import CHOICES, RELEASED
+    from pyiqa_rali.model.release.conversion import fetch, read_fetched
+    from pyiqa_rali.model.release.released import read_released
     if source == 'rali' and not Path(source).exists():
         source = RELEASED
     if Path(source).exists() or not is_hub_name(source):

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     metric = make_explainer(args)
     pictures, settings = open_pictures(args)
     out = Path(args.out)
-    from pyiqa_rali.archs.digest import weights_digest
+    from pyiqa_rali.model.digest import weights_digest
     claim(out / SETTINGS, {**settings, 'weights': weights_digest(metric.net)})
     rows = read_rows(out / PICTURES)
     done = {row['image'] for row in rows}

@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError, CheckpointError, OSError: nothing can be explained at all; the message says why.
     """
-    from pyiqa_rali.archs.explanation import check_counts
     from pyiqa_rali.data.image_files import ImageFinder, read_image_file
+    from pyiqa_rali.model.explanation import check_counts
     check_counts(args.num_texts, args.num_basis)
     metric = make_explainer(args)
     names, count, failed = FigureNames(args.out), 0, 0
@@ -60,9 +60,9 @@ def make_explainer(args: argparse.Namespace) -> Any:
     """
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
-    from pyiqa_rali.archs.explanation import NO_BANK
     from pyiqa_rali.bulk.metrics import make_metric
     from pyiqa_rali.core.errors import CheckpointError
+    from pyiqa_rali.model.explanation import NO_BANK
     name = args.metric or ('rali' if args.weights else 'rali-lite')
     if DEFAULT_CONFIGS.get(name, RALI)['metric_opts']['type'] != 'RALI':
         raise OptionError(f'--metric: "{name}" has no basis and no text bank; only rali and rali-lite explain their scores.')

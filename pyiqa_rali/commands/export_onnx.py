@@ -96,7 +96,7 @@ def photographs_of(folder: str | None) -> list | None:
 
 def load_net(metric: str | None, weights: str | None):
     """Return the net on the CPU in float32."""
-    from pyiqa_rali.archs.rali import RALI
+    from pyiqa_rali.model.rali import RALI
     net = RALI(pretrained_model_path=weights) if weights else RALI(metric or 'rali-lite')
     return net.eval().requires_grad_(False)
 

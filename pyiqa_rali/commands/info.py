@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CheckpointError: the checkpoint is missing, broken, or not one of ours.
     """
-    from pyiqa_rali.checkpoints.format import load_checkpoint
+    from pyiqa_rali.model.checkpoint import load_checkpoint
     path = _path_of(args.checkpoint)
     tensors, metadata = load_checkpoint(path)
     if args.json:
@@ -35,7 +35,7 @@ def _path_of(checkpoint: str) -> str:
     """Return the embedded file for `rali-lite`; a path stays as it is, and nothing is downloaded."""
     if checkpoint != 'rali-lite':
         return checkpoint
-    from pyiqa_rali.checkpoints.locate import locate_checkpoint
+    from pyiqa_rali.model.locate import locate_checkpoint
     return locate_checkpoint(checkpoint)
 
 

@@ -3,10 +3,10 @@
 import argparse
 import os
 
-from pyiqa_rali.checkpoints.default import VARIABLE, read_default, reset_default, set_default
-from pyiqa_rali.checkpoints.format import checkpoint_file, load_metadata
-from pyiqa_rali.checkpoints.locate import FOLDER_VARIABLE
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.model.checkpoint import checkpoint_file, load_metadata
+from pyiqa_rali.model.default import VARIABLE, read_default, reset_default, set_default
+from pyiqa_rali.model.locate import FOLDER_VARIABLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

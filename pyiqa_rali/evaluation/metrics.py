@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from pyiqa_rali.archs.digest import weights_digest
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError, did_you_mean, first_line
 from pyiqa_rali.evaluation.options import OWN_METRIC_KEYS
+from pyiqa_rali.model.digest import weights_digest
 
 NOT_PER_IMAGE = ('fid', 'inception_score')  # metrics of sets of images, by a part of their name
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from pyiqa_rali.archs.preprocessing import MIN_SIZE, Preprocessing
-from pyiqa_rali.archs.rali import RALI
 from pyiqa_rali.core.errors import CheckpointError
+from pyiqa_rali.model.preprocessing import MIN_SIZE, Preprocessing
+from pyiqa_rali.model.rali import RALI
 
 TOLERANCE = 1e-4  # of the score range
 SIZE_WITHOUT_TARGET = 224

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pyiqa_rali.archs.rali import RALI
 from pyiqa_rali.export.agreement import open_session
 from pyiqa_rali.export.pictures import as_input
 from pyiqa_rali.measures.correlations import correlations, measures_of
+from pyiqa_rali.model.rali import RALI
 
 REPEATS = 5
 METRICS = measures_of('plcc', 'srcc')

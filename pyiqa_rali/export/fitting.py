@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from pyiqa_rali.archs.preprocessing import MIN_SIZE, Preprocessing
+from pyiqa_rali.model.preprocessing import MIN_SIZE, Preprocessing
 
 BLOCK = 32  # rows that one block of the matrix makes: larger blocks multiply more zeros, smaller ones copy more rows
 SUPPORTS = {'bicubic': 2.0, 'bilinear': 1.0}

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pyiqa_rali import __version__
-from pyiqa_rali.archs.rali import RALI
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.files import atomic_path
+from pyiqa_rali.model.rali import RALI
 
 NEEDED = ('onnx', 'onnx_ir', 'onnxscript', 'onnxruntime')
 OPSETS = (18, 19, 20, 21, 22)

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyiqa_rali.alignment.features import FeatureTable, load_features
-from pyiqa_rali.archs.basis_scorer import BasisScorer
-from pyiqa_rali.checkpoints.format import load_checkpoint
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.options import TrainOptions
 from pyiqa_rali.core.runs import RunFolder
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
 from pyiqa_rali.figures.svg import histogram
+from pyiqa_rali.model.basis_scorer import BasisScorer
+from pyiqa_rali.model.checkpoint import load_checkpoint
 from pyiqa_rali.report.blocks import Block, Figure, Section, Table, Text, number
 
 IMAGES_SHOWN, VECTORS_SHOWN = 3, 3

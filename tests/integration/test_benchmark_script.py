@@ -59,7 +59,7 @@ def test_by_an_option_file(configurations, data_options, tmp_path):
     import yaml
     from pyiqa.utils.options import ordered_yaml
 
-    from pyiqa_rali.checkpoints.locate import locate_checkpoint
+    from pyiqa_rali.model.locate import locate_checkpoint
     with open(OPTIONS / 'metric_rali.yml') as stream:
         own = yaml.load(stream, Loader=ordered_yaml()[0])
     assert set(own) == {'rali_demo'}

@@ -110,8 +110,8 @@ def test_other_weights_are_another_metric(tmp_path, calls):
     calls.clear()
     run(options(tmp_path, metrics))
     assert calls == []
-    from pyiqa_rali.checkpoints.format import load_checkpoint, save_checkpoint
-    from pyiqa_rali.checkpoints.locate import locate_checkpoint
+    from pyiqa_rali.model.checkpoint import load_checkpoint, save_checkpoint
+    from pyiqa_rali.model.locate import locate_checkpoint
     tensors, metadata = load_checkpoint(locate_checkpoint('rali-lite'))
     path = tmp_path / 'mine.safetensors'
     for factor in (1.0, 1.5):  # the same path, other weights

@@ -9,11 +9,11 @@ import yaml
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.archs.rali import RALI
-from pyiqa_rali.checkpoints.format import load_checkpoint, save_checkpoint
 from pyiqa_rali.data.distortions import distort
 from pyiqa_rali.data.images import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
+from pyiqa_rali.model.checkpoint import load_checkpoint, save_checkpoint
+from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.pipeline import train
 from tests.tiny import tiny_options
 

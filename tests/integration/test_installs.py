@@ -9,7 +9,7 @@ FINDERS = ('import sys, json; print(json.dumps([finder.__class__.__module__ for 
            "if type(finder).__name__ == 'HostFinder']))")
 METRICS = "import pyiqa, json; print(json.dumps([name for name in pyiqa.list_models() if 'rali' in name]))"
 BUILD_SDIST = 'import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])'
-WEIGHTS = 'pyiqa_rali/weights/rali_lite.safetensors'
+WEIGHTS = 'pyiqa_rali/model/weights/rali_lite.safetensors'
 START_UP_FILES = {'pyiqa_rali.pth', 'pyiqa_rali.start', 'pyiqa_rali_hook.py'}
 
 

@@ -14,8 +14,8 @@ import torch
 import yaml
 
 from pyiqa_rali.alignment.features import load_features
-from pyiqa_rali.checkpoints.format import load_checkpoint, load_metadata
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.model.checkpoint import load_checkpoint, load_metadata
 from pyiqa_rali.pipeline import train
 from tests.tiny import free_port, tiny_open_clip_config, tiny_options
 

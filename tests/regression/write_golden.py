@@ -19,7 +19,7 @@ def scores() -> dict[str, float]:
 
 def weights_digest() -> str:
     """Return the SHA-256 digest of the embedded weights."""
-    from pyiqa_rali.checkpoints.locate import locate_checkpoint
+    from pyiqa_rali.model.locate import locate_checkpoint
     return sha256(locate_checkpoint('rali-lite'))
 
 

@@ -11,8 +11,6 @@ import torch
 import yaml
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.archs.digest import weights_digest
-from pyiqa_rali.checkpoints.format import FORMAT_VERSION, save_checkpoint
 from pyiqa_rali.commands.analyses.domains import ALIGNED, VISUAL, load_models
 from pyiqa_rali.commands.analyses.teachers import named_checkpoints
 from pyiqa_rali.core.errors import CheckpointError, OptionError
@@ -21,6 +19,8 @@ from pyiqa_rali.evaluation.analyses.agreement import consistency
 from pyiqa_rali.evaluation.analyses.attention import PARTS, attention_shares, last_rows, parts_of
 from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder, RowFile
 from pyiqa_rali.evaluation.analyses.reasoning_switch import agreement, begun_completion, partners, shuffled_words
+from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint
+from pyiqa_rali.model.digest import weights_digest
 from pyiqa_rali.reasoning.generation import decode, encode, until_rating
 from pyiqa_rali.reasoning.vlm import load_vlm
 from tests.tiny import tiny_options, tiny_qwen3_vl, tiny_table, tiny_vlm
@@ -204,7 +204,7 @@ def test_rows_of_a_model_that_was_replaced_are_not_gone_on_with(kind, options, f
 
 def tiny_checkpoint(path, seed, lower_better=False):
     """Write a RALI of random weights."""
-    from pyiqa_rali.archs.rali import RALI
+    from pyiqa_rali.model.rali import RALI
     torch.manual_seed(seed)
     net = RALI(pretrained=False, pca_dim=4, num_basis=5, mos_range=(1, 5), lower_better=lower_better, image_encoder={
         'library': 'timm', 'name': 'test_efficientnet', 'embed_dim': 16, 'pooling': 'mean_std',

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyiqa_rali.archs.basis_scorer import BasisScorer
+from pyiqa_rali.model.basis_scorer import BasisScorer
 
 
 def random_scorer(feature_dim=12, pca_dim=5, num_basis=7, seed=0):

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.checkpoints.pickles import read_joblib
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.evaluation.benchmark import measure, pipeline, reasoner, report
 from pyiqa_rali.evaluation.benchmark import run as run_module
@@ -20,6 +19,7 @@ from pyiqa_rali.evaluation.benchmark.random_release import pca_pickle, write_ran
 from pyiqa_rali.evaluation.benchmark.release_path import ReleasePath
 from pyiqa_rali.evaluation.benchmark.run import Rows, measure_subject
 from pyiqa_rali.evaluation.benchmark.subjects import LEFT_OUT, OFFLINE, Subject, build, subjects_for
+from pyiqa_rali.model.release.pickles import read_joblib
 
 FEW = ['--encoder', 'tiny', '--sizes', '96x80', '--threads', '1', '--repeats', '2', '--check-images', '0',
        '--pipeline-images', '0', '--precisions', 'fp32']

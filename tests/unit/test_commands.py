@@ -13,10 +13,10 @@ import torch
 import pyiqa_rali
 from pyiqa_rali import train
 from pyiqa_rali.__main__ import COMMANDS, build_parser, command_module, main
-from pyiqa_rali.archs.basis_scorer import BasisScorer
-from pyiqa_rali.checkpoints.format import FORMAT_VERSION, save_checkpoint
 from pyiqa_rali.commands import exit_status
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.model.basis_scorer import BasisScorer
+from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint
 
 PACKAGE = Path(pyiqa_rali.__file__).parent
 

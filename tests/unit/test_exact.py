@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from pyiqa_rali.archs.rali import RALI
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.photographs import bundled_photographs
+from pyiqa_rali.model.rali import RALI
 from tests.tiny import tiny_released_folder
 
 SIZES = [(97, 131), (512, 384), (301, 700), (33, 64), (640, 90), (48, 47), (250, 251), (32, 32), (1200, 500)]

@@ -4,12 +4,12 @@ import json
 import pytest
 import torch
 
-from pyiqa_rali.archs.explanation import uncertainty
-from pyiqa_rali.archs.rali import RALI
-from pyiqa_rali.archs.text_bank import TextBank
-from pyiqa_rali.checkpoints.bank import with_bank
-from pyiqa_rali.checkpoints.format import load_checkpoint, load_metadata, save_checkpoint, save_pth
 from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.model.checkpoint import load_checkpoint, load_metadata, save_checkpoint, save_pth
+from pyiqa_rali.model.checkpoint_bank import with_bank
+from pyiqa_rali.model.explanation import uncertainty
+from pyiqa_rali.model.rali import RALI
+from pyiqa_rali.model.text_bank import TextBank
 from tests.tiny import tiny_released_folder
 from tests.unit.test_rali import random_rali, tensors_of
 
@@ -184,7 +184,7 @@ def test_numbers_below_one_are_refused(net, option):
 def test_a_clip_checkpoint_with_a_bank_is_loaded_by_pyiqa(tmp_path):
     import pyiqa
 
-    from pyiqa_rali.checkpoints.released import read_released
+    from pyiqa_rali.model.release.released import read_released
     tensors, metadata = read_released(tiny_released_folder(tmp_path / 'released'))
     features = torch.nn.functional.normalize(torch.randn(len(TEXTS), 16), dim=-1).half()
     path = tmp_path / 'with_bank.safetensors'

@@ -8,9 +8,6 @@ import torch
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.archs.preprocessing import Preprocessing, fit_to_encoder
-from pyiqa_rali.archs.rali import RALI
-from pyiqa_rali.checkpoints.format import save_checkpoint
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.export import onnx_model
 from pyiqa_rali.export.agreement import check_agreement, open_session, varied_pictures
@@ -18,6 +15,9 @@ from pyiqa_rali.export.comparison import compare
 from pyiqa_rali.export.fitting import Nodes, add_fitting
 from pyiqa_rali.export.int8 import quantisation_method, quantise
 from pyiqa_rali.export.pictures import as_input
+from pyiqa_rali.model.checkpoint import save_checkpoint
+from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
+from pyiqa_rali.model.rali import RALI
 from tests.tiny import tiny_open_clip_config
 
 TIMM = {'library': 'timm', 'name': 'tf_mobilenetv3_small_minimal_100', 'embed_dim': 12, 'pooling': 'mean_std',

@@ -18,11 +18,12 @@ import pytest
 import torch
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.archs.rali import RALI
-from pyiqa_rali.checkpoints import conversion, default, locate
-from pyiqa_rali.checkpoints.format import load_metadata, save_checkpoint
 from pyiqa_rali.core import hub
 from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.model import default, locate
+from pyiqa_rali.model.checkpoint import load_metadata, save_checkpoint
+from pyiqa_rali.model.rali import RALI
+from pyiqa_rali.model.release import conversion
 from tests.tiny import tiny_released_folder
 from tests.unit.test_rali import random_rali, tensors_of
 
@@ -159,7 +160,7 @@ def server(released):
 
 def test_the_hub_is_last_and_is_asked_once(server, tmp_path):
     """huggingface_hub reads its settings when it is imported: the download runs in its own process."""
-    code = ('import sys; from pyiqa_rali.checkpoints.locate import locate_checkpoint; print(locate_checkpoint("rali"))\n'
+    code = ('import sys; from pyiqa_rali.model.locate import locate_checkpoint; print(locate_checkpoint("rali"))\n'
             'print("huggingface_hub" in sys.modules)')
     environment = {**os.environ, 'HF_ENDPOINT': server, 'HF_HUB_OFFLINE': '0', 'HF_HUB_DISABLE_XET': '1'}
     first = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
@@ -278,7 +279,7 @@ def test_a_conversion_that_was_killed_leaves_nothing_wrong(released):
             '    os.truncate(path, os.path.getsize(path) // 2)\n'
             '    os.kill(os.getpid(), signal.SIGKILL)\n'
             'save, safetensors.torch.save_file = safetensors.torch.save_file, cut\n'
-            'from pyiqa_rali.archs.rali import RALI\n'
+            'from pyiqa_rali.model.rali import RALI\n'
             f'RALI(pretrained_model_path={str(released)!r})\n')
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.returncode == -9, result.stderr
@@ -309,7 +310,7 @@ def test_a_cache_that_cannot_be_written_is_named(released, tmp_path, monkeypatch
 
 
 def test_a_repository_that_the_hub_lacks(server):
-    code = ('from pyiqa_rali.checkpoints.locate import locate_checkpoint\n'
+    code = ('from pyiqa_rali.model.locate import locate_checkpoint\n'
             'try:\n    locate_checkpoint("nobody/nothing:there")\n'
             'except Exception as error:\n    print(type(error).__name__, error)')
     environment = {**os.environ, 'HF_ENDPOINT': server, 'HF_HUB_OFFLINE': '0', 'HF_HUB_DISABLE_XET': '1'}

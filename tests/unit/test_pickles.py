@@ -20,9 +20,9 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies
 from sklearn.decomposition import PCA, IncrementalPCA
 
-from pyiqa_rali.checkpoints import pickles
-from pyiqa_rali.checkpoints.pickles import read_joblib, read_npz, read_torch_tensors
 from pyiqa_rali.core.errors import CheckpointError
+from pyiqa_rali.model.release import pickles
+from pyiqa_rali.model.release.pickles import read_joblib, read_npz, read_torch_tensors
 from tests.data.write_pca_files import features
 
 FEATURES = np.random.default_rng(0).normal(size=(50, 12))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pyiqa_rali.archs import precision
-from pyiqa_rali.archs.clip_tower import build_clip_tower, is_plain
-from pyiqa_rali.archs.rali import RALI
-from pyiqa_rali.checkpoints.format import save_checkpoint, save_pth
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.model import precision
+from pyiqa_rali.model.checkpoint import save_checkpoint, save_pth
+from pyiqa_rali.model.clip_tower import build_clip_tower, is_plain
+from pyiqa_rali.model.rali import RALI
 from tests.unit.test_rali import TIMM, random_rali, tensors_of
 
 CONFIG = {'embed_dim': 24, 'quick_gelu': True,
@@ -126,7 +126,7 @@ def test_units_are_found_in_what_the_system_says(monkeypatch):
 def test_loading_maps_the_file_and_imports_no_library_of_models(saved):
     """In its own process: what a metric's start imports, and that its weights are those of the file, not copies."""
     code = ('import sys, torch\n'
-            'from pyiqa_rali.archs.rali import RALI\n'
+            'from pyiqa_rali.model.rali import RALI\n'
             f'net = RALI(pretrained_model_path={str(saved)!r})\n'
             'net(torch.rand(1, 3, 48, 48))\n'
             'libraries = ("open_clip", "transformers", "timm", "sklearn", "huggingface_hub")\n'
@@ -141,7 +141,7 @@ def test_loading_maps_the_file_and_imports_no_library_of_models(saved):
 
 
 def test_resizing_in_blocks_changes_nothing(monkeypatch):
-    from pyiqa_rali.archs import pillow, preprocessing
+    from pyiqa_rali.model import pillow, preprocessing
     pictures = torch.rand(2, 3, 301, 407)
     whole = preprocessing.resize(pictures, 48, 64)
     monkeypatch.setattr(pillow, 'VALUES_AT_ONCE', 5000)

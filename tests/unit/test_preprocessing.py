@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pyiqa_rali.archs.preprocessing import Preprocess, Preprocessing, fit_to_encoder, resized_shape
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.model.preprocessing import Preprocess, Preprocessing, fit_to_encoder, resized_shape
 
 SIZES = [(384, 512), (513, 385), (97, 61), (16, 16), (224, 224), (31, 640)]
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pyiqa_rali.archs import products
-from pyiqa_rali.archs.products import Linear, linear
+from pyiqa_rali.model import products
+from pyiqa_rali.model.products import Linear, linear
 
 
 @pytest.fixture

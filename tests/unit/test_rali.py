@@ -4,15 +4,15 @@ import json
 import pytest
 import torch
 
-from pyiqa_rali.archs.rali import RALI
-from pyiqa_rali.checkpoints.format import (
+from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.model.checkpoint import (
     load_checkpoint,
     load_metadata,
     metadata_to_extra_state,
     save_checkpoint,
     save_pth,
 )
-from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.model.rali import RALI
 from tests.tiny import tiny_open_clip_config
 
 TIMM = {'library': 'timm', 'name': 'test_efficientnet', 'embed_dim': 12, 'pooling': 'mean_std', 'projection_dim': 20,

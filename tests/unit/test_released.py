@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pyiqa_rali.archs.preprocessing import Preprocessing
-from pyiqa_rali.archs.rali import RALI
-from pyiqa_rali.checkpoints.format import load_checkpoint
-from pyiqa_rali.checkpoints.released import is_released, read_released
 from pyiqa_rali.core.errors import CheckpointError
+from pyiqa_rali.model.checkpoint import load_checkpoint
+from pyiqa_rali.model.preprocessing import Preprocessing
+from pyiqa_rali.model.rali import RALI
+from pyiqa_rali.model.release.released import is_released, read_released
 from tests.tiny import tiny_released_folder
 
 
@@ -36,7 +36,7 @@ def test_its_metadata(released):
 
 
 def test_the_conversion_is_made_once(copied, monkeypatch):
-    from pyiqa_rali.checkpoints import conversion
+    from pyiqa_rali.model.release import conversion
     first = conversion.converted(copied)
     monkeypatch.setattr(conversion, 'read_released', lambda folder: pytest.fail('converted twice'))
     assert conversion.converted(copied) == first and load_checkpoint(first)

@@ -3,8 +3,8 @@ import os
 import pytest
 import torch
 
-from pyiqa_rali.archs.digest import weights_digest
 from pyiqa_rali.evaluation.score_cache import ScoreCache, digest, image_key
+from pyiqa_rali.model.digest import weights_digest
 
 METRIC = {'name': 'rali-lite', 'options': {}, 'weights_sha256': 'a'}
 

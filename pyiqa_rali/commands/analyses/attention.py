@@ -18,12 +18,12 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    from pyiqa_rali.archs.digest import weights_digest
     from pyiqa_rali.data.image_files import ImageFinder
     from pyiqa_rali.evaluation.analyses.attention import PARTS, attention_shares, summary
     from pyiqa_rali.evaluation.analyses.completions import greedy_completions
     from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
     from pyiqa_rali.figures.analyses import draw_attention
+    from pyiqa_rali.model.digest import weights_digest
     from pyiqa_rali.reasoning.tables import read_picture
     files = list(dict.fromkeys(ImageFinder(args.images)))
     files = [files[place] for place in drawn(len(files), args.limit, args.seed)]

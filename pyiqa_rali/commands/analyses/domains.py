@@ -32,10 +32,10 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from pyiqa_rali.archs.digest import weights_digest
     from pyiqa_rali.evaluation.analyses.domain_gap import gaps, plane, standardised
     from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
     from pyiqa_rali.figures.analyses import draw_spaces
+    from pyiqa_rali.model.digest import weights_digest
     if len(set(args.sections)) < 2:
         raise OptionError('--sections: must name two different data sets at least.')
     if args.permutations < 1:
@@ -75,8 +75,8 @@ def load_models(args: argparse.Namespace, values: dict[str, Any]) -> dict[str, A
     import torch
 
     from pyiqa_rali.alignment.towers import build_towers
-    from pyiqa_rali.archs.rali import RALI
     from pyiqa_rali.core.options import PathOptions, TextEncoderOptions, from_known_keys
+    from pyiqa_rali.model.rali import RALI
     if not values.get('network'):
         raise OptionError(f'network: must be given in {args.opt}: its image encoder is the one before alignment.')
     text = from_known_keys(TextEncoderOptions, {**(values.get('text_encoder') or {}), 'train': False}, 'text_encoder')

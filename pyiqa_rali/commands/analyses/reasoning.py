@@ -32,11 +32,11 @@ def run(args: argparse.Namespace) -> int:
     """
     import numpy as np
 
-    from pyiqa_rali.archs.digest import weights_digest
     from pyiqa_rali.evaluation.analyses.completions import greedy_completions
     from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
     from pyiqa_rali.evaluation.analyses.reasoning_switch import CONDITIONS, agreement, partners
     from pyiqa_rali.figures.analyses import draw_conditions
+    from pyiqa_rali.model.digest import weights_digest
     from pyiqa_rali.reasoning.tables import rows_of
     if len(args.sections) != 1:
         raise OptionError(f'--sections: {" ".join(args.sections)}: one data set at a time; give another --out for the next.')

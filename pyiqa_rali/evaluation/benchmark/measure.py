@@ -158,7 +158,7 @@ def attainable_tflops(precision: str, device: str) -> float:
     """Return what a large matrix product reaches on the device in a precision, in 1e12 operations a second."""
     import torch
 
-    from pyiqa_rali.archs.products import linear
+    from pyiqa_rali.model.products import linear
     side = 2048 if device == 'cpu' else 8192
     dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
     left, bias = torch.randn(side, side, device=device).to(dtype), torch.zeros(side, device=device, dtype=dtype)

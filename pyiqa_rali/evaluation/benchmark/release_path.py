@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pyiqa_rali.checkpoints.pickles import read_joblib
+from pyiqa_rali.model.release.pickles import read_joblib
 
 
 class ReleasePath:

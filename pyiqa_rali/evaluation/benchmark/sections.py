@@ -46,8 +46,8 @@ class Bench:
 
     def random_weights(self) -> tuple[str, str]:
         """Write random weights in the release's layout and in ours, and return where."""
-        from pyiqa_rali.checkpoints.format import save_checkpoint
-        from pyiqa_rali.checkpoints.released import read_released
+        from pyiqa_rali.model.checkpoint import save_checkpoint
+        from pyiqa_rali.model.release.released import read_released
         folder, checkpoint = self.weights / 'release', self.weights / 'rali.safetensors'
         before = checkpoint.stat().st_mtime if checkpoint.is_file() else 0
         write_random_release(folder, self.args.encoder, self.photographs[:FEATURE_PICTURES])

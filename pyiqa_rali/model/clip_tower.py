@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyiqa_rali.archs.products import Linear, linear
+from pyiqa_rali.model.products import Linear, linear
 
 PLAIN = {'image_size': 224, 'patch_size': 16, 'width': 768, 'layers': 12, 'head_width': 64, 'mlp_ratio': 4.0}
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyiqa_rali.checkpoints.clip_names import check_fit, is_text_tower, is_vision_tower, to_open_clip
-from pyiqa_rali.checkpoints.clip_settings import encoder_config
-from pyiqa_rali.checkpoints.format import FORMAT_VERSION, check_scorer_tensors
-from pyiqa_rali.checkpoints.pickles import read_joblib, read_npz, read_torch_tensors
 from pyiqa_rali.core.errors import CheckpointError, some
+from pyiqa_rali.model.checkpoint import FORMAT_VERSION, check_scorer_tensors
+from pyiqa_rali.model.release.clip_names import check_fit, is_text_tower, is_vision_tower, to_open_clip
+from pyiqa_rali.model.release.clip_settings import encoder_config
+from pyiqa_rali.model.release.pickles import read_joblib, read_npz, read_torch_tensors
 
 FILES = ('best/config.json', 'ckpt.pt', 'pca.pkl')
 WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json')

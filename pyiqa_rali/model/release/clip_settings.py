@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.archs.image_encoder import ImageEncoderConfig
-from pyiqa_rali.archs.preprocessing import Preprocessing
 from pyiqa_rali.core.errors import CheckpointError
+from pyiqa_rali.model.image_encoder import ImageEncoderConfig
+from pyiqa_rali.model.preprocessing import Preprocessing
 
 PROCESSOR_FILES = ('best/preprocessor_config.json', 'best/processor_config.json')  # of transformers 4 and 5
 RESAMPLING = {2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers

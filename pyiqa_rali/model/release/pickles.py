@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyiqa_rali.checkpoints.inert_pickle import Inert, InertUnpickler, Refused, plain
 from pyiqa_rali.core.errors import CheckpointError, some
+from pyiqa_rali.model.release.inert_pickle import Inert, InertUnpickler, Refused, plain
 
 LARGEST = 2 ** 29  # bytes after decompression: a PCA of the widest image encoders has a quarter of it
 LARGEST_DICTIONARY = 2 ** 28  # bytes that a file may have lzma reserve: twice what its highest level takes

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyiqa_rali.archs.clip_tower import ClipTower, build_clip_tower, is_plain
-from pyiqa_rali.archs.preprocessing import Preprocess, Preprocessing
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.options import from_known_keys
+from pyiqa_rali.model.clip_tower import ClipTower, build_clip_tower, is_plain
+from pyiqa_rali.model.preprocessing import Preprocess, Preprocessing
 
 LIBRARIES = ('open_clip', 'timm')
 POOLINGS = ('head', 'mean_std')

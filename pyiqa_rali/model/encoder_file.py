@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from pyiqa_rali.archs.image_encoder import ImageEncoder, ImageEncoderConfig, build_image_encoder
 from pyiqa_rali.core.errors import CheckpointError
 from pyiqa_rali.core.files import atomic_path
+from pyiqa_rali.model.image_encoder import ImageEncoder, ImageEncoderConfig, build_image_encoder
 
 CONFIG_KEY = 'image_encoder'
 

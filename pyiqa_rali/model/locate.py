@@ -5,10 +5,10 @@ import warnings
 from importlib import resources
 from pathlib import Path
 
-from pyiqa_rali.checkpoints import conversion
-from pyiqa_rali.checkpoints.default import find_default
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.hub import is_hub_name
+from pyiqa_rali.model.default import find_default
+from pyiqa_rali.model.release import conversion
 
 RELEASED = 'ByteDance/Q-Insight:RALI'
 EMBEDDED = 'rali_lite.safetensors'
@@ -53,7 +53,7 @@ def locate_checkpoint(source: str, revision: str | None = None, may_be_name: boo
 
 def embedded_file() -> Path:
     """Return the weights that come with the package."""
-    return Path(str(resources.files('pyiqa_rali') / 'weights' / EMBEDDED))
+    return Path(str(resources.files('pyiqa_rali.model') / 'weights' / EMBEDDED))
 
 
 def _local_rali() -> Path | None:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyiqa_rali.checkpoints.bank import BANK_FORMAT, check_bank
 from pyiqa_rali.core.errors import CheckpointError, some
 from pyiqa_rali.core.files import atomic_path
+from pyiqa_rali.model.checkpoint_bank import BANK_FORMAT, check_bank
 
 FORMAT_VERSION = 1  # of what is written without a text bank
 NEWEST_FORMAT = BANK_FORMAT

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyiqa_rali.checkpoints.bank import BANK_KEY
 from pyiqa_rali.data.reasoning_texts import PRISTINE
+from pyiqa_rali.model.checkpoint_bank import BANK_KEY
 
 
 class TextBank(nn.Module):

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from pyiqa_rali.checkpoints.clip_settings import PROCESSOR_FILES
-from pyiqa_rali.checkpoints.format import FILE_NAME, save_checkpoint
-from pyiqa_rali.checkpoints.released import FILES, is_released, not_there_yet, read_released
 from pyiqa_rali.core.errors import CheckpointError
 from pyiqa_rali.core.hub import commit_of, from_hub
+from pyiqa_rali.model.checkpoint import FILE_NAME, save_checkpoint
+from pyiqa_rali.model.release.clip_settings import PROCESSOR_FILES
+from pyiqa_rali.model.release.released import FILES, is_released, not_there_yet, read_released
 
 LAYOUT = 1  # counts changes of what a conversion writes; an older one is made again
 SECONDS_OF_A_DEAD_WRITER = 3600

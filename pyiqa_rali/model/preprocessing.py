@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyiqa_rali.archs.pillow import resize_with_pillow, row_blocks
 from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.model.pillow import resize_with_pillow, row_blocks
 
 MIN_SIZE = 16
 RESIZE_MODES = ('shortest', 'longest', 'squash', 'native')

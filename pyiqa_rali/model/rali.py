@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyiqa_rali.archs.basis_scorer import BasisScorer
-from pyiqa_rali.archs.explanation import NUM_BASIS, NUM_TEXTS, Explanation, explain
-from pyiqa_rali.archs.image_encoder import ImageEncoderConfig, build_image_encoder, is_own_tower
-from pyiqa_rali.archs.precision import check_device, check_precision
-from pyiqa_rali.archs.text_bank import build_bank
-from pyiqa_rali.checkpoints import format as checkpoint_format
 from pyiqa_rali.core.errors import CheckpointError, OptionError, some
+from pyiqa_rali.model import checkpoint as checkpoint_format
+from pyiqa_rali.model.basis_scorer import BasisScorer
+from pyiqa_rali.model.explanation import NUM_BASIS, NUM_TEXTS, Explanation, explain
+from pyiqa_rali.model.image_encoder import ImageEncoderConfig, build_image_encoder, is_own_tower
+from pyiqa_rali.model.precision import check_device, check_precision
+from pyiqa_rali.model.text_bank import build_bank
 
 
 class RALI(nn.Module):
@@ -163,7 +163,7 @@ class RALI(nn.Module):
 
     def _load_pretrained(self, source: bool | str | os.PathLike, revision: str | None, may_be_name: bool) -> None:
         """Build the model without memory for its weights where possible, and let the file's own take their place."""
-        from pyiqa_rali.checkpoints.locate import locate_checkpoint
+        from pyiqa_rali.model.locate import locate_checkpoint
         path = locate_checkpoint('rali' if source is True else os.fspath(source), revision, may_be_name)
         tensors, metadata = checkpoint_format.load_checkpoint(path)
         try:

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyiqa_rali.archs.basis_scorer import BasisScorer
-from pyiqa_rali.archs.text_bank import TextBank
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.data.reasoning_texts import PRISTINE
+from pyiqa_rali.model.basis_scorer import BasisScorer
+from pyiqa_rali.model.text_bank import TextBank
 
 NUM_TEXTS, NUM_BASIS = 3, 5
 NO_BANK = ('the checkpoint has no text bank, which explanations are made of. Add one with python -m pyiqa_rali add-bank '
