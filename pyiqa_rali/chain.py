@@ -34,13 +34,13 @@ from pyiqa_rali.figures.plots import described_sheet, spread_over_scores
 from pyiqa_rali.pipeline import train as train_rali
 from pyiqa_rali.reasoning.cold_start import random_completions
 from pyiqa_rali.reasoning.grpo import check_before_training, run_grpo, trainer_config
-from pyiqa_rali.reasoning.reading import BlindReader
 from pyiqa_rali.reasoning.sft import run_sft
-from pyiqa_rali.reasoning.tables import Row, read_picture, rows_of
-from pyiqa_rali.reasoning.tiny_vlm import save_tiny_vlm
 from pyiqa_rali.reasoning.training import ReasoningFolder
-from pyiqa_rali.reasoning.vlm import load_vlm
-from pyiqa_rali.reasoning.write_texts import OF_NO_TEXT, write_texts
+from pyiqa_rali.vlm.loading import load_vlm
+from pyiqa_rali.vlm.reading import BlindReader
+from pyiqa_rali.vlm.tables import Row, read_picture, rows_of
+from pyiqa_rali.vlm.tiny_vlm import save_tiny_vlm
+from pyiqa_rali.vlm.write_texts import OF_NO_TEXT, write_texts
 
 SHOWN_IMAGES = 8
 

@@ -14,9 +14,9 @@ from pyiqa_rali.data.synthetic.tables import TABLE, split_name
 from pyiqa_rali.pipeline import check_sections
 from pyiqa_rali.reasoning import grpo, sft
 from pyiqa_rali.reasoning.options import GrpoOptions, SftOptions, grpo_options, sft_options
-from pyiqa_rali.reasoning.prompts import ReasoningCard
 from pyiqa_rali.reasoning.training import ReasoningFolder
-from pyiqa_rali.reasoning.write_texts import WritingOptions
+from pyiqa_rali.vlm.prompts import ReasoningCard
+from pyiqa_rali.vlm.write_texts import WritingOptions
 
 # what the chain itself sets for its steps
 SET_BY_CHAIN = {'data': ('out', 'seed', 'split_seed'), 'texts': ('seed',), 'rali': ('name', 'manual_seed', 'datasets', 'path')}

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.archs.reasoning import ReasoningScorer
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.data.distortions import DISTORTIONS
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
 from pyiqa_rali.measures.correlations import correlations
-from pyiqa_rali.reasoning.reading import BlindReader
-from pyiqa_rali.reasoning.tables import Row, read_picture
 from pyiqa_rali.reasoning.text_figures import METRICS, figures_by_class, naming_figures, reading_figures
+from pyiqa_rali.vlm.reading import BlindReader
+from pyiqa_rali.vlm.scorer import ReasoningScorer
+from pyiqa_rali.vlm.tables import Row, read_picture
 
 FIRST_AND_LAST = 20  # steps whose mean rewards are compared
 TIMED_IMAGES = 12

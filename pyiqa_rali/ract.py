@@ -18,9 +18,9 @@ from pyiqa_rali.core.shares import rank_and_world
 from pyiqa_rali.reasoning.grpo import run_grpo
 from pyiqa_rali.reasoning.options import GrpoOptions, SftOptions, grpo_options, sft_options
 from pyiqa_rali.reasoning.sft import examples_of, run_sft
-from pyiqa_rali.reasoning.tables import image_files
-from pyiqa_rali.reasoning.vlm import load_vlm
-from pyiqa_rali.reasoning.write_texts import OF_NO_TEXT, WritingOptions, write_texts
+from pyiqa_rali.vlm.loading import load_vlm
+from pyiqa_rali.vlm.tables import image_files
+from pyiqa_rali.vlm.write_texts import OF_NO_TEXT, WritingOptions, write_texts
 
 STEPS = ('teach', 'write', 'tune')
 FIRST_TEACHER = 'first teacher'

@@ -31,7 +31,7 @@ METRICS = {
     'qinsight': _reasoning('ByteDance/Q-Insight:score_degradation', rating_range=[1, 5]),
     'visualquality-r1': _reasoning('TianheWu/VisualQuality-R1-7B', rating_range=[1, 5]),
 }
-ARCHS = {'RALI': 'pyiqa_rali.model.rali:RALI', 'ReasoningScorer': 'pyiqa_rali.archs.reasoning:ReasoningScorer'}
+ARCHS = {'RALI': 'pyiqa_rali.model.rali:RALI', 'ReasoningScorer': 'pyiqa_rali.vlm.scorer:ReasoningScorer'}
 DATASETS = {'SyntheticNRDataset': 'pyiqa_rali.data.synthetic.dataset:SyntheticNRDataset',
             'ManifestNRDataset': 'pyiqa_rali.data.manifests:ManifestNRDataset'}
 

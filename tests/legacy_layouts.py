@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from pyiqa_rali.reasoning.prompts import CARD_FILE
+from pyiqa_rali.vlm.prompts import CARD_FILE
 
 TEXT_KEYS = ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
              'num_key_value_heads', 'initializer_range', 'max_position_embeddings', 'hidden_act', 'rms_norm_eps',

@@ -129,8 +129,8 @@ def tiny_released_folder(folder: Path, seed: int = 0, activation: str = 'quick_g
 def tiny_vlm(folder: Path, seed: int = 0) -> Path:
     """Save a vision-language model with its card, and return the folder."""
     from pyiqa_rali.data.synthetic.quality_texts import all_sentences
-    from pyiqa_rali.reasoning.prompts import ReasoningCard
-    from pyiqa_rali.reasoning.tiny_vlm import save_tiny_vlm
+    from pyiqa_rali.vlm.prompts import ReasoningCard
+    from pyiqa_rali.vlm.tiny_vlm import save_tiny_vlm
     answers = [f'<think>{text}</think><answer>{{"rating": {1 + number % 40 / 10:.2f}}}</answer>'
                for number, text in enumerate(all_sentences()[:200])]
     save_tiny_vlm(folder, answers, seed, image_size=32, width=32, layers=2, vocab_size=600)
@@ -148,7 +148,7 @@ def tiny_qwen3_vl(folder: Path) -> Path:
         Qwen3VLVideoProcessor,
     )
 
-    from pyiqa_rali.reasoning.prompts import ReasoningCard
+    from pyiqa_rali.vlm.prompts import ReasoningCard
     other = AutoProcessor.from_pretrained(tiny_vlm(folder / 'other'))
     tokenizer = other.tokenizer
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in (

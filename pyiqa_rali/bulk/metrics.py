@@ -92,8 +92,8 @@ def metric_label(name: str, weights: str | None, options: dict[str, Any], metric
 
 
 def _own_architectures() -> tuple[type, ...]:
-    from pyiqa_rali.archs.reasoning import ReasoningScorer
     from pyiqa_rali.model.rali import RALI
+    from pyiqa_rali.vlm.scorer import ReasoningScorer
     return RALI, ReasoningScorer
 
 

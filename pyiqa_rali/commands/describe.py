@@ -67,7 +67,7 @@ def described(net, files: list[str]) -> list[tuple[str, Any]]:
 
 def picture_or_error(reasoner, path: str):
     """Return the picture of a file, or the DataError that says why the model cannot be shown it."""
-    from pyiqa_rali.reasoning.write_texts import picture_for
+    from pyiqa_rali.vlm.write_texts import picture_for
     try:
         return picture_for(reasoner, path)
     except DataError as error:
@@ -108,8 +108,8 @@ def make_scorer(args: argparse.Namespace):
     """
     import torch
 
-    from pyiqa_rali.archs.reasoning import ReasoningScorer
     from pyiqa_rali.bulk.metrics import torch_device
+    from pyiqa_rali.vlm.scorer import ReasoningScorer
     check_positive(args, 'max_pixels')
     device = torch_device(args.device) or torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     net = ReasoningScorer(args.model, mode=args.mode, num_samples=args.num_samples, seed=args.seed, dtype=args.dtype,

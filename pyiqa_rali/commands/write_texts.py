@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write and report."""
     from pyiqa_rali.core.shares import rank_and_world
-    from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
+    from pyiqa_rali.vlm.write_texts import WritingOptions, write_texts
     _, world = rank_and_world()
     if world > 1:
         raise OptionError(f'{world} processes would write the same file. Start write-texts without torchrun or accelerate; for '
@@ -67,7 +67,7 @@ def files_of(opt: str, section: str) -> list[Path]:
     """
     from pyiqa_rali.core.errors import did_you_mean
     from pyiqa_rali.core.options import read_yaml
-    from pyiqa_rali.reasoning.tables import image_files
+    from pyiqa_rali.vlm.tables import image_files
     values = read_yaml(opt)
     sections = values.get('datasets')
     if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
@@ -85,9 +85,9 @@ def load_for_vllm(args: argparse.Namespace):
     Raises:
         OptionError: vLLM cannot be had, or an option is none that it takes.
     """
-    from pyiqa_rali.archs.reasoning import card_for
-    from pyiqa_rali.reasoning.vllm_backend import VllmCompleter
-    from pyiqa_rali.reasoning.vlm import load_without_weights
+    from pyiqa_rali.vlm.loading import load_without_weights
+    from pyiqa_rali.vlm.scorer import card_for
+    from pyiqa_rali.vlm.vllm_backend import VllmCompleter
     if args.attn_implementation is not None:
         raise OptionError(f'--attn-implementation: {args.attn_implementation} is for --backend transformers; vLLM chooses its '
                           'own. Leave it out.')

@@ -6,7 +6,6 @@ from typing import Any
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import override, read_yaml
-from pyiqa_rali.reasoning.generation import placeholder_tokens
 from pyiqa_rali.reasoning.monitor import (
     GRPO_COLUMNS,
     AlarmCallback,
@@ -16,7 +15,6 @@ from pyiqa_rali.reasoning.monitor import (
 )
 from pyiqa_rali.reasoning.options import GrpoOptions, grpo_options
 from pyiqa_rali.reasoning.reward_functions import Reward, reward_functions, text_of
-from pyiqa_rali.reasoning.tables import Row, training_set
 from pyiqa_rali.reasoning.training import (
     ReasoningFolder,
     collect_rows,
@@ -30,7 +28,9 @@ from pyiqa_rali.reasoning.training import (
     switch_telemetry_off,
     train_and_export,
 )
-from pyiqa_rali.reasoning.vlm import ReasoningModel, locate_vlm
+from pyiqa_rali.vlm.generation import placeholder_tokens
+from pyiqa_rali.vlm.loading import ReasoningModel, locate_vlm
+from pyiqa_rali.vlm.tables import Row, training_set
 
 # the trainer's own defaults fit a GPU and other losses; these hold unless the option file says otherwise
 DEFAULTS = {'bf16': False, 'gradient_checkpointing': False, 'use_bias_correction_kl': False, 'loss_type': 'grpo'}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
-from pyiqa_rali.archs.reasoning import ReasoningScorer
 from pyiqa_rali.core.records import RunRecord, read_record
 from pyiqa_rali.measures.correlations import correlations
 from pyiqa_rali.reasoning.options import ReasoningValOptions
-from pyiqa_rali.reasoning.tables import Row, read_picture
-from pyiqa_rali.reasoning.vlm import ReasoningModel
+from pyiqa_rali.vlm.loading import ReasoningModel
+from pyiqa_rali.vlm.scorer import ReasoningScorer
+from pyiqa_rali.vlm.tables import Row, read_picture
 
 GRPO_COLUMNS = ('reward', 'reward_std', 'kl', 'entropy', 'frac_reward_zero_std', 'completions/clipped_ratio',
                 'completions/mean_length', 'loss', 'grad_norm', 'learning_rate')

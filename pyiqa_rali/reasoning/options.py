@@ -6,7 +6,7 @@ from typing import Any
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.options import LoggerOptions, PathOptions, from_known_keys
-from pyiqa_rali.reasoning.prompts import ReasoningCard
+from pyiqa_rali.vlm.prompts import ReasoningCard
 
 REWARDS = ('format', 'score', 'continuous_score', 'rank', 'degradation', 'reading', 'naming')
 TRAINED_PARTS = ('all', 'vision', 'language', 'lora')

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from pyiqa_rali.reasoning.answers import split_completion, strict_degradation, strict_rating
 from pyiqa_rali.reasoning.options import RewardOptions
-from pyiqa_rali.reasoning.prompts import ReasoningCard
 from pyiqa_rali.reasoning.rewards import (
     Rollout,
     continuous_score_reward,
@@ -15,6 +13,8 @@ from pyiqa_rali.reasoning.rewards import (
     rank_rewards,
     threshold_score_reward,
 )
+from pyiqa_rali.vlm.answers import split_completion, strict_degradation, strict_rating
+from pyiqa_rali.vlm.prompts import ReasoningCard
 
 Reward = Callable[..., list[float | None]]
 Reader = Callable[[list[str | None]], list[float | None]]  # the ratings of texts whose pictures are not seen

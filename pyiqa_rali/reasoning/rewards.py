@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pyiqa_rali.reasoning.answers import split_completion, strict_json
+from pyiqa_rali.vlm.answers import split_completion, strict_json
 
 EPSILON = 1e-6
 

@@ -12,8 +12,6 @@ from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
 from pyiqa_rali.reasoning.monitor import SFT_COLUMNS, RecordCallback, ValidationCallback
 from pyiqa_rali.reasoning.options import SftOptions, sft_options
-from pyiqa_rali.reasoning.prompts import ReasoningCard
-from pyiqa_rali.reasoning.tables import Row, rows_of, training_set
 from pyiqa_rali.reasoning.training import (
     ReasoningFolder,
     common_settings,
@@ -24,7 +22,9 @@ from pyiqa_rali.reasoning.training import (
     switch_telemetry_off,
     train_and_export,
 )
-from pyiqa_rali.reasoning.vlm import ReasoningModel
+from pyiqa_rali.vlm.loading import ReasoningModel
+from pyiqa_rali.vlm.prompts import ReasoningCard
+from pyiqa_rali.vlm.tables import Row, rows_of, training_set
 
 # a short max_length would cut the completion, and the loss would read 0
 DEFAULTS = {'bf16': False, 'gradient_checkpointing': False, 'max_length': None, 'completion_only_loss': True}

@@ -16,9 +16,9 @@ from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.runs import claim
 from pyiqa_rali.figures.plots import training_curves
 from pyiqa_rali.reasoning.options import GrpoOptions, NetworkOptions, SftOptions
-from pyiqa_rali.reasoning.reading import BlindReader
-from pyiqa_rali.reasoning.tables import Row, rows_of
-from pyiqa_rali.reasoning.vlm import EXPORT, ReasoningModel, identity, is_adapter, load_vlm
+from pyiqa_rali.vlm.loading import EXPORT, ReasoningModel, identity, is_adapter, load_vlm
+from pyiqa_rali.vlm.reading import BlindReader
+from pyiqa_rali.vlm.tables import Row, rows_of
 
 MAY_CHANGE = ('logger', 'path', 'export')
 VISION_TOWER = ('.visual.', '.vision_tower.', '.vision_model.')

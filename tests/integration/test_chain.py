@@ -11,7 +11,7 @@ from PIL import Image
 from pyiqa_rali.chain import Chain, run_chain
 from pyiqa_rali.chain_options import chain_options
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.reasoning.vlm import load_vlm
+from pyiqa_rali.vlm.loading import load_vlm
 from tests.tiny import tiny_options
 
 DEMO = Path(__file__).parents[2] / 'options' / 'demo' / 'chain.yml'

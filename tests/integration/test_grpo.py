@@ -14,15 +14,15 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pyiqa_rali.archs.reasoning import ReasoningScorer
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.ract import run_ract
 from pyiqa_rali.reasoning.grpo import train_grpo
 from pyiqa_rali.reasoning.options import sft_options
-from pyiqa_rali.reasoning.prompts import ReasoningCard
 from pyiqa_rali.reasoning.sft import run_sft, train_sft
-from pyiqa_rali.reasoning.tables import Row
 from pyiqa_rali.train import main
+from pyiqa_rali.vlm.prompts import ReasoningCard
+from pyiqa_rali.vlm.scorer import ReasoningScorer
+from pyiqa_rali.vlm.tables import Row
 from tests.tiny import free_port, tiny_vlm
 
 REPOSITORY = Path(__file__).parents[2]

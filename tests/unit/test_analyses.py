@@ -21,8 +21,8 @@ from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder, RowFile
 from pyiqa_rali.evaluation.analyses.reasoning_switch import agreement, begun_completion, partners, shuffled_words
 from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint
 from pyiqa_rali.model.digest import weights_digest
-from pyiqa_rali.reasoning.generation import decode, encode, until_rating
-from pyiqa_rali.reasoning.vlm import load_vlm
+from pyiqa_rali.vlm.generation import decode, encode, until_rating
+from pyiqa_rali.vlm.loading import load_vlm
 from tests.tiny import tiny_options, tiny_qwen3_vl, tiny_table, tiny_vlm
 
 

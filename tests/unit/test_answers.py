@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.reasoning.answers import (
+from pyiqa_rali.vlm.answers import (
     lenient_rating,
     reasoning_text,
     split_completion,
@@ -15,7 +15,7 @@ from pyiqa_rali.reasoning.answers import (
     strict_json,
     strict_rating,
 )
-from pyiqa_rali.reasoning.prompts import ReasoningCard
+from pyiqa_rali.vlm.prompts import ReasoningCard
 
 RANGE = (1.0, 5.0)
 THINK = '<think>Sharp and clean.</think>'

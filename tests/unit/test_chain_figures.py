@@ -3,7 +3,7 @@ import pytest
 
 from pyiqa_rali.chain import medians_of
 from pyiqa_rali.chain_report import score_figures
-from pyiqa_rali.reasoning.tables import Row
+from pyiqa_rali.vlm.tables import Row
 
 NAN = float('nan')
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from pyiqa_rali.reasoning.answers import split_completion, strict_rating
 from pyiqa_rali.reasoning.cold_start import random_completions
-from pyiqa_rali.reasoning.prompts import ReasoningCard
 from pyiqa_rali.reasoning.rewards import format_reward
+from pyiqa_rali.vlm.answers import split_completion, strict_rating
+from pyiqa_rali.vlm.prompts import ReasoningCard
 
 
 def test_completions_have_the_exact_format_and_cover_the_scale():

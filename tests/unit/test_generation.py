@@ -5,10 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pyiqa_rali.archs.reasoning import ReasoningScorer, to_pil
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
-from pyiqa_rali.reasoning import generation
-from pyiqa_rali.reasoning.generation import (
+from pyiqa_rali.vlm import generation
+from pyiqa_rali.vlm.generation import (
     GumbelSampling,
     complete,
     decode,
@@ -19,8 +18,9 @@ from pyiqa_rali.reasoning.generation import (
     placeholder_tokens,
     rating_branches,
 )
-from pyiqa_rali.reasoning.prompts import ReasoningCard, read_card
-from pyiqa_rali.reasoning.vlm import load_vlm
+from pyiqa_rali.vlm.loading import load_vlm
+from pyiqa_rali.vlm.prompts import ReasoningCard, read_card
+from pyiqa_rali.vlm.scorer import ReasoningScorer, to_pil
 from tests.tiny import tiny_qwen3_vl, tiny_vlm
 
 
@@ -166,7 +166,7 @@ def test_what_was_written_is_parsed(folder, pictures, monkeypatch):
     tokenizer = net.reasoner.processor.tokenizer
     answers = [tokenizer.encode(text, add_special_tokens=False) for text in written]
     again = tokenizer.encode('<think>Dark.</think><answer>{"rating": 2}</answer>', add_special_tokens=False)
-    monkeypatch.setattr('pyiqa_rali.reasoning.generation.complete',
+    monkeypatch.setattr('pyiqa_rali.vlm.generation.complete',
                         lambda reasoner, images, *rest: answers if len(images) == 4 else [again] * len(images))
     found = net.describe(pictures)
     assert [(each.rating, each.status) for each in found] == [(4.5, 'parsed'), (2, 'resampled'), (3, 'parsed'),

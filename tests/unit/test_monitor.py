@@ -8,7 +8,7 @@ from PIL import Image
 
 from pyiqa_rali.reasoning.monitor import AlarmCallback, RecordCallback, SampleCallback, ValidationCallback
 from pyiqa_rali.reasoning.options import ReasoningValOptions
-from pyiqa_rali.reasoning.tables import Row
+from pyiqa_rali.vlm.tables import Row
 
 STATE = SimpleNamespace(is_world_process_zero=True, global_step=7)
 

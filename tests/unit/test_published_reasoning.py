@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 import pyiqa_rali  # noqa: F401 (its metrics)
-from pyiqa_rali.archs.reasoning import ReasoningScorer
 from pyiqa_rali.core import hub
 from pyiqa_rali.core.errors import CheckpointError
-from pyiqa_rali.reasoning import vlm
+from pyiqa_rali.vlm import loading as vlm
+from pyiqa_rali.vlm.scorer import ReasoningScorer
 from tests.legacy_layouts import to_legacy_qwen
 from tests.tiny import tiny_vlm
 

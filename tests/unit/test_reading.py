@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.reasoning.generation import encode
 from pyiqa_rali.reasoning.options import RewardOptions, check_rewards
-from pyiqa_rali.reasoning.prompts import ReasoningCard
-from pyiqa_rali.reasoning.reading import GRAY, BlindReader
 from pyiqa_rali.reasoning.reward_functions import reward_functions
 from pyiqa_rali.reasoning.text_figures import figures_by_class, naming_figures, reading_figures
-from pyiqa_rali.reasoning.vlm import load_vlm
+from pyiqa_rali.vlm.generation import encode
+from pyiqa_rali.vlm.loading import load_vlm
+from pyiqa_rali.vlm.prompts import ReasoningCard
+from pyiqa_rali.vlm.reading import GRAY, BlindReader
 from tests.tiny import tiny_vlm
 
 WORDS = {'blur': ['Gaussian blur', 'soft'], 'noise': ['noise']}

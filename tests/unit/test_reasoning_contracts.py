@@ -9,7 +9,7 @@ from transformers import Trainer
 from trl.trainer.utils import RepeatSampler
 
 from pyiqa_rali.reasoning.trainers import EpochRepeatSampler, ReasoningGRPOTrainer
-from pyiqa_rali.reasoning.vlm import load_vlm
+from pyiqa_rali.vlm.loading import load_vlm
 from tests.tiny import tiny_vlm
 
 

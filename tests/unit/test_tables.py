@@ -10,8 +10,8 @@ from PIL import Image
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.tables import QualityTable, build_table
-from pyiqa_rali.reasoning.prompts import ReasoningCard
-from pyiqa_rali.reasoning.tables import rows_of
+from pyiqa_rali.vlm.prompts import ReasoningCard
+from pyiqa_rali.vlm.tables import rows_of
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from pyiqa_rali.__main__ import main
 from pyiqa_rali.commands.write_texts import files_of
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
-from pyiqa_rali.reasoning import write_texts as module
-from pyiqa_rali.reasoning.generation import placeholder_tokens
-from pyiqa_rali.reasoning.tables import read_picture
-from pyiqa_rali.reasoning.vllm_backend import pixel_bounds
-from pyiqa_rali.reasoning.vlm import identity, load_vlm, load_without_weights
-from pyiqa_rali.reasoning.write_texts import WritingOptions, write_texts
+from pyiqa_rali.vlm import write_texts as module
+from pyiqa_rali.vlm.generation import placeholder_tokens
+from pyiqa_rali.vlm.loading import identity, load_vlm, load_without_weights
+from pyiqa_rali.vlm.tables import read_picture
+from pyiqa_rali.vlm.vllm_backend import pixel_bounds
+from pyiqa_rali.vlm.write_texts import WritingOptions, write_texts
 from tests.tiny import tiny_vlm
 
 REPOSITORY = Path(__file__).parents[2]

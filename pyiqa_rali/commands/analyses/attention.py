@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
     from pyiqa_rali.figures.analyses import draw_attention
     from pyiqa_rali.model.digest import weights_digest
-    from pyiqa_rali.reasoning.tables import read_picture
+    from pyiqa_rali.vlm.tables import read_picture
     files = list(dict.fromkeys(ImageFinder(args.images)))
     files = [files[place] for place in drawn(len(files), args.limit, args.seed)]
     if not files:

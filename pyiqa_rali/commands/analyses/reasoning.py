@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from pyiqa_rali.evaluation.analyses.reasoning_switch import CONDITIONS, agreement, partners
     from pyiqa_rali.figures.analyses import draw_conditions
     from pyiqa_rali.model.digest import weights_digest
-    from pyiqa_rali.reasoning.tables import rows_of
+    from pyiqa_rali.vlm.tables import rows_of
     if len(args.sections) != 1:
         raise OptionError(f'--sections: {" ".join(args.sections)}: one data set at a time; give another --out for the next.')
     _, sections = sections_of(args.opt, args.sections)
@@ -71,8 +71,8 @@ def rate(reasoner: Any, paths: list[str], completions: list[list[int]], other: A
     from tqdm import tqdm
 
     from pyiqa_rali.evaluation.analyses.reasoning_switch import CONDITIONS, begun_completion
-    from pyiqa_rali.reasoning.generation import derived_seed, expected_ratings
-    from pyiqa_rali.reasoning.tables import read_picture
+    from pyiqa_rali.vlm.generation import derived_seed, expected_ratings
+    from pyiqa_rali.vlm.tables import read_picture
     card = reasoner.card
     left = [place for place, path in enumerate(paths) if path not in rows.done]
     with tqdm(total=len(paths), initial=len(paths) - len(left), desc='ratings', unit='image') as bar:

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from pyiqa_rali.core.errors import CheckpointError
-from pyiqa_rali.reasoning.generation import decode, encode, until_rating, until_text
-from pyiqa_rali.reasoning.vlm import ReasoningModel
+from pyiqa_rali.vlm.generation import decode, encode, until_rating, until_text
+from pyiqa_rali.vlm.loading import ReasoningModel
 
 PARTS = ('visual', 'prompt', 'reasoning', 'format')  # format: the tags, and the beginning of the answer
 IMAGE_TOKENS = ('image_token_id', 'image_token_index', 'video_token_id')

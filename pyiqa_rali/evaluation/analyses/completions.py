@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from pyiqa_rali.evaluation.analyses.folder import RowFile
-from pyiqa_rali.reasoning.generation import complete, decode
-from pyiqa_rali.reasoning.tables import read_picture
-from pyiqa_rali.reasoning.vlm import ReasoningModel
+from pyiqa_rali.vlm.generation import complete, decode
+from pyiqa_rali.vlm.loading import ReasoningModel
+from pyiqa_rali.vlm.tables import read_picture
 
 
 def greedy_completions(reasoner: ReasoningModel, paths: Sequence[str], rows: RowFile, max_new_tokens: int,

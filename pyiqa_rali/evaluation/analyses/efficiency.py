@@ -5,7 +5,7 @@ from typing import Any
 from pyiqa_rali.core.files import model_sha256
 from pyiqa_rali.evaluation.speed import measure_metric
 from pyiqa_rali.model.locate import locate_checkpoint
-from pyiqa_rali.reasoning.vlm import locate_vlm
+from pyiqa_rali.vlm.loading import locate_vlm
 
 COSTS = ('parameters', 'median_ms', 'peak_mb')
 PAPER = {'parameters': 0.04, 'median_ms': 0.034, 'peak_mb': 0.147}  # RALI over Q-Insight 7B, batch 16, one A100

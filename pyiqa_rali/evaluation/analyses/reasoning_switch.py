@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pyiqa_rali.measures.correlations import correlations, measures_of
-from pyiqa_rali.reasoning.answers import reasoning_text
-from pyiqa_rali.reasoning.generation import decode, derived_seed
-from pyiqa_rali.reasoning.vlm import ReasoningModel
+from pyiqa_rali.vlm.answers import reasoning_text
+from pyiqa_rali.vlm.generation import decode, derived_seed
+from pyiqa_rali.vlm.loading import ReasoningModel
 
 CONDITIONS = ('on', 'off', 'shuffled', 'other')
 METRICS = measures_of('plcc', 'srcc')

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pyiqa_rali.core.errors import DataError
-from pyiqa_rali.reasoning.vlm import ReasoningModel
+from pyiqa_rali.vlm.loading import ReasoningModel
 
 ENDS = ('}</answer>', '}', '</answer>', '\n', ' ')  # what may follow a rating
 LEAST_MASS = 1e-3  # branches of the rating less probable than this are left out of the expectation

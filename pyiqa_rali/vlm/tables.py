@@ -11,7 +11,7 @@ from PIL import Image
 from pyiqa_rali.core.errors import DataError, OptionError, some
 from pyiqa_rali.data.image_files import read_like_pyiqa
 from pyiqa_rali.data.tables import build_table
-from pyiqa_rali.reasoning.prompts import DEGRADATIONS, SEVERITIES, ReasoningCard
+from pyiqa_rali.vlm.prompts import DEGRADATIONS, SEVERITIES, ReasoningCard
 
 CACHED_IMAGES = 256
 DEGRADATION_COLUMNS = ('image', 'distortion_class', 'severity')

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.reasoning.generation import placeholder_tokens
-from pyiqa_rali.reasoning.vlm import ADAPTER_FILE, ReasoningModel, load_without_weights
+from pyiqa_rali.vlm.generation import placeholder_tokens
+from pyiqa_rali.vlm.loading import ADAPTER_FILE, ReasoningModel, load_without_weights
 
 NEVER = -100.0  # the least bias of a logit that vLLM takes
 

@@ -14,11 +14,11 @@ from tqdm import tqdm
 from pyiqa_rali.core.errors import DataError, OptionError, first_line, some
 from pyiqa_rali.core.files import atomic_open, write_json
 from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, save_reasoning_texts
-from pyiqa_rali.reasoning.answers import lenient_rating, reasoning_text
-from pyiqa_rali.reasoning.generation import complete, decode, derived_seed
-from pyiqa_rali.reasoning.prompts import ReasoningCard
-from pyiqa_rali.reasoning.tables import read_picture
-from pyiqa_rali.reasoning.vlm import ReasoningModel, identity
+from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
+from pyiqa_rali.vlm.generation import complete, decode, derived_seed
+from pyiqa_rali.vlm.loading import ReasoningModel, identity
+from pyiqa_rali.vlm.prompts import ReasoningCard
+from pyiqa_rali.vlm.tables import read_picture
 
 MAY_CHANGE = ('attempts', 'batch_size')  # between a run and the one that goes on with it: no text depends on them
 OF_NO_TEXT = tuple(f'texts:{key}' for key in MAY_CHANGE)  # the same in an option file

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.files import sha256
 from pyiqa_rali.core.hub import commit_of, from_hub
-from pyiqa_rali.reasoning.prompts import ReasoningCard, read_card
+from pyiqa_rali.vlm.prompts import ReasoningCard, read_card
 
 ADAPTER_FILE = 'adapter_config.json'
 EXPORT = ('models', 'reasoning')  # below an experiment's folder

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.model.preprocessing import of_any_size_as_rgb_float
-from pyiqa_rali.reasoning.answers import lenient_rating, reasoning_text
-from pyiqa_rali.reasoning.prompts import ReasoningCard
+from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
+from pyiqa_rali.vlm.prompts import ReasoningCard
 
 MODES = ('expectation', 'greedy', 'mean')
 STATUSES = ('parsed', 'resampled', 'expectation', 'failed')
@@ -91,7 +91,7 @@ class ReasoningScorer(nn.Module):
         if source in (None, True, False):
             raise OptionError('pretrained_model_path: must name a folder, or a hub repository as owner/name, of a '
                               'vision-language model. There is no default one.')
-        from pyiqa_rali.reasoning.vlm import ReasoningModel, load_vlm
+        from pyiqa_rali.vlm.loading import ReasoningModel, load_vlm
         if not isinstance(source, ReasoningModel):
             source = load_vlm(source, dtype, attn_implementation, device_map, min_pixels, max_pixels)
         self._reasoner = _Hidden(source)
@@ -199,17 +199,17 @@ class ReasoningScorer(nn.Module):
                            'failed' if rating is None else status, text)
 
     def _complete(self, pictures: list[Image.Image], sample: int | None, attempt: int = 0) -> list[list[int]]:
-        from pyiqa_rali.reasoning.generation import complete, derived_seed
+        from pyiqa_rali.vlm.generation import complete, derived_seed
         seeds = None if sample is None else [derived_seed(self.seed, digest(picture), sample, attempt) for picture in pictures]
         return complete(self.reasoner, pictures, self.card.question(), self.max_new_tokens, seeds, self.temperature)
 
     def _expect(self, pictures: list[Image.Image], completions: list[list[int]]) -> list[float]:
-        from pyiqa_rali.reasoning.generation import expected_ratings
+        from pyiqa_rali.vlm.generation import expected_ratings
         return expected_ratings(self.reasoner, pictures, self.card.question(), completions,
                                 tuple(self.card.rating_range), self.card.rating_key, self.batch_size)
 
     def _decode(self, completions: list[list[int]]) -> list[str]:
-        from pyiqa_rali.reasoning.generation import decode
+        from pyiqa_rali.vlm.generation import decode
         return [decode(self.reasoner, completion) for completion in completions]
 
     def _to_mos(self, rating: float) -> float:
