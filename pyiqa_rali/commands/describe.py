@@ -108,7 +108,7 @@ def make_scorer(args: argparse.Namespace):
     """
     import torch
 
-    from pyiqa_rali.bulk.metrics import torch_device
+    from pyiqa_rali.scoring.metrics import torch_device
     from pyiqa_rali.vlm.scorer import ReasoningScorer
     check_positive(args, 'max_pixels')
     device = torch_device(args.device) or torch.device('cuda' if torch.cuda.is_available() else 'cpu')

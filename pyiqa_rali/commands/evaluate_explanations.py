@@ -108,7 +108,7 @@ def claim(path: Path, settings: dict[str, Any]) -> None:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the pictures that are done; a half line that a killed run left is removed."""
-    from pyiqa_rali.score_table import cut_after_last_line
+    from pyiqa_rali.scoring.score_table import cut_after_last_line
     if not path.is_file():
         return []
     cut_after_last_line(path)

@@ -60,9 +60,9 @@ def make_explainer(args: argparse.Namespace) -> Any:
     """
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
-    from pyiqa_rali.bulk.metrics import make_metric
     from pyiqa_rali.core.errors import CheckpointError
     from pyiqa_rali.model.explanation import NO_BANK
+    from pyiqa_rali.scoring.metrics import make_metric
     name = args.metric or ('rali' if args.weights else 'rali-lite')
     if DEFAULT_CONFIGS.get(name, RALI)['metric_opts']['type'] != 'RALI':
         raise OptionError(f'--metric: "{name}" has no basis and no text bank; only rali and rali-lite explain their scores.')

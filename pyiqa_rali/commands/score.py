@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.bulk.metrics import make_metric, metric_label, parse_options
-from pyiqa_rali.bulk.pipeline import score_files
-from pyiqa_rali.bulk.report import Progress, Totals
-from pyiqa_rali.bulk.sources import LIST_MARK, STANDARD_INPUT, ImageSources
-from pyiqa_rali.bulk.tables import FORMATS, file_format, open_table
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.shares import gather, joined, rank_and_world
-from pyiqa_rali.score_table import ImageScore, refuse_overwriting
+from pyiqa_rali.scoring.engine import score_files
+from pyiqa_rali.scoring.metrics import make_metric, metric_label, parse_options
+from pyiqa_rali.scoring.progress import Progress, Totals
+from pyiqa_rali.scoring.score_table import ImageScore, refuse_overwriting
+from pyiqa_rali.scoring.sources import LIST_MARK, STANDARD_INPUT, ImageSources
+from pyiqa_rali.scoring.tables import FORMATS, file_format, open_table
 
 BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS = 8, 32, 8
 

@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.bulk import pipeline, report
-from pyiqa_rali.bulk.metrics import make_metric, metric_label, parse_options
 from pyiqa_rali.commands import score
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.model.checkpoint import save_checkpoint
+from pyiqa_rali.scoring import engine as pipeline
+from pyiqa_rali.scoring import progress as report
+from pyiqa_rali.scoring.metrics import make_metric, metric_label, parse_options
 from tests.integration.test_score_command import Brightness
 from tests.tiny import TINY_TIMM, free_port
 from tests.unit.test_rali import random_rali, tensors_of

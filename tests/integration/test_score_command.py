@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pyiqa_rali import score_table
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.commands import score
 from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.scoring import score_table
 
 
 class Brightness:

@@ -1,9 +1,9 @@
 import pytest
 
-from pyiqa_rali.bulk import tables
-from pyiqa_rali.bulk.tables import file_format, open_table
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.score_table import ImageScore, ScoreTable
+from pyiqa_rali.scoring import tables
+from pyiqa_rali.scoring.score_table import ImageScore, ScoreTable
+from pyiqa_rali.scoring.tables import file_format, open_table
 
 SCORES = [ImageScore(f'{index}.png', index / 8, '', (index, 0)) for index in range(7)]
 SCORES[3] = ImageScore('\udce9.png', None, 'truncated', (3, 0))

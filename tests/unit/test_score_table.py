@@ -4,7 +4,7 @@ import json
 import pytest
 
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.score_table import CsvLines, ImageScore, JsonLines, ScoreTable
+from pyiqa_rali.scoring.score_table import CsvLines, ImageScore, JsonLines, ScoreTable
 
 SCORES = [ImageScore('a.png', 3.25), ImageScore('b, "c".png', error='truncated'), ImageScore('\udce9.png', 1.0)]
 

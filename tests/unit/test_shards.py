@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyiqa_rali.bulk import entries
-from pyiqa_rali.bulk.entries import read_entry
-from pyiqa_rali.bulk.shards import shard_entries
+from pyiqa_rali.scoring import entries
+from pyiqa_rali.scoring.entries import read_entry
+from pyiqa_rali.scoring.shards import shard_entries
 
 
 def picture(index):

@@ -4,8 +4,8 @@ import tarfile
 
 import pytest
 
-from pyiqa_rali.bulk.sources import ImageSources, expand_braces
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.scoring.sources import ImageSources, expand_braces
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from typing import Any
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.files import atomic_open, without_nan, write_json
 from pyiqa_rali.core.runs import versions
-from pyiqa_rali.score_table import cut_after_last_line
+from pyiqa_rali.scoring.score_table import cut_after_last_line
 
 OPTIONS, RESULTS, VERSIONS = 'options.json', 'results.json', 'versions.json'
 WEIGHTS = 'weights_sha256'  # among the options: of every model, by what it is

@@ -14,7 +14,7 @@ from typing import Any
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.files import write_json
 from pyiqa_rali.evaluation.benchmark.cells import row_key
-from pyiqa_rali.score_table import cut_after_last_line
+from pyiqa_rali.scoring.score_table import cut_after_last_line
 
 MODULES = 'pyiqa_rali.evaluation.benchmark'
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from pyiqa_rali.bulk.entries import ImageEntry, as_entry, chunks, read_entry
 from pyiqa_rali.core.errors import DataError, first_line
 from pyiqa_rali.data.image_files import ImageFile
-from pyiqa_rali.score_table import ImageScore
+from pyiqa_rali.scoring.entries import ImageEntry, as_entry, chunks, read_entry
+from pyiqa_rali.scoring.score_table import ImageScore
 
 PREPARED_TOGETHER = 1 << 24  # pixels; the resizing needs 24 bytes and more for each
 WINDOW = 4  # batches in memory together on a GPU, for metrics that take pictures at their own size

@@ -11,10 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from pyiqa_rali.bulk.entries import chunks
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.files import atomic_path
-from pyiqa_rali.score_table import (
+from pyiqa_rali.scoring.entries import chunks
+from pyiqa_rali.scoring.score_table import (
     COLUMNS,
     ENCODING,
     CsvLines,

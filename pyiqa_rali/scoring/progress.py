@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from pyiqa_rali.bulk.shards import is_shard
-from pyiqa_rali.score_table import ImageScore
+from pyiqa_rali.scoring.score_table import ImageScore
+from pyiqa_rali.scoring.shards import is_shard
 
 SECONDS_BETWEEN_LINES = 30.0
 

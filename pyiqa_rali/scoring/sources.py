@@ -8,10 +8,10 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from pyiqa_rali.bulk.entries import ImageEntry
-from pyiqa_rali.bulk.shards import is_compressed, is_shard, shard_entries
 from pyiqa_rali.core.errors import OptionError, some
 from pyiqa_rali.data.image_files import ImageFinder, readable_extensions
+from pyiqa_rali.scoring.entries import ImageEntry
+from pyiqa_rali.scoring.shards import is_compressed, is_shard, shard_entries
 
 STANDARD_INPUT = '-'
 LIST_MARK = '@'

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from pyiqa_rali.bulk.entries import LARGEST_MEMBER, ImageEntry
 from pyiqa_rali.core.errors import first_line
 from pyiqa_rali.data.image_files import readable_extensions
+from pyiqa_rali.scoring.entries import LARGEST_MEMBER, ImageEntry
 
 OPENERS: dict[str, Callable[..., IO[bytes]]] = {'.tar': open, '.tar.gz': gzip.open, '.tgz': gzip.open}
 BETWEEN = '::'  # stands between a shard and its member in the name of an image

@@ -3,9 +3,9 @@
 import importlib.util
 import os
 
-from pyiqa_rali.bulk.parts import Parquet, ScoreParts, WholeLines, parts_folder
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.score_table import CsvLines, JsonLines, ScoreTable
+from pyiqa_rali.scoring.parts import Parquet, ScoreParts, WholeLines, parts_folder
+from pyiqa_rali.scoring.score_table import CsvLines, JsonLines, ScoreTable
 
 FORMATS = ('csv', 'jsonl', 'parquet')
 
