@@ -31,11 +31,11 @@ from pyiqa_rali.data.synthetic.make_dataset import make_dataset
 from pyiqa_rali.data.synthetic.view_sentences import view_sentence
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.figures.plots import described_sheet, spread_over_scores
-from pyiqa_rali.pipeline import train as train_rali
-from pyiqa_rali.reasoning.cold_start import random_completions
-from pyiqa_rali.reasoning.grpo import check_before_training, run_grpo, trainer_config
-from pyiqa_rali.reasoning.sft import run_sft
-from pyiqa_rali.reasoning.training import ReasoningFolder
+from pyiqa_rali.training.rali.run import train as train_rali
+from pyiqa_rali.training.vlm.cold_start import random_completions
+from pyiqa_rali.training.vlm.grpo import check_before_training, run_grpo, trainer_config
+from pyiqa_rali.training.vlm.run import ReasoningFolder
+from pyiqa_rali.training.vlm.sft import run_sft
 from pyiqa_rali.vlm.loading import load_vlm
 from pyiqa_rali.vlm.reading import BlindReader
 from pyiqa_rali.vlm.tables import Row, read_picture, rows_of

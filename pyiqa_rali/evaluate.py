@@ -25,7 +25,7 @@ from pyiqa_rali.evaluation.scoring import score_table
 from pyiqa_rali.figures.plots import agreement_scatter, comparison_bars
 from pyiqa_rali.measures.agreement import MEASURES, agreement, bootstrap_indices, fit_to_mos, oriented
 from pyiqa_rali.measures.significance import Comparison, compare_metrics
-from pyiqa_rali.pipeline import choose_device
+from pyiqa_rali.training.rali.run import choose_device
 
 FEWEST_SCORES = 3
 OUTPUTS = ('results.csv', 'results.json', 'results.md', 'pyiqa_row.csv', 'significance.csv', 'paper.csv', 'counts.csv',

@@ -30,16 +30,16 @@ def run(args: argparse.Namespace) -> None:
     """Hand over to what the file's `model_type` names, which is imported only now: it needs torch."""
     kind = override(read_yaml(args.opt), args.force_yml).get('model_type', 'RALI')
     if kind == 'RALI':
-        from pyiqa_rali.pipeline import train
+        from pyiqa_rali.training.rali.run import train
         train(args.opt, args.auto_resume, args.launcher, args.force_yml)
     elif kind == 'GRPO':
-        from pyiqa_rali.reasoning.grpo import train_grpo
+        from pyiqa_rali.training.vlm.grpo import train_grpo
         print_results(train_grpo(args.opt, args.auto_resume, args.force_yml))
     elif kind == 'SFT':
-        from pyiqa_rali.reasoning.sft import train_sft
+        from pyiqa_rali.training.vlm.sft import train_sft
         print_results(train_sft(args.opt, args.auto_resume, args.force_yml))
     elif kind == 'RACT':
-        from pyiqa_rali.ract import run_ract
+        from pyiqa_rali.training.vlm.ract import run_ract
         print_results(run_ract(args.opt, args.auto_resume, args.force_yml))
     elif kind == 'CHAIN':
         from pyiqa_rali.chain import run_chain

@@ -64,11 +64,11 @@ def summary(out: str, features: Any, bank: dict[str, Any]) -> str:
 
 def _from_options(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """Return features and metadata of a bank from a run's option file."""
-    from pyiqa_rali.alignment.bank import bank_of_run
-    from pyiqa_rali.alignment.batches import alignment_dataset
-    from pyiqa_rali.alignment.towers import build_towers
     from pyiqa_rali.core.options import override, read_yaml, train_options
     from pyiqa_rali.data.tables import build_table
+    from pyiqa_rali.training.rali.bank import bank_of_run
+    from pyiqa_rali.training.rali.batches import alignment_dataset
+    from pyiqa_rali.training.rali.towers import build_towers
     if args.text_encoder or args.split_sentences:
         raise OptionError('--text-encoder, --split-sentences: go with --texts; an option file names its own text encoder.')
     options = train_options(override(read_yaml(args.opt), args.force_yml))
@@ -87,8 +87,8 @@ def _from_texts(args: argparse.Namespace, metadata: dict[str, Any]) -> tuple[Any
     """Return features and metadata of a bank from a file of texts."""
     from pathlib import Path
 
-    from pyiqa_rali.alignment.bank import candidates_of_file, make_bank
-    from pyiqa_rali.alignment.text_encoders import load_text_encoder
+    from pyiqa_rali.training.rali.bank import candidates_of_file, make_bank
+    from pyiqa_rali.training.rali.text_encoders import load_text_encoder
     if args.force_yml:
         raise OptionError('--force_yml: goes with -opt.')
     training = metadata.get('training') if isinstance(metadata.get('training'), dict) else {}

@@ -10,15 +10,15 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from pyiqa_rali.alignment.features import embed, load_features
-from pyiqa_rali.alignment.towers import build_towers
 from pyiqa_rali.core.files import atomic_open, write_json
 from pyiqa_rali.core.options import override, read_yaml, train_options
 from pyiqa_rali.core.runs import RunFolder
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.evaluation.baselines import Brisque, Piqe, ridge_scores
 from pyiqa_rali.evaluation.protocol import HELD_OUT, SETS, level_order, measure, medians, protocol_options, read_scores
-from pyiqa_rali.pipeline import train
+from pyiqa_rali.training.rali.features import embed, load_features
+from pyiqa_rali.training.rali.run import train
+from pyiqa_rali.training.rali.towers import build_towers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

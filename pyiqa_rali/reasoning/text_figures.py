@@ -7,7 +7,7 @@ import numpy as np
 
 from pyiqa_rali.data.reasoning_texts import PRISTINE
 from pyiqa_rali.measures.correlations import correlations, measures_of
-from pyiqa_rali.reasoning.rewards import named_classes
+from pyiqa_rali.training.vlm.rewards import named_classes
 from pyiqa_rali.vlm.reading import BlindReader
 
 METRICS = measures_of('srcc', 'plcc')

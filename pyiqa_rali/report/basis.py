@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyiqa_rali.alignment.features import FeatureTable, load_features
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.options import TrainOptions
 from pyiqa_rali.core.runs import RunFolder
@@ -18,6 +17,7 @@ from pyiqa_rali.figures.svg import histogram
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint import load_checkpoint
 from pyiqa_rali.report.blocks import Block, Figure, Section, Table, Text, number
+from pyiqa_rali.training.rali.features import FeatureTable, load_features
 
 IMAGES_SHOWN, VECTORS_SHOWN = 3, 3
 

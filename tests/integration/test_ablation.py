@@ -16,7 +16,7 @@ import yaml
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.ablation import ablation_options, changed, file_digest, plan, run_cell
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.pipeline import train
+from pyiqa_rali.training.rali.run import train
 from tests.tiny import tiny_options
 
 BANK = {'num_texts': 4, 'num_candidates': 16}

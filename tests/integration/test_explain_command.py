@@ -14,7 +14,7 @@ from pyiqa_rali.data.images import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
 from pyiqa_rali.model.checkpoint import load_checkpoint, save_checkpoint
 from pyiqa_rali.model.rali import RALI
-from pyiqa_rali.pipeline import train
+from pyiqa_rali.training.rali.run import train
 from tests.tiny import tiny_options
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
-from pyiqa_rali.ract import run_ract
-from pyiqa_rali.reasoning.grpo import train_grpo
-from pyiqa_rali.reasoning.options import sft_options
-from pyiqa_rali.reasoning.sft import run_sft, train_sft
 from pyiqa_rali.train import main
+from pyiqa_rali.training.vlm.grpo import train_grpo
+from pyiqa_rali.training.vlm.options import sft_options
+from pyiqa_rali.training.vlm.ract import run_ract
+from pyiqa_rali.training.vlm.sft import run_sft, train_sft
 from pyiqa_rali.vlm.prompts import ReasoningCard
 from pyiqa_rali.vlm.scorer import ReasoningScorer
 from pyiqa_rali.vlm.tables import Row
@@ -146,8 +146,8 @@ def kill(self, args, state, control, **kwargs):
     if state.global_step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 monitor.RecordCallback.on_step_end = kill
-from pyiqa_rali.ract import run_ract
-from pyiqa_rali.reasoning.grpo import train_grpo
+from pyiqa_rali.training.vlm.ract import run_ract
+from pyiqa_rali.training.vlm.grpo import train_grpo
 train_grpo({options!r})
 """
     result = subprocess.run([sys.executable, '-c', code], cwd=REPOSITORY, capture_output=True, text=True, env=os.environ)

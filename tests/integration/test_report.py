@@ -13,7 +13,7 @@ from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.options import read_yaml, train_options
-from pyiqa_rali.pipeline import train
+from pyiqa_rali.training.rali.run import train
 from tests.tiny import tiny_options
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')

@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 
-from pyiqa_rali.alignment.features import load_features
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.model.checkpoint import load_checkpoint, load_metadata
-from pyiqa_rali.pipeline import train
+from pyiqa_rali.training.rali.features import load_features
+from pyiqa_rali.training.rali.run import train
 from tests.tiny import free_port, tiny_open_clip_config, tiny_options
 
 TENSORS = ('scorer.pca_components', 'scorer.basis_vectors', 'scorer.basis_scores')

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from pyiqa_rali.alignment.batches import ResumableSampler, alignment_dataset, collate
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.tables import build_table, seeded
 from pyiqa_rali.model.preprocessing import Preprocessing
+from pyiqa_rali.training.rali.batches import ResumableSampler, alignment_dataset, collate
 from tests.tiny import tiny_table
 
 NATIVE = Preprocessing(image_size=None, resize_mode='native')

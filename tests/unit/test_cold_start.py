@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pyiqa_rali.reasoning.cold_start import random_completions
-from pyiqa_rali.reasoning.rewards import format_reward
+from pyiqa_rali.training.vlm.cold_start import random_completions
+from pyiqa_rali.training.vlm.rewards import format_reward
 from pyiqa_rali.vlm.answers import split_completion, strict_rating
 from pyiqa_rali.vlm.prompts import ReasoningCard
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyiqa_rali.alignment.losses import ContrastiveLoss, contrastive_backward
+from pyiqa_rali.training.rali.losses import ContrastiveLoss, contrastive_backward
 
 
 def towers():

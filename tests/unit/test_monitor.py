@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from pyiqa_rali.reasoning.monitor import AlarmCallback, RecordCallback, SampleCallback, ValidationCallback
-from pyiqa_rali.reasoning.options import ReasoningValOptions
+from pyiqa_rali.training.vlm.monitor import AlarmCallback, RecordCallback, SampleCallback, ValidationCallback
+from pyiqa_rali.training.vlm.options import ReasoningValOptions
 from pyiqa_rali.vlm.tables import Row
 
 STATE = SimpleNamespace(is_world_process_zero=True, global_step=7)

@@ -9,8 +9,8 @@ from pyiqa_rali.chain_options import chain_options
 from pyiqa_rali.core.options import read_yaml, train_options
 from pyiqa_rali.data.tables import complete, mos_scale
 from pyiqa_rali.evaluation.options import evaluate_options
-from pyiqa_rali.ract import ract_options
-from pyiqa_rali.reasoning.options import grpo_options, sft_options
+from pyiqa_rali.training.vlm.options import grpo_options, sft_options
+from pyiqa_rali.training.vlm.ract import ract_options
 
 FOR_PYIQA = ('metric_rali', 'data_papers')  # pyiqa's own format; see test_benchmark_script.py and test_manifests.py
 OPTIONS = Path(__file__).parents[2] / 'options'

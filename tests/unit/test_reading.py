@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.reasoning.options import RewardOptions, check_rewards
-from pyiqa_rali.reasoning.reward_functions import reward_functions
 from pyiqa_rali.reasoning.text_figures import figures_by_class, naming_figures, reading_figures
+from pyiqa_rali.training.vlm.options import RewardOptions, check_rewards
+from pyiqa_rali.training.vlm.reward_functions import reward_functions
 from pyiqa_rali.vlm.generation import encode
 from pyiqa_rali.vlm.loading import load_vlm
 from pyiqa_rali.vlm.prompts import ReasoningCard

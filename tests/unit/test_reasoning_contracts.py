@@ -8,7 +8,7 @@ import trl
 from transformers import Trainer
 from trl.trainer.utils import RepeatSampler
 
-from pyiqa_rali.reasoning.trainers import EpochRepeatSampler, ReasoningGRPOTrainer
+from pyiqa_rali.training.vlm.trainers import EpochRepeatSampler, ReasoningGRPOTrainer
 from pyiqa_rali.vlm.loading import load_vlm
 from tests.tiny import tiny_vlm
 

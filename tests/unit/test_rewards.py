@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from pyiqa_rali.reasoning import rewards
-from pyiqa_rali.reasoning.rewards import (
+from pyiqa_rali.training.vlm import rewards
+from pyiqa_rali.training.vlm.rewards import (
     Rollout,
     continuous_score_reward,
     degradation_reward,

@@ -2,8 +2,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pyiqa_rali.alignment.text_encoders import OpenClipText, SentenceEncoder, resolve_text_encoder, split_into_sentences
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.training.rali.text_encoders import (
+    OpenClipText,
+    SentenceEncoder,
+    resolve_text_encoder,
+    split_into_sentences,
+)
 from tests.tiny import tiny_open_clip_config, tiny_sentence_encoder
 
 LONG = 'the picture is sharp ' * 10 + '.'

@@ -74,9 +74,9 @@ def load_models(args: argparse.Namespace, values: dict[str, Any]) -> dict[str, A
     """Return the module of each space; without a network, when all that the option file names is on this machine."""
     import torch
 
-    from pyiqa_rali.alignment.towers import build_towers
     from pyiqa_rali.core.options import PathOptions, TextEncoderOptions, from_known_keys
     from pyiqa_rali.model.rali import RALI
+    from pyiqa_rali.training.rali.towers import build_towers
     if not values.get('network'):
         raise OptionError(f'network: must be given in {args.opt}: its image encoder is the one before alignment.')
     text = from_known_keys(TextEncoderOptions, {**(values.get('text_encoder') or {}), 'train': False}, 'text_encoder')
@@ -94,7 +94,7 @@ def embeddings(models: dict[str, Any], chosen: dict[str, tuple['Chosen', list[st
     import numpy as np
     import torch
 
-    from pyiqa_rali.alignment.features import embed
+    from pyiqa_rali.training.rali.features import embed
     found = {space: [] for space in models}
     for table, texts in chosen.values():
         with torch.no_grad():

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from pyiqa_rali.core.records import RunRecord, read_record
 from pyiqa_rali.measures.correlations import correlations
-from pyiqa_rali.reasoning.options import ReasoningValOptions
+from pyiqa_rali.training.vlm.options import ReasoningValOptions
 from pyiqa_rali.vlm.loading import ReasoningModel
 from pyiqa_rali.vlm.scorer import ReasoningScorer
 from pyiqa_rali.vlm.tables import Row, read_picture

@@ -10,9 +10,9 @@ import torch
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
-from pyiqa_rali.reasoning.monitor import SFT_COLUMNS, RecordCallback, ValidationCallback
-from pyiqa_rali.reasoning.options import SftOptions, sft_options
-from pyiqa_rali.reasoning.training import (
+from pyiqa_rali.training.vlm.monitor import SFT_COLUMNS, RecordCallback, ValidationCallback
+from pyiqa_rali.training.vlm.options import SftOptions, sft_options
+from pyiqa_rali.training.vlm.run import (
     ReasoningFolder,
     common_settings,
     load_for_training,
@@ -122,7 +122,7 @@ def make_trainer(options: SftOptions, config: Any, dataset: Any, validation: dic
                  reasoner: ReasoningModel, folder: ReasoningFolder, checkpoint: Path | None,
                  adapter: Any) -> Any:
     """Return the trainer with all that watches it."""
-    from pyiqa_rali.reasoning.trainers import ReasoningSFTTrainer
+    from pyiqa_rali.training.vlm.trainers import ReasoningSFTTrainer
     start_step = int(checkpoint.name.rpartition('-')[2]) + 1 if checkpoint else 0
     callbacks = []
     if config.process_index == 0:

@@ -4,10 +4,10 @@ import re
 
 from torch import nn
 
-from pyiqa_rali.alignment.losses import ContrastiveLoss
-from pyiqa_rali.alignment.towers import Towers
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import AlignOptions
+from pyiqa_rali.training.rali.losses import ContrastiveLoss
+from pyiqa_rali.training.rali.towers import Towers
 
 _BLOCK = re.compile(r'^(.*?(?:resblocks|blocks|stages|layers|layer)[._]?\d+(?:\.(?:blocks\.)?\d+)?)')
 _HEAD = re.compile(r'^(head|proj|ln_post|norm\.|fc_norm|attn_pool|trunk\.(norm|attn_pool|head))')

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from pyiqa_rali.reasoning.options import RewardOptions
-from pyiqa_rali.reasoning.rewards import (
+from pyiqa_rali.training.vlm.options import RewardOptions
+from pyiqa_rali.training.vlm.rewards import (
     Rollout,
     continuous_score_reward,
     degradation_reward,

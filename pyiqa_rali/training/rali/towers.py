@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyiqa_rali.alignment.text_encoders import OpenClipText, SentenceEncoder, TextEncoder, installed_folder
 from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line, some
 from pyiqa_rali.core.hub import cache_alone_when_out_of_reach
 from pyiqa_rali.core.options import PathOptions, TextEncoderOptions, from_known_keys
@@ -22,6 +21,7 @@ from pyiqa_rali.model.image_encoder import (
     open_clip_model_config,
 )
 from pyiqa_rali.model.preprocessing import Preprocessing
+from pyiqa_rali.training.rali.text_encoders import OpenClipText, SentenceEncoder, TextEncoder, installed_folder
 
 
 @dataclasses.dataclass

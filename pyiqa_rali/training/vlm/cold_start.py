@@ -12,7 +12,7 @@ import numpy as np
 
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
 from pyiqa_rali.data.synthetic.quality_texts import FAULT_SENTENCES, IMPRESSIONS, fault_sentence
-from pyiqa_rali.reasoning.sft import completion_of
+from pyiqa_rali.training.vlm.sft import completion_of
 from pyiqa_rali.vlm.prompts import ReasoningCard
 
 MOST_WORDINGS = len(FAULT_SENTENCES)

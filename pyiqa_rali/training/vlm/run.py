@@ -15,7 +15,7 @@ from pyiqa_rali.core.files import atomic_folder, write_json
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.runs import claim
 from pyiqa_rali.figures.plots import training_curves
-from pyiqa_rali.reasoning.options import GrpoOptions, NetworkOptions, SftOptions
+from pyiqa_rali.training.vlm.options import GrpoOptions, NetworkOptions, SftOptions
 from pyiqa_rali.vlm.loading import EXPORT, ReasoningModel, identity, is_adapter, load_vlm
 from pyiqa_rali.vlm.reading import BlindReader
 from pyiqa_rali.vlm.tables import Row, rows_of

@@ -15,9 +15,9 @@ from pyiqa_rali.core.files import write_json
 from pyiqa_rali.core.options import PathOptions, from_known_keys, override, read_yaml
 from pyiqa_rali.core.runs import claim
 from pyiqa_rali.core.shares import rank_and_world
-from pyiqa_rali.reasoning.grpo import run_grpo
-from pyiqa_rali.reasoning.options import GrpoOptions, SftOptions, grpo_options, sft_options
-from pyiqa_rali.reasoning.sft import examples_of, run_sft
+from pyiqa_rali.training.vlm.grpo import run_grpo
+from pyiqa_rali.training.vlm.options import GrpoOptions, SftOptions, grpo_options, sft_options
+from pyiqa_rali.training.vlm.sft import examples_of, run_sft
 from pyiqa_rali.vlm.loading import load_vlm
 from pyiqa_rali.vlm.tables import image_files
 from pyiqa_rali.vlm.write_texts import OF_NO_TEXT, WritingOptions, write_texts

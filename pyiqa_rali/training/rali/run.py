@@ -9,14 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyiqa_rali.alignment.bank import bank_of_run, load_bank, save_bank
-from pyiqa_rali.alignment.batches import AlignmentDataset, alignment_dataset, join_datasets
-from pyiqa_rali.alignment.compression import compress
-from pyiqa_rali.alignment.contrastive import align
-from pyiqa_rali.alignment.features import FeatureTable, embed, load_features, save_features
-from pyiqa_rali.alignment.scoring import fine_tune
-from pyiqa_rali.alignment.towers import Towers, build_towers
-from pyiqa_rali.alignment.zero_shot import ZeroShotValidation
 from pyiqa_rali.core import processes as distributed
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.core.files import atomic_open, atomic_path, write_json
@@ -32,6 +24,14 @@ from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint, save_pt
 from pyiqa_rali.model.checkpoint_bank import with_bank
 from pyiqa_rali.model.encoder_file import load_encoder, save_encoder
 from pyiqa_rali.model.image_encoder import ImageEncoder
+from pyiqa_rali.training.rali.alignment import align
+from pyiqa_rali.training.rali.bank import bank_of_run, load_bank, save_bank
+from pyiqa_rali.training.rali.batches import AlignmentDataset, alignment_dataset, join_datasets
+from pyiqa_rali.training.rali.compression import compress
+from pyiqa_rali.training.rali.features import FeatureTable, embed, load_features, save_features
+from pyiqa_rali.training.rali.fine_tuning import fine_tune
+from pyiqa_rali.training.rali.towers import Towers, build_towers
+from pyiqa_rali.training.rali.zero_shot import ZeroShotValidation
 
 FEATURE_BATCH = 16
 

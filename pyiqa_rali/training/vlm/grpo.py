@@ -6,16 +6,16 @@ from typing import Any
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import override, read_yaml
-from pyiqa_rali.reasoning.monitor import (
+from pyiqa_rali.training.vlm.monitor import (
     GRPO_COLUMNS,
     AlarmCallback,
     RecordCallback,
     SampleCallback,
     ValidationCallback,
 )
-from pyiqa_rali.reasoning.options import GrpoOptions, grpo_options
-from pyiqa_rali.reasoning.reward_functions import Reward, reward_functions, text_of
-from pyiqa_rali.reasoning.training import (
+from pyiqa_rali.training.vlm.options import GrpoOptions, grpo_options
+from pyiqa_rali.training.vlm.reward_functions import Reward, reward_functions, text_of
+from pyiqa_rali.training.vlm.run import (
     ReasoningFolder,
     collect_rows,
     common_settings,
@@ -162,7 +162,7 @@ def make_trainer(options: GrpoOptions, config: Any, rows: list[Row], validation:
                  reasoner: ReasoningModel, folder: ReasoningFolder, checkpoint: Path | None,
                  adapter: Any) -> Any:
     """Return the trainer with its rewards and all that watches it."""
-    from pyiqa_rali.reasoning.trainers import ReasoningGRPOTrainer
+    from pyiqa_rali.training.vlm.trainers import ReasoningGRPOTrainer
     start_step = int(checkpoint.name.rpartition('-')[2]) + 1 if checkpoint else 0
     reader = load_reader(options, config.device).ratings if options.rewards.reading else None
     functions, _ = reward_functions(options.rewards, options.prompts, reader)

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from pyiqa_rali.alignment.features import FeatureTable
-from pyiqa_rali.alignment.text_encoders import TextEncoder
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.training.rali.features import FeatureTable
+from pyiqa_rali.training.rali.text_encoders import TextEncoder
 
 PROMPT_SIDES = ('high', 'low')
 
