@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError, DataError, CheckpointError: the message says what to do.
     """
-    from pyiqa_rali.evaluate import evaluate
+    from pyiqa_rali.evaluation.run import evaluate
     root = evaluate(args.opt, args.force_yml)
     print((root / 'results.md').read_text(encoding='utf-8'))
     print(f'Tables, scores of every image and pictures: {root}')

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pyiqa_rali import evaluate as evaluation
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.evaluation import run as evaluation
 from pyiqa_rali.evaluation.options import evaluate_options
 from tests.tiny import tiny_table, tiny_vlm
 
