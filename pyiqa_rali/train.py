@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         from pyiqa_rali.training.vlm.ract import run_ract
         print_results(run_ract(args.opt, args.auto_resume, args.force_yml))
     elif kind == 'CHAIN':
-        from pyiqa_rali.chain import run_chain
+        from pyiqa_rali.studies.chain.run import run_chain
         print_results(run_chain(args.opt, args.auto_resume, args.force_yml))
     else:
         raise OptionError(f'model_type: "{kind}" is not one of {", ".join(KINDS)}.{did_you_mean(kind, KINDS)}')

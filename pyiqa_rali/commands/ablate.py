@@ -29,9 +29,9 @@ def run(args: argparse.Namespace) -> int:
         OptionError: an option or argument cannot be used.
         DataError: cells failed; the message names the log.
     """
-    from pyiqa_rali.ablation import AblationFolder, ablation_options, plan
     from pyiqa_rali.core.options import override, read_yaml
     from pyiqa_rali.core.runs import claim
+    from pyiqa_rali.studies.ablation.run import AblationFolder, ablation_options, plan
     for name in ('processes', 'threads'):
         if getattr(args, name) < 1:
             raise OptionError(f'--{name}: {getattr(args, name)} must be 1 at least.')
@@ -54,13 +54,13 @@ def train_cells(folder, cells: list, keep_models: bool, processes: int, threads:
     """Train cells in processes; those with one encoder follow each other in one process."""
     from tqdm import tqdm
 
-    from pyiqa_rali.ablation import write_request
     from pyiqa_rali.core.jobs import Job, last_line, run_jobs
+    from pyiqa_rali.studies.ablation.run import write_request
     jobs = []
     for encoder in dict.fromkeys(cell.encoder for cell in cells):
         request = folder.logs / f'{encoder}.json'
         write_request(request, folder, [cell for cell in cells if cell.encoder == encoder], keep_models)
-        jobs.append(Job([sys.executable, '-m', 'pyiqa_rali.ablation', str(request)], request.with_suffix('.log')))
+        jobs.append(Job([sys.executable, '-m', 'pyiqa_rali.studies.ablation.run', str(request)], request.with_suffix('.log')))
     environment = {name: str(threads) for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')}
     with tqdm(total=len(cells), desc='ablate', unit='training') as bar:
         def look() -> None:
@@ -77,8 +77,8 @@ def train_cells(folder, cells: list, keep_models: bool, processes: int, threads:
 def report(options, folder, places: list) -> None:
     """Write cells.csv, table.csv, table.md and the pictures."""
     from pyiqa_rali.core.files import atomic_open
-    from pyiqa_rali.evaluation.ablation_plots import draw_ablation, draw_sweeps
-    from pyiqa_rali.evaluation.ablation_table import PAPER, TableRow, fill, markdown, write_csv
+    from pyiqa_rali.studies.ablation.figures import draw_ablation, draw_sweeps
+    from pyiqa_rali.studies.ablation.table import PAPER, TableRow, fill, markdown, write_csv
     rows: dict[str, TableRow] = {}
     for variant, _, key in places:
         row = rows.setdefault(variant.name, TableRow(variant.name, variant.group, variant.value, [],

@@ -17,8 +17,8 @@ PACKAGES = ('torch', 'transformers', 'pyiqa', 'timm', 'pillow', 'pyiqa-rali')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; what is not given comes from the preset."""
-    from pyiqa_rali.evaluation.benchmark.cells import ALL, INPUTS, PRESETS
-    from pyiqa_rali.evaluation.benchmark.subjects import PRECISIONS, RALI, RELEASE
+    from pyiqa_rali.studies.benchmark.cells import ALL, INPUTS, PRESETS
+    from pyiqa_rali.studies.benchmark.subjects import PRECISIONS, RALI, RELEASE
     parser.epilog = (f'"{RALI}" and "{RELEASE}" (its own path: PIL, CLIPProcessor, CLIPModel, float32) read the same random '
                      'weights from files. Rows are kept as they are measured. '
                      'A GPU: pyiqa-rali benchmark --preset gpu --out DIR.')
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError, DataError: nothing can be measured; the message says why.
     """
-    from pyiqa_rali.evaluation.benchmark.run import Rows
+    from pyiqa_rali.studies.benchmark.run import Rows
     with_preset(args)
     rows = Rows(Path(args.out), settings_of(args), args.resume)
     with tempfile.TemporaryDirectory() as folder:
@@ -81,9 +81,9 @@ def with_preset(args: argparse.Namespace) -> None:
     Raises:
         OptionError: a value cannot be used.
     """
-    from pyiqa_rali.evaluation.benchmark.cells import INPUTS, PRESETS, parse_size, parse_threads
-    from pyiqa_rali.evaluation.benchmark.random_release import ENCODERS
-    from pyiqa_rali.evaluation.benchmark.reasoner import SIZES
+    from pyiqa_rali.studies.benchmark.cells import INPUTS, PRESETS, parse_size, parse_threads
+    from pyiqa_rali.studies.benchmark.random_release import ENCODERS
+    from pyiqa_rali.studies.benchmark.reasoner import SIZES
     _check_choices('--preset', [args.preset], PRESETS)
     if args.sizes and not args.peer_sizes:
         args.peer_sizes = args.sizes
@@ -145,7 +145,7 @@ def measure(args: argparse.Namespace, rows: Any, folder: Path, weights: Path) ->
     """Measure every row that is not there yet, section by section."""
     from tqdm import tqdm
 
-    from pyiqa_rali.evaluation.benchmark import sections
+    from pyiqa_rali.studies.benchmark import sections
     with tqdm(unit='row', disable=None, file=sys.stderr) as bar:
         for row in sections.all_rows(args, rows, folder, weights):
             bar.set_description(f'{row["section"]} {row["subject"]}')
@@ -155,8 +155,8 @@ def measure(args: argparse.Namespace, rows: Any, folder: Path, weights: Path) ->
 def report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """Print the tables, and write them, the CSV and the figures."""
     from pyiqa_rali.core.files import atomic_open
-    from pyiqa_rali.evaluation.benchmark.figures import draw
-    from pyiqa_rali.evaluation.benchmark.report import footnotes, table_text, with_ratios, write_csv
+    from pyiqa_rali.studies.benchmark.figures import draw
+    from pyiqa_rali.studies.benchmark.report import footnotes, table_text, with_ratios, write_csv
     out = Path(args.out)
     rows = with_ratios(rows)
     machine = (f'{cpu_name()}, {os.cpu_count()} CPUs; {args.device}; median of {args.repeats} calls at most, after one that is '

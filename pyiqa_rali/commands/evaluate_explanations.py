@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
     from pyiqa_rali.commands.explain import make_explainer
     from pyiqa_rali.core.files import write_json
-    from pyiqa_rali.evaluation.explanations import measure_explanations
     from pyiqa_rali.figures.explanations import draw_measures
+    from pyiqa_rali.studies.explanations import measure_explanations
     metric = make_explainer(args)
     pictures, settings = open_pictures(args)
     out = Path(args.out)

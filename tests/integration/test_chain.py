@@ -8,9 +8,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from pyiqa_rali.chain import Chain, run_chain
-from pyiqa_rali.chain_options import chain_options
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.studies.chain.options import chain_options
+from pyiqa_rali.studies.chain.run import Chain, run_chain
 from pyiqa_rali.vlm.loading import load_vlm
 from tests.tiny import tiny_options
 
@@ -130,7 +130,7 @@ def test_a_model_that_was_half_written_is_written_anew(options, tmp_path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr('pyiqa_rali.chain.save_tiny_vlm', killed)
+        patch.setattr('pyiqa_rali.studies.chain.run.save_tiny_vlm', killed)
         chain.make_vlm()
     assert not (tmp_path / 'vlm').exists()
     chain.make_vlm()

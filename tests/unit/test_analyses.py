@@ -15,12 +15,12 @@ from pyiqa_rali.commands.analyses.domains import ALIGNED, VISUAL, load_models
 from pyiqa_rali.commands.analyses.teachers import named_checkpoints
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.files import model_sha256, sha256
-from pyiqa_rali.evaluation.analyses.agreement import consistency
-from pyiqa_rali.evaluation.analyses.attention import PARTS, attention_shares, last_rows, parts_of
-from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder, RowFile
-from pyiqa_rali.evaluation.analyses.reasoning_switch import agreement, begun_completion, partners, shuffled_words
 from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint
 from pyiqa_rali.model.digest import weights_digest
+from pyiqa_rali.studies.analyses.agreement import consistency
+from pyiqa_rali.studies.analyses.attention import PARTS, attention_shares, last_rows, parts_of
+from pyiqa_rali.studies.analyses.folder import AnalysisFolder, RowFile
+from pyiqa_rali.studies.analyses.reasoning_switch import agreement, begun_completion, partners, shuffled_words
 from pyiqa_rali.vlm.generation import decode, encode, until_rating
 from pyiqa_rali.vlm.loading import load_vlm
 from tests.tiny import tiny_options, tiny_qwen3_vl, tiny_table, tiny_vlm

@@ -12,14 +12,14 @@ from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.evaluation.benchmark import measure, pipeline, reasoner, report
-from pyiqa_rali.evaluation.benchmark import run as run_module
-from pyiqa_rali.evaluation.benchmark.cells import Cell, cells_of, parse_size, parse_threads
-from pyiqa_rali.evaluation.benchmark.random_release import pca_pickle, write_random_release
-from pyiqa_rali.evaluation.benchmark.release_path import ReleasePath
-from pyiqa_rali.evaluation.benchmark.run import Rows, measure_subject
-from pyiqa_rali.evaluation.benchmark.subjects import LEFT_OUT, OFFLINE, Subject, build, subjects_for
 from pyiqa_rali.model.release.pickles import read_joblib
+from pyiqa_rali.studies.benchmark import measure, pipeline, reasoner, report
+from pyiqa_rali.studies.benchmark import run as run_module
+from pyiqa_rali.studies.benchmark.cells import Cell, cells_of, parse_size, parse_threads
+from pyiqa_rali.studies.benchmark.random_release import pca_pickle, write_random_release
+from pyiqa_rali.studies.benchmark.release_path import ReleasePath
+from pyiqa_rali.studies.benchmark.run import Rows, measure_subject
+from pyiqa_rali.studies.benchmark.subjects import LEFT_OUT, OFFLINE, Subject, build, subjects_for
 
 FEW = ['--encoder', 'tiny', '--sizes', '96x80', '--threads', '1', '--repeats', '2', '--check-images', '0',
        '--pipeline-images', '0', '--precisions', 'fp32']
@@ -170,7 +170,7 @@ def test_operations_are_counted():
 def test_the_peak_is_what_was_once_in_use():
     """In a process of its own: this one's peak may be far above what it uses now."""
     peaks = subprocess.run([sys.executable, '-c', """
-from pyiqa_rali.evaluation.benchmark.measure import peak_memory_mb, reset_peaks
+from pyiqa_rali.studies.benchmark.measure import peak_memory_mb, reset_peaks
 print(peak_memory_mb())
 block = bytearray(b'x') * (150 * 2 ** 20)
 del block
@@ -236,7 +236,7 @@ def test_metrics_that_build_offline(name):
 
 
 def test_the_figures_of_all_axes(tmp_path):
-    from pyiqa_rali.evaluation.benchmark.figures import draw
+    from pyiqa_rali.studies.benchmark.figures import draw
     rows = [{'section': 'speed', 'subject': subject, 'device': 'cpu', 'threads': 1, 'input': 'file', 'width': width,
              'height': width, 'batch': batch, 'ms_per_image': width * batch, 'median_ms': 5.0, 'cpu_ms': 2.0}
             for subject in ('release fp32', 'rali bf16') for width in (64, 128) for batch in (1, 8)]
@@ -264,7 +264,7 @@ def test_arguments_that_cannot_be_used(tmp_path, capsys, arguments, message):
 
 
 def test_one_metric_on_one_file(pictures):
-    from pyiqa_rali.evaluation.speed import measure_metric
+    from pyiqa_rali.studies.benchmark.speed import measure_metric
     found = measure_metric('piqe', str(pictures[0]), 2, 1, 'cpu')
     assert found['repeats'] == 2 and found['parameters'] == 0 and found['start_s'] > found['load_s']
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pyiqa_rali.chain import medians_of
-from pyiqa_rali.chain_report import score_figures
+from pyiqa_rali.studies.chain.results import score_figures
+from pyiqa_rali.studies.chain.run import medians_of
 from pyiqa_rali.vlm.tables import Row
 
 NAN = float('nan')

@@ -3,7 +3,7 @@ import pytest
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.distortions import DISTORTIONS
 from pyiqa_rali.data.synthetic.known_distortions import TablePictures
-from pyiqa_rali.evaluation.explanations import COMMON_TYPES, calibration, measure_classes, measure_explanations
+from pyiqa_rali.studies.explanations import COMMON_TYPES, calibration, measure_classes, measure_explanations
 
 
 def row(kinds, shares, level=3.0, named=3.0, mos=3.0, score=3.0, uncertainty=1.0):

@@ -3,8 +3,8 @@ import pytest
 
 from pyiqa_rali.core.options import read_yaml, train_options
 from pyiqa_rali.data.distortions import DISTORTIONS, FAMILIES
-from pyiqa_rali.evaluation.baselines import ridge_scores
-from pyiqa_rali.evaluation.protocol import HELD_OUT, level_order, medians, protocol_options
+from pyiqa_rali.studies.baselines import ridge_scores
+from pyiqa_rali.studies.protocol import HELD_OUT, level_order, medians, protocol_options
 
 LITE = 'options/rali_lite.yml'
 
@@ -48,7 +48,7 @@ def test_ridge_regression_finds_a_linear_rule():
 
 
 def test_the_leave_one_out_error_is_exact():
-    from pyiqa_rali.evaluation.baselines import _leave_one_out
+    from pyiqa_rali.studies.baselines import _leave_one_out
     rng = np.random.default_rng(1)
     features, labels = rng.normal(size=(25, 6)), rng.normal(size=25)
     features -= features.mean(axis=0)

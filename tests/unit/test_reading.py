@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.reasoning.text_figures import figures_by_class, naming_figures, reading_figures
+from pyiqa_rali.studies.chain.text_statistics import figures_by_class, naming_figures, reading_figures
 from pyiqa_rali.training.vlm.options import RewardOptions, check_rewards
 from pyiqa_rali.training.vlm.reward_functions import reward_functions
 from pyiqa_rali.vlm.generation import encode

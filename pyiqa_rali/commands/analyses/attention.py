@@ -19,11 +19,11 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from pyiqa_rali.data.image_files import ImageFinder
-    from pyiqa_rali.evaluation.analyses.attention import PARTS, attention_shares, summary
-    from pyiqa_rali.evaluation.analyses.completions import greedy_completions
-    from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
     from pyiqa_rali.figures.analyses import draw_attention
     from pyiqa_rali.model.digest import weights_digest
+    from pyiqa_rali.studies.analyses.attention import PARTS, attention_shares, summary
+    from pyiqa_rali.studies.analyses.completions import greedy_completions
+    from pyiqa_rali.studies.analyses.folder import AnalysisFolder
     from pyiqa_rali.vlm.tables import read_picture
     files = list(dict.fromkeys(ImageFinder(args.images)))
     files = [files[place] for place in drawn(len(files), args.limit, args.seed)]

@@ -32,10 +32,10 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from pyiqa_rali.evaluation.analyses.domain_gap import gaps, plane, standardised
-    from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
     from pyiqa_rali.figures.analyses import draw_spaces
     from pyiqa_rali.model.digest import weights_digest
+    from pyiqa_rali.studies.analyses.domain_gap import gaps, plane, standardised
+    from pyiqa_rali.studies.analyses.folder import AnalysisFolder
     if len(set(args.sections)) < 2:
         raise OptionError('--sections: must name two different data sets at least.')
     if args.permutations < 1:

@@ -30,9 +30,9 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from pyiqa_rali.evaluation.analyses.efficiency import COSTS, PAPER, cost_of, weights_of, with_shares
-    from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
     from pyiqa_rali.figures.analyses import draw_costs
+    from pyiqa_rali.studies.analyses.efficiency import COSTS, PAPER, cost_of, weights_of, with_shares
+    from pyiqa_rali.studies.analyses.folder import AnalysisFolder
     for name in ('repeats', 'threads'):
         if getattr(args, name) < 1:
             raise OptionError(f'--{name}: {getattr(args, name)} must be 1 at least.')

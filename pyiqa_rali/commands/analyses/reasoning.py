@@ -32,11 +32,11 @@ def run(args: argparse.Namespace) -> int:
     """
     import numpy as np
 
-    from pyiqa_rali.evaluation.analyses.completions import greedy_completions
-    from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
-    from pyiqa_rali.evaluation.analyses.reasoning_switch import CONDITIONS, agreement, partners
     from pyiqa_rali.figures.analyses import draw_conditions
     from pyiqa_rali.model.digest import weights_digest
+    from pyiqa_rali.studies.analyses.completions import greedy_completions
+    from pyiqa_rali.studies.analyses.folder import AnalysisFolder
+    from pyiqa_rali.studies.analyses.reasoning_switch import CONDITIONS, agreement, partners
     from pyiqa_rali.vlm.tables import rows_of
     if len(args.sections) != 1:
         raise OptionError(f'--sections: {" ".join(args.sections)}: one data set at a time; give another --out for the next.')
@@ -70,7 +70,7 @@ def rate(reasoner: Any, paths: list[str], completions: list[list[int]], other: A
     """Return the ratings of every image, by condition; those that stand in the file are not computed again."""
     from tqdm import tqdm
 
-    from pyiqa_rali.evaluation.analyses.reasoning_switch import CONDITIONS, begun_completion
+    from pyiqa_rali.studies.analyses.reasoning_switch import CONDITIONS, begun_completion
     from pyiqa_rali.vlm.generation import derived_seed, expected_ratings
     from pyiqa_rali.vlm.tables import read_picture
     card = reasoner.card

@@ -26,11 +26,11 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from pyiqa_rali.evaluation.analyses.agreement import MOS, consistency
-    from pyiqa_rali.evaluation.analyses.folder import AnalysisFolder
     from pyiqa_rali.figures.analyses import draw_agreement
     from pyiqa_rali.model.digest import weights_digest
     from pyiqa_rali.model.rali import RALI
+    from pyiqa_rali.studies.analyses.agreement import MOS, consistency
+    from pyiqa_rali.studies.analyses.folder import AnalysisFolder
     checkpoints = named_checkpoints(args.checkpoints)
     _, sections = sections_of(args.opt, args.sections)
     folder = AnalysisFolder(args.out, 'teachers', {'checkpoints': checkpoints, 'limit': args.limit, 'seed': args.seed,

@@ -13,10 +13,10 @@ from typing import Any
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.files import write_json
-from pyiqa_rali.evaluation.benchmark.cells import row_key
 from pyiqa_rali.scoring.score_table import cut_after_last_line
+from pyiqa_rali.studies.benchmark.cells import row_key
 
-MODULES = 'pyiqa_rali.evaluation.benchmark'
+MODULES = 'pyiqa_rali.studies.benchmark'
 
 
 class Rows:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.evaluation.ablation_table import TableRow, spread
 from pyiqa_rali.figures.plots import BLUE, GRAY, ORANGE, axes_grid, save_figure
+from pyiqa_rali.studies.ablation.table import TableRow, spread
 
 
 def draw_ablation(rows: Sequence[TableRow], out: Path, metric: str, paper_name: str) -> None:

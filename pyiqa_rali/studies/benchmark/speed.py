@@ -5,9 +5,9 @@ from typing import Any
 
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.data.images import read_size
-from pyiqa_rali.evaluation.benchmark.cells import Cell
-from pyiqa_rali.evaluation.benchmark.run import child_rows
-from pyiqa_rali.evaluation.benchmark.subjects import Subject
+from pyiqa_rali.studies.benchmark.cells import Cell
+from pyiqa_rali.studies.benchmark.run import child_rows
+from pyiqa_rali.studies.benchmark.subjects import Subject
 
 
 def measure_metric(name: str, image: str, repeats: int, threads: int, device: str,

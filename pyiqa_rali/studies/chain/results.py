@@ -13,7 +13,7 @@ from pyiqa_rali.core.records import read_record
 from pyiqa_rali.data.distortions import DISTORTIONS
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
 from pyiqa_rali.measures.correlations import correlations
-from pyiqa_rali.reasoning.text_figures import METRICS, figures_by_class, naming_figures, reading_figures
+from pyiqa_rali.studies.chain.text_statistics import METRICS, figures_by_class, naming_figures, reading_figures
 from pyiqa_rali.vlm.reading import BlindReader
 from pyiqa_rali.vlm.scorer import ReasoningScorer
 from pyiqa_rali.vlm.tables import Row, read_picture

@@ -3,8 +3,8 @@
 from typing import Any
 
 from pyiqa_rali.core.files import model_sha256
-from pyiqa_rali.evaluation.speed import measure_metric
 from pyiqa_rali.model.locate import locate_checkpoint
+from pyiqa_rali.studies.benchmark.speed import measure_metric
 from pyiqa_rali.vlm.loading import locate_vlm
 
 COSTS = ('parameters', 'median_ms', 'peak_mb')

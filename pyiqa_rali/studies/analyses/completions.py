@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from pyiqa_rali.evaluation.analyses.folder import RowFile
+from pyiqa_rali.studies.analyses.folder import RowFile
 from pyiqa_rali.vlm.generation import complete, decode
 from pyiqa_rali.vlm.loading import ReasoningModel
 from pyiqa_rali.vlm.tables import read_picture

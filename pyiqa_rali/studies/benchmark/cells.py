@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.evaluation.benchmark.subjects import LITE, OFFLINE, OWN, RALI, RELEASE, Subject
+from pyiqa_rali.studies.benchmark.subjects import LITE, OFFLINE, OWN, RALI, RELEASE, Subject
 
 INPUTS = ('file', 'tensor', 'resident', 'tower')
 KEYS = ('section', 'subject', 'device', 'threads', 'input', 'width', 'height', 'batch')  # what names a row

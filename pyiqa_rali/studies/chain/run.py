@@ -13,16 +13,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pyiqa_rali.chain_options import ChainOptions, ChainSteps, chain_options, check_steps
-from pyiqa_rali.chain_report import (
-    model_figures,
-    reward_figures,
-    score_figures,
-    time_figures,
-    timed,
-    words_of,
-    written_text_figures,
-)
 from pyiqa_rali.core.errors import some
 from pyiqa_rali.core.files import atomic_folder, atomic_open, without_nan, write_json
 from pyiqa_rali.core.options import override, read_yaml
@@ -31,6 +21,16 @@ from pyiqa_rali.data.synthetic.make_dataset import make_dataset
 from pyiqa_rali.data.synthetic.view_sentences import view_sentence
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.figures.plots import described_sheet, spread_over_scores
+from pyiqa_rali.studies.chain.options import ChainOptions, ChainSteps, chain_options, check_steps
+from pyiqa_rali.studies.chain.results import (
+    model_figures,
+    reward_figures,
+    score_figures,
+    time_figures,
+    timed,
+    words_of,
+    written_text_figures,
+)
 from pyiqa_rali.training.rali.run import train as train_rali
 from pyiqa_rali.training.vlm.cold_start import random_completions
 from pyiqa_rali.training.vlm.grpo import check_before_training, run_grpo, trainer_config

@@ -1,4 +1,4 @@
-"""The process that measures one subject: `python -m pyiqa_rali.evaluation.benchmark.measure REQUEST`, rows as JSON lines.
+"""The process that measures one subject: `python -m pyiqa_rali.studies.benchmark.measure REQUEST`, rows as JSON lines.
 
 Its first row, 'start', is the way from the start of the process to the first score of a file; then one row for each cell,
 and last the scores of the check pictures.
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.evaluation.benchmark.cells import Cell
-from pyiqa_rali.evaluation.benchmark.subjects import OWN, Subject, bare_tower, build
+from pyiqa_rali.studies.benchmark.cells import Cell
+from pyiqa_rali.studies.benchmark.subjects import OWN, Subject, bare_tower, build
 
 LARGEST_PIXELS = 100_000_000  # of a call: 1.2 GB as float32, a few times that inside the metrics
 

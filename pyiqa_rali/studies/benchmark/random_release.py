@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.files import atomic_open, write_json
-from pyiqa_rali.evaluation.benchmark.release_path import image_features
+from pyiqa_rali.studies.benchmark.release_path import image_features
 
 ENCODERS: dict[str, dict[str, Any]] = {
     'ViT-L/14-336': {

@@ -9,12 +9,12 @@ from typing import Any
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.data.images import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
-from pyiqa_rali.evaluation.benchmark.cells import cells_of
-from pyiqa_rali.evaluation.benchmark.pipeline import command_row, write_jpegs
-from pyiqa_rali.evaluation.benchmark.random_release import write_random_release
-from pyiqa_rali.evaluation.benchmark.reasoner import REASONER
-from pyiqa_rali.evaluation.benchmark.run import Rows, child_rows, measure_subject
-from pyiqa_rali.evaluation.benchmark.subjects import RALI, RELEASE, Subject, subjects_for
+from pyiqa_rali.studies.benchmark.cells import cells_of
+from pyiqa_rali.studies.benchmark.pipeline import command_row, write_jpegs
+from pyiqa_rali.studies.benchmark.random_release import write_random_release
+from pyiqa_rali.studies.benchmark.reasoner import REASONER
+from pyiqa_rali.studies.benchmark.run import Rows, child_rows, measure_subject
+from pyiqa_rali.studies.benchmark.subjects import RALI, RELEASE, Subject, subjects_for
 
 Row = dict[str, Any]
 FEATURE_PICTURES = 6  # that the random weights are standardised on

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from pyiqa_rali.core.files import atomic_open
-from pyiqa_rali.evaluation.benchmark.cells import KEYS, row_key
-from pyiqa_rali.evaluation.benchmark.subjects import LEFT_OUT, OFFLINE, RALI, RELEASE
+from pyiqa_rali.studies.benchmark.cells import KEYS, row_key
+from pyiqa_rali.studies.benchmark.subjects import LEFT_OUT, OFFLINE, RALI, RELEASE
 
 RELEASE_LABEL = f'{RELEASE} fp32'
 COLUMNS = (*KEYS, 'repeats', 'median_ms', 'min_ms', 'max_ms', 'ms_per_image', 'images_per_s', 'time_ratio', 'cpu_ms',

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.core.errors import DataError
-from pyiqa_rali.evaluation.benchmark.subjects import Subject, build
+from pyiqa_rali.studies.benchmark.subjects import Subject, build
 
 BATCH = 8
 POLL = 0.02  # seconds
@@ -34,7 +34,7 @@ def main(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         files = [read_image_file(path) for path in paths[:64]]
         yield {'section': 'pipeline', 'images': len(files), 'images_per_s': len(files) / (time.perf_counter() - start)}
         return
-    from pyiqa_rali.evaluation.benchmark.measure import picture_tensor, time_calls, times
+    from pyiqa_rali.studies.benchmark.measure import picture_tensor, time_calls, times
     torch.set_num_threads(request['threads'])
     scorer = build(Subject(**request['subject']), request['device'])
     images = torch.cat([picture_tensor(path) for path in paths[:request['batch']]])

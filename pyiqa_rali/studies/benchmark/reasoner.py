@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from pyiqa_rali.evaluation.benchmark.measure import peaks, reset_peaks, time_calls, times
-from pyiqa_rali.evaluation.benchmark.subjects import Subject, build
+from pyiqa_rali.studies.benchmark.measure import peaks, reset_peaks, time_calls, times
+from pyiqa_rali.studies.benchmark.subjects import Subject, build
 
 SIZES: dict[str, dict[str, Any]] = {
     '7b': {

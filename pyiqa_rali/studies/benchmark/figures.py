@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.evaluation.benchmark.report import RELEASE_LABEL
-from pyiqa_rali.evaluation.benchmark.subjects import OWN
 from pyiqa_rali.figures.plots import BLUE, GRAY, ORANGE, axes_grid, save_figure
+from pyiqa_rali.studies.benchmark.report import RELEASE_LABEL
+from pyiqa_rali.studies.benchmark.subjects import OWN
 
 Row = dict[str, Any]
 MARKERS = 'osD^vP*XdpH<>'

@@ -1,1 +1,0 @@
-"""Scores of millions of images: where they are, how they are read, batched and scored, and the tables they go to."""
