@@ -1,16 +1,16 @@
-"""`python -m pyiqa_rali SUBCOMMAND`, also installed as `pyiqa-rali`: dispatch to `pyiqa_rali.commands`."""
+"""`python -m pyiqa_rali SUBCOMMAND`, also installed as `pyiqa-rali`: dispatch to `pyiqa_rali.cli`."""
 
 import argparse
 import importlib
 import sys
 
 from pyiqa_rali import __version__
-from pyiqa_rali.commands import EXIT_USER_ERROR, exit_status
+from pyiqa_rali.cli import EXIT_USER_ERROR, exit_status
 from pyiqa_rali.core.errors import did_you_mean
 
 PROGRAM = 'pyiqa-rali'
 
-# name: (module of pyiqa_rali.commands, the first line of its docstring); a module is imported when its command is run.
+# name: (module of pyiqa_rali.cli, the first line of its docstring); a module is imported when its command is run.
 COMMANDS = {
     'score': ('score', 'Score images: files, folders, globs, lists and tar shards, into a table if wanted.'),
     'info': ('info', 'Show what a checkpoint says about itself.'),
@@ -75,7 +75,7 @@ def build_parser(chosen: str) -> argparse.ArgumentParser:
 
 def command_module(name: str):
     """Import and return the module of a subcommand."""
-    return importlib.import_module(f'pyiqa_rali.commands.{COMMANDS[name][0]}')
+    return importlib.import_module(f'pyiqa_rali.cli.{COMMANDS[name][0]}')
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from pyiqa_rali.commands import exit_status
+from pyiqa_rali.cli import exit_status
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.options import override, read_yaml
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.commands import score
+from pyiqa_rali.cli import score
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.model.checkpoint import save_checkpoint
 from pyiqa_rali.scoring import engine as pipeline
@@ -35,7 +35,7 @@ SIZES = [(40, 48), (48, 40), (64, 96), (40, 48), (20, 300), (96, 64), (40, 48), 
 SLOW = """
 import sys, time
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.commands import score
+from pyiqa_rali.cli import score
 class Slow:
     device, lower_better, score_range = 'cpu', False, '0, 1'
     def __call__(self, images):

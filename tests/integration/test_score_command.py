@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.commands import score
+from pyiqa_rali.cli import score
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.scoring import score_table
 
@@ -138,7 +138,7 @@ def test_a_run_that_is_killed_goes_on(folder, tmp_path):
     code = f"""
 import sys, time
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.commands import score
+from pyiqa_rali.cli import score
 class Slow:
     device, lower_better, score_range = 'cpu', False, '0, 1'
     def __call__(self, images):

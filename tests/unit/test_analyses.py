@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.commands.analyses.domains import ALIGNED, VISUAL, load_models
-from pyiqa_rali.commands.analyses.teachers import named_checkpoints
+from pyiqa_rali.cli.analyses.domains import ALIGNED, VISUAL, load_models
+from pyiqa_rali.cli.analyses.teachers import named_checkpoints
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.files import model_sha256, sha256
 from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint

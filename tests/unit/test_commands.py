@@ -13,7 +13,7 @@ import torch
 import pyiqa_rali
 from pyiqa_rali import train
 from pyiqa_rali.__main__ import COMMANDS, build_parser, command_module, main
-from pyiqa_rali.commands import exit_status
+from pyiqa_rali.cli import exit_status
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint
@@ -93,7 +93,7 @@ def test_a_bug_keeps_its_traceback():
 
 
 def test_a_reader_that_stops_reading_is_no_error():
-    code = 'import sys; from pyiqa_rali.commands import exit_status\n' \
+    code = 'import sys; from pyiqa_rali.cli import exit_status\n' \
            'sys.exit(exit_status("program", lambda: [print("x" * 9999) for _ in range(99)] and 0))'
     command = f'{sys.executable} -c \'{code}\' | head -c 1; echo ":${{PIPESTATUS[0]}}"'
     result = subprocess.run(['bash', '-c', command], env={**os.environ, 'PYTHONPATH': str(PACKAGE.parent)},

@@ -98,7 +98,7 @@ def test_a_key_may_hold_colons():
     ('ablate', ['-opt', 'x']), ('add_bank', ['x', '-opt', 'x', '--out', 'x']), ('evaluate', ['-opt', 'x']), ('protocol', [])])
 def test_overrides_may_be_given_one_by_one(command, needed):
     parser = argparse.ArgumentParser()
-    importlib.import_module(f'pyiqa_rali.commands.{command}').add_arguments(parser)
+    importlib.import_module(f'pyiqa_rali.cli.{command}').add_arguments(parser)
     assert parser.parse_args([*needed, '--force_yml', 'a=1', '--force_yml', 'b=2', 'c=3']).force_yml == ['a=1', 'b=2', 'c=3']
 
 

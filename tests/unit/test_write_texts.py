@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.commands.write_texts import files_of
+from pyiqa_rali.cli.write_texts import files_of
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
 from pyiqa_rali.vlm import write_texts as module

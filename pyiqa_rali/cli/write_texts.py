@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pyiqa_rali.commands.describe import add_model_arguments, check_positive
+from pyiqa_rali.cli.describe import add_model_arguments, check_positive
 from pyiqa_rali.core.errors import OptionError, some
 from pyiqa_rali.data.image_files import ImageFinder
 
@@ -101,7 +101,7 @@ def load_for_vllm(args: argparse.Namespace):
 
 def load(args: argparse.Namespace):
     """Load the model with its card, on its device."""
-    from pyiqa_rali.commands.describe import make_scorer
+    from pyiqa_rali.cli.describe import make_scorer
     args.mode, args.num_samples = 'greedy', 1
     net = make_scorer(args)
     reasoner = net.reasoner

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from pyiqa_rali.commands.explain import make_explainer
+    from pyiqa_rali.cli.explain import make_explainer
     from pyiqa_rali.core.files import write_json
     from pyiqa_rali.figures.explanations import draw_measures
     from pyiqa_rali.studies.explanations import measure_explanations

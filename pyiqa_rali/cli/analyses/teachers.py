@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.commands.analyses import add_datasets, add_sampling, drawn, sections_of
+from pyiqa_rali.cli.analyses import add_datasets, add_sampling, drawn, sections_of
 from pyiqa_rali.core.errors import OptionError
 
 

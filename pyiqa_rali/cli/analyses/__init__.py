@@ -62,7 +62,7 @@ def load_reasoner(args: argparse.Namespace) -> Any:
     Raises:
         OptionError: a number that is not positive.
     """
-    from pyiqa_rali.commands.write_texts import load
+    from pyiqa_rali.cli.write_texts import load
     for name in ('batch_size', 'max_new_tokens'):
         if getattr(args, name) < 1:
             raise OptionError(f'--{name.replace("_", "-")}: {getattr(args, name)} must be 1 at least.')
@@ -71,7 +71,7 @@ def load_reasoner(args: argparse.Namespace) -> Any:
 
 def add_reasoner(parser: argparse.ArgumentParser) -> None:
     """Declare the reasoning model and how it is run; `--seed` among that."""
-    from pyiqa_rali.commands.describe import add_model_arguments
+    from pyiqa_rali.cli.describe import add_model_arguments
     parser.add_argument('--model', required=True, metavar='FOLDER_OR_REPO',
                         help='a vision-language model: a folder, or owner/name[:folder] on the hub')
     add_model_arguments(parser)

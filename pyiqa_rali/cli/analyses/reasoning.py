@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from pyiqa_rali.commands.analyses import (
+from pyiqa_rali.cli.analyses import (
     add_datasets,
     add_reasoner,
     add_sampling,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pyiqa_rali.commands.analyses import add_reasoner, add_sampling, drawn, load_reasoner, model_settings
+from pyiqa_rali.cli.analyses import add_reasoner, add_sampling, drawn, load_reasoner, model_settings
 from pyiqa_rali.core.errors import OptionError
 
 

@@ -22,4 +22,4 @@ def run(args: argparse.Namespace) -> int:
 
 def module_of(kind: str):
     """Import and return the module of one kind."""
-    return importlib.import_module(f'pyiqa_rali.commands.analyses.{kind}')
+    return importlib.import_module(f'pyiqa_rali.cli.analyses.{kind}')
