@@ -1,0 +1,1 @@
+"""Evaluation of metrics on data sets with human scores."""

@@ -1,0 +1,1 @@
+"""All drawing: one palette, one curve, one sheet of pictures."""

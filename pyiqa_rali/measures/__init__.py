@@ -1,0 +1,1 @@
+"""Statistics of scores beside MOS: correlations, errors, intervals and significance. Pure functions."""

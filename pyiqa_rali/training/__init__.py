@@ -1,0 +1,1 @@
+"""Training: the three stages of RALI, and the reasoning model by GRPO and supervision."""

@@ -1,0 +1,1 @@
+"""Ablations and sweeps: variants of one option file over seeds and splits."""

@@ -1,0 +1,1 @@
+"""RALI in three stages (arXiv 2510.11369): contrastive alignment, feature compression, scoring definition."""
