@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError
-from pyiqa_rali.core.options import BankOptions
+from pyiqa_rali.training.rali.options import BankOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,10 +64,11 @@ def summary(out: str, features: Any, bank: dict[str, Any]) -> str:
 
 def _from_options(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """Return features and metadata of a bank from a run's option file."""
-    from pyiqa_rali.core.options import override, read_yaml, train_options
+    from pyiqa_rali.core.options import override, read_yaml
     from pyiqa_rali.data.tables import build_table
     from pyiqa_rali.training.rali.bank import bank_of_run
     from pyiqa_rali.training.rali.batches import alignment_dataset
+    from pyiqa_rali.training.rali.options import train_options
     from pyiqa_rali.training.rali.towers import build_towers
     if args.text_encoder or args.split_sentences:
         raise OptionError('--text-encoder, --split-sentences: go with --texts; an option file names its own text encoder.')
@@ -104,7 +105,7 @@ def _from_texts(args: argparse.Namespace, metadata: dict[str, Any]) -> tuple[Any
 
 
 def _bank_options(args: argparse.Namespace, options: BankOptions) -> BankOptions:
-    from pyiqa_rali.core.options import check_bank_options
+    from pyiqa_rali.training.rali.options import check_bank_options
     given = {name: getattr(args, name) for name in ('num_texts', 'num_candidates', 'selection', 'temperature')}
     options = replace(options, **{name: value for name, value in given.items() if value is not None})
     check_bank_options(options)

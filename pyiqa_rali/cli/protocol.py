@@ -11,13 +11,14 @@ import yaml
 from tqdm import tqdm
 
 from pyiqa_rali.core.files import atomic_open, write_json
-from pyiqa_rali.core.options import override, read_yaml, train_options
-from pyiqa_rali.core.runs import RunFolder
+from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.studies.baselines import Brisque, Piqe, ridge_scores
 from pyiqa_rali.studies.protocol import HELD_OUT, SETS, level_order, measure, medians, protocol_options, read_scores
 from pyiqa_rali.training.rali.features import embed, load_features
+from pyiqa_rali.training.rali.options import train_options
 from pyiqa_rali.training.rali.run import train
+from pyiqa_rali.training.rali.run_folder import RunFolder
 from pyiqa_rali.training.rali.towers import build_towers
 
 

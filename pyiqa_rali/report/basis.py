@@ -9,8 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.core.options import TrainOptions
-from pyiqa_rali.core.runs import RunFolder
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
 from pyiqa_rali.figures.svg import histogram
@@ -18,6 +16,8 @@ from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint import load_checkpoint
 from pyiqa_rali.report.blocks import Block, Figure, Section, Table, Text, number
 from pyiqa_rali.training.rali.features import FeatureTable, load_features
+from pyiqa_rali.training.rali.options import TrainOptions
+from pyiqa_rali.training.rali.run_folder import RunFolder
 
 IMAGES_SHOWN, VECTORS_SHOWN = 3, 3
 

@@ -9,15 +9,15 @@ import numpy as np
 import yaml
 
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.core.options import TrainOptions, train_options
 from pyiqa_rali.core.records import read_record
-from pyiqa_rali.core.runs import RunFolder
 from pyiqa_rali.data.tables import build_table, complete, mos_scale
 from pyiqa_rali.figures.svg import curves
 from pyiqa_rali.report.basis import basis_section
 from pyiqa_rali.report.blocks import Block, Case, Commands, Figure, Section, Table, Text
 from pyiqa_rali.report.pictures import case, thumbnail
 from pyiqa_rali.report.scored import ScoredSet, scored_section
+from pyiqa_rali.training.rali.options import TrainOptions, train_options
+from pyiqa_rali.training.rali.run_folder import RunFolder
 
 
 def training_section(folder: Path, anchor: str) -> Section:

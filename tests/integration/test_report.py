@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.core.options import read_yaml, train_options
+from pyiqa_rali.core.options import read_yaml
+from pyiqa_rali.training.rali.options import train_options
 from pyiqa_rali.training.rali.run import train
 from tests.tiny import tiny_options
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.core.options import BankOptions
 from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, paired, save_reasoning_texts
 from pyiqa_rali.training.rali.bank import Candidate, candidates_of_file, choose, make_bank
+from pyiqa_rali.training.rali.options import BankOptions
 from pyiqa_rali.training.rali.text_encoders import SentenceEncoder, load_text_encoder
 from tests.tiny import WORDS, tiny_sentence_encoder
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.options import CompressOptions
 from pyiqa_rali.training.rali.compression import compress, kmeans, principal_components, share_basis, standardisation
+from pyiqa_rali.training.rali.options import CompressOptions
 
 
 def features_and_labels(count=300, width=20, seed=0):

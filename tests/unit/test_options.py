@@ -4,7 +4,8 @@ import importlib
 import pytest
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.options import override, read_yaml, train_options
+from pyiqa_rali.core.options import override, read_yaml
+from pyiqa_rali.training.rali.options import train_options
 
 SMALLEST = {'name': 'run', 'manual_seed': 1, 'datasets': {'train': {}}, 'network': {}, 'align': {'total_iter': 3, 'lr': 1e-3},
             'compress': {'num_basis': 4}, 'score': {}}

@@ -1,8 +1,8 @@
 import pytest
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.options import AlignOptions, PathOptions, TextEncoderOptions
 from pyiqa_rali.training.rali.losses import ContrastiveLoss
+from pyiqa_rali.training.rali.options import AlignOptions, PathOptions, TextEncoderOptions
 from pyiqa_rali.training.rali.parameter_groups import layer_names, layer_of, trainable_groups
 from pyiqa_rali.training.rali.towers import build_towers
 from tests.tiny import tiny_open_clip_config

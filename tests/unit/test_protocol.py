@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from pyiqa_rali.core.options import read_yaml, train_options
+from pyiqa_rali.core.options import read_yaml
 from pyiqa_rali.data.distortions import DISTORTIONS, FAMILIES
 from pyiqa_rali.studies.baselines import ridge_scores
 from pyiqa_rali.studies.protocol import HELD_OUT, level_order, medians, protocol_options
+from pyiqa_rali.training.rali.options import train_options
 
 LITE = 'options/rali_lite.yml'
 

@@ -74,8 +74,9 @@ def load_models(args: argparse.Namespace, values: dict[str, Any]) -> dict[str, A
     """Return the module of each space; without a network, when all that the option file names is on this machine."""
     import torch
 
-    from pyiqa_rali.core.options import PathOptions, TextEncoderOptions, from_known_keys
+    from pyiqa_rali.core.options import from_known_keys
     from pyiqa_rali.model.rali import RALI
+    from pyiqa_rali.training.rali.options import PathOptions, TextEncoderOptions
     from pyiqa_rali.training.rali.towers import build_towers
     if not values.get('network'):
         raise OptionError(f'network: must be given in {args.opt}: its image encoder is the one before alignment.')

@@ -22,9 +22,11 @@ import yaml
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.files import atomic_open, atomic_path, model_sha256, write_json
 from pyiqa_rali.core.jobs import end_with_parent
-from pyiqa_rali.core.options import PathOptions, from_known_keys, read_yaml, train_options
-from pyiqa_rali.core.runs import MAY_CHANGE, OF_LATER_STAGES, RunFolder, package_versions
+from pyiqa_rali.core.options import from_known_keys, read_yaml
+from pyiqa_rali.core.runs import MAY_CHANGE, package_versions
+from pyiqa_rali.training.rali.options import PathOptions, train_options
 from pyiqa_rali.training.rali.run import check_sections, train
+from pyiqa_rali.training.rali.run_folder import OF_LATER_STAGES, RunFolder
 from pyiqa_rali.training.rali.text_encoders import resolve_text_encoder
 from pyiqa_rali.training.rali.towers import weight_file
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.options import PathOptions, from_known_keys, train_options
+from pyiqa_rali.core.options import from_known_keys
 from pyiqa_rali.data.synthetic.pseudo_mos import MOS_RANGE
 from pyiqa_rali.data.synthetic.settings import IMAGES, DatasetSettings, check_settings
 from pyiqa_rali.data.synthetic.tables import TABLE, split_name
 from pyiqa_rali.studies.chain.results import words_of
+from pyiqa_rali.training.rali.options import PathOptions, train_options
 from pyiqa_rali.training.rali.run import check_sections
 from pyiqa_rali.training.rali.towers import build_towers
 from pyiqa_rali.training.vlm import grpo, sft

@@ -12,11 +12,11 @@ from tqdm import tqdm
 from pyiqa_rali.core import processes as distributed
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.files import atomic_path
-from pyiqa_rali.core.options import AlignOptions, LoggerOptions
 from pyiqa_rali.core.records import RunRecord
 from pyiqa_rali.model.image_encoder import Standardise
 from pyiqa_rali.training.rali.batches import AlignmentDataset, ResumableSampler, training_loader
 from pyiqa_rali.training.rali.losses import ContrastiveLoss, contrastive_backward
+from pyiqa_rali.training.rali.options import AlignOptions, LoggerOptions
 from pyiqa_rali.training.rali.parameter_groups import trainable_groups
 from pyiqa_rali.training.rali.towers import Towers
 

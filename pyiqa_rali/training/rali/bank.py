@@ -15,11 +15,11 @@ from torch import Tensor
 
 from pyiqa_rali.core.errors import CheckpointError, DataError
 from pyiqa_rali.core.files import atomic_path
-from pyiqa_rali.core.options import BankOptions, CompressOptions, TextEncoderOptions
 from pyiqa_rali.data.reasoning_texts import Distortions, load_reasoning_texts, paired
 from pyiqa_rali.model.checkpoint_bank import BANK_KEY, TEXT_FEATURES
 from pyiqa_rali.training.rali.batches import AlignmentDataset
 from pyiqa_rali.training.rali.compression import kmeans
+from pyiqa_rali.training.rali.options import BankOptions, CompressOptions, TextEncoderOptions
 from pyiqa_rali.training.rali.text_encoders import TextEncoder
 
 ITEMS_AT_ONCE = 64

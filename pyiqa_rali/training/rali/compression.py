@@ -12,7 +12,7 @@ import scipy.spatial.distance
 import torch
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.options import CompressOptions
+from pyiqa_rali.training.rali.options import CompressOptions
 
 
 @dataclass

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from pyiqa_rali.core.options import ScoreOptions
 from pyiqa_rali.core.records import RunRecord
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.training.rali.features import FeatureTable
+from pyiqa_rali.training.rali.options import ScoreOptions
 
 Validate = Callable[[BasisScorer], dict[str, float]]
 

@@ -5,8 +5,8 @@ import re
 from torch import nn
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.options import AlignOptions
 from pyiqa_rali.training.rali.losses import ContrastiveLoss
+from pyiqa_rali.training.rali.options import AlignOptions
 from pyiqa_rali.training.rali.towers import Towers
 
 _BLOCK = re.compile(r'^(.*?(?:resblocks|blocks|stages|layers|layer)[._]?\d+(?:\.(?:blocks\.)?\d+)?)')

@@ -12,9 +12,9 @@ import torch
 from pyiqa_rali.core import processes as distributed
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.core.files import atomic_open, atomic_path, write_json
-from pyiqa_rali.core.options import TrainOptions, override, read_yaml, train_options
+from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.core.records import read_record
-from pyiqa_rali.core.runs import RunFolder, versions
+from pyiqa_rali.core.runs import versions
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.tables import QualityTable, build_table, complete, mos_scale
 from pyiqa_rali.figures.run_pictures import draw_run
@@ -30,6 +30,8 @@ from pyiqa_rali.training.rali.batches import AlignmentDataset, alignment_dataset
 from pyiqa_rali.training.rali.compression import compress
 from pyiqa_rali.training.rali.features import FeatureTable, embed, load_features, save_features
 from pyiqa_rali.training.rali.fine_tuning import fine_tune
+from pyiqa_rali.training.rali.options import TrainOptions, train_options
+from pyiqa_rali.training.rali.run_folder import RunFolder
 from pyiqa_rali.training.rali.towers import Towers, build_towers
 from pyiqa_rali.training.rali.zero_shot import ZeroShotValidation
 

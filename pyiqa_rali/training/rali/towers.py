@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line, some
 from pyiqa_rali.core.hub import cache_alone_when_out_of_reach
-from pyiqa_rali.core.options import PathOptions, TextEncoderOptions, from_known_keys
+from pyiqa_rali.core.options import from_known_keys
 from pyiqa_rali.model.checkpoint import load_checkpoint
 from pyiqa_rali.model.image_encoder import (
     ImageEncoder,
@@ -21,6 +21,7 @@ from pyiqa_rali.model.image_encoder import (
     open_clip_model_config,
 )
 from pyiqa_rali.model.preprocessing import Preprocessing
+from pyiqa_rali.training.rali.options import PathOptions, TextEncoderOptions
 from pyiqa_rali.training.rali.text_encoders import OpenClipText, SentenceEncoder, TextEncoder, installed_folder
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
-from pyiqa_rali.core.options import LoggerOptions, PathOptions, from_known_keys
+from pyiqa_rali.core.options import from_known_keys
+from pyiqa_rali.training.rali.options import LoggerOptions, PathOptions
 from pyiqa_rali.vlm.prompts import ReasoningCard
 
 REWARDS = ('format', 'score', 'continuous_score', 'rank', 'degradation', 'reading', 'naming')

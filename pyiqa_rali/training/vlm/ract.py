@@ -12,9 +12,10 @@ import torch
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.core.files import write_json
-from pyiqa_rali.core.options import PathOptions, from_known_keys, override, read_yaml
+from pyiqa_rali.core.options import from_known_keys, override, read_yaml
 from pyiqa_rali.core.runs import claim
 from pyiqa_rali.core.shares import rank_and_world
+from pyiqa_rali.training.rali.options import PathOptions
 from pyiqa_rali.training.vlm.grpo import run_grpo
 from pyiqa_rali.training.vlm.options import GrpoOptions, SftOptions, grpo_options, sft_options
 from pyiqa_rali.training.vlm.sft import examples_of, run_sft
