@@ -1,11 +1,11 @@
 """`python -m pyiqa_rali SUBCOMMAND`, also installed as `pyiqa-rali`: dispatch to `pyiqa_rali.cli`."""
 
-import argparse
 import importlib
 import sys
 
 from pyiqa_rali import __version__
 from pyiqa_rali.cli import EXIT_USER_ERROR, exit_status
+from pyiqa_rali.cli.arguments import CommandParser
 from pyiqa_rali.core.errors import did_you_mean
 
 PROGRAM = 'pyiqa-rali'
@@ -58,18 +58,17 @@ def main(argv: list[str] | None = None) -> int:
     return exit_status(f'{PROGRAM} {args.command}', lambda: command_module(args.command).run(args))
 
 
-def build_parser(chosen: str) -> argparse.ArgumentParser:
+def build_parser(chosen: str) -> CommandParser:
     """Return the parser with every subcommand's name and line, and the arguments of the chosen one only."""
-    parser = argparse.ArgumentParser(prog=PROGRAM, allow_abbrev=False,
-                                     description='RALI for pyiqa: no-reference image quality assessment.',
-                                     epilog='Training: python -m pyiqa_rali.train -opt FILE. '
-                                            'Help on a subcommand: pyiqa-rali SUBCOMMAND --help.')
+    parser = CommandParser(prog=PROGRAM, description='RALI for pyiqa: no-reference image quality assessment.')
     parser.add_argument('--version', action='version', version=f'{PROGRAM} {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='SUBCOMMAND', title='subcommands')
     for name, (_, line) in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=line, description=line, allow_abbrev=False)
+        subparser = subparsers.add_parser(name, help=line, description=line)
         if name == chosen:
             command_module(name).add_arguments(subparser)
+    parser.add_examples(('pyiqa-rali score photo.jpg', ''), ('pyiqa-rali SUBCOMMAND --help', ''),
+                        ('python -m pyiqa_rali.train -opt FILE', 'training; see its own --help'))
     return parser
 
 

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from pyiqa_rali.cli import exit_status
+from pyiqa_rali.cli.arguments import CommandParser, add_option_file
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.options import override, read_yaml
 
@@ -53,17 +54,19 @@ def print_results(results: dict[str, Any]) -> None:
     print(json.dumps(results, indent=2))
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser, with pyiqa's own names for the arguments."""
-    parser = argparse.ArgumentParser(prog=f'python -m {PROGRAM}', allow_abbrev=False,
-                                     description='Train as an option file describes: RALI '
-                                     '(contrastive alignment, compression, scoring), or a reasoning model (GRPO, SFT).')
-    parser.add_argument('-opt', metavar='FILE', required=True, help='option file, such as options/rali.yml')
+    parser = CommandParser(prog=f'python -m {PROGRAM}', description='Train as an option file describes: RALI (contrastive '
+                           'alignment, compression, scoring), or a reasoning model (GRPO, SFT).')
+    add_option_file(parser, example='options/rali.yml', change='align:lr=1e-5 manual_seed=3')
     parser.add_argument('--auto_resume', action='store_true', help='go on with an interrupted run of the same name')
     parser.add_argument('--launcher', choices=('none', 'pytorch'), default='none',
                         help='pytorch when torchrun starts this command on several GPUs or processes (default: none)')
-    parser.add_argument('--force_yml', nargs='+', action='extend', default=[], metavar='SECTION:KEY=VALUE',
-                        help='change options of the file, such as align:lr=1e-5 manual_seed=3')
+    parser.add_examples(
+        ('python -m pyiqa_rali.train -opt options/demo.yml', 'minutes on a CPU'),
+        ('python -m pyiqa_rali.train -opt options/rali.yml --force_yml align:lr=1e-5 manual_seed=3', ''),
+        ('python -m pyiqa_rali.train -opt options/rali.yml --auto_resume', ''),
+        ('torchrun --nproc_per_node 8 -m pyiqa_rali.train -opt options/rali.yml --launcher pytorch', ''))
     return parser
 
 

@@ -4,30 +4,33 @@ import argparse
 import sys
 from pathlib import Path
 
-from pyiqa_rali.cli.describe import add_model_arguments, check_positive
+from pyiqa_rali.cli.arguments import CommandParser, add_model, add_model_settings, check_positive, model_settings
 from pyiqa_rali.core.errors import OptionError, some
 from pyiqa_rali.data.image_files import ImageFinder
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Declare the arguments."""
     parser.add_argument('images', nargs='*', metavar='IMAGE|FOLDER', help='image files, folders with images below them')
     parser.add_argument('--opt', metavar='FILE', help="take the images of an option file's data set instead")
     parser.add_argument('--dataset', default='train', metavar='SECTION', help='which of its data sets (default: train)')
-    parser.add_argument('--model', required=True, metavar='FOLDER_OR_REPO',
-                        help='a vision-language model: a folder, or owner/name[:folder] on the hub')
+    add_model(parser)
     parser.add_argument('--out', required=True, metavar='JSONL', help='the file to write')
     parser.add_argument('--texts-per-image', type=int, default=4, metavar='N', help='different ones (default: %(default)s)')
-    parser.add_argument('--temperature', type=float, default=1.0, help='of sampling (default: %(default)s)')
-    parser.add_argument('--attempts', type=int, default=8, metavar='N',
-                        help='for a text without rating, or one that an image has already (default: %(default)s)')
-    parser.add_argument('--no-rating', action='store_true', help='take texts that no rating follows, from a model trained on '
-                        'texts alone whose folder does not say so')
     parser.add_argument('--backend', choices=('transformers', 'vllm'), default='transformers',
                         help='vllm is faster on a GPU and must be installed (default: %(default)s)')
-    add_model_arguments(parser)
-    parser.epilog = ('A run that was stopped goes on when it is started again with the same arguments. Each text records its '
-                     'seed and model; JSONL.json beside the file records prompt and settings.')
+    group = parser.add_rare_group('how texts are drawn')
+    group.add_argument('--temperature', type=float, default=1.0, help='of sampling (default: %(default)s)')
+    group.add_argument('--attempts', type=int, default=8, metavar='N',
+                       help='for a text without rating, or one that an image has already (default: %(default)s)')
+    group.add_argument('--no-rating', action='store_true', help='take texts that no rating follows, from a model trained on '
+                       'texts alone whose folder does not say so')
+    add_model_settings(parser)
+    parser.add_examples(
+        ('pyiqa-rali write-texts --opt options/rali.yml --model MODEL --out texts.jsonl', ''),
+        ('pyiqa-rali write-texts photos/ --model MODEL --texts-per-image 8 --backend vllm --out texts.jsonl', ''),
+        notes='A run that was stopped goes on when it is started again with the same arguments. Each text records its seed and '
+              'model; JSONL.json beside the file records prompt and settings.')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     if world > 1:
         raise OptionError(f'{world} processes would write the same file. Start write-texts without torchrun or accelerate; for '
                           'several GPUs give each process its own images, --out and CUDA_VISIBLE_DEVICES, and join the files.')
-    check_positive(args, 'texts_per_image', 'attempts', 'batch_size', 'max_new_tokens', 'max_pixels')
+    check_positive(args, 'texts_per_image', 'attempts')
+    settings = model_settings(args)
     if not args.temperature > 0:
         raise OptionError(f'--temperature: {args.temperature} must be above 0.')
     if bool(args.images) == bool(args.opt):
@@ -48,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
     options = WritingOptions(args.texts_per_image, args.seed, args.temperature, args.max_new_tokens, args.batch_size,
                              args.attempts)
-    reasoner, completer = load_for_vllm(args) if args.backend == 'vllm' else (load(args), None)
+    reasoner, completer = load_for_vllm(args) if args.backend == 'vllm' else (settings.load(), None)
     reasoner.card.with_rating &= not args.no_rating
     report = write_texts(reasoner, files, Path(args.out), options, completer=completer)
     print(f'{args.out}: {report.texts} texts on {report.images} images. Tried again: {report.unparsed} without reasoning or '
@@ -97,13 +101,3 @@ def load_for_vllm(args: argparse.Namespace):
     reasoner = load_without_weights(args.model, args.dtype, max_pixels=args.max_pixels)
     reasoner.card = card_for(reasoner.card, args.prompt, args.rating_range, reasoner.folder)
     return reasoner, VllmCompleter(reasoner)
-
-
-def load(args: argparse.Namespace):
-    """Load the model with its card, on its device."""
-    from pyiqa_rali.cli.describe import make_scorer
-    args.mode, args.num_samples = 'greedy', 1
-    net = make_scorer(args)
-    reasoner = net.reasoner
-    reasoner.card = net.card
-    return reasoner

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+from pyiqa_rali.core.errors import OptionError, first_line
+
 LONGEST_WAIT = timedelta(days=30)  # shares end at different times
 
 
@@ -41,3 +43,21 @@ def gather(value: Any, world: int) -> list[Any]:
     values = [None] * world
     dist.all_gather_object(values, value)
     return values
+
+
+def torch_device(name: str | None) -> Any:
+    """Return the torch device, None for pyiqa's choice; under torchrun each process gets a GPU of its own.
+
+    Raises:
+        OptionError: there is no such device.
+    """
+    import torch
+    if rank_and_world()[1] > 1 and name in (None, 'cuda') and torch.cuda.is_available():
+        name = f'cuda:{local_rank()}'
+    if name is None:
+        return None
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f'--device: "{name}" cannot be used: {first_line(error)}. '
+                          'Give cpu, cuda or cuda:N.') from error

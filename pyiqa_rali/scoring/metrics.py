@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean, first_line
-from pyiqa_rali.core.shares import local_rank, rank_and_world
+from pyiqa_rali.core.shares import torch_device
 
 OWN_WEIGHTS = ('RALI', 'ReasoningScorer')  # the architectures that --weights is for
 BY_OTHER_OPTIONS = {'pretrained_model_path': '--weights', 'device': '--device'}
@@ -111,21 +111,3 @@ def _refuse_unknown_options(metric: str, arch: str, options: dict[str, Any]) -> 
         if key not in allowed:
             raise OptionError(f'--metric-opt: {metric} has no option "{key}"; it takes {", ".join(allowed) or "none"}.'
                               f'{did_you_mean(key, allowed)}')
-
-
-def torch_device(name: str | None) -> Any:
-    """Return the torch device, None for pyiqa's choice; under torchrun each process gets a GPU of its own.
-
-    Raises:
-        OptionError: there is no such device.
-    """
-    import torch
-    if rank_and_world()[1] > 1 and name in (None, 'cuda') and torch.cuda.is_available():
-        name = f'cuda:{local_rank()}'
-    if name is None:
-        return None
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise OptionError(f'--device: "{name}" cannot be used: {first_line(error)}. '
-                          'Give cpu, cuda or cuda:N.') from error

@@ -1,6 +1,5 @@
 """The analyses of a reasoning model, and of models against each other, on tiny models."""
 
-import argparse
 import csv
 import json
 import re
@@ -11,16 +10,16 @@ import torch
 import yaml
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.cli.analyses.domains import ALIGNED, VISUAL, load_models
-from pyiqa_rali.cli.analyses.teachers import named_checkpoints
+from pyiqa_rali.cli.analyse import named_checkpoints
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.files import model_sha256, sha256
 from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint
 from pyiqa_rali.model.digest import weights_digest
-from pyiqa_rali.studies.analyses.agreement import consistency
 from pyiqa_rali.studies.analyses.attention import PARTS, attention_shares, last_rows, parts_of
+from pyiqa_rali.studies.analyses.domains import ALIGNED, VISUAL, encoders_of
 from pyiqa_rali.studies.analyses.folder import AnalysisFolder, RowFile
-from pyiqa_rali.studies.analyses.reasoning_switch import agreement, begun_completion, partners, shuffled_words
+from pyiqa_rali.studies.analyses.reasoning import agreement, begun_completion, partners, shuffled_words
+from pyiqa_rali.studies.analyses.teachers import analyse_teachers, consistency
 from pyiqa_rali.vlm.generation import decode, encode, until_rating
 from pyiqa_rali.vlm.loading import load_vlm
 from tests.tiny import tiny_options, tiny_qwen3_vl, tiny_table, tiny_vlm
@@ -234,6 +233,19 @@ def test_teachers_are_compared_in_one_direction(options, folder, capsys):
     assert 'was begun with another weights_sha256 of turned' in capsys.readouterr().err
 
 
+def test_an_analysis_is_a_function_that_returns_what_it_found(options, folder):
+    paths = {'a': tiny_checkpoint(folder / 'a.safetensors', 3), 'b': tiny_checkpoint(folder / 'b.safetensors', 4)}
+    found = analyse_teachers(yaml.safe_load(options.read_text()), ['val'], paths, folder / 'called', limit=5)
+    assert found.files == ['scores.csv', 'table.csv', 'results.json', 'teachers.png']
+    assert all((found.root / name).stat().st_size > 0 for name in found.files)
+    assert [row['image'] for row in found.tables['scores']] == [row['image'] for row in rows_of(found.root / 'scores.csv')]
+    assert found.results == json.loads((found.root / 'results.json').read_text()) and found.results['rows'][2]['images'] == 5
+    with pytest.raises(OptionError, match='limit: 0 must be 1 at least'):
+        analyse_teachers(options, ['val'], paths, folder / 'no', limit=0)
+    with pytest.raises(OptionError, match='checkpoints: a: must be two at least'):
+        analyse_teachers(options, ['val'], {'a': 'a.safetensors'}, folder / 'no')
+
+
 def test_consistency_of_known_scores():
     mos = np.arange(8.0)
     rows = consistency({'a': mos, 'b': mos ** 2}, mos, 'set')
@@ -263,7 +275,7 @@ def test_domains_of_two_data_sets(options, folder, capsys):
     weights = json.loads((folder / 'domains' / 'options.json').read_text())['weights_sha256']
     assert set(weights) == {row['space'] for row in rows} and len(set(weights.values())) == 3
     assert main([*arguments[:5], 'train_a', '--checkpoint', *arguments[8:]]) == 2
-    assert '--sections: must name two different data sets' in capsys.readouterr().err
+    assert 'sections: train_a: must name two different data sets' in capsys.readouterr().err
     assert main([*arguments[:5], 'train_a', 'val', *arguments[7:-1], str(folder / 'no')]) == 2
     assert 'datasets: val: reasoning_texts: must be given' in capsys.readouterr().err
 
@@ -290,10 +302,9 @@ def test_domains_start_from_the_network_that_the_option_file_starts_from(options
     checkpoint = str(tiny_checkpoint(tmp_path / 'rali.safetensors', 0))
     values = yaml.safe_load(options.read_text())
     values['network']['image_encoder']['projection_dim'] = None
-    args = argparse.Namespace(opt='options.yml', checkpoint=checkpoint, seed=0)
-    fresh = weights_digest(load_models(args, values)[VISUAL])
+    fresh = weights_digest(encoders_of(values, checkpoint, 0)[VISUAL])
     values['path']['pretrain_network'] = checkpoint
-    found = load_models(args, values)
+    found = encoders_of(values, checkpoint, 0)
     assert weights_digest(found[VISUAL]) == weights_digest(found[ALIGNED]) != fresh
 
 

@@ -22,7 +22,7 @@ PACKAGE = Path(pyiqa_rali.__file__).parent
 
 
 def first_lines():
-    files = [path for path in (PACKAGE / 'commands').glob('*.py') if path.stem != '__init__']
+    files = [path for path in (PACKAGE / 'cli').glob('*.py') if path.stem not in ('__init__', 'arguments')]
     return {path.stem: ast.get_docstring(ast.parse(path.read_text())).splitlines()[0] for path in files}
 
 

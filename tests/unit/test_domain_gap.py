@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pyiqa_rali.core.errors import DataError
-from pyiqa_rali.studies.analyses.domain_gap import (
+from pyiqa_rali.studies.analyses.domains import (
     domain_accuracy,
     gaps,
     logistic_regression,

@@ -1,8 +1,8 @@
-import argparse
 import importlib
 
 import pytest
 
+from pyiqa_rali.cli.arguments import CommandParser
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.training.rali.options import train_options
@@ -98,7 +98,7 @@ def test_a_key_may_hold_colons():
 @pytest.mark.parametrize(('command', 'needed'), [
     ('ablate', ['-opt', 'x']), ('add_bank', ['x', '-opt', 'x', '--out', 'x']), ('evaluate', ['-opt', 'x']), ('protocol', [])])
 def test_overrides_may_be_given_one_by_one(command, needed):
-    parser = argparse.ArgumentParser()
+    parser = CommandParser()
     importlib.import_module(f'pyiqa_rali.cli.{command}').add_arguments(parser)
     assert parser.parse_args([*needed, '--force_yml', 'a=1', '--force_yml', 'b=2', 'c=3']).force_yml == ['a=1', 'b=2', 'c=3']
 

@@ -1,1 +1,6 @@
-"""Analyses of trained models: each reads models and data, and writes tables, figures and pictures into a folder."""
+"""Analyses of trained models: each is a function that reads models and data and returns tables, statistics and files.
+
+`attention.analyse_attention`, `reasoning.analyse_reasoning`, `domains.analyse_domains`, `teachers.analyse_teachers` and
+`efficiency.analyse_efficiency`, all with an `AnalysisResult`. Started again with the same arguments and weights, an
+interrupted analysis goes on with the rows in its folder.
+"""

@@ -5,16 +5,25 @@ rating is read from (arXiv 2510.11369, section on what the reasoning text does).
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
-from pyiqa_rali.core.errors import CheckpointError
+from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.data.image_files import ImageFinder
+from pyiqa_rali.figures.analyses import draw_attention
+from pyiqa_rali.model.digest import weights_digest
+from pyiqa_rali.studies.analyses.folder import AnalysisFolder, AnalysisResult
+from pyiqa_rali.studies.analyses.inputs import drawn, greedy_completions
 from pyiqa_rali.vlm.generation import decode, encode, until_rating, until_text
 from pyiqa_rali.vlm.loading import ReasoningModel
+from pyiqa_rali.vlm.settings import ReasonerSettings
+from pyiqa_rali.vlm.tables import read_picture
 
 PARTS = ('visual', 'prompt', 'reasoning', 'format')  # format: the tags, and the beginning of the answer
 IMAGE_TOKENS = ('image_token_id', 'image_token_index', 'video_token_id')
@@ -31,6 +40,48 @@ class AttentionShares:
 
     shares: np.ndarray
     tokens: np.ndarray
+
+
+def analyse_attention(images: Sequence[str | os.PathLike], model: ReasonerSettings, out: str | os.PathLike,
+                      limit: int | None = None) -> AnalysisResult:
+    """Measure where a model's ratings look, image after image.
+
+    Args:
+        images: image files, and folders with images below them.
+        model: the reasoning model; `seed` also draws the images.
+        out: folder for layers.csv, images.csv, results.json and attention.png.
+        limit: at most so many images.
+
+    Raises:
+        OptionError: there is no image, or the folder was begun with something else.
+        CheckpointError: the model cannot be loaded, or does not tell its attention.
+    """
+    sources = [str(each) for each in images]
+    files = list(dict.fromkeys(ImageFinder(sources)))
+    files = [files[place] for place in drawn(len(files), limit, model.seed)]
+    if not files:
+        raise OptionError(f'images: no image below {", ".join(sources)}.')
+    folder = AnalysisFolder(out, 'attention', {**model.of_a_completion(), 'images': sources, 'limit': limit})
+    reasoner = model.load()
+    folder.check_weights({'model': weights_digest(reasoner.model)})
+    completions = greedy_completions(reasoner, files, folder.rows('completions'), model)
+    rows = folder.rows('attention')
+    for path, completion in tqdm(list(zip(files, completions, strict=True)), desc='attention', unit='image'):
+        if path not in rows.done:
+            found = attention_shares(reasoner, read_picture(path), reasoner.card.question(), completion,
+                                     reasoner.card.rating_key)
+            rows.add([{'key': path, 'shares': found.shares.tolist(), 'tokens': found.tokens.tolist()}])
+    shares = np.array([rows.done[path]['shares'] for path in files])
+    tokens = np.array([rows.done[path]['tokens'] for path in files])
+    layers = [{'layer': layer + 1, **dict(zip(PARTS, values, strict=True))}
+              for layer, values in enumerate(shares.mean(axis=0).tolist())]
+    of_images = [{'image': path, **dict(zip(PARTS, own.mean(axis=0).tolist(), strict=True)),
+                  **{f'{part}_tokens': count for part, count in zip(PARTS, counts.tolist(), strict=True)}}
+                 for path, own, counts in zip(files, shares, tokens, strict=True)]
+    draw_attention(shares, PARTS, folder.picture('attention'), f'attention of the rating, mean over {len(files)} images')
+    return folder.finish({'layers': layers, 'images': of_images},
+                         {'images': len(files), 'layers': shares.shape[1], **summary(shares, tokens)},
+                         folder.picture('attention'))
 
 
 @torch.no_grad()

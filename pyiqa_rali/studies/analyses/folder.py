@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,28 @@ from pyiqa_rali.scoring.score_table import cut_after_last_line
 
 OPTIONS, RESULTS, VERSIONS = 'options.json', 'results.json', 'versions.json'
 WEIGHTS = 'weights_sha256'  # among the options: of every model, by what it is
+
+
+@dataclass
+class AnalysisResult:
+    """What an analysis found out, and where it stands.
+
+    Attributes:
+        root: the folder.
+        tables: rows of each table, by the name of its CSV file without '.csv'.
+        results: what results.json holds; None where a value does not exist.
+        figure: the drawing, a PNG file.
+    """
+
+    root: Path
+    tables: dict[str, list[dict[str, Any]]]
+    results: dict[str, Any]
+    figure: Path
+
+    @property
+    def files(self) -> list[str]:
+        """Names of all files that were written, within the folder."""
+        return [*(f'{name}.csv' for name in self.tables), RESULTS, self.figure.name]
 
 
 class AnalysisFolder:
@@ -78,9 +101,25 @@ class AnalysisFolder:
             writer.writeheader()
             writer.writerows({key: '' if value != value else value for key, value in row.items()} for row in rows)
 
-    def results(self, values: Mapping[str, Any]) -> None:
-        """Write the figures; NaN, which JSON does not have, becomes null."""
-        write_json(self.root / RESULTS, without_nan(values))
+    def results(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the results, and return them as written: NaN, which JSON does not have, becomes null."""
+        found = without_nan(values)
+        write_json(self.root / RESULTS, found)
+        return found
+
+    def finish(self, tables: Mapping[str, Sequence[Mapping[str, Any]]], values: Mapping[str, Any],
+               figure: Path) -> AnalysisResult:
+        """Write all tables and the results of an analysis, and return them.
+
+        Args:
+            tables: rows by the name of the table.
+            values: for results.json.
+            figure: the drawing.
+        """
+        for name, rows in tables.items():
+            self.table(name, rows)
+        return AnalysisResult(self.root, {name: [dict(row) for row in rows] for name, rows in tables.items()},
+                              self.results(values), figure)
 
     def picture(self, name: str) -> Path:
         """Return the path of a picture."""

@@ -1,0 +1,188 @@
+"""How commands declare their arguments: a parser whose help fits a screen, and the arguments that several commands have."""
+
+import argparse
+import shutil
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pyiqa_rali.core.errors import OptionError
+
+if TYPE_CHECKING:
+    from pyiqa_rali.vlm.settings import ReasonerSettings
+
+WIDEST = 100  # columns of a help text
+OPTION_COLUMNS = 30  # at most, before the explanation of an option begins
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose --help fits a screen: groups, examples at the end, and rarely used options by name alone.
+
+    What such options do is shown by --help-all.
+
+    Attributes:
+        examples: (command line, what it does) of each example; see `add_examples`.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(**{'formatter_class': _Formatter, 'allow_abbrev': False, 'add_help': False, **options})
+        self.add_argument('-h', '--help', action='help', help=argparse.SUPPRESS)
+        self.examples: list[tuple[str, str]] = []
+        self._notes = ''
+        self._rare: list[Any] = []
+
+    def add_rare_group(self, title: str) -> Any:
+        """Return a group for options that few need: --help names them, --help-all explains them."""
+        if not self._rare:
+            self.add_argument('--help-all', action=_HelpAll, nargs=0, help=argparse.SUPPRESS)
+        self._rare.append(self.add_argument_group(title))
+        return self._rare[-1]
+
+    def add_examples(self, *examples: tuple[str, str], notes: str = '') -> None:
+        """Add what stands at the end of the help.
+
+        Args:
+            *examples: command lines, each with what it does.
+            notes: a paragraph below them.
+        """
+        self.examples += examples
+        self._notes = notes
+
+    def format_usage(self) -> str:
+        """Return one line: what must be given, and that there are options."""
+        required, optional = [], False
+        for action in self._actions:
+            if action.option_strings and not action.required:
+                optional |= action.help is not argparse.SUPPRESS
+            elif action.option_strings:
+                required.append(f'{action.option_strings[0]} {_value_of(action)}'.rstrip())
+        for group in self._mutually_exclusive_groups:
+            if group.required:
+                required.append(' | '.join(f'{action.option_strings[0]} {_value_of(action)}'.rstrip()
+                                           for action in group._group_actions if action.option_strings).join('()'))
+        positional = [_value_of(action) for action in self._actions if not action.option_strings]
+        return ' '.join([f'usage: {self.prog}', *positional, *required, *(['[options]'] if optional else [])]) + '\n'
+
+    def format_help(self, everything: bool = False) -> str:
+        """Return the help.
+
+        Args:
+            everything: also explain the options of rare groups.
+        """
+        formatter = self._get_formatter()
+        formatter.add_text(self.description)
+        for group in self._action_groups:
+            if everything or group not in self._rare:
+                formatter.start_section(group.title)
+                formatter.add_text(group.description)
+                formatter.add_arguments(group._group_actions)
+                formatter.end_section()
+        parts = [self.format_usage(), formatter.format_help()]
+        if self._rare and not everything:
+            names = [action.option_strings[-1] for group in self._rare for action in group._group_actions]
+            parts.append(_wrapped(f'more options, explained by --help-all: {", ".join(names)}', '  ') + '\n')
+        if self.examples:
+            indent = max(len(command) for command, _ in self.examples) + 2
+            lines = [f'  {command.ljust(indent if meaning else 0)}{meaning}'.rstrip() for command, meaning in self.examples]
+            parts.append('\n'.join(['examples:', *lines]) + '\n')
+        if self._notes:
+            parts.append(_wrapped(self._notes) + '\n')
+        return '\n'.join(parts)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Lines of at most 100 columns; a repeated value is written once: 'NAME [...]'."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=OPTION_COLUMNS, width=_columns())
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == '+':
+            return f'{action.metavar or default_metavar} [...]'
+        return super()._format_args(action, default_metavar)
+
+
+class _HelpAll(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        assert isinstance(parser, CommandParser)
+        print(parser.format_help(everything=True), end='')
+        parser.exit()
+
+
+def _columns() -> int:
+    return min(WIDEST, shutil.get_terminal_size().columns - 1)
+
+
+def _wrapped(text: str, indent: str = '') -> str:
+    return textwrap.fill(text, _columns(), subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _value_of(action: argparse.Action) -> str:
+    """Return how the usage line writes the values of an argument."""
+    if action.nargs == 0:
+        return ''
+    name = action.metavar if isinstance(action.metavar, str) else ' '.join(action.metavar or [action.dest.upper()])
+    return {'?': f'[{name}]', '*': f'[{name} ...]', '+': f'{name} [...]'}.get(str(action.nargs), name)
+
+
+def add_option_file(parser: argparse.ArgumentParser, default: str | None = None, example: str = '',
+                    change: str = '') -> None:
+    """Declare the option file, and changes of it.
+
+    Args:
+        parser: of the command.
+        default: the file when none is given; None makes it required.
+        example: a file to name in the help.
+        change: a change to name in the help.
+    """
+    which = f' (default: {default})' if default else f', such as {example}' if example else ''
+    parser.add_argument('-opt', metavar='FILE', required=default is None, default=default, help=f'option file{which}')
+    parser.add_argument('--force_yml', nargs='+', action='extend', default=[], metavar='SECTION:KEY=VALUE',
+                        help=f'change options of the file{f", such as {change}" if change else ""}')
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Declare the reasoning model."""
+    parser.add_argument('--model', required=True, metavar='FOLDER_OR_REPO',
+                        help='a vision-language model: a folder, or owner/name[:folder] on the hub')
+
+
+def add_model_settings(parser: CommandParser) -> None:
+    """Declare how a reasoning model is loaded and run, as options that few need."""
+    group = parser.add_rare_group('how the model is run')
+    group.add_argument('--rating-range', nargs=2, type=float, metavar=('LOW', 'HIGH'),
+                       help='scale of its ratings, for a model whose folder does not say')
+    group.add_argument('--prompt', help="question instead of the model's own")
+    group.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16', 'float16'), default='auto')
+    group.add_argument('--attn-implementation', metavar='NAME', help='such as sdpa or flash_attention_2')
+    group.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
+    group.add_argument('--max-pixels', type=int, metavar='N', help='larger pictures are made smaller')
+    group.add_argument('--max-new-tokens', type=int, default=512, metavar='N', help='longest text (default: %(default)s)')
+    group.add_argument('--batch-size', type=int, default=8, metavar='N', help='images at once (default: %(default)s)')
+    group.add_argument('--seed', type=int, default=0, help='of sampling (default: %(default)s)')
+
+
+def model_settings(args: argparse.Namespace) -> 'ReasonerSettings':
+    """Return the reasoning model that `add_model` and `add_model_settings` asked for.
+
+    Raises:
+        OptionError: a number is below 1.
+    """
+    from pyiqa_rali.vlm.settings import ReasonerSettings
+    check_positive(args, 'max_pixels', 'max_new_tokens', 'batch_size')
+    return ReasonerSettings(args.model, args.prompt, args.rating_range, args.dtype, args.attn_implementation, args.device,
+                            args.max_pixels, args.max_new_tokens, args.batch_size, args.seed)
+
+
+def check_positive(args: argparse.Namespace, *names: str) -> None:
+    """Raise OptionError for an argument that is given and below 1."""
+    check_least(args, dict.fromkeys(names, 1))
+
+
+def check_least(args: argparse.Namespace, least: dict[str, int]) -> None:
+    """Raise OptionError for an argument, or one of its values, that is given and below its least value."""
+    for name, bound in least.items():
+        given = getattr(args, name)
+        for value in given if isinstance(given, Sequence) else [given]:
+            if value is not None and value < bound:
+                raise OptionError(f'--{name.replace("_", "-")}: {value} must be {bound} at least.')

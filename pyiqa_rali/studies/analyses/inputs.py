@@ -1,0 +1,61 @@
+"""What analyses read: data set sections of an option file, a drawn part of their images, and what a model writes on them."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.core.options import read_yaml
+from pyiqa_rali.studies.analyses.folder import RowFile
+from pyiqa_rali.vlm.generation import complete, decode
+from pyiqa_rali.vlm.loading import ReasoningModel
+from pyiqa_rali.vlm.settings import ReasonerSettings
+from pyiqa_rali.vlm.tables import read_picture
+
+OptionFile = str | os.PathLike | Mapping[str, Any]  # the file, or its values as read from YAML
+
+
+def sections_of(opt: OptionFile, wanted: Sequence[str]) -> tuple[Mapping[str, Any], dict[str, dict[str, Any]]]:
+    """Return an option file's values, and the wanted ones of its data set sections.
+
+    Raises:
+        OptionError: the file has no such section.
+    """
+    values = opt if isinstance(opt, Mapping) else read_yaml(opt)
+    sections = values.get('datasets') or {}
+    for name in wanted:
+        if name not in sections:
+            source = 'the options' if isinstance(opt, Mapping) else opt
+            raise OptionError(f'sections: "{name}" is not in {source} ({", ".join(sections)}).{did_you_mean(name, sections)}')
+    return values, {name: sections[name] for name in wanted}
+
+
+def drawn(count: int, limit: int | None, seed: int) -> list[int]:
+    """Return the positions of at most `limit` of `count` images, in order; None takes all.
+
+    Raises:
+        OptionError: the limit is not positive.
+    """
+    if limit is not None and limit < 1:
+        raise OptionError(f'limit: {limit} must be 1 at least.')
+    if limit is None or limit >= count:
+        return list(range(count))
+    return sorted(np.random.default_rng(seed).choice(count, limit, replace=False).tolist())
+
+
+def greedy_completions(reasoner: ReasoningModel, paths: Sequence[str], rows: RowFile,
+                       settings: ReasonerSettings) -> list[list[int]]:
+    """Return the token ids of one completion for each image; those that stand in the file are not written again."""
+    left = [path for path in paths if path not in rows.done]
+    with tqdm(total=len(paths), initial=len(paths) - len(left), desc='reasoning', unit='image') as bar:
+        for start in range(0, len(left), settings.batch_size):
+            chunk = left[start:start + settings.batch_size]
+            found = complete(reasoner, [read_picture(path) for path in chunk], reasoner.card.question(),
+                             settings.max_new_tokens)
+            rows.add([{'key': path, 'tokens': tokens, 'text': decode(reasoner, tokens)}
+                      for path, tokens in zip(chunk, found, strict=True)])
+            bar.update(len(chunk))
+    return [rows.done[path]['tokens'] for path in paths]
