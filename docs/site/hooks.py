@@ -1,12 +1,30 @@
-"""What MkDocs does to each page beyond its own: formulas become MathML when the site is built, so that no script draws them."""
+"""What MkDocs does to pages beyond its own: formulas become MathML, and reference pages follow the code.
+
+In a page, an HTML comment stands for text that is written elsewhere:
+`<!-- README: main-job -->` for the README's code block behind the comment `<!-- main-job -->`,
+`<!-- options: package.module:Class -->` for tables of the keys of an option section, and
+`<!-- help: score -->` for what `pyiqa-rali score --help` prints.
+"""
 
 import html
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
+from reference import command_help, marked_block, option_tables
 
+README = Path(__file__).parents[2] / 'README.md'
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+PLACEHOLDER = re.compile(r'^<!-- (README|options|help): (.+?) -->$', re.MULTILINE)
+WRITTEN_ELSEWHERE: dict[str, Callable[[str], str]] = {
+    'README': lambda name: marked_block(README, name), 'options': option_tables, 'help': command_help}
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put in what is written elsewhere."""
+    return PLACEHOLDER.sub(lambda found: WRITTEN_ELSEWHERE[found[1]](found[2]), markdown)
 
 
 def on_page_content(content: str, **_: Any) -> str:

@@ -1,0 +1,151 @@
+"""Reference text made from the code: tables of option sections, help of commands, and blocks of the README."""
+
+import argparse
+import dataclasses
+import importlib
+import os
+import re
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import griffe
+
+HELP_WIDTH = '100'
+
+
+def marked_block(path: Path, name: str) -> str:
+    """Return the fenced block behind the comment `<!-- name -->` of a file, fences included.
+
+    Raises:
+        LookupError: there is none.
+    """
+    text = path.read_text(encoding='utf-8')
+    found = re.search(rf'^<!-- {re.escape(name)} -->\n(```.*?\n```)$', text, re.DOTALL | re.MULTILINE)
+    if not found:
+        raise LookupError(f'{path}: no fenced block after <!-- {name} -->')
+    return found[1]
+
+
+def option_tables(target: str) -> str:
+    """Return Markdown for a section's dataclass, `module:Class`, and for the sections in it.
+
+    Each section has a heading, the first sentence of its class, and a table of its keys: type, default and meaning, from
+    annotations and docstring.
+    """
+    module, name = target.split(':')
+    cls = getattr(importlib.import_module(module), name)
+    return '\n\n'.join(_sections(cls, '', set()))
+
+
+def _sections(cls: type, path: str, seen: set[type]) -> Iterator[str]:
+    seen.add(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    heading = f'### `{path}`\n\n' if path else ''
+    yield heading + _summary(cls) + '\n\n' + _table(cls, hints)
+    for item in dataclasses.fields(cls):
+        for part in _dataclasses_in(hints[item.name]):
+            if part not in seen:
+                yield from _sections(part, f'{path} {item.name}:'.strip(), seen)
+
+
+def _dataclasses_in(hint: Any) -> Iterator[type]:
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        yield hint
+    for part in typing.get_args(hint):
+        yield from _dataclasses_in(part)
+
+
+def _table(cls: type, hints: dict[str, Any]) -> str:
+    meanings = attribute_texts(cls)
+    rows = [f'| `{item.name}` | {type_text(hints[item.name])} | {_default(item)} | {meanings.get(item.name, "")} |'
+            for item in dataclasses.fields(cls) if item.init]
+    return '\n'.join(['| key | type | default | meaning |', '|---|---|---|---|', *rows])
+
+
+def attribute_texts(cls: type) -> dict[str, str]:
+    """Return what the `Attributes:` of a class's docstring say of each key, as one line that may stand in a table."""
+    sections = griffe.Docstring(cls.__doc__ or '', lineno=1).parse('google', warnings=False)
+    return {attribute.name: _in_cell(attribute.description) for section in sections
+            if section.kind is griffe.DocstringSectionKind.attributes for attribute in section.value}
+
+
+def _summary(cls: type) -> str:
+    return (cls.__doc__ or '').strip().split('\n\n')[0].replace('\n', ' ')
+
+
+def _in_cell(text: str) -> str:
+    text = ' '.join(text.split()).replace('|', '\\|')
+    return text[:1].upper() + text[1:]
+
+
+def _default(item: dataclasses.Field) -> str:
+    if item.default is not dataclasses.MISSING:
+        value = item.default
+    elif item.default_factory is not dataclasses.MISSING:
+        value = item.default_factory()
+    else:
+        return '**must be given**'
+    if dataclasses.is_dataclass(value) or value in ({}, [], ()):
+        return ''
+    return f'`{as_yaml(value)}`'
+
+
+def as_yaml(value: Any) -> str:
+    """Return a value as an option file would write it on one line.
+
+    Example:
+        >>> as_yaml(None), as_yaml(True), as_yaml([1, 5]), as_yaml({'a': 'x'})
+        ('~', 'true', '[1, 5]', '{a: x}')
+    """
+    if value is None:
+        return '~'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f'[{", ".join(map(as_yaml, value))}]'
+    if isinstance(value, dict):
+        return '{' + ', '.join(f'{key}: {as_yaml(each)}' for key, each in value.items()) + '}'
+    return ' '.join(str(value).split()).replace('|', '\\|')
+
+
+def type_text(hint: Any) -> str:
+    """Return an annotation in words: choices as they are written, `~` for None, bounds behind the type."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is type(None):
+        return '`~`'
+    if origin is typing.Literal:
+        return ', '.join(f'`{as_yaml(choice)}`' for choice in parts)
+    if origin is typing.Annotated:
+        return ', '.join([type_text(parts[0]), *map(str, parts[1:])])
+    if origin in (types.UnionType, typing.Union):
+        return ' or '.join(map(type_text, parts))
+    if dataclasses.is_dataclass(hint) or origin is dict:
+        return 'section'
+    if origin in (list, tuple):
+        return f'list of {type_text(parts[0])}' if parts else 'list'
+    return {'str': 'text', 'int': 'whole number', 'float': 'number', 'bool': '`true`, `false`', 'Any': 'any'}.get(
+        getattr(hint, '__name__', str(hint)), getattr(hint, '__name__', str(hint)))
+
+
+def command_help(command: str) -> str:
+    """Return what `pyiqa-rali COMMAND --help` prints, or `pyiqa_rali.train --help` for `train`, as a fenced block."""
+    from pyiqa_rali import __main__, train
+
+    os.environ['COLUMNS'] = HELP_WIDTH
+    if command == 'train':
+        return _fenced(train.build_parser().format_help())
+    parser = __main__.build_parser(command.split()[0])
+    for word in command.split():
+        parser = _subparsers(parser)[word]
+    return _fenced(parser.format_help())
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+
+
+def _fenced(text: str) -> str:
+    return f'```text\n{text.rstrip()}\n```'
