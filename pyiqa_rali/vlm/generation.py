@@ -16,7 +16,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pyiqa_rali.core.errors import DataError
+from pyiqa_rali.vlm.chat import rendered_chat
 from pyiqa_rali.vlm.loading import ReasoningModel
+from pyiqa_rali.vlm.prompts import Prompt
 
 ENDS = ('}</answer>', '}', '</answer>', '\n', ' ')  # what may follow a rating
 LEAST_MASS = 1e-3  # branches of the rating less probable than this are left out of the expectation
@@ -48,22 +50,21 @@ def derived_seed(*parts: int | str) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def encode(reasoner: ReasoningModel, images: Sequence[Image.Image], question: str,
+def encode(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt,
            continuations: Sequence[Sequence[int]] | None = None) -> dict[str, Tensor]:
     """Return the model's inputs for one question about each picture, padded on the left.
 
     Args:
         reasoner: model and processor.
         images: RGB.
-        question: the prompt.
+        prompt: what is asked about each.
         continuations: token ids that the answer of each picture already has.
 
     Raises:
         DataError: the processor refuses a picture.
     """
     processor = reasoner.processor
-    message = [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': question}]}]
-    text = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    text = rendered_chat(processor, prompt)
     try:
         inputs = dict(processor(text=[text] * len(images), images=[[image] for image in images], padding=True,
                                 padding_side='left', return_tensors='pt'))
@@ -77,19 +78,19 @@ def encode(reasoner: ReasoningModel, images: Sequence[Image.Image], question: st
 
 
 @torch.no_grad()
-def complete(reasoner: ReasoningModel, images: Sequence[Image.Image], question: str, max_new_tokens: int,
+def complete(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt, max_new_tokens: int,
              seeds: Sequence[int] | None = None, temperature: float = 1.0) -> list[list[int]]:
     """Return the token ids of one completion for each picture, without what follows its end.
 
     Args:
         reasoner: model and processor.
         images: RGB.
-        question: the prompt.
+        prompt: what is asked about each.
         max_new_tokens: longest completion.
         seeds: one for each picture; None decodes greedily.
         temperature: of sampling.
     """
-    inputs = encode(reasoner, images, question)
+    inputs = encode(reasoner, images, prompt)
     ends, padding = end_tokens(reasoner)
     processors = LogitsProcessorList([GumbelSampling(seeds, temperature)] if seeds is not None else [])
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=padding,
@@ -119,7 +120,7 @@ def decode(reasoner: ReasoningModel, completion: Sequence[int]) -> str:
 
 
 @torch.no_grad()
-def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], question: str,
+def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt,
                      completions: Sequence[Sequence[int]], rating_range: tuple[float, float], key: str,
                      batch_size: int) -> list[float]:
     """Return the expectation of the rating over its digits, after each completion's reasoning.
@@ -138,7 +139,7 @@ def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], qu
     frontier = [(number, (), 1.0) for number in range(len(images))]
     while frontier:
         open_nodes = [node for node in frontier if len(branches[node[1]]) > 1]
-        chances = iter(_next_tokens(reasoner, images, question, prefixes, open_nodes, branches, batch_size))
+        chances = iter(_next_tokens(reasoner, images, prompt, prefixes, open_nodes, branches, batch_size))
         following = []
         for number, path, mass in frontier:
             children = branches[path]
@@ -207,13 +208,13 @@ def _likely(nodes: list[tuple[int, tuple, float]], settled: list[float]) -> list
     return [node for node in nodes if node[2] >= LEAST_MASS or (node[0] not in kept and settled[node[0]] < LEAST_MASS)]
 
 
-def _next_tokens(reasoner: ReasoningModel, images: Sequence[Image.Image], question: str, prefixes: list[list[int]],
+def _next_tokens(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt, prefixes: list[list[int]],
                  nodes: list[tuple[int, tuple, float]], branches: dict, batch_size: int) -> list[list[float]]:
     """Return for each node the probabilities of its children, which sum to 1."""
     found = []
     for start in range(0, len(nodes), batch_size):
         chunk = nodes[start:start + batch_size]
-        inputs = encode(reasoner, [images[number] for number, _, _ in chunk], question,
+        inputs = encode(reasoner, [images[number] for number, _, _ in chunk], prompt,
                         [[*prefixes[number], *path] for number, path, _ in chunk])
         logits = reasoner.model(**inputs, logits_to_keep=1).logits[:, -1].double().cpu()
         for row, (_, path, _) in zip(logits, chunk, strict=True):

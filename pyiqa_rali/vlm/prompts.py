@@ -12,6 +12,7 @@ from pyiqa_rali.core.options import from_known_keys
 
 CARD_FILE = 'pyiqa_rali_reasoning.json'
 FORMAT_VERSION = 1
+FORMAT_WITH_SYSTEM = 2  # written only with a system prompt: earlier versions, which know none, then ask for an update
 DEGRADATIONS = ('noise', 'compression', 'blur', 'darken', 'null')
 SEVERITIES = ('slight', 'moderate', 'obvious', 'serious', 'catastrophic')
 
@@ -26,6 +27,20 @@ DEGRADATION_PROMPT = (
     '"severity": "obvious"}}</answer>.')
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked about one picture.
+
+    Attributes:
+        question: the user's text, which follows the picture.
+        system: the system message before it, as it stands; None leaves it to the model's chat template, which may put in
+            one of its own.
+    """
+
+    question: str
+    system: str | None = None
+
+
 @dataclass
 class ReasoningCard:
     """What a reasoning model must be asked, and what its answers mean.
@@ -37,6 +52,7 @@ class ReasoningCard:
         rating_key: the key of the rating in the answer's JSON.
         with_rating: whether it was trained to write a rating; without, its texts count although none follows them.
         training: a sentence on how it was trained.
+        system_prompt: the system message, word for word (nothing is filled in); None leaves it to the chat template.
     """
 
     score_prompt: str = SCORE_PROMPT
@@ -45,25 +61,34 @@ class ReasoningCard:
     rating_key: str = 'rating'
     with_rating: bool = True
     training: str = 'unspecified'
+    system_prompt: str | None = None
 
     def __post_init__(self) -> None:
         if not _is_range(self.rating_range):
             raise OptionError(f'rating_range: {self.rating_range!r} must be [lowest, highest], two numbers such as [1, 5].')
+        if self.system_prompt is not None and not self.system_prompt.strip():
+            raise OptionError(f'system_prompt: {self.system_prompt!r} is empty. Leave it out for what the chat template does '
+                              'by itself.')
 
-    def question(self, task: str = 'score') -> str:
-        """Return the prompt of a task, 'score' or 'degradation', filled in."""
+    def prompt(self, task: str = 'score') -> Prompt:
+        """Return what is asked for a task, 'score' or 'degradation'."""
         low, high = self.rating_range
         template = {'score': self.score_prompt, 'degradation': self.degradation_prompt}[task]
         try:
-            return template.format(low=low, high=high, key=self.rating_key,
-                                   example=f'{low + 0.605 * (high - low):.2f}')
+            question = template.format(low=low, high=high, key=self.rating_key,
+                                       example=f'{low + 0.605 * (high - low):.2f}')
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise OptionError(f'prompts: {task}_prompt: {template!r} cannot be filled in ({error!r}). Known are {{low}}, '
                               '{high}, {key} and {example}; write other braces twice.') from error
+        return Prompt(question, self.system_prompt)
 
     def save(self, folder: Path) -> None:
         """Write the card beside a model's weights."""
-        write_json(folder / CARD_FILE, {'format_version': FORMAT_VERSION, **asdict(self)})
+        values = asdict(self)
+        version = FORMAT_VERSION if values['system_prompt'] is None else FORMAT_WITH_SYSTEM
+        if version == FORMAT_VERSION:
+            del values['system_prompt']
+        write_json(folder / CARD_FILE, {'format_version': version, **values})
 
 
 def _is_range(values: Any) -> bool:
@@ -86,8 +111,9 @@ def read_card(folder: Path) -> ReasoningCard | None:
         version = values.pop('format_version')
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f'{path}: is not a card of a reasoning model ({error!r}).') from error
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f'{path}: has format {version}; this version reads {FORMAT_VERSION}. Update pyiqa-rali.')
+    if version not in (FORMAT_VERSION, FORMAT_WITH_SYSTEM):
+        raise CheckpointError(f'{path}: has format {version}; this version reads {FORMAT_VERSION} and {FORMAT_WITH_SYSTEM}. '
+                              'Update pyiqa-rali.')
     try:
         return from_known_keys(ReasoningCard, values, str(path))
     except OptionError as error:

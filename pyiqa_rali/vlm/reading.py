@@ -42,7 +42,7 @@ class BlindReader:
         if self.most_surprise is not None:
             different = [text for text, nats in zip(different, self.surprise(different), strict=True)
                          if nats <= self.most_surprise]
-        read = expected_ratings(self.reasoner, [GRAY] * len(different), self.card.question(), self._written(different),
+        read = expected_ratings(self.reasoner, [GRAY] * len(different), self.card.prompt(), self._written(different),
                                 tuple(self.card.rating_range), self.card.rating_key, self.batch_size)
         found = dict(zip(different, read, strict=True))
         return [found.get(text) for text in texts]
@@ -53,7 +53,7 @@ class BlindReader:
         found = []
         for start in range(0, len(texts), self.batch_size):
             written = self._written(texts[start:start + self.batch_size])
-            inputs = encode(self.reasoner, [GRAY] * len(written), self.card.question(), written)
+            inputs = encode(self.reasoner, [GRAY] * len(written), self.card.prompt(), written)
             longest = max(map(len, written))
             logits = self.reasoner.model(**inputs, logits_to_keep=longest + 1).logits[:, -longest - 1:-1]
             expected = torch.log_softmax(logits.double(), dim=-1)

@@ -201,11 +201,11 @@ class ReasoningScorer(nn.Module):
     def _complete(self, pictures: list[Image.Image], sample: int | None, attempt: int = 0) -> list[list[int]]:
         from pyiqa_rali.vlm.generation import complete, derived_seed
         seeds = None if sample is None else [derived_seed(self.seed, digest(picture), sample, attempt) for picture in pictures]
-        return complete(self.reasoner, pictures, self.card.question(), self.max_new_tokens, seeds, self.temperature)
+        return complete(self.reasoner, pictures, self.card.prompt(), self.max_new_tokens, seeds, self.temperature)
 
     def _expect(self, pictures: list[Image.Image], completions: list[list[int]]) -> list[float]:
         from pyiqa_rali.vlm.generation import expected_ratings
-        return expected_ratings(self.reasoner, pictures, self.card.question(), completions,
+        return expected_ratings(self.reasoner, pictures, self.card.prompt(), completions,
                                 tuple(self.card.rating_range), self.card.rating_key, self.batch_size)
 
     def _decode(self, completions: list[list[int]]) -> list[str]:

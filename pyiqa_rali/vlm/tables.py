@@ -11,6 +11,7 @@ from PIL import Image
 from pyiqa_rali.core.errors import DataError, OptionError, some
 from pyiqa_rali.data.image_files import read_like_pyiqa
 from pyiqa_rali.data.tables import build_table
+from pyiqa_rali.vlm.chat import training_messages_of
 from pyiqa_rali.vlm.prompts import DEGRADATIONS, SEVERITIES, ReasoningCard
 
 CACHED_IMAGES = 256
@@ -121,11 +122,11 @@ def training_set(rows: list[Row], card: ReasoningCard, completions: list[str] | 
     gone = [row.image_path for row in rows if not Path(row.image_path).is_file()]
     if gone:
         raise DataError(f'{len(gone)} of {len(rows)} training images are not there: {some(gone)}.')
-    questions = {task: card.question(task) for task in sorted({row.task for row in rows})}
+    prompts = {task: training_messages_of(card.prompt(task)) for task in sorted({row.task for row in rows})}
 
     def with_images(batch: dict[str, list]) -> dict[str, list]:
-        prompts = [[{'role': 'user', 'content': questions[task]}] for task in batch['task']]
-        made = {**batch, 'prompt': prompts, 'image': [read_picture(path) for path in batch['image_path']]}
+        asked = [prompts[task] for task in batch['task']]
+        made = {**batch, 'prompt': asked, 'image': [read_picture(path) for path in batch['image_path']]}
         if completions is not None:
             made['completion'] = [[{'role': 'assistant', 'content': text}] for text in batch['completion']]
         return made

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.vlm.chat import rendered_chat
 from pyiqa_rali.vlm.generation import placeholder_tokens
 from pyiqa_rali.vlm.loading import ADAPTER_FILE, ReasoningModel, load_without_weights
+from pyiqa_rali.vlm.prompts import Prompt
 
 NEVER = -100.0  # the least bias of a logit that vLLM takes
 
@@ -37,12 +39,11 @@ class VllmCompleter:
         self.bias = dict.fromkeys(placeholder_tokens(config), NEVER)
         self.model = LLM(model=str(reasoner.folder), dtype=reasoner.loading['dtype'], limit_mm_per_prompt={'image': 1})
 
-    def __call__(self, reasoner: ReasoningModel, images: Sequence[Image.Image], question: str, max_new_tokens: int,
+    def __call__(self, reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt, max_new_tokens: int,
                  seeds: Sequence[int], temperature: float) -> list[list[int]]:
         """Return the token ids of one sampled completion for each picture."""
-        message = [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': question}]}]
-        prompt = reasoner.processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        requests = [{'prompt': prompt, 'multi_modal_data': {'image': self.resize(image)}} for image in images]
+        chat = rendered_chat(reasoner.processor, prompt)
+        requests = [{'prompt': chat, 'multi_modal_data': {'image': self.resize(image)}} for image in images]
         parameters = [self.parameters(temperature=temperature, max_tokens=max_new_tokens, seed=seed % 2 ** 32,
                                       logit_bias=self.bias)
                       for seed in seeds]

@@ -86,8 +86,9 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     """
     names = names or unique_ends(images)
     _refuse_repeated(names)
-    settings = {'model': identity(reasoner.folder), **reasoner.loading, 'prompt': reasoner.card.question(),
-                'with_rating': reasoner.card.with_rating, **vars(options),
+    prompt = reasoner.card.prompt()
+    settings = {'model': identity(reasoner.folder), **reasoner.loading, 'prompt': prompt.question,
+                'system_prompt': prompt.system, 'with_rating': reasoner.card.with_rating, **vars(options),
                 'backend': 'transformers' if completer is None else type(completer).__name__}
     part = out.with_name(f'{out.name}.part')
     done = _begin(part, out, settings, names)
@@ -116,7 +117,7 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: st
         missing = list(range(len(chunk)))
         for attempt in range(options.attempts):
             seeds = [derived_seed(options.seed, chunk[each][0], number, attempt) for each in missing]
-            completions = completer(reasoner, [pictures[each] for each in missing], reasoner.card.question(),
+            completions = completer(reasoner, [pictures[each] for each in missing], reasoner.card.prompt(),
                                     options.max_new_tokens, seeds, options.temperature)
             failed = []
             for each, seed, completion in zip(missing, seeds, completions, strict=True):

@@ -123,7 +123,7 @@ def test_a_run_leaves_records_samples_curves_and_a_model_that_scores(data, tmp_p
     assert len(samples) == 24 and samples[0]['image'].endswith('.png')
     assert (root / 'figures' / 'training_curves.png').stat().st_size > 5000
     net = ReasoningScorer(pretrained_model_path=root / 'models' / 'reasoning', max_new_tokens=16)
-    assert net.card.question() == 'Rate it from 1 to 5.'
+    assert net.card.prompt().question == 'Rate it from 1 to 5.'
     assert not same(root / 'models' / 'reasoning', data / 'vlm')
 
 
@@ -447,7 +447,7 @@ def test_ract_in_one_run_and_step_by_step(data, tmp_path):
     changed = {name for name in after if (after[name] != before[name]).any()}
     assert changed and all('visual' in name for name in changed)
     card = ReasoningScorer(pretrained_model_path=whole, max_new_tokens=8).card
-    assert card.question() == 'Rate it from 1 to 5.' and not card.with_rating  # it learned from texts alone
+    assert card.prompt().question == 'Rate it from 1 to 5.' and not card.with_rating  # it learned from texts alone
 
 
 def test_two_processes_archive_an_earlier_run_once(data, tmp_path):

@@ -22,6 +22,7 @@ from pyiqa_rali.studies.analyses.reasoning import agreement, begun_completion, p
 from pyiqa_rali.studies.analyses.teachers import analyse_teachers, consistency
 from pyiqa_rali.vlm.generation import decode, encode, until_rating
 from pyiqa_rali.vlm.loading import load_vlm
+from pyiqa_rali.vlm.prompts import Prompt
 from tests.tiny import tiny_options, tiny_qwen3_vl, tiny_table, tiny_vlm
 
 
@@ -74,7 +75,7 @@ COMPLETION = '<think>The picture is noisy.</think><answer>{"rating": 2.50}</answ
 def test_attention_shares_sum_to_one_in_every_layer(tmp_path, picture, make):
     reasoner = load_vlm(make(tmp_path / 'model'))
     before = reasoner.model.config.get_text_config()._attn_implementation
-    found = attention_shares(reasoner, picture, 'Rate it.', written(COMPLETION, reasoner), 'rating')
+    found = attention_shares(reasoner, picture, Prompt('Rate it.'), written(COMPLETION, reasoner), 'rating')
     assert found.shares.shape == (2, 4) and found.shares.sum(axis=1) == pytest.approx([1, 1])
     assert (found.shares > 0).all() and found.tokens.sum() > 20
     assert reasoner.model.config.get_text_config()._attn_implementation == before != 'eager'
@@ -82,7 +83,7 @@ def test_attention_shares_sum_to_one_in_every_layer(tmp_path, picture, make):
 
 
 def test_attention_is_that_of_the_last_row(reasoner, picture):
-    inputs = encode(reasoner, [picture], 'Rate it.', [written('<think>noise</think>', reasoner)])
+    inputs = encode(reasoner, [picture], Prompt('Rate it.'), [written('<think>noise</think>', reasoner)])
     reasoner.model.set_attn_implementation({'text_config': 'eager'})
     with torch.no_grad():
         expected = [layer[0, :, -1].mean(dim=0) for layer in reasoner.model(**inputs, output_attentions=True).attentions]
@@ -95,7 +96,7 @@ def test_attention_is_that_of_the_last_row(reasoner, picture):
 
 def test_every_token_has_its_part(reasoner, picture):
     prefix = until_rating(reasoner, written(COMPLETION, reasoner), 'rating')
-    tokens = encode(reasoner, [picture], 'Rate it.', [prefix])['input_ids'][0].tolist()
+    tokens = encode(reasoner, [picture], Prompt('Rate it.'), [prefix])['input_ids'][0].tolist()
     part = parts_of(reasoner, tokens, prefix)
     texts = {name: decode(reasoner, [token for token, each in zip(tokens, part, strict=True) if PARTS[each] == name])
              for name in PARTS}
@@ -105,7 +106,7 @@ def test_every_token_has_its_part(reasoner, picture):
 
 def test_a_completion_without_tags_is_all_reasoning(reasoner, picture):
     prefix = until_rating(reasoner, written('It is noisy.', reasoner), 'rating')
-    tokens = encode(reasoner, [picture], 'Rate it.', [prefix])['input_ids'][0].tolist()
+    tokens = encode(reasoner, [picture], Prompt('Rate it.'), [prefix])['input_ids'][0].tolist()
     part = parts_of(reasoner, tokens, prefix)
     assert decode(reasoner, [token for token, each in zip(tokens, part, strict=True) if PARTS[each] == 'reasoning']) \
         == 'It is noisy.'

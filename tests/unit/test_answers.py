@@ -185,7 +185,7 @@ def test_reasoning_texts(completion, expected):
 
 def test_the_question_shows_the_key_that_is_read():
     card = ReasoningCard(rating_key='quality')
-    example = card.question().partition('for example ')[2]
+    example = card.prompt().question.partition('for example ')[2]
     assert strict_rating(THINK + example.rstrip('.'), RANGE, 'quality') == 3.42
 
 
@@ -194,7 +194,7 @@ def test_the_question_shows_the_key_that_is_read():
     ({'rating_range': [0, math.inf]}, 'must be .lowest'), ({'rating_range': '1,5'}, 'must be .lowest')])
 def test_cards_that_cannot_be_used(values, message):
     with pytest.raises(OptionError, match=message):
-        ReasoningCard(**values).question()
+        ReasoningCard(**values).prompt()
 
 
 def test_other_keys_and_scales():

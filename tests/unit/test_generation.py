@@ -19,7 +19,7 @@ from pyiqa_rali.vlm.generation import (
     rating_branches,
 )
 from pyiqa_rali.vlm.loading import load_vlm
-from pyiqa_rali.vlm.prompts import ReasoningCard, read_card
+from pyiqa_rali.vlm.prompts import Prompt, ReasoningCard, read_card
 from pyiqa_rali.vlm.scorer import ReasoningScorer, to_pil
 from tests.tiny import tiny_qwen3_vl, tiny_vlm
 
@@ -42,7 +42,7 @@ def pictures():
 
 
 def test_completions_do_not_depend_on_the_batch(reasoner, pictures):
-    question = reasoner.card.question()
+    question = reasoner.card.prompt()
     for seeds in (None, [1, 2, 3, 4]):
         together = complete(reasoner, pictures, question, 24, seeds)
         alone = [complete(reasoner, [picture], question, 24, seeds and [seed])[0]
@@ -66,13 +66,13 @@ def test_seeds_are_derived_from_all_parts():
 def test_completions_never_hold_a_placeholder(reasoner, pictures):
     forbidden = placeholder_tokens(reasoner.model.config)
     assert len(forbidden) == 4
-    found = complete(reasoner, pictures, 'Rate it.', 200, [1, 2, 3, 4], temperature=5.0)
+    found = complete(reasoner, pictures, Prompt('Rate it.'), 200, [1, 2, 3, 4], temperature=5.0)
     assert not {token for row in found for token in row} & set(forbidden)
 
 
 def test_the_expectation_is_that_of_all_ratings(reasoner, pictures):
     """Against the product of the probabilities of every token of every rating, each computed by a whole forward pass."""
-    question, rating_range, start = 'Rate it.', (1.0, 5.0), '<think>Sharp.</think><answer>{"rating": '
+    question, rating_range, start = Prompt('Rate it.'), (1.0, 5.0), '<think>Sharp.</think><answer>{"rating": '
     tokenizer = reasoner.processor.tokenizer
     prefix = tokenizer.encode(start, add_special_tokens=False)
     whole = tokenizer.encode(start + '3.42}</answer>', add_special_tokens=False)
@@ -93,7 +93,7 @@ def test_the_expectation_is_that_of_all_ratings(reasoner, pictures):
                                         '<think>a</think><answer>{"rating": good}</answer>', '<answer>3</answer>'])
 def test_any_completion_has_an_expectation(reasoner, pictures, completion):
     tokens = reasoner.processor.tokenizer.encode(completion, add_special_tokens=False)
-    found = expected_ratings(reasoner, pictures[:1], 'Rate it.', [tokens], (1.0, 5.0), 'rating', 8)
+    found = expected_ratings(reasoner, pictures[:1], Prompt('Rate it.'), [tokens], (1.0, 5.0), 'rating', 8)
     assert 1 <= found[0] <= 5
 
 
@@ -110,7 +110,7 @@ def test_a_model_that_is_sure_of_its_rating_is_taken_at_its_word(reasoner, pictu
     def sure(reasoner, images, question, prefixes, nodes, branches, batch_size):
         return [[float(child == whole[len(prefix) + len(path)]) for child in branches[path]] for _, path, _ in nodes]
     monkeypatch.setattr(generation, '_next_tokens', sure)
-    found = expected_ratings(reasoner, pictures[:1], 'Rate it.', [whole], rating_range, 'rating', 8)
+    found = expected_ratings(reasoner, pictures[:1], Prompt('Rate it.'), [whole], rating_range, 'rating', 8)
     assert found == [pytest.approx(float(rating), abs=1e-9)]
 
 
@@ -260,7 +260,8 @@ def test_weights_that_do_not_fit_are_refused(folder, tmp_path):
 def test_the_card_is_kept_and_checked(tmp_path):
     card = ReasoningCard(score_prompt='From {low} to {high}: {example}', rating_range=[0, 10], training='none')
     card.save(tmp_path)
-    assert read_card(tmp_path) == card and card.question() == 'From 0 to 10: 6.05' and read_card(tmp_path / 'gone') is None
+    assert read_card(tmp_path) == card and card.prompt().question == 'From 0 to 10: 6.05'
+    assert read_card(tmp_path / 'gone') is None
     for content, message in (('[]', 'is not a card'), ('{"format_version": 9}', 'has format 9'),
                              ('{"format_version": 1, "colour": 1}', 'unknown key "colour"')):
         (tmp_path / 'pyiqa_rali_reasoning.json').write_text(content)

@@ -55,7 +55,7 @@ def test_surprise_is_the_likelihood_by_hand(reasoner):
     texts = ['Good.', 'The picture has severe darkness.', 'It is good.']
     for text, found in zip(texts, reader.surprise(texts), strict=True):
         tokens = reasoner.processor.tokenizer.encode(f'<think>{text}</think>', add_special_tokens=False)
-        inputs = encode(reasoner, [GRAY], reasoner.card.question(), [tokens])
+        inputs = encode(reasoner, [GRAY], reasoner.card.prompt(), [tokens])
         with torch.no_grad():
             logits = reasoner.model(**inputs).logits[0].double()
         chances = torch.log_softmax(logits, dim=-1)

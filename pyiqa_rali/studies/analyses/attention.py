@@ -22,6 +22,7 @@ from pyiqa_rali.studies.analyses.folder import AnalysisFolder, AnalysisResult
 from pyiqa_rali.studies.analyses.inputs import drawn, greedy_completions
 from pyiqa_rali.vlm.generation import decode, encode, until_rating, until_text
 from pyiqa_rali.vlm.loading import ReasoningModel
+from pyiqa_rali.vlm.prompts import Prompt
 from pyiqa_rali.vlm.settings import ReasonerSettings
 from pyiqa_rali.vlm.tables import read_picture
 
@@ -68,7 +69,7 @@ def analyse_attention(images: Sequence[str | os.PathLike], model: ReasonerSettin
     rows = folder.rows('attention')
     for path, completion in tqdm(list(zip(files, completions, strict=True)), desc='attention', unit='image'):
         if path not in rows.done:
-            found = attention_shares(reasoner, read_picture(path), reasoner.card.question(), completion,
+            found = attention_shares(reasoner, read_picture(path), reasoner.card.prompt(), completion,
                                      reasoner.card.rating_key)
             rows.add([{'key': path, 'shares': found.shares.tolist(), 'tokens': found.tokens.tolist()}])
     shares = np.array([rows.done[path]['shares'] for path in files])
@@ -85,14 +86,14 @@ def analyse_attention(images: Sequence[str | os.PathLike], model: ReasonerSettin
 
 
 @torch.no_grad()
-def attention_shares(reasoner: ReasoningModel, image: Image.Image, question: str, completion: Sequence[int],
+def attention_shares(reasoner: ReasoningModel, image: Image.Image, prompt: Prompt, completion: Sequence[int],
                      key: str) -> AttentionShares:
     """Return where the rating of one completion looks.
 
     Args:
         reasoner: model and processor.
         image: RGB.
-        question: the prompt.
+        prompt: what was asked.
         completion: token ids of what the model wrote.
         key: the rating's key in the answer's JSON.
 
@@ -100,7 +101,7 @@ def attention_shares(reasoner: ReasoningModel, image: Image.Image, question: str
         CheckpointError: the model does not tell its attention, or which tokens stand for the picture.
     """
     prefix = until_rating(reasoner, completion, key)
-    inputs = encode(reasoner, [image], question, [prefix])
+    inputs = encode(reasoner, [image], prompt, [prefix])
     part = parts_of(reasoner, inputs['input_ids'][0].tolist(), prefix)
     with last_rows(reasoner.model) as rows:
         reasoner.model(**inputs, logits_to_keep=1)

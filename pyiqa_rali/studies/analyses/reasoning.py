@@ -78,7 +78,7 @@ def rate(reasoner: ReasoningModel, paths: Sequence[str], completions: Sequence[S
             for condition in CONDITIONS:
                 begun = [begun_completion(reasoner, condition, completions[place], completions[other[place]],
                                           derived_seed(settings.seed, place)) for place in chunk]
-                found[condition] = expected_ratings(reasoner, pictures, card.question(), begun, tuple(card.rating_range),
+                found[condition] = expected_ratings(reasoner, pictures, card.prompt(), begun, tuple(card.rating_range),
                                                     card.rating_key, settings.batch_size)
             rows.add([{'key': paths[place], **{name: values[number] for name, values in found.items()}}
                       for number, place in enumerate(chunk)])

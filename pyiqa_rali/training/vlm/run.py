@@ -16,6 +16,7 @@ from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.runs import claim
 from pyiqa_rali.figures.plots import training_curves
 from pyiqa_rali.training.vlm.options import GrpoOptions, NetworkOptions, SftOptions
+from pyiqa_rali.vlm.chat import rendered_chat
 from pyiqa_rali.vlm.loading import EXPORT, ReasoningModel, identity, is_adapter, load_vlm
 from pyiqa_rali.vlm.reading import BlindReader
 from pyiqa_rali.vlm.tables import Row, rows_of
@@ -97,6 +98,7 @@ def load_for_training(options: GrpoOptions | SftOptions) -> ReasoningModel:
         raise OptionError(f'export: merge: false: {reasoner.folder} is an adapter, and one trained on top of it would be lost '
                           'without it. Set merge: true.')
     reasoner.card = options.prompts
+    rendered_chat(reasoner.processor, options.prompts.prompt())  # a template that takes no system message says so here
     choose_trained(reasoner.model, network)
     return reasoner
 
