@@ -1,10 +1,10 @@
 """Data sets in layouts that pyiqa has no reader for, as a pyiqa data set: DeQA-Score's JSON, AGIQA-3K's CSV, PIPAL's labels."""
 
-import csv
 import json
 import math
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,30 @@ import pandas as pd
 from pyiqa.data.general_nr_dataset import GeneralNRDataset
 
 from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean
+from pyiqa_rali.data.delimited import SEPARATORS, numbers, read_delimited, read_text
 from pyiqa_rali.data.mos import MosScale
+from pyiqa_rali.data.pyiqa_tables import check_repeats, existing_name, split_column
 
 MOS_COLUMNS = {'deqa': 'gt_score', 'agiqa3k': 'mos_quality', 'pipal': None}
 IMAGE_COLUMNS = {'deqa': 'image', 'agiqa3k': 'name'}
 PIPAL_LABELS = 'Train_Label'
 
-Row = tuple[str, float, dict[str, str]]  # image as the file names it, MOS, split columns
+
+@dataclass
+class ManifestRow:
+    """One image of a manifest.
+
+    Attributes:
+        image: as the file names it.
+        mos: in the file's unit.
+        splits: its columns of splits.
+        where: file and line, or entry, for messages.
+    """
+
+    image: str
+    mos: float
+    splits: dict[str, str] = field(default_factory=dict)
+    where: str = ''
 
 
 class ManifestNRDataset(GeneralNRDataset):
@@ -41,28 +58,40 @@ class ManifestNRDataset(GeneralNRDataset):
     def init_path_mos(self, opt: dict[str, Any]) -> None:
         """Read the manifest into pyiqa's table, image names first and MOS second."""
         name = opt.get('name', 'ManifestNRDataset')
-        for key in ('format', 'meta_info_file', 'dataroot_target', 'mos_range'):
+        for key in ('format', 'meta_info_file', 'dataroot_target'):
             if opt.get(key) is None:
                 raise OptionError(f'data set {name}: {key}: must be given.')
+        rows = read_manifest(opt['meta_info_file'], opt['format'], opt.get('mos_column'), split_column(opt))
+        if opt.get('mos_range') is None:
+            raise OptionError(f'data set {name}: mos_range: must be given. {range_told(opt, rows)}')
         scale = MosScale(opt['mos_range'], opt.get('lower_better'))
-        rows = read_manifest(opt['meta_info_file'], opt['format'], opt.get('mos_column'))
-        scale.check_labels([mos for _, mos, _ in rows], f'{opt["meta_info_file"]} ({opt.get("mos_column") or "MOS"})')
-        paths = _paths([image for image, _, _ in rows], Path(opt['dataroot_target']), opt['format'])
-        self.meta_info = pd.DataFrame([{'image_name': image, 'mos': mos, **splits} for image, mos, splits in rows])
-        self.paths_mos = [[path, mos] for path, (_, mos, _) in zip(paths, rows, strict=True)]
+        scale.check_labels([row.mos for row in rows], f'{opt["meta_info_file"]} ({opt.get("mos_column") or "MOS"})')
+        names, paths = _names_and_paths(rows, Path(opt['dataroot_target']), opt['format'])
+        self.meta_info = pd.DataFrame([{'image_name': name, 'mos': row.mos, **row.splits}
+                                       for name, row in zip(names, rows, strict=True)])
+        self.paths_mos = [[path, row.mos] for path, row in zip(paths, rows, strict=True)]
 
 
-def read_manifest(path: str | os.PathLike, kind: str, mos_column: str | None = None) -> list[Row]:
-    """Return image name, MOS and split columns of every row.
+def range_told(values: dict[str, Any], rows: list[ManifestRow]) -> str:
+    """Return what the MOS of a manifest run from and to, for a message: the range of its scale is never assumed."""
+    unit = ' (Elo ratings)' if values['format'] == 'pipal' else ''
+    return (f'The MOS of {values["meta_info_file"]} run from {min(row.mos for row in rows):g} to '
+            f'{max(row.mos for row in rows):g}{unit}.')
+
+
+def read_manifest(path: str | os.PathLike, kind: str, mos_column: str | None = None,
+                  split: str | None = None) -> list[ManifestRow]:
+    """Return the rows of a manifest.
 
     Args:
         path: the manifest.
         kind: its format.
         mos_column: the column or key of the MOS; None takes the format's own.
+        split: the column or key of the split, if one is looked at.
 
     Raises:
         OptionError: the format is unknown, or has no columns to choose from.
-        DataError: the file or a row of it cannot be used.
+        DataError: the file or a row of it cannot be used, or an image has two MOS or is in two splits.
     """
     if kind not in MOS_COLUMNS:
         raise OptionError(f'format: "{kind}" is not one of {", ".join(MOS_COLUMNS)}.{did_you_mean(kind, MOS_COLUMNS)}')
@@ -74,51 +103,84 @@ def read_manifest(path: str | os.PathLike, kind: str, mos_column: str | None = N
             raise OptionError(f'mos_column: "{mos_column}": PIPAL has one MOS an image and no columns. Leave it out.')
         rows = _pipal_rows(path)
     else:
-        records = _json_records(path) if kind == 'deqa' else _csv_records(path)
-        rows = [_row(where, record, IMAGE_COLUMNS[kind], mos_column or MOS_COLUMNS[kind]) for where, record in records]
+        records = json_records(path, '{"image": ..., "gt_score": ...}') if kind == 'deqa' else _csv_records(path)
+        rows = _rows(records, IMAGE_COLUMNS[kind], mos_column or str(MOS_COLUMNS[kind]))
     if not rows:
         raise DataError(f'{path}: holds no images.')
-    _refuse_repeated(path, [image for image, _, _ in rows])
+    check_repeats([row.image for row in rows], [row.mos for row in rows], [row.where for row in rows],
+                  [row.splits.get(split, '').strip() for row in rows] if split else [])
     return rows
 
 
-def _json_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    try:
-        records = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise DataError(f'{path}: cannot be read as JSON ({error}).') from error
-    if not isinstance(records, list):
-        raise DataError(f'{path}: must be a list of {{"image": ..., "gt_score": ...}}, and is a {type(records).__name__}. '
-                        'Take a train or test manifest; mos.json and split.json are none.')
-    for number, record in enumerate(records, start=1):
+def json_records(path: Path, example: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the entries of a JSON list, or of the lines of a .jsonl file, each with file and entry or line for messages.
+
+    Args:
+        path: the file.
+        example: how an entry looks, for messages.
+
+    Raises:
+        DataError: the file is no such list.
+    """
+    text = read_text(path)
+    if path.suffix.lower() == '.jsonl':
+        lines = [(f'{path}, line {number}', line) for number, line in enumerate(text.split('\n'), start=1) if line.strip()]
+        pairs = [(where, _json(line, where)) for where, line in lines]
+    else:
+        records = _json(text, str(path))
+        if not isinstance(records, list):
+            raise DataError(f'{path}: must be a list of {example}, and is a {type(records).__name__}. Take a train or test '
+                            'manifest; mos.json and split.json are none.')
+        pairs = [(f'{path}, entry {number}', record) for number, record in enumerate(records, start=1)]
+    for where, record in pairs:
         if not isinstance(record, dict):
-            raise DataError(f'{path}, entry {number}: {str(record)[:60]!r} must be {{"image": ..., "gt_score": ...}}.')
-    return [(f'{path}, entry {number}', record) for number, record in enumerate(records, start=1)]
+            raise DataError(f'{where}: {str(record)[:60]!r} must be {example}.')
+    return pairs
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f'{where}: cannot be read as JSON ({error}).') from error
 
 
 def _csv_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    try:
-        with open(path, encoding='utf-8-sig', newline='') as stream:
-            reader = csv.DictReader(stream)
-            return [(f'{path}, line {reader.line_num}', row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f'{path}: cannot be read as CSV ({error}).') from error
+    table = read_delimited(path)
+    return [(table.where(row), dict(zip(table.columns, cells, strict=True))) for row, cells in enumerate(table.rows)]
 
 
-def _row(where: str, record: dict[str, Any], image_column: str, mos_column: str) -> Row:
-    for column in (image_column, mos_column):
-        if record.get(column) in (None, ''):
-            known = [str(key) for key, value in record.items() if key and isinstance(value, (str, int, float))]
-            raise DataError(f'{where}: has no "{column}"; it has {", ".join(known) or "nothing"}.{did_you_mean(column, known)}'
-                            + (' Another column of the MOS is chosen with mos_column.' if column == mos_column else ''))
-    image = record[image_column]
-    if not isinstance(image, str):
-        raise DataError(f'{where}: "{image_column}" is {image!r}; it must be the path of one image.')
-    splits = {str(key): str(value) for key, value in record.items() if key and 'split' in str(key)}
-    return image, _mos(where, mos_column, record[mos_column]), splits
+def _rows(records: list[tuple[str, dict[str, Any]]], image_column: str, mos_column: str) -> list[ManifestRow]:
+    """Return rows from records; MOS that are written as text may have decimal commas."""
+    for where, record in records:
+        for column in (image_column, mos_column):
+            if record.get(column) in (None, ''):
+                known = [str(key) for key, value in record.items() if key and isinstance(value, (str, int, float))]
+                raise DataError(f'{where}: has no "{column}"; it has {", ".join(known) or "nothing"}.'
+                                f'{did_you_mean(column, known)}'
+                                + (' Another column of the MOS is chosen with mos_column.' if column == mos_column else ''))
+        if not isinstance(record[image_column], str):
+            raise DataError(f'{where}: "{image_column}" is {record[image_column]!r}; it must be the path of one image.')
+    labels = _labels([(where, record[mos_column]) for where, record in records], mos_column)
+    return [ManifestRow(record[image_column], label,
+                        {str(key): str(value) for key, value in record.items() if key and 'split' in str(key)}, where)
+            for (where, record), label in zip(records, labels, strict=True)]
 
 
-def _pipal_rows(path: Path) -> list[Row]:
+def _labels(values: list[tuple[str, Any]], column: str) -> list[float]:
+    """Return MOS from JSON's numbers or from text."""
+    texts = iter(numbers([value for _, value in values if isinstance(value, str)],
+                         [where for where, value in values if isinstance(value, str)], column))
+    return [next(texts) if isinstance(value, str) else _finite(where, column, value) for where, value in values]
+
+
+def _finite(where: str, column: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f'{where}: "{column}" is {str(value)[:60]!r}; it must be a finite number.')
+    return float(value)
+
+
+def _pipal_rows(path: Path) -> list[ManifestRow]:
     if path.is_dir():
         folder = path / PIPAL_LABELS if (path / PIPAL_LABELS).is_dir() else path
         files = sorted(folder.glob('*.txt'))
@@ -128,47 +190,31 @@ def _pipal_rows(path: Path) -> list[Row]:
         files = [path]
     rows = []
     for file in files:
-        try:
-            lines = file.read_text(encoding='utf-8').splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f'{file}: cannot be read ({error}).') from error
-        rows += [_pipal_row(f'{file}, line {number}', line) for number, line in enumerate(lines, start=1) if line.strip()]
+        pairs = [(f'{file}, line {number}', *_pipal_cells(f'{file}, line {number}', line))
+                 for number, line in enumerate(read_text(file).splitlines(), start=1) if line.strip()]
+        labels = numbers([mos for _, _, mos in pairs], [where for where, _, _ in pairs], 'MOS')
+        rows += [ManifestRow(image, label, {}, where) for (where, image, _), label in zip(pairs, labels, strict=True)]
     return rows
 
 
-def _pipal_row(where: str, line: str) -> Row:
-    image, separator, mos = line.strip().rpartition(',')
-    if not separator or not image:
+def _pipal_cells(where: str, line: str) -> tuple[str, str]:
+    """Return image and MOS of a line; the comma of "A0001_00_00.bmp;1520,06" is the MOS's own."""
+    separator = next((each for each in reversed(SEPARATORS) if each in line), ',')
+    image, found, mos = line.strip().partition(separator)
+    if not found or not image.strip():
         raise DataError(f'{where}: {line.strip()[:60]!r} must be an image and its MOS, such as A0001_00_00.bmp,1520.06.')
-    return image.strip(), _mos(where, 'MOS', mos), {}
+    return image.strip(), mos
 
 
-def _mos(where: str, column: str, value: Any) -> float:
-    try:
-        mos = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        mos = math.nan
-    if not math.isfinite(mos):
-        raise DataError(f'{where}: "{column}" is {str(value)[:60]!r}; it must be a finite number.')
-    return mos
-
-
-def _refuse_repeated(path: Path, images: list[str]) -> None:
-    first: dict[str, int] = {}
-    for number, image in enumerate(images, start=1):
-        if image in first:
-            raise DataError(f'{path}: rows {first[image]} and {number} are both of {image}. Keep one of them.')
-        first[image] = number
-
-
-def _paths(images: list[str], root: Path, kind: str) -> list[str]:
-    """Return where the images are: below the root by their names; PIPAL's wherever in it."""
+def _names_and_paths(rows: list[ManifestRow], root: Path, kind: str) -> tuple[list[str], list[str]]:
+    """Return the images' names, and where they are: below the root by these names; PIPAL's wherever in it."""
     if not root.is_dir():
         raise DataError(f'{root}: is no folder. Correct dataroot_target.')
-    if kind != 'pipal' or all((root / image).exists() for image in images):
-        return [str(root / image) for image in images]
-    found = _by_name(root, set(images))
-    return [found.get(image, str(root / image)) for image in images]  # one that is not there is told when it is read
+    names = [existing_name(row.image, str(root), row.where) for row in rows]
+    if kind != 'pipal' or all((root / name).exists() for name in names):
+        return names, [str(root / name) for name in names]
+    found = _by_name(root, set(names))
+    return names, [found.get(name, str(root / name)) for name in names]  # one that is not there is told when it is read
 
 
 def _by_name(root: Path, names: Iterable[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """MOS scales: every label has a range and a direction, and neither is guessed."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import TypeVar
@@ -7,6 +8,10 @@ from typing import TypeVar
 from pyiqa_rali.core.errors import DataError, OptionError
 
 Number = TypeVar('Number')
+
+ENOUGH_LABELS, LEAST_SHARE = 100, 0.5  # of labels to tell their range from, and of the declared range that they should fill
+
+logger = logging.getLogger(__name__)
 
 
 class MosScale:
@@ -44,7 +49,7 @@ class MosScale:
         return low + (1 - mos_label if self.lower_better else mos_label) * (high - low)
 
     def check_labels(self, labels: Sequence[float], name: str) -> None:
-        """Check a data set's MOS against the scale.
+        """Check a data set's MOS against the scale; warn where many labels fill less than half of the range.
 
         Raises:
             DataError: MOS that are not numbers, outside the range, or all the same.
@@ -52,10 +57,16 @@ class MosScale:
         low, high = self.mos_range
         broken = [label for label in labels if not math.isfinite(label)]
         if broken:
-            raise DataError(f'{name}: {len(broken)} of {len(labels)} MOS are not finite numbers. Mend these rows of the table.')
+            raise DataError(f'{name}: {len(broken)} of {len(labels)} MOS are not finite numbers. Mend these rows of the '
+                            'table.')
         outside = [label for label in labels if not low <= label <= high]
         if outside:
             raise DataError(f'{name}: {len(outside)} of {len(labels)} MOS are outside mos_range [{low:g}, {high:g}] '
                             f'(found {min(labels):g} to {max(labels):g}). Give the range of this data set.')
         if len(labels) > 1 and min(labels) == max(labels):
-            raise DataError(f'{name}: all {len(labels)} MOS are {labels[0]:g}; nothing can be learned or measured from them.')
+            raise DataError(f'{name}: all {len(labels)} MOS are {labels[0]:g}; nothing can be learned or measured from '
+                            'them.')
+        share = (max(labels) - min(labels)) / (high - low) if labels else 1
+        if len(labels) >= ENOUGH_LABELS and share < LEAST_SHARE:
+            logger.warning('%s: the MOS run from %g to %g, %.0f %% of mos_range [%g, %g]. Labels are scaled by mos_range: does '
+                           'it belong to this data set?', name, min(labels), max(labels), 100 * share, low, high)

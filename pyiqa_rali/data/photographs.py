@@ -1,6 +1,5 @@
 """The photographs that synthetic data starts from, and their split by photograph."""
 
-import csv
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pyiqa_rali.core.errors import DataError, OptionError, some
+from pyiqa_rali.data.delimited import read_delimited
 from pyiqa_rali.data.images import read_size
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
@@ -60,11 +60,11 @@ def list_photographs(folder: str | Path | None, groups_csv: str | Path | None = 
 def _read_groups(table: Path) -> dict[str, str]:
     if not table.is_file():
         raise OptionError(f'groups: {table} is not a file.')
-    with open(table, encoding='utf-8-sig', newline='') as stream:
-        reader = csv.DictReader(stream)
-        if not {'image', 'photo'} <= set(reader.fieldnames or ()):
-            raise DataError(f'{table}: needs the columns image and photo; it has {", ".join(reader.fieldnames or ())}.')
-        return {row['image']: row['photo'] for row in reader}
+    groups = read_delimited(table)
+    if not {'image', 'photo'} <= set(groups.columns):
+        raise DataError(f'{table}: needs the columns image and photo; it has {", ".join(groups.columns)}.')
+    image, photo = groups.columns.index('image'), groups.columns.index('photo')
+    return {row[image].strip(): row[photo].strip() for row in groups.rows}
 
 
 def bundled_photographs() -> list[Photograph]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pyiqa_rali.core.errors import DataError, OptionError, some
 from pyiqa_rali.core.files import atomic_open
+from pyiqa_rali.data.delimited import read_text
 
 PRISTINE = 'pristine'  # stands for the distortions where there is none
 Distortions = list[tuple[str, float]] | None
@@ -46,8 +47,8 @@ def load_reasoning_texts(path: str | os.PathLike) -> dict[str, list[ReasoningTex
     path = Path(path)
     if not path.is_file():
         raise OptionError(f'reasoning_texts: {path} is not a file.')
-    with open(path, 'rb') as stream:
-        pairs = [_parse_line(line, path, number) for number, line in enumerate(stream, start=1) if line.strip()]
+    lines = read_text(path).split('\n')  # not at the other ends of lines that Unicode has, which may stand within a text
+    pairs = [_parse_line(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
     repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
     if repeated:
         raise DataError(f'{path}: {len(repeated)} images stand in it more than once: {some(repeated)}.')
@@ -55,7 +56,7 @@ def load_reasoning_texts(path: str | os.PathLike) -> dict[str, list[ReasoningTex
     return dict(pairs)
 
 
-def _parse_line(line: bytes, path: Path, number: int) -> tuple[str, list[ReasoningText]]:
+def _parse_line(line: str, path: Path, number: int) -> tuple[str, list[ReasoningText]]:
     try:
         row = json.loads(line)
         for text in [row['image'], *(item['text'] for item in row['texts'])]:
@@ -120,14 +121,16 @@ def join_texts(image_names: Iterable[str], texts: dict[str, list[ReasoningText]]
                other_images: Iterable[str] = ()) -> list[list[str]]:
     """Return each image's texts, in the order of the images.
 
-    Images are paths, texts name a path's end: `a/b.png` stands for `/data/a/b.png`. Texts of `other_images`, such as those
-    of another split of the same table, are left alone.
+    Images are paths, texts name a path's end: `a/b.png` stands for `/data/a/b.png`. A name that fits several images means the
+    one that has it from the folder on that all images share, if there is one: with `/data/a.png` and `/data/b/a.png`, `a.png`
+    is the first. Texts of `other_images`, such as those of another split of the same table, are left alone.
 
     Raises:
         DataError: images without a text, texts whose image is not there, or a name that fits several images.
     """
     names = [Path(name).as_posix() for name in image_names]
     others = {Path(name).as_posix() for name in other_images}
+    root = _shared_folder(names)
     by_end: dict[str, list[int]] = {}
     for position, name in enumerate(names):
         parts = name.split('/')
@@ -138,8 +141,11 @@ def join_texts(image_names: Iterable[str], texts: dict[str, list[ReasoningText]]
                 'texts name an image that is not in the table': [], 'training images have no text': []}
     ambiguous, repeated, unknown, missing = problems.values()
     for name, items in texts.items():
-        positions = by_end.get(Path(name).as_posix(), [])
-        if not positions and Path(name).as_posix() not in others:
+        written, slashed = Path(name).as_posix(), Path(name.replace('\\', '/')).as_posix()  # the latter as Windows writes it
+        positions = by_end.get(written) or by_end.get(slashed, [])
+        if len(positions) > 1:
+            positions = [each for each in positions if names[each] in _whole_names(root, written, slashed)] or positions
+        if not positions and not others & {written, slashed}:
             unknown.append(name)
         if len(positions) > 1:
             ambiguous.append(name)
@@ -152,3 +158,16 @@ def join_texts(image_names: Iterable[str], texts: dict[str, list[ReasoningText]]
         if which:
             raise DataError(f'reasoning_texts: {len(which)} {problem}: {some(which)}.')
     return [found[position] for position in range(len(names))]
+
+
+def _shared_folder(names: list[str]) -> str:
+    """Return the folder that all images lie in or below, '' where there is none."""
+    try:
+        return os.path.commonpath([os.path.dirname(name) for name in names])
+    except ValueError:  # absolute and relative paths, or no images
+        return ''
+
+
+def _whole_names(root: str, *names: str) -> set[str]:
+    """Return the paths that names stand for when they are whole, and when they start from the root."""
+    return {each for name in names for each in (name, (Path(root) / name).as_posix())}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean
+from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean, some
 from pyiqa_rali.data.image_files import strict_decoding
 from pyiqa_rali.data.mos import MosScale
 
@@ -94,8 +94,8 @@ class QualityTable(Dataset):
             try:
                 return self.base[index]
             except (OSError, ValueError, SyntaxError) as error:
-                raise DataError(f'{self.name}: {self.images_and_mos()[index][0]} cannot be read as an image ({error}). Mend '
-                                'or remove it, and its row in the table.') from error
+                raise DataError(f'{self.name}: {self.images_and_mos()[index][0]} cannot be read as an image ({error}). '
+                                'Mend or remove it, and its row in the table.') from error
 
 
 @contextlib.contextmanager
@@ -126,23 +126,48 @@ def build_table(section: str, values: dict[str, Any], seed: int) -> QualityTable
         OptionError: a key is unknown, or MOS range or direction is missing.
         DataError: labels are outside the range, not numbers, or all the same.
     """
-    from pyiqa.data import build_dataset
     values = complete(section, values)
     scale = mos_scale(section, values)
     phase = {'basis': 'train'}.get(section.split('_')[0], section.split('_')[0])
     options = {'phase': phase, **{key: value for key, value in values.items() if key not in LOADER_KEYS + OWN_KEYS},
                'mos_normalize': False}
-    try:
-        base = build_dataset(options)
-    except (FileNotFoundError, AssertionError, KeyError) as error:
-        raise DataError(f'datasets: {section}: pyiqa cannot build it: {error}. Check dataroot_target, meta_info_file and '
-                        'split_index.') from error
+    base = _build(section, options)
     if not len(base):
-        raise DataError(f'datasets: {section}: holds no images in phase "{phase}". Check split_index and phase.')
+        raise DataError(f'datasets: {section}: holds no images in phase "{options["phase"]}"{_splits_told(base)}. Check '
+                        'split_index and phase.')
     table = QualityTable(base, scale, str(values['name']), seed)
     if hasattr(base, 'paths_mos'):
         scale.check_labels([mos for _, mos in table.images_and_mos()], f'datasets: {section}')
     return table
+
+
+def _build(section: str, options: dict[str, Any]) -> Any:
+    """Return pyiqa's data set: ours where its class only reads a table of names and MOS, otherwise pyiqa's own."""
+    from pyiqa_rali.data.pyiqa_tables import TABLES
+    cls = TABLES.get(options['type'])
+    if cls is not None:
+        for key in ('dataroot_target', 'meta_info_file'):
+            if options.get(key) is None:
+                raise OptionError(f'datasets: {section}: {key}: must be given.')
+    try:
+        if cls is not None:
+            return cls(options)
+        from pyiqa.data import build_dataset
+        return build_dataset(options)
+    except (DataError, OptionError) as error:
+        raise type(error)(f'datasets: {section}: {error}') from error
+    except (OSError, AssertionError, LookupError, TypeError, ValueError) as error:  # pandas' own are ValueErrors
+        raise DataError(f'datasets: {section}: pyiqa cannot build it from {options.get("meta_info_file")}: {error}. Check '
+                        'dataroot_target, meta_info_file and split_index.') from error
+
+
+def _splits_told(base: Any) -> str:
+    """Return what the chosen column of splits holds, for a message."""
+    from pyiqa_rali.data.pyiqa_tables import split_column
+    column, meta_info = split_column(getattr(base, 'opt', {})), getattr(base, 'meta_info', None)
+    if meta_info is None or column not in meta_info:
+        return ''
+    return f'; the column {column} has {some(sorted(set(meta_info[column].astype(str))))}'
 
 
 def _image_column(row: list[Any]) -> int:
@@ -192,6 +217,22 @@ def mos_scale(section: str, values: dict[str, Any]) -> MosScale:
     """
     for key in ('mos_range', 'lower_better'):
         if values.get(key) is None:
-            raise OptionError(f'datasets: {section}: {key}: must be given; it is never guessed. Example: mos_range: [1, 5] '
-                              'and lower_better: false.')
+            told = _found_range(values) if key == 'mos_range' else ''
+            raise OptionError(f'datasets: {section}: {key}: must be given; it is never guessed. {told}Example: mos_range: '
+                              '[1, 5] and lower_better: false.')
     return MosScale(tuple(values['mos_range']), values['lower_better'])
+
+
+def _found_range(values: dict[str, Any]) -> str:
+    """Return what the MOS of a table run from and to, for a message; nothing where it cannot be read."""
+    from pyiqa_rali.data.delimited import read_delimited
+    from pyiqa_rali.data.manifests import range_told, read_manifest
+    from pyiqa_rali.data.pyiqa_tables import TABLES
+    try:
+        if values.get('type') == 'ManifestNRDataset':
+            rows = read_manifest(values['meta_info_file'], values['format'], values.get('mos_column'))
+            return range_told(values, rows) + ' '
+        labels = read_delimited(values['meta_info_file']).numbers(TABLES[values['type']].names_at[-1] + 1)
+        return f'The MOS of {values["meta_info_file"]} run from {min(labels):g} to {max(labels):g}. '
+    except (DataError, OptionError, LookupError):
+        return ''

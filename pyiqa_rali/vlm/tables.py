@@ -1,6 +1,5 @@
 """Rows for training a reasoning model: images by path, with MOS on the rating scale or with a degradation."""
 
-import csv
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ from pyiqa_rali.core.errors import DataError, OptionError, some
 from pyiqa_rali.data.image_files import read_like_pyiqa
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.vlm.chat import training_messages_of
-from pyiqa_rali.vlm.prompts import DEGRADATIONS, SEVERITIES, ReasoningCard
+from pyiqa_rali.vlm.degradations import read_degradations
+from pyiqa_rali.vlm.prompts import ReasoningCard
 
 CACHED_IMAGES = 256
-DEGRADATION_COLUMNS = ('image', 'distortion_class', 'severity')
 
 
 @dataclass
@@ -44,8 +43,8 @@ def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int
 
     Args:
         section: its name under `datasets:`.
-        values: its options; `type: DegradationTable` reads classes and severities, everything else is pyiqa's, and
-            `class_column` names the table's column with each image's class of distortion, where it has one.
+        values: its options; `type: DegradationTable` reads classes and severities (`read_degradations`), everything else is
+            pyiqa's, and `class_column` names the table's column with each image's class of distortion, where it has one.
         card: the rating scale.
         seed: the run's seed.
 
@@ -53,7 +52,8 @@ def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int
         OptionError, DataError: the section or its table cannot be used.
     """
     if values.get('type') == 'DegradationTable':
-        return degradation_rows(section, values)
+        return [Row(image, str(values['name']), 'degradation', distortion_class=kind, severity=severity)
+                for image, kind, severity in read_degradations(section, values)]
     if values.get('type') == 'SyntheticNRDataset':
         raise OptionError(f'datasets: {section}: type: SyntheticNRDataset has no files; write a data set with python -m '
                           'pyiqa_rali make-dataset and name its table.')
@@ -69,40 +69,6 @@ def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int
 def image_files(section: str, values: dict[str, Any], seed: int) -> list[Path]:
     """Return the image files of one data set section, for texts on them; arguments and errors are those of `rows_of`."""
     return [Path(row.image_path) for row in rows_of(section, values, ReasoningCard(), seed)]
-
-
-def degradation_rows(section: str, values: dict[str, Any]) -> list[Row]:
-    """Return the rows of a CSV with the columns image, distortion_class and severity.
-
-    Raises:
-        OptionError: a key is unknown or missing.
-        DataError: a column is missing, or a class or severity is unknown.
-    """
-    known = ('name', 'type', 'dataroot_target', 'meta_info_file')
-    for key in values:
-        if key not in known:
-            raise OptionError(f'datasets: {section}: unknown key "{key}"; a DegradationTable has {", ".join(known)}.')
-    for key in known:
-        if key not in values:
-            raise OptionError(f'datasets: {section}: {key}: must be given.')
-    try:
-        with open(values['meta_info_file'], encoding='utf-8', newline='') as stream:
-            lines = list(csv.DictReader(stream))
-    except UnicodeDecodeError as error:
-        raise DataError(f'datasets: {section}: {values["meta_info_file"]} is no UTF-8 text: {error}. Save it as '
-                        'UTF-8.') from error
-    missing = [column for column in DEGRADATION_COLUMNS if not lines or column not in lines[0]]
-    if missing:
-        raise DataError(f'datasets: {section}: {values["meta_info_file"]} has no column {some(missing)} or no rows.')
-    for number, line in enumerate(lines, 2):
-        null = line['distortion_class'] == 'null'
-        if line['distortion_class'] not in DEGRADATIONS or (line['severity'] not in SEVERITIES and not null):
-            raise DataError(f'datasets: {section}: {values["meta_info_file"]}, line {number}: '
-                            f'{line["distortion_class"]}, {line["severity"]}; classes are {", ".join(DEGRADATIONS)}, '
-                            f'severities {", ".join(SEVERITIES)}.')
-    root = Path(values['dataroot_target'])
-    return [Row(str(root / line['image']), str(values['name']), 'degradation', distortion_class=line['distortion_class'],
-                severity='null' if line['distortion_class'] == 'null' else line['severity']) for line in lines]
 
 
 def training_set(rows: list[Row], card: ReasoningCard, completions: list[str] | None = None) -> Any:

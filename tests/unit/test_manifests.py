@@ -115,7 +115,8 @@ def test_a_picture_of_pipal_in_two_places_is_refused(pipal, tmp_path):
 
 
 @pytest.mark.parametrize(('change', 'error', 'message'), [
-    ({'mos_range': None}, OptionError, 'mos_range'), ({'lower_better': None}, OptionError, 'lower_better'),
+    ({'mos_range': None}, OptionError, r'mos_range: must be given. The MOS of .*2k.json run from 1.5 to 4\.$'),
+    ({'lower_better': None}, OptionError, 'lower_better'),
     ({'format': None}, OptionError, 'format: must be given'), ({'format': 'deqq'}, OptionError, 'Did you mean "deqa"'),
     ({'mos_range': [1, 2]}, DataError, r'2 of 3 MOS are outside mos_range \[1, 2\] \(found 1.5 to 4\)'),
     ({'mos_column': 'gt_scor'}, DataError, r'entry 1: has no "gt_scor"; it has .*Did you mean "gt_score"'),
@@ -136,11 +137,12 @@ def test_options_that_cannot_be_used(change, error, message, deqa):
     ('deqa', '[{"image": ["a.png", "b.png"], "gt_score": 2}]', 'entry 1: "image" is .* path of one image'),
     ('deqa', '[["a.png", 2]]', r"entry 1: .*'a.png', 2.* must be"), ('deqa', '{"a.png": {"mos": 2}}', 'is a dict.*mos.json'),
     ('deqa', '[{', 'cannot be read as JSON'), ('deqa', '[]', 'holds no images'),
-    ('deqa', '[{"image": "a.png", "gt_score": 1}, {"image": "a.png", "gt_score": 2}]', 'rows 1 and 2 are both of a.png'),
+    ('deqa', '[{"image": "a.png", "gt_score": 1}, {"image": "a.png", "gt_score": 2}]',
+     'manifest, entry 2: a.png has the MOS 2, and 1 at .*manifest, entry 1. Keep one'),
     ('agiqa3k', 'name,mos_align\na.png,2\n', 'manifest, line 2: has no "mos_quality"; it has name, mos_align'),
     ('agiqa3k', 'name,mos_quality\na.png,2\nb.png,\n', 'manifest, line 3: has no "mos_quality"'),
     ('agiqa3k', 'name,mos_quality\na.png,2\nb.png,x2\n', 'manifest, line 3: "mos_quality" is \'x2\''),
-    ('agiqa3k', 'name,mos_quality\n', 'holds no images'),
+    ('agiqa3k', 'name,mos_quality\n', r'manifest: has headings \(name, mos_quality\) and no row below'),
     ('pipal', 'A0001_00_00.bmp,1500\nA0001_00_01.bmp\n', 'manifest, line 2: .* must be an image and its MOS'),
     ('pipal', 'A0001_00_00.bmp,high\n', 'manifest, line 1: "MOS" is \'high\'')])
 def test_bad_rows_are_named(kind, text, message, tmp_path):

@@ -1,6 +1,10 @@
 import json
+import os
+from pathlib import PurePosixPath
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.reasoning_texts import ReasoningText, join_texts, load_reasoning_texts, save_reasoning_texts
@@ -48,7 +52,7 @@ def test_a_missing_file(tmp_path):
 
 def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / 'texts.jsonl').write_bytes(b'\xff\xfe\x00')
-    with pytest.raises(DataError, match='line 1: cannot be read'):
+    with pytest.raises(DataError, match='line 1: is no UTF-16 text'):
         load_reasoning_texts(tmp_path / 'texts.jsonl')
 
 
@@ -72,3 +76,65 @@ def test_joins_that_fail_count_and_name(texts, message):
 
 def test_texts_of_another_split_are_left_alone():
     assert join_texts(['/d/a.png'], texts_of('a.png', 'v.png'), ['v.png', 'a.png']) == [['text of a.png']]
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_files_of_other_tools(tmp_path, encoding):
+    rows = '\r\n'.join(json.dumps(line(f'ü/{name}', ('Two\u2028lines.',)), ensure_ascii=False) for name in ('a.png', 'b.png'))
+    (tmp_path / 'texts.jsonl').write_bytes(rows.encode(encoding))
+    assert list(load_reasoning_texts(tmp_path / 'texts.jsonl')) == ['ü/a.png', 'ü/b.png']
+
+
+def test_folders_as_windows_writes_them():
+    images = ['/data/one/a.png', '/data/two/a.png']
+    assert join_texts(images, texts_of('two\\a.png', 'one\\a.png')) == [['text of one\\a.png'], ['text of two\\a.png']]
+    assert join_texts(images[:1], texts_of('one\\a.png', 'two\\a.png'), ['two/a.png']) == [['text of one\\a.png']]
+
+
+parts = st.sampled_from(['a', 'b', 'c', 'a.png', 'b.png', 'ü ü'])
+paths = st.lists(st.lists(parts, min_size=1, max_size=4).map('/'.join), min_size=1, max_size=8, unique=True)
+
+
+def ends_of(path):
+    """All names that a text may give to an image."""
+    pieces = PurePosixPath(path).parts
+    return ['/'.join(pieces[start:]) for start in range(len(pieces))]
+
+
+def images_of(name, images):
+    """The images that a name may mean: those that it is an end of, and of several the one that it is the whole name of."""
+    fitting = [image for image in images if name in ends_of(image)]
+    root = os.path.commonpath([os.path.dirname(image) for image in images])
+    return [image for image in fitting if image in (name, os.path.join(root, name))] or fitting
+
+
+@given(paths, st.data())
+def test_each_image_gets_its_own_texts_by_any_name_that_means_it_alone(images, data):
+    images = [f'root/{image}' for image in images]
+    names = {image: data.draw(st.sampled_from([end for end in ends_of(image) if images_of(end, images) == [image]]))
+             for image in images}  # its whole name at least
+    texts = texts_of(*data.draw(st.permutations(list(names.values()))))
+    assert join_texts(images, texts) == [[f'text of {names[image]}'] for image in images]
+
+
+@given(paths, st.data())
+def test_a_name_that_means_several_images_is_never_given_to_one(images, data):
+    images = [f'root/{image}' for image in images]
+    shared = sorted({end for image in images for end in ends_of(image) if len(images_of(end, images)) > 1})
+    if shared:
+        with pytest.raises(DataError, match='1 texts name an image that fits several files'):
+            join_texts(images, texts_of(data.draw(st.sampled_from(shared)), *images))
+
+
+@given(paths, paths)
+def test_texts_of_no_image_are_told(images, others):
+    unknown = [f'elsewhere/{name}' for name in others]
+    with pytest.raises(DataError, match=f'{len(unknown)} texts name an image that is not in the table'):
+        join_texts(images, texts_of(*images, *unknown))
+    assert join_texts(images, texts_of(*images, *unknown), unknown) == [[f'text of {image}'] for image in images]
+
+
+def test_an_image_beside_a_folder_with_one_of_its_name():
+    images = ['/data/a.png', '/data/b/a.png', '/data/b/c.png']
+    assert join_texts(images, texts_of('b/a.png', 'a.png', 'c.png')) == [['text of a.png'], ['text of b/a.png'],
+                                                                         ['text of c.png']]

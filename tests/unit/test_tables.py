@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pyiqa_rali.core.errors import DataError
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.vlm.prompts import ReasoningCard
@@ -74,3 +74,98 @@ def test_a_further_column(folder, kind):
     rows = rows_of('train', {**values, 'class_column': 'fault'}, ReasoningCard(), 0)
     assert [row.distortion_class for row in rows] == ['blur', '']
     assert [row.distortion_class for row in rows_of('train', values, ReasoningCard(), 0)] == ['', '']
+
+
+def spreadsheet(folder, content, names=('1.png', '2.png', '3.png'), kind='NR', **changes):
+    """Build a table of pictures with these names from a file with this content."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((24, 24, 3), dtype=np.uint8)).save(folder / name, 'PNG')
+    (folder / 'm.csv').write_bytes(content if isinstance(content, bytes) else content.encode())
+    return build_table('train', {'name': 'm', 'type': f'General{kind}Dataset', 'dataroot_target': str(folder),
+                                 'meta_info_file': str(folder / 'm.csv'), 'mos_range': [1, 5], 'lower_better': False,
+                                 **changes}, 0)
+
+
+@pytest.mark.parametrize('content', [
+    'img,mos\n1.png,"1,5"\n2.png,"2,5"\n3.png,3\n', 'img;mos\n1.png;1,5\n2.png;2,5\n3.png;3\n',
+    'img\tmos\n1.png\t1.5\n2.png\t2.5\n3.png\t3\n', 'img,mos\r\n1.png,1.5\r\n2.png,2.5\r\n3.png,3\r\n'.encode('utf-16')])
+def test_tables_of_spreadsheets(tmp_path, content):
+    table = spreadsheet(tmp_path, content)
+    assert table.images_and_mos() == [(str(tmp_path / f'{number}.png'), mos) for number, mos in ((1, 1.5), (2, 2.5), (3, 3))]
+    assert table[0]['img'].shape == (3, 24, 24)
+
+
+def test_names_stay_text(tmp_path):
+    table = spreadsheet(tmp_path, 'img,mos,note\n1,1,NA\n002,2,\nNA,3,7\n', ('1', '002', 'NA'))
+    assert [path for path, _ in table.images_and_mos()] == [str(tmp_path / name) for name in ('1', '002', 'NA')]
+    assert [item['img'].shape for item in table.__getitems__([0, 1, 2])] == [(3, 24, 24)] * 3
+
+
+def test_folders_as_windows_writes_them(tmp_path):
+    table = spreadsheet(tmp_path, 'img,mos\none\\1.png,1\n two/2.png,2\n3\\4.png,3\n', ('one/1.png', 'two/2.png', '3\\4.png'))
+    assert table.image_names() == [str(tmp_path / name) for name in ('one/1.png', 'two/2.png', '3\\4.png')]
+    assert table.table_names() == ['one/1.png', 'two/2.png', '3\\4.png']
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    ('img,mos\n1.png,good\n2.png,bad\n', "datasets: train: .*m.csv, line 2: \"mos\" is 'good'; it must be a finite number"),
+    ('img,mos\n1.png,1\n2.png,2\n1.png,5\n', 'm.csv, line 4: 1.png has the MOS 5, and 1 at .*m.csv, line 2. Keep one of'),
+    ('img,mos\n1.png,1\n./1.png,5\n', 'line 3: ./1.png has the MOS 5'),
+    ('', 'm.csv: is empty'), ('img,mos\n', 'no row below'), ('img,mos\n1.png,1\n,2\n', 'line 3: has no image'),
+    ('1.png,1\n2.png,2\n3.png,3\n', 'line 1: "1.png" is an image, and a line of headings is expected. .* image,mos'),
+    (',img,mos\n0,1.png,1\n1,2.png,2\n', r'first column has no heading and counts the rows.*index=False'),
+    ('img,mos\n1.png,1\n2.png,\n', 'line 3: "mos" is \'\'')])
+def test_tables_that_cannot_be_used_are_told_with_file_and_line(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        spreadsheet(tmp_path, content)
+
+
+def test_an_image_twice_with_one_mos_is_told_and_counts_twice(tmp_path, caplog):
+    table = spreadsheet(tmp_path, 'img,mos\n1.png,1\n2.png,2\n1.png,1\n')
+    assert len(table) == 3 and '1 rows name an image that an earlier row names, with the same MOS: 1.png' in caplog.text
+
+
+def test_an_image_in_two_splits_is_refused(tmp_path):
+    content = 'img,mos,a_split,b_split\n1.png,1,train,train\n2.png,2,train,test\n1.png,1,test,unused\n'
+    with pytest.raises(DataError, match=r'line 4: 1.png is in the split "test", and in "train" at .*line 2.*must not be'):
+        spreadsheet(tmp_path, content, split_index='a_split')
+    assert len(spreadsheet(tmp_path, content, split_index='b_split')) == 1
+
+
+def test_the_references_of_a_full_reference_table_may_repeat(tmp_path):
+    table = spreadsheet(tmp_path, 'ref;img;mos\n1.png;2.png;1,5\n1.png;3.png;2,5\n', kind='FR')
+    assert [mos for _, mos in table.images_and_mos()] == [1.5, 2.5] and table[1]['ref_img_path'] == str(tmp_path / '1.png')
+    with pytest.raises(DataError, match='line 1: "2.png" is an image.* reference,image,mos'):
+        spreadsheet(tmp_path, '1.png,2.png,1\n1.png,3.png,2\n', kind='FR')
+
+
+def test_an_empty_split_tells_what_the_column_has(tmp_path):
+    with pytest.raises(DataError, match='holds no images in phase "train"; the column a_split has Test, Train'):
+        spreadsheet(tmp_path, 'img,mos,a_split\n1.png,1,Train\n2.png,2,Test\n', split_index='a_split')
+
+
+def test_missing_options_of_a_table(tmp_path):
+    with pytest.raises(OptionError, match='datasets: train: mos_range: must be given; .*m.csv run from 1 to 2. Example'):
+        spreadsheet(tmp_path, 'img,mos\n1.png,1\n2.png,2\n', mos_range=None)
+    with pytest.raises(OptionError, match='datasets: train: dataroot_target: must be given'):
+        spreadsheet(tmp_path, 'img,mos\n1.png,1\n2.png,2\n', dataroot_target=None)
+
+
+@pytest.mark.parametrize(('high', 'warns'), [(2500, True), (200, True), (190, False)])
+def test_a_range_that_labels_hardly_fill_is_told(high, warns, caplog):
+    MosScale([0, high], False).check_labels(list(range(1, 101)), 'set')
+    assert ('is it' in caplog.text or f'mos_range [0, {high}]' in caplog.text) == warns
+
+
+def test_data_sets_of_pyiqa_that_read_tables_their_own_way_fail_with_the_file(tmp_path):
+    (tmp_path / 'm.csv').write_text('')
+    with pytest.raises(DataError, match='datasets: train: pyiqa cannot build it from .*m.csv: No columns to parse'):
+        build_table('train', {'name': 'm', 'type': 'BAPPSDataset', 'dataroot_target': str(tmp_path), 'mos_range': [0, 1],
+                              'meta_info_file': str(tmp_path / 'm.csv'), 'lower_better': False}, 0)
+
+
+def test_tables_can_be_handed_to_other_processes(tmp_path):
+    import pickle
+    table = pickle.loads(pickle.dumps(spreadsheet(tmp_path, 'img,mos\n1.png,1\n2.png,2\n')))
+    assert table.images_and_mos()[1][1] == 2
