@@ -60,7 +60,7 @@ def list_photographs(folder: str | Path | None, groups_csv: str | Path | None = 
 def _read_groups(table: Path) -> dict[str, str]:
     if not table.is_file():
         raise OptionError(f'groups: {table} is not a file.')
-    groups = read_delimited(table, least_columns=1)
+    groups = read_delimited(table)
     if not {'image', 'photo'} <= set(groups.columns):
         raise DataError(f'{table}: needs the columns image and photo; it has {", ".join(groups.columns)}.')
     image, photo = groups.columns.index('image'), groups.columns.index('photo')

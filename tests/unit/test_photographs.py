@@ -35,7 +35,7 @@ def test_a_split_is_by_photograph_and_repeats(folder):
 
 @pytest.mark.parametrize('change, error, message', [
     (lambda folder: (folder / 'photos.csv').write_text('image,photo\np0_0.png,0\n'), DataError, '7 pictures of .* not in it'),
-    (lambda folder: (folder / 'photos.csv').write_text('file,photo\n'), DataError, 'needs the columns image and photo'),
+    (lambda folder: (folder / 'photos.csv').write_text('file,photo\na,b\n'), DataError, 'needs the columns image and photo'),
     (lambda folder: [path.unlink() for path in folder.iterdir()], DataError, 'holds no pictures'),
 ])
 def test_tables_and_folders_that_cannot_be_used(folder, change, error, message):
