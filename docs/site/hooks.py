@@ -3,7 +3,7 @@
 In a page, an HTML comment stands for text that is written elsewhere:
 `<!-- README: main-job -->` for the README's code block behind the comment `<!-- main-job -->`,
 `<!-- options: package.module:Class -->` for tables of the keys of an option section, and
-`<!-- help: score -->` for what `pyiqa-rali score --help` prints.
+`<!-- help: every command -->` for what `--help` prints.
 """
 
 import html
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
-from reference import command_help, marked_block, option_tables
+from reference import every_help, marked_block, option_tables
 
 README = Path(__file__).parents[2] / 'README.md'
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 PLACEHOLDER = re.compile(r'^<!-- (README|options|help): (.+?) -->$', re.MULTILINE)
 WRITTEN_ELSEWHERE: dict[str, Callable[[str], str]] = {
-    'README': lambda name: marked_block(README, name), 'options': option_tables, 'help': command_help}
+    'README': lambda name: marked_block(README, name), 'options': option_tables,
+    'help': lambda _: every_help()}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

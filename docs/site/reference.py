@@ -14,6 +14,19 @@ from typing import Any
 import griffe
 
 HELP_WIDTH = '100'
+IN_EVERY_FILE = {  # keys whose meaning is the same in all option files; a class may say more of its own
+    'name': 'Of the run, and of its folder below `path: experiments_root`.',
+    'manual_seed': 'Seeds everything that is random.',
+    'model_type': 'Which kind of run the file describes.',
+    'datasets': 'Data sets by phase: `train`, `basis`, `val`, `test`; see [Data formats](data.md).',
+    'num_gpu': '`auto` takes the first GPU if there is one; `0` is the CPU; several GPUs through torchrun.',
+    'stages': 'Which of the three stages to run, in their order.',
+    'network': 'What is trained, and where it starts from.',
+    'metrics': "By label: `name` (pyiqa's; the label if left out) and keywords of `pyiqa.create_metric`.",
+    'grpo': "Keys of TRL's `GRPOConfig`.",
+    'sft': "Keys of TRL's `SFTConfig`.",
+    'with_scores': 'Whether a rating follows the text in what is learned.',
+}
 
 
 def marked_block(path: Path, name: str) -> str:
@@ -60,7 +73,8 @@ def _dataclasses_in(hint: Any) -> Iterator[type]:
 
 def _table(cls: type, hints: dict[str, Any]) -> str:
     meanings = attribute_texts(cls)
-    rows = [f'| `{item.name}` | {type_text(hints[item.name])} | {_default(item)} | {meanings.get(item.name, "")} |'
+    rows = [f'| `{item.name}` | {type_text(hints[item.name])} | {_default(item)} | '
+            f'{meanings.get(item.name) or _meaning(item.name, hints[item.name])} |'
             for item in dataclasses.fields(cls) if item.init]
     return '\n'.join(['| key | type | default | meaning |', '|---|---|---|---|', *rows])
 
@@ -70,6 +84,12 @@ def attribute_texts(cls: type) -> dict[str, str]:
     sections = griffe.Docstring(cls.__doc__ or '', lineno=1).parse('google', warnings=False)
     return {attribute.name: _in_cell(attribute.description) for section in sections
             if section.kind is griffe.DocstringSectionKind.attributes for attribute in section.value}
+
+
+def _meaning(name: str, hint: Any) -> str:
+    """Return what a key means of which its class says nothing: its section's first sentence, or what all files mean by it."""
+    section = next(_dataclasses_in(hint), None)
+    return IN_EVERY_FILE.get(name, '') if section is None else _in_cell(_summary(section))
 
 
 def _summary(cls: type) -> str:
@@ -130,22 +150,24 @@ def type_text(hint: Any) -> str:
         getattr(hint, '__name__', str(hint)), getattr(hint, '__name__', str(hint)))
 
 
-def command_help(command: str) -> str:
-    """Return what `pyiqa-rali COMMAND --help` prints, or `pyiqa_rali.train --help` for `train`, as a fenced block."""
+def every_help() -> str:
+    """Return what `--help` prints for every command and for training, each below a heading."""
     from pyiqa_rali import __main__, train
 
     os.environ['COLUMNS'] = HELP_WIDTH
-    if command == 'train':
-        return _fenced(train.build_parser().format_help())
-    parser = __main__.build_parser(command.split()[0])
-    for word in command.split():
-        parser = _subparsers(parser)[word]
-    return _fenced(parser.format_help())
+    parsers = [(parser.prog, parser) for name in __main__.COMMANDS for parser in _leaves(__main__.build_parser(name), name)]
+    parsers.append((train.build_parser().prog, train.build_parser()))
+    return '\n\n'.join(f'## {name.removeprefix("pyiqa-rali ")}\n\n```text\n{parser.format_help().rstrip()}\n```'
+                       for name, parser in parsers)
+
+
+def _leaves(parser: argparse.ArgumentParser, name: str) -> Iterator[argparse.ArgumentParser]:
+    """Yield the parser of a command and those of the commands in it."""
+    chosen = _subparsers(parser)[name]
+    yield chosen
+    for inner in _subparsers(chosen):
+        yield from _leaves(chosen, inner)
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    return next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-
-
-def _fenced(text: str) -> str:
-    return f'```text\n{text.rstrip()}\n```'
+    return next((action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)), {})
