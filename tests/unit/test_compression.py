@@ -1,8 +1,18 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.training.rali.compression import compress, kmeans, principal_components, share_basis, standardisation
+from pyiqa_rali.training.rali.compression import (
+    buckets_of,
+    compress,
+    kmeans,
+    principal_components,
+    share_basis,
+    standardisation,
+)
 from pyiqa_rali.training.rali.options import CompressOptions
 
 
@@ -34,7 +44,7 @@ def test_basis_scores_are_the_mean_labels_of_the_members():
     features, labels = features_and_labels()
     options = CompressOptions(num_basis=6, pca_dim=None, num_buckets=6)
     found = compress(features, labels, options, seed=0)
-    bucket = np.minimum((labels * 6).astype(int), 5)
+    bucket = buckets_of(labels, 6, labels.min(), labels.max())
     shares = share_basis(np.bincount(bucket, minlength=6), 6)
     single = [index for index in range(6) if shares[index] == 1]
     assert single
@@ -47,7 +57,33 @@ def test_every_basis_score_stays_in_its_bucket():
     features, labels = features_and_labels()
     found = compress(features, labels, CompressOptions(num_basis=60, pca_dim=8, num_buckets=20), seed=0)
     expected = np.repeat(np.arange(20), found.report['basis_per_bucket'])
-    assert np.array_equal(np.minimum((found.basis_scores * 20).astype(int), 19), expected)
+    assert np.array_equal(buckets_of(found.basis_scores, 20, labels.min(), labels.max()), expected)
+
+
+@pytest.mark.parametrize(('bucket_range', 'filled'), [('labels', 20), ('mos_range', 8)])
+def test_buckets_cover_the_labels_that_occur_or_the_declared_range(bucket_range, filled):
+    features, _ = features_and_labels()
+    labels = np.linspace(0.3, 0.65, 300)  # of 20 buckets from 0 to 1 these fill numbers 6 to 12, and 0.65 begins number 13
+    found = compress(features, labels, CompressOptions(num_basis=60, pca_dim=8, num_buckets=20, bucket_range=bucket_range), 0)
+    assert found.report['empty_buckets'] == 20 - filled and found.report['empty_buckets_over_mos_range'] == 12
+    assert found.report['mos_label_range'] == ([0.3, 0.65] if bucket_range == 'labels' else [0.0, 1.0])
+    assert sum(count > 0 for count in found.report['images_per_bucket']) == filled
+    counts = [count for count in found.report['images_per_bucket'] if count]
+    assert max(counts) - min(counts) <= (1 if bucket_range == 'labels' else 300)
+
+
+def test_labels_at_both_ends_and_labels_that_are_all_the_same():
+    assert buckets_of(np.array([0.25, 0.375, 0.75]), 4, 0.25, 0.75).tolist() == [0, 1, 3]
+    assert buckets_of(np.array([0.5, 0.5]), 4, 0.5, 0.5).tolist() == [0, 0]
+
+
+@given(arrays(float, st.integers(1, 40), elements=st.floats(0, 1)), st.integers(1, 50))
+def test_every_label_is_in_the_bucket_that_holds_it(labels, num_buckets):
+    low, high = labels.min(), labels.max()
+    found = buckets_of(labels, num_buckets, low, high)
+    width = (high - low) / num_buckets
+    assert ((0 <= found) & (found < num_buckets)).all()
+    assert (low + found * width <= labels + 1e-9).all() and (labels - 1e-9 <= low + (found + 1) * width).all()
 
 
 def test_principal_components_match_a_singular_value_decomposition():

@@ -93,7 +93,8 @@ def bucketed_kmeans(compressed: np.ndarray, mos_label: np.ndarray, options: Comp
     Raises:
         OptionError: fewer basis vectors than filled buckets.
     """
-    bucket = np.minimum((mos_label * options.num_buckets).astype(int), options.num_buckets - 1)
+    low, high = bucket_ends(mos_label, options.bucket_range)
+    bucket = buckets_of(mos_label, options.num_buckets, low, high)
     counts = np.bincount(bucket, minlength=options.num_buckets)
     shares = share_basis(counts, options.num_basis)
     vectors, scores = [], []
@@ -102,10 +103,30 @@ def bucketed_kmeans(compressed: np.ndarray, mos_label: np.ndarray, options: Comp
         centroids, assignment = kmeans(compressed[members], shares[index], options, seed + int(index))
         vectors.append(centroids)
         scores += [mos_label[members[assignment == cluster]].mean() for cluster in range(shares[index])]
+    over_declared = np.bincount(buckets_of(mos_label, options.num_buckets, 0.0, 1.0), minlength=options.num_buckets)
     report = {'num_buckets': options.num_buckets, 'empty_buckets': int((counts == 0).sum()),
+              'bucket_range': options.bucket_range, 'mos_label_range': [low, high],
+              'empty_buckets_over_mos_range': int((over_declared == 0).sum()),
               'buckets_below_their_share': int(((counts > 0) & (counts < options.num_basis / options.num_buckets)).sum()),
               'images_per_bucket': counts.tolist(), 'basis_per_bucket': shares.tolist()}
     return np.concatenate(vectors), np.array(scores), report
+
+
+def bucket_ends(mos_label: np.ndarray, bucket_range: str) -> tuple[float, float]:
+    """Return what the buckets cover: the labels that occur, or all that could (0 to 1)."""
+    return (float(mos_label.min()), float(mos_label.max())) if bucket_range == 'labels' else (0.0, 1.0)
+
+
+def buckets_of(mos_label: np.ndarray, num_buckets: int, low: float, high: float) -> np.ndarray:
+    """Return the bucket (n,) of each label among equal-width ones from low to high; the last one takes its upper end in.
+
+    Example:
+        >>> buckets_of(np.array([0.25, 0.375, 0.5, 0.75]), 2, 0.25, 0.75).tolist()
+        [0, 0, 1, 1]
+    """
+    if high == low:
+        return np.zeros(len(mos_label), dtype=int)
+    return np.clip(((mos_label - low) / (high - low) * num_buckets).astype(int), 0, num_buckets - 1)
 
 
 def share_basis(counts: np.ndarray, num_basis: int) -> np.ndarray:

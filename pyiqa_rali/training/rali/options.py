@@ -80,6 +80,8 @@ class CompressOptions:
     Attributes:
         pca_dim: width D after PCA; None keeps the standardised features (the paper's ablation).
         num_buckets: number N of equal-width MOS buckets; 1 is plain k-means (the paper's ablation).
+        bucket_range: what the buckets cover: 'labels', from the lowest to the highest label that occurs, or 'mos_range', the
+            declared range, parts of which may hold no images (version 0.1).
         num_basis: number K of basis vectors over all buckets.
         standardise: divide by each feature's standard deviation before PCA.
         backend: 'scipy' or 'torch' (k-means on the training device).
@@ -89,6 +91,7 @@ class CompressOptions:
     num_basis: int
     pca_dim: int | None = None
     num_buckets: int = 1
+    bucket_range: str = 'labels'
     standardise: bool = True
     backend: str = 'scipy'
     kmeans_iter: int = 20
@@ -255,6 +258,7 @@ def _check_values(options: TrainOptions) -> None:
     check_choice('text_encoder: library', options.text_encoder.library, ('open_clip', 'transformers'))
     check_choice('align: loss', options.align.loss, ('softmax', 'sigmoid'))
     check_choice('align: amp', options.align.amp, (None, 'bfloat16', 'float16'))
+    check_choice('compress: bucket_range', options.compress.bucket_range, ('labels', 'mos_range'))
     check_choice('compress: backend', options.compress.backend, ('scipy', 'torch'))
     check_choice('export: dtype', options.export.dtype, ('float32', 'float16'))
     check_choice('val: key_metric', options.val.key_metric, tuple(options.val.metrics))

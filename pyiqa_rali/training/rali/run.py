@@ -118,7 +118,8 @@ class Run:
         with atomic_path(self.folder.basis) as temporary:
             save_file(tensors, temporary)
         print(f'stage 2: {found.report["images"]} images, {len(found.basis_scores)} basis vectors, '
-              f'{found.report["empty_buckets"]} of {found.report["num_buckets"]} MOS buckets empty')
+              f'{found.report["empty_buckets"]} of {found.report["num_buckets"]} MOS buckets empty '
+              f'({found.report["empty_buckets_over_mos_range"]} if they covered the declared mos_range)')
 
     def score(self) -> dict[str, Any]:
         """Stage 3: fine-tune, export, validate, draw."""
