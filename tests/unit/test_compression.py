@@ -82,7 +82,7 @@ def test_every_label_is_in_the_bucket_that_holds_it(labels, num_buckets):
     low, high = labels.min(), labels.max()
     found = buckets_of(labels, num_buckets, low, high)
     width = (high - low) / num_buckets
-    assert ((0 <= found) & (found < num_buckets)).all()
+    assert ((found >= 0) & (found < num_buckets)).all()
     assert (low + found * width <= labels + 1e-9).all() and (labels - 1e-9 <= low + (found + 1) * width).all()
 
 

@@ -137,7 +137,7 @@ def share_basis(counts: np.ndarray, num_basis: int) -> np.ndarray:
 
     Example:
         >>> share_basis(np.array([0, 1, 6, 3]), 6).tolist()
-        [0, 1, 3, 2]
+        [0, 1, 4, 1]
     """
     filled = counts > 0
     if num_basis < filled.sum():
