@@ -28,8 +28,8 @@ METRICS = {
     'rali': _rali('rali', '1, 5'),
     'rali-lite': _rali('rali-lite', '~1, ~5'),
     'rali-reasoning': _reasoning(None),
-    'qinsight': _reasoning('ByteDance/Q-Insight:score_degradation', rating_range=[1, 5]),
-    'visualquality-r1': _reasoning('TianheWu/VisualQuality-R1-7B', rating_range=[1, 5]),
+    'qinsight': _reasoning('ByteDance/Q-Insight:score_degradation', rating_range=[1, 5], release='qinsight'),
+    'visualquality-r1': _reasoning('TianheWu/VisualQuality-R1-7B', rating_range=[1, 5], release='visualquality-r1'),
 }
 ARCHS = {'RALI': 'pyiqa_rali.model.rali:RALI', 'ReasoningScorer': 'pyiqa_rali.vlm.scorer:ReasoningScorer'}
 DATASETS = {'SyntheticNRDataset': 'pyiqa_rali.data.synthetic.dataset:SyntheticNRDataset',

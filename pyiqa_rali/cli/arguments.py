@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyiqa_rali.vlm.settings import ReasonerSettings
 
 WIDEST = 100  # columns of a help text
+LONGEST = 512  # tokens of a text
 OPTION_COLUMNS = 30  # at most, before the explanation of an option begins
 
 
@@ -144,7 +145,8 @@ def add_option_file(parser: argparse.ArgumentParser, default: str | None = None,
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Declare the reasoning model."""
     parser.add_argument('--model', required=True, metavar='FOLDER_OR_REPO',
-                        help='a vision-language model: a folder, or owner/name[:folder] on the hub')
+                        help='a vision-language model: a folder, owner/name[:folder] on the hub, or qinsight or '
+                             'visualquality-r1 for the published ones')
 
 
 def add_model_settings(parser: CommandParser) -> None:
@@ -153,11 +155,13 @@ def add_model_settings(parser: CommandParser) -> None:
     group.add_argument('--rating-range', nargs=2, type=float, metavar=('LOW', 'HIGH'),
                        help='scale of its ratings, for a model whose folder does not say')
     group.add_argument('--prompt', help="question instead of the model's own")
+    group.add_argument('--system-prompt', metavar='TEXT', help="system message instead of the model's own")
+    group.add_argument('--prompts', metavar='FILE', help='YAML file with score_prompt, system_prompt and the like')
     group.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16', 'float16'), default='auto')
     group.add_argument('--attn-implementation', metavar='NAME', help='such as sdpa or flash_attention_2')
     group.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
     group.add_argument('--max-pixels', type=int, metavar='N', help='larger pictures are made smaller')
-    group.add_argument('--max-new-tokens', type=int, default=512, metavar='N', help='longest text (default: %(default)s)')
+    group.add_argument('--max-new-tokens', type=int, metavar='N', help=f'longest text (default: {LONGEST})')
     group.add_argument('--batch-size', type=int, default=8, metavar='N', help='images at once (default: %(default)s)')
     group.add_argument('--seed', type=int, default=0, help='of sampling (default: %(default)s)')
 
@@ -170,8 +174,19 @@ def model_settings(args: argparse.Namespace) -> 'ReasonerSettings':
     """
     from pyiqa_rali.vlm.settings import ReasonerSettings
     check_positive(args, 'max_pixels', 'max_new_tokens', 'batch_size')
-    return ReasonerSettings(args.model, args.prompt, args.rating_range, args.dtype, args.attn_implementation, args.device,
-                            args.max_pixels, args.max_new_tokens, args.batch_size, args.seed)
+    model, rating_range, release = published_model(args.model, args.rating_range)
+    return ReasonerSettings(model, args.prompt, rating_range, args.dtype, args.attn_implementation, args.device,
+                            args.max_pixels, args.max_new_tokens or LONGEST, args.batch_size, args.seed, args.system_prompt,
+                            args.prompts, release)
+
+
+def published_model(model: str, rating_range: Sequence[float] | None) -> tuple[str, Sequence[float] | None, str | None]:
+    """Return repository, rating scale and release of a published model's metric name; anything else stays as it is."""
+    from pyiqa_rali.register import METRICS
+    options = METRICS.get(model, {}).get('metric_opts', {})
+    if options.get('release') is None:
+        return model, rating_range, None
+    return options['pretrained'], rating_range or options['rating_range'], options['release']
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 from pyiqa_rali.cli.arguments import CommandParser, add_model, add_model_settings, check_positive, model_settings
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.image_files import ImageFinder
+from pyiqa_rali.vlm.decoding import RELEASES
 
-MODES = ('expectation', 'greedy', 'mean')
+MODES = ('expectation', 'greedy', 'mean', 'release')
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -24,7 +25,8 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali describe photo.jpg --model ByteDance/Q-Insight:score_degradation --rating-range 1 5', ''),
         ('pyiqa-rali describe photos/ --model experiments/GRPO_koniq/models/reasoning --json', ''),
         notes='expectation: greedy reasoning, then the mean over the digits of the rating; greedy: the rating as written; '
-              'mean: of sampled ratings. An image without a rating has a line with the reason; then the exit status is 1.')
+              'mean: of sampled ratings; release: one rating, drawn as the code of qinsight or visualquality-r1 draws it. An '
+              'image without a rating has a line with the reason; then the exit status is 1.')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     files = list(ImageFinder(args.images))
     if not files:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
+    if args.mode == 'release' and settings.release and args.max_new_tokens is None:
+        settings.max_new_tokens = RELEASES[settings.release].max_new_tokens
     net = settings.scorer(args.mode, args.num_samples)
     failed = 0
     for start in range(0, len(files), args.batch_size):

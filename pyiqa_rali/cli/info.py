@@ -1,14 +1,22 @@
-"""Show what a checkpoint says about itself."""
+"""Show what a checkpoint says about itself, and what a reasoning model will be asked."""
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
+
+from pyiqa_rali.cli.arguments import published_model
+from pyiqa_rali.core.options import refuse_changed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pyiqa-rali info`."""
-    parser.add_argument('checkpoint', help='file or folder of an export, or rali-lite for the embedded one')
+    parser.add_argument('checkpoint', help='file or folder of an export, or rali-lite for the embedded one; a reasoning model: '
+                        'its folder, owner/name[:folder] in the cache of the hub, qinsight or visualquality-r1')
     parser.add_argument('--json', action='store_true', help='print the metadata as JSON')
+    parser.add_argument('--prompts', metavar='FILE', help='YAML file with what a reasoning model shall be asked instead')
+    parser.add_argument('--rating-range', nargs=2, type=float, metavar=('LOW', 'HIGH'),
+                        help='scale of a reasoning model whose folder does not say')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -16,8 +24,17 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CheckpointError: the checkpoint is missing, broken, or not one of ours.
+        OptionError: prompts or a scale are given for a checkpoint that is asked nothing.
     """
     from pyiqa_rali.model.checkpoint import load_checkpoint
+    if is_reasoning_model(args.checkpoint):
+        from pyiqa_rali.vlm.settings import ReasonerSettings
+        model, rating_range, release = published_model(args.checkpoint, args.rating_range)
+        found = ReasonerSettings(model, rating_range=rating_range, prompts=args.prompts, release=release).info()
+        print(json.dumps(found, indent=2, ensure_ascii=False) if args.json else '\n'.join(readable(found)))
+        return 0
+    refuse_changed(args, {'prompts': None, 'rating_range': None},
+                   f'{args.checkpoint} is no reasoning model, and is asked nothing')
     path = _path_of(args.checkpoint)
     tensors, metadata = load_checkpoint(path)
     if args.json:
@@ -29,6 +46,15 @@ def run(args: argparse.Namespace) -> int:
                         'basis vectors (K)': len(tensors['scorer.basis_scores'])}}
     print('\n'.join(readable(found)))
     return 0
+
+
+def is_reasoning_model(checkpoint: str) -> bool:
+    """Whether this names a reasoning model: a published one, a repository, or a folder with a configuration of transformers."""
+    from pyiqa_rali.core.hub import is_hub_name
+    folder = Path(checkpoint).expanduser()
+    if not folder.exists():
+        return published_model(checkpoint, None)[2] is not None or is_hub_name(checkpoint)
+    return any((folder / name).is_file() for name in ('config.json', 'adapter_config.json'))
 
 
 def _path_of(checkpoint: str) -> str:
@@ -68,6 +94,7 @@ def readable(values: dict[str, Any], indent: str = '') -> list[str]:
         if isinstance(value, dict):
             lines += [f'{indent}{name}:', *readable(value, indent + '  ')]
         else:
-            shown = ', '.join(map(str, value)) if isinstance(value, list) else value
-            lines.append(f'{indent}{name}: {shown}')
+            shown = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
+            first, *more = shown.rstrip('\n').split('\n')
+            lines += [f'{indent}{name}: {first}', *(f'{indent}  {line}' for line in more)]
     return lines

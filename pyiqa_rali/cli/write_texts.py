@@ -3,10 +3,16 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyiqa_rali.cli.arguments import CommandParser, add_model, add_model_settings, check_positive, model_settings
 from pyiqa_rali.core.errors import OptionError, some
 from pyiqa_rali.data.image_files import ImageFinder
+
+if TYPE_CHECKING:
+    from pyiqa_rali.vlm.loading import ReasoningModel
+    from pyiqa_rali.vlm.settings import ReasonerSettings
+    from pyiqa_rali.vlm.vllm_backend import VllmCompleter
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -21,6 +27,9 @@ def add_arguments(parser: CommandParser) -> None:
                         help='vllm is faster on a GPU and must be installed (default: %(default)s)')
     group = parser.add_rare_group('how texts are drawn')
     group.add_argument('--temperature', type=float, default=1.0, help='of sampling (default: %(default)s)')
+    group.add_argument('--top-k', type=int, metavar='K', help='only the K most likely tokens may follow (default: all)')
+    group.add_argument('--top-p', type=float, metavar='P',
+                       help='only the most likely tokens that together have this probability (default: all)')
     group.add_argument('--attempts', type=int, default=8, metavar='N',
                        help='for a text without rating, or one that an image has already (default: %(default)s)')
     group.add_argument('--no-rating', action='store_true', help='take texts that no rating follows, from a model trained on '
@@ -50,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
     files = [Path(path) for path in ImageFinder(args.images)] if args.images else files_of(args.opt, args.dataset)
     if not files:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
-    options = WritingOptions(args.texts_per_image, args.seed, args.temperature, args.max_new_tokens, args.batch_size,
-                             args.attempts)
-    reasoner, completer = load_for_vllm(args) if args.backend == 'vllm' else (settings.load(), None)
+    options = WritingOptions(args.texts_per_image, args.seed, args.temperature, settings.max_new_tokens, args.batch_size,
+                             args.attempts, args.top_k, args.top_p)
+    reasoner, completer = load_for_vllm(args, settings) if args.backend == 'vllm' else (settings.load(), None)
     reasoner.card.with_rating &= not args.no_rating
     report = write_texts(reasoner, files, Path(args.out), options, completer=completer)
     print(f'{args.out}: {report.texts} texts on {report.images} images. Tried again: {report.unparsed} without reasoning or '
@@ -83,14 +92,12 @@ def files_of(opt: str, section: str) -> list[Path]:
     return image_files(section if own_phase else 'train', sections[section], 0)
 
 
-def load_for_vllm(args: argparse.Namespace):
+def load_for_vllm(args: argparse.Namespace, settings: 'ReasonerSettings') -> tuple['ReasoningModel', 'VllmCompleter']:
     """Return the model without its weights, and what writes in the place of transformers, which has them.
 
     Raises:
         OptionError: vLLM cannot be had, or an option is none that it takes.
     """
-    from pyiqa_rali.vlm.loading import load_without_weights
-    from pyiqa_rali.vlm.scorer import card_for
     from pyiqa_rali.vlm.vllm_backend import VllmCompleter
     if args.attn_implementation is not None:
         raise OptionError(f'--attn-implementation: {args.attn_implementation} is for --backend transformers; vLLM chooses its '
@@ -98,6 +105,5 @@ def load_for_vllm(args: argparse.Namespace):
     if args.device not in (None, 'cuda'):
         raise OptionError(f'--device: {args.device} is for --backend transformers; vLLM takes the first GPU that it sees. '
                           'Leave it out, or choose the GPU with CUDA_VISIBLE_DEVICES.')
-    reasoner = load_without_weights(args.model, args.dtype, max_pixels=args.max_pixels)
-    reasoner.card = card_for(reasoner.card, args.prompt, args.rating_range, reasoner.folder)
+    reasoner = settings.load_without_weights()
     return reasoner, VllmCompleter(reasoner)

@@ -13,14 +13,23 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.vlm.chat import rendered_chat
+from pyiqa_rali.vlm.decoding import Sampling
 from pyiqa_rali.vlm.loading import ReasoningModel
 from pyiqa_rali.vlm.prompts import Prompt
 
 ENDS = ('}</answer>', '}', '</answer>', '\n', ' ')  # what may follow a rating
+SAMPLING = Sampling()
 LEAST_MASS = 1e-3  # branches of the rating less probable than this are left out of the expectation
 
 
@@ -31,17 +40,34 @@ class GumbelSampling(LogitsProcessor):
 
     Args:
         seeds: one for each row.
-        temperature: of the softmax, above 0.
+        sampling: with a temperature.
+        padding: how many tokens of padding each row begins with; None for none. They are not penalised as repeated.
     """
 
-    def __init__(self, seeds: Sequence[int], temperature: float):
+    def __init__(self, seeds: Sequence[int], sampling: Sampling, padding: Tensor | None = None):
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.temperature = temperature
+        penalty = sampling.repetition_penalty
+        self.penalty = None if penalty in (None, 1.0) else RepetitionPenaltyLogitsProcessor(penalty)
+        self.temperature, self.padding = sampling.temperature or 1.0, padding
+        self.bounds = [] if sampling.top_k is None else [TopKLogitsWarper(sampling.top_k)]
+        self.bounds += [] if sampling.top_p in (None, 1.0) else [TopPLogitsWarper(sampling.top_p)]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.penalty is not None:
+            scores = self.penalty(self._without_padding(input_ids), scores)
+        scores = scores.double() / self.temperature
+        for bound in self.bounds:
+            scores = bound(input_ids, scores)
         drawn = [torch.empty(scores.shape[-1], dtype=torch.float64).exponential_(generator=each) for each in self.generators]
         noise = -torch.log(torch.stack(drawn))  # minus the logarithm of an exponential variable is a Gumbel variable
-        return scores.double() / self.temperature + noise.to(scores.device)
+        return scores + noise.to(scores.device)
+
+    def _without_padding(self, input_ids: Tensor) -> Tensor:
+        """Return the tokens of each row with its padding overwritten by its last token, which is penalised anyway."""
+        if self.padding is None:
+            return input_ids
+        inside = torch.arange(input_ids.shape[1], device=input_ids.device) >= self.padding[:, None]
+        return torch.where(inside, input_ids, input_ids[:, -1:])
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -79,7 +105,7 @@ def encode(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prom
 
 @torch.no_grad()
 def complete(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt, max_new_tokens: int,
-             seeds: Sequence[int] | None = None, temperature: float = 1.0) -> list[list[int]]:
+             seeds: Sequence[int] | None = None, sampling: Sampling = SAMPLING) -> list[list[int]]:
     """Return the token ids of one completion for each picture, without what follows its end.
 
     Args:
@@ -88,12 +114,18 @@ def complete(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Pr
         prompt: what is asked about each.
         max_new_tokens: longest completion.
         seeds: one for each picture; None decodes greedily.
-        temperature: of sampling.
+        sampling: how, with seeds.
     """
     inputs = encode(reasoner, images, prompt)
     ends, padding = end_tokens(reasoner)
-    processors = LogitsProcessorList([GumbelSampling(seeds, temperature)] if seeds is not None else [])
-    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=padding,
+    processors = LogitsProcessorList()
+    if seeds is not None:
+        left = (inputs['attention_mask'] == 0).sum(dim=1)
+        processors.append(GumbelSampling(seeds, sampling.with_values_of(reasoner.model.generation_config), left))
+    # generate() fills whatever is None here from the checkpoint's generation_config.json, Qwen2.5-VL's penalty of 1.05 on
+    # tokens that stand in the prompt among it: on the digits of the rating scale, too
+    config = GenerationConfig(do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0, use_cache=True,
+                              max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=padding,
                               suppress_tokens=placeholder_tokens(reasoner.model.config) or None)
     found = reasoner.model.generate(**inputs, generation_config=config, logits_processor=processors)
     return [_until_end(row, ends) for row in found[:, inputs['input_ids'].shape[1]:].tolist()]

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.files import sha256
-from pyiqa_rali.core.hub import commit_of, from_hub
+from pyiqa_rali.core.hub import commit_of, from_hub, is_hub_name
 from pyiqa_rali.vlm.prompts import ReasoningCard, read_card
 
 ADAPTER_FILE = 'adapter_config.json'
@@ -103,6 +103,24 @@ def locate_vlm(source: str | os.PathLike) -> Path:
     return from_hub(str(source), CHOICES, is_whole=_is_whole)
 
 
+def cached_vlm(source: str | os.PathLike) -> Path | None:
+    """Return the folder of a model without downloading anything; None for a hub repository that is not in the cache.
+
+    Raises:
+        CheckpointError: there is no such folder.
+    """
+    if Path(source).expanduser().is_dir() or not is_hub_name(str(source)):
+        return locate_vlm(source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    repository, _, subfolder = str(source).partition(':')
+    try:
+        folder = Path(snapshot_download(repository, local_files_only=True)) / subfolder
+    except LocalEntryNotFoundError:
+        return None
+    return folder if (folder / 'tokenizer_config.json').exists() else None
+
+
 def identity(folder: Path) -> str:
     """Return a name that other weights do not share, such as 'GRPO_demo/models/reasoning@0123456789ab'.
 
@@ -158,6 +176,15 @@ def adapter_base(folder: Path) -> Path:
     if is_adapter(found):
         raise CheckpointError(f'{folder}: the model below this adapter, {found}, is an adapter itself. Merge that one first.')
     return found
+
+
+def generation_config_of(folder: Path) -> Any:
+    """Return transformers' `GenerationConfig` of a model folder or of the model below an adapter; its defaults without one."""
+    from transformers import GenerationConfig
+    try:
+        return GenerationConfig.from_pretrained(adapter_base(folder), local_files_only=True)
+    except OSError:
+        return GenerationConfig()
 
 
 def _load(folder: Path, options: dict[str, Any]) -> torch.nn.Module:

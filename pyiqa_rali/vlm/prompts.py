@@ -2,13 +2,16 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+import os
+import warnings
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.files import write_json
-from pyiqa_rali.core.options import from_known_keys
+from pyiqa_rali.core.options import from_known_keys, read_yaml
+from pyiqa_rali.vlm.decoding import missing_prompts
 
 CARD_FILE = 'pyiqa_rali_reasoning.json'
 FORMAT_VERSION = 1
@@ -89,6 +92,62 @@ class ReasoningCard:
         if version == FORMAT_VERSION:
             del values['system_prompt']
         write_json(folder / CARD_FILE, {'format_version': version, **values})
+
+
+def read_prompts(path: str | os.PathLike) -> dict[str, Any]:
+    """Return what a YAML file gives of a card, such as `score_prompt` and `system_prompt`.
+
+    Args:
+        path: the file; its keys are those of a `ReasoningCard`, at the top or below `prompts:` as in option files.
+
+    Raises:
+        OptionError: the file is missing, or a key is unknown or has a value that cannot be used.
+    """
+    try:
+        values = read_yaml(path)
+    except OptionError as error:
+        raise OptionError(f'prompts: {str(error).removeprefix("-opt: ")}') from error
+    values = values.get('prompts', values)
+    from_known_keys(ReasoningCard, values, f'prompts: {path}').prompt()
+    return dict(values)
+
+
+def card_for(card: ReasoningCard | None, source: str | os.PathLike, prompts: str | os.PathLike | None = None,
+             release: str | None = None, **given: Any) -> ReasoningCard:
+    """Return what a model is asked: its own card, with what is given instead.
+
+    Warns when a published model is not asked as it was trained.
+
+    Args:
+        card: that of the model's folder, if it has one.
+        source: the folder, for the message.
+        prompts: a YAML file; see `read_prompts`.
+        release: which published model it is, a key of `decoding.RELEASES`.
+        **given: values of the card, such as `score_prompt`; None leaves one as it is.
+
+    Raises:
+        CheckpointError: nothing says on which scale the model rates.
+        OptionError: a value cannot be used, or is given twice.
+    """
+    values = {} if prompts is None else {name: _listed(value) if name == 'rating_range' else value
+                                        for name, value in read_prompts(prompts).items()}
+    for name, value in given.items():
+        value = _listed(value) if name == 'rating_range' else value
+        if value is not None and values.setdefault(name, value) != value:
+            raise OptionError(f'{name}: is {value!r} as an argument and {values[name]!r} in prompts: {prompts}. Give it '
+                              'once.')
+    if card is None and 'rating_range' not in values:
+        raise CheckpointError(f'{source}: says nothing about the scale of its ratings (no {CARD_FILE}). Give rating_range, '
+                              'such as [1, 5], and score_prompt if it was trained with one of its own.')
+    message = missing_prompts(release, values) if release is not None and card is None else None
+    if message is not None:
+        warnings.warn(message, stacklevel=3)
+    return replace(card or ReasoningCard(), **values)
+
+
+def _listed(bounds: Any) -> Any:
+    """Return a range as a list of floats; what is none is for the card to refuse."""
+    return [float(bound) for bound in bounds] if _is_range(bounds) else bounds
 
 
 def _is_range(values: Any) -> bool:

@@ -5,20 +5,24 @@ import os
 import warnings
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
+from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.options import check_choice
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.model.preprocessing import of_any_size_as_rgb_float
 from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
-from pyiqa_rali.vlm.prompts import ReasoningCard
+from pyiqa_rali.vlm.decoding import RELEASES, Sampling
+from pyiqa_rali.vlm.prompts import card_for
 
-MODES = ('expectation', 'greedy', 'mean')
+MODES = ('expectation', 'greedy', 'mean', 'release')
+SAMPLED_MODES = ('mean', 'release')
+LONGEST = 512  # tokens of a completion, unless another number is given
 STATUSES = ('parsed', 'resampled', 'expectation', 'failed')
 
 
@@ -48,12 +52,15 @@ class ReasoningScorer(nn.Module):
             already; goes behind `pretrained_model_path`.
         pretrained_model_path: the same; whole weights or a peft adapter.
         mode: 'expectation' (greedy reasoning, then the expectation over the rating's digits; deterministic), 'greedy' (the
-            rating as written) or 'mean' (of `num_samples` sampled completions).
+            rating as written), 'mean' (of `num_samples` sampled completions) or 'release' (one completion, drawn as the code
+            of a published model draws it; for the metrics `qinsight` and `visualquality-r1`).
         num_samples: completions for each picture in mode 'mean'.
-        temperature: of sampling.
+        temperature: of sampling; None takes 1.
+        top_k: of sampling, only so many most likely tokens may follow; None has no bound.
+        top_p: of sampling, only the most likely tokens with this probability; None has no bound.
         seed: of sampling; each picture's own seed is derived from it and its pixels.
         resamples: tries after a rating that cannot be parsed, before the expectation is taken.
-        max_new_tokens: longest completion.
+        max_new_tokens: longest completion; None takes 512, or the release's in mode 'release'.
         batch_size: pictures that the model sees at once.
         dtype: 'auto', 'float32', 'bfloat16' or 'float16'.
         attn_implementation: transformers' name, such as 'sdpa' or 'flash_attention_2'.
@@ -61,9 +68,13 @@ class ReasoningScorer(nn.Module):
         min_pixels: smaller pictures are enlarged.
         max_pixels: larger ones are made smaller; bounds the image tokens.
         score_prompt: asked instead of the prompt in the model's own card.
+        system_prompt: the system message, instead of the one in the card; without either, the chat template decides (`info`
+            shows what it puts in).
+        prompts: a YAML file with `score_prompt`, `system_prompt` and other keys of a card.
         rating_range: the scale of its ratings; needed when the model has no card.
         mos_range: map the ratings linearly to this range; None returns them on their own scale.
         lower_better: with `mos_range`, whether its low end stands for good quality.
+        release: which published model it is, a key of `decoding.RELEASES`.
 
     Raises:
         CheckpointError: the model cannot be had or loaded.
@@ -71,20 +82,22 @@ class ReasoningScorer(nn.Module):
     """
 
     def __init__(self, pretrained: str | None = None, pretrained_model_path: str | os.PathLike | None = None,
-                 mode: str = 'expectation', num_samples: int = 5, temperature: float = 1.0, seed: int = 0, resamples: int = 2,
-                 max_new_tokens: int = 512, batch_size: int = 8, dtype: str = 'auto', attn_implementation: str | None = None,
+                 mode: str = 'expectation', num_samples: int = 5, temperature: float | None = None, top_k: int | None = None,
+                 top_p: float | None = None, seed: int = 0, resamples: int = 2, max_new_tokens: int | None = None,
+                 batch_size: int = 8, dtype: str = 'auto', attn_implementation: str | None = None,
                  device_map: str | dict | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
-                 score_prompt: str | None = None, rating_range: Sequence[float] | None = None,
-                 mos_range: Sequence[float] | None = None, lower_better: bool | None = None):
+                 score_prompt: str | None = None, system_prompt: str | None = None,
+                 prompts: str | os.PathLike | None = None, rating_range: Sequence[float] | None = None,
+                 mos_range: Sequence[float] | None = None, lower_better: bool | None = None, release: str | None = None):
         super().__init__()
-        if mode not in MODES:
-            raise OptionError(f'mode: "{mode}" is not one of {", ".join(MODES)}.{did_you_mean(mode, MODES)}')
+        check_choice('mode', mode, MODES)
+        check_choice('release', release, (None, *RELEASES))
+        self.sampling, longest = sampling_of(mode, release, temperature=temperature, top_k=top_k, top_p=top_p)
+        max_new_tokens = longest if max_new_tokens is None else max_new_tokens
         for name, value in (('num_samples', num_samples), ('batch_size', batch_size), ('max_new_tokens', max_new_tokens)):
             if not isinstance(value, int) or value < 1:
                 raise OptionError(f'{name}: {value!r} must be a whole number, 1 at least.')
-        if not isinstance(temperature, int | float) or not temperature > 0:
-            raise OptionError(f'temperature: {temperature!r} must be a number above 0; for no sampling take mode "greedy".')
-        self.mode, self.num_samples, self.temperature, self.seed = mode, num_samples, temperature, seed
+        self.mode, self.num_samples, self.seed = mode, num_samples, seed
         self.resamples, self.max_new_tokens, self.batch_size = resamples, max_new_tokens, batch_size
         self.spread = device_map is not None
         source = pretrained_model_path if pretrained_model_path is not None else pretrained
@@ -96,7 +109,8 @@ class ReasoningScorer(nn.Module):
             source = load_vlm(source, dtype, attn_implementation, device_map, min_pixels, max_pixels)
         self._reasoner = _Hidden(source)
         self.model = self.reasoner.model
-        self.card = card_for(source.card, score_prompt, rating_range, source.folder)
+        self.card = card_for(source.card, source.folder, prompts, release, score_prompt=score_prompt,
+                             system_prompt=system_prompt, rating_range=rating_range)
         self.scale = _scale(mos_range, lower_better)
         self.failures = 0
         self._owner = None
@@ -116,6 +130,20 @@ class ReasoningScorer(nn.Module):
     def lower_better(self) -> bool:
         """Whether low scores mean good quality."""
         return bool(self.scale and self.scale.lower_better)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the model is asked and how it answers.
+
+        Returns:
+            'model', 'system_message' (the one that the model sees, or None), 'system_message_from', 'chat' (as the model
+            reads it), 'rating_range', 'rating_key', 'mode', 'decoding' and 'max_new_tokens'.
+        """
+        from pyiqa_rali.vlm.chat import what_is_asked
+        sampled = vars(self.sampling.with_values_of(self.model.generation_config))
+        return {'model': str(self.reasoner.folder), **what_is_asked(self.reasoner.processor, self.card.prompt()),
+                'rating_range': self.card.rating_range, 'rating_key': self.card.rating_key, 'mode': self.mode,
+                'decoding': sampled if self.mode in SAMPLED_MODES else 'greedy', 'max_new_tokens': self.max_new_tokens}
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N, 1), float32, for (N, 3 or 1, H, W) pictures in [0, 1]; NaN where no rating could be had.
@@ -156,8 +184,8 @@ class ReasoningScorer(nn.Module):
         return {**self.__dict__, '_owner': None}
 
     def _describe_batch(self, pictures: list[Image.Image]) -> list[Description]:
-        if self.mode == 'mean':
-            return self._mean_of_samples(pictures)
+        if self.mode in SAMPLED_MODES:
+            return self._mean_of_samples(pictures, self.num_samples if self.mode == 'mean' else 1)
         completions = self._complete(pictures, None)
         texts = self._decode(completions)
         if self.mode == 'expectation':
@@ -166,10 +194,10 @@ class ReasoningScorer(nn.Module):
         found = [self._read(text, 'parsed') for text in texts]
         return self._mended(pictures, found, completions)
 
-    def _mean_of_samples(self, pictures: list[Image.Image]) -> list[Description]:
+    def _mean_of_samples(self, pictures: list[Image.Image], count: int) -> list[Description]:
         """Return each picture's mean rating; text and completion are those of its first sample with a rating."""
         samples = []
-        for number in range(self.num_samples):
+        for number in range(count):
             completions = self._complete(pictures, number)
             samples.append(self._mended(pictures, [self._read(text, 'parsed') for text in self._decode(completions)],
                                         completions, number))
@@ -201,7 +229,7 @@ class ReasoningScorer(nn.Module):
     def _complete(self, pictures: list[Image.Image], sample: int | None, attempt: int = 0) -> list[list[int]]:
         from pyiqa_rali.vlm.generation import complete, derived_seed
         seeds = None if sample is None else [derived_seed(self.seed, digest(picture), sample, attempt) for picture in pictures]
-        return complete(self.reasoner, pictures, self.card.prompt(), self.max_new_tokens, seeds, self.temperature)
+        return complete(self.reasoner, pictures, self.card.prompt(), self.max_new_tokens, seeds, self.sampling)
 
     def _expect(self, pictures: list[Image.Image], completions: list[list[int]]) -> list[float]:
         from pyiqa_rali.vlm.generation import expected_ratings
@@ -251,23 +279,28 @@ def digest(picture: Image.Image) -> int:
     return int.from_bytes(hashlib.sha256(content).digest()[:8], 'little')
 
 
-def card_for(card: ReasoningCard | None, score_prompt: str | None, rating_range: Sequence[float] | None,
-             source: str | os.PathLike) -> ReasoningCard:
-    """Return what a model is asked: its own card, with the prompt and the range that are given instead.
+def sampling_of(mode: str, release: str | None, **given: Any) -> tuple[Sampling, int]:
+    """Return how completions are drawn, and how long they may become.
+
+    Args:
+        mode: one of `MODES`.
+        release: which published model it is, if it is one.
+        **given: values of a `Sampling`; None where none is given.
 
     Raises:
-        CheckpointError: the model has no card, and no range is given.
-        OptionError: the range is none.
+        OptionError: a value cannot be used, or contradicts the mode.
     """
-    if card is None and rating_range is None:
-        raise CheckpointError(f'{source}: says nothing about the scale of its ratings (no pyiqa_rali_reasoning.json). Give '
-                              'rating_range, such as [1, 5], and score_prompt if it was trained with one of its own.')
-    if rating_range is not None and (isinstance(rating_range, str) or not all(
-            isinstance(bound, int | float) for bound in rating_range)):
-        raise OptionError(f'rating_range: {rating_range!r} must be two numbers, such as [1, 5].')
-    given = {'score_prompt': score_prompt,
-             'rating_range': None if rating_range is None else [float(bound) for bound in rating_range]}
-    return replace(card or ReasoningCard(), **{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    if mode != 'release':
+        return Sampling(**given), LONGEST
+    if release is None:
+        raise OptionError(f'mode: release: draws completions as the code of a published model does; that of this one is not '
+                          f'known. It is for the metrics {" and ".join(RELEASES)}; take another mode.')
+    if given:
+        name, value = next(iter(given.items()))
+        raise OptionError(f'{name}: {value!r} contradicts mode: release, which takes the published value. Leave it out, or '
+                          'take mode: mean with num_samples: 1.')
+    return RELEASES[release].sampling, RELEASES[release].max_new_tokens
 
 
 def _scale(mos_range: Sequence[float] | None, lower_better: bool | None) -> MosScale | None:

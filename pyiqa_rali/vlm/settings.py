@@ -2,17 +2,20 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.shares import torch_device
-from pyiqa_rali.vlm.loading import ReasoningModel
+from pyiqa_rali.vlm.chat import what_is_asked
+from pyiqa_rali.vlm.decoding import LEFT_TO_CHECKPOINT, RELEASES
+from pyiqa_rali.vlm.loading import ReasoningModel, cached_vlm, generation_config_of, load_without_weights
+from pyiqa_rali.vlm.prompts import ReasoningCard, card_for, read_prompts
 from pyiqa_rali.vlm.scorer import ReasoningScorer
 
-OF_A_COMPLETION = ('model', 'prompt', 'rating_range', 'dtype', 'max_pixels', 'max_new_tokens', 'seed')
+OF_A_COMPLETION = ('model', 'prompt', 'system_prompt', 'rating_range', 'dtype', 'max_pixels', 'max_new_tokens', 'seed')
 
 
 @dataclass
@@ -30,6 +33,9 @@ class ReasonerSettings:
         max_new_tokens: longest text.
         batch_size: images at once.
         seed: of sampling.
+        system_prompt: system message instead of the model's own.
+        prompts: a YAML file with prompts; see `prompts.read_prompts`.
+        release: which published model it is, a key of `decoding.RELEASES`.
 
     Raises:
         OptionError: a number is below 1.
@@ -45,6 +51,9 @@ class ReasonerSettings:
     max_new_tokens: int = 512
     batch_size: int = 8
     seed: int = 0
+    system_prompt: str | None = None
+    prompts: str | os.PathLike | None = None
+    release: str | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -56,7 +65,8 @@ class ReasonerSettings:
     def of_a_completion(self) -> dict[str, Any]:
         """Return what a greedy completion depends on, as plain values: what a folder of completions is claimed with."""
         values = {name: getattr(self, name) for name in OF_A_COMPLETION}
-        return {**values, 'model': str(self.model)}
+        read = {} if self.prompts is None else {'prompts': read_prompts(self.prompts)}
+        return {**values, **read, 'model': str(self.model)}
 
     def scorer(self, mode: str = 'greedy', num_samples: int = 1) -> ReasoningScorer:
         """Load the model on its device.
@@ -72,9 +82,56 @@ class ReasonerSettings:
         device = torch_device(self.device) or torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         net = ReasoningScorer(str(self.model), mode=mode, num_samples=num_samples, seed=self.seed, dtype=self.dtype,
                               max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, max_pixels=self.max_pixels,
-                              attn_implementation=self.attn_implementation, score_prompt=self.prompt,
-                              rating_range=self.rating_range)
+                              attn_implementation=self.attn_implementation, release=self.release,
+                              prompts=self.prompts, **self.given_prompts())
         return net.to(device)
+
+    def given_prompts(self) -> dict[str, Any]:
+        """Return what is given of the model's card, beside the file `prompts`."""
+        return {'score_prompt': self.prompt, 'system_prompt': self.system_prompt, 'rating_range': self.rating_range}
+
+    def load_without_weights(self) -> ReasoningModel:
+        """Load processor and card alone.
+
+        Raises:
+            OptionError: a setting cannot be used.
+            CheckpointError: the model is not found, or nothing says on which scale it rates.
+        """
+        reasoner = load_without_weights(self.model, self.dtype, max_pixels=self.max_pixels)
+        reasoner.card = card_for(reasoner.card, reasoner.folder, self.prompts, self.release, **self.given_prompts())
+        return reasoner
+
+    def info(self) -> dict[str, Any]:
+        """Return what the model will be asked, without its weights and without a download.
+
+        Returns:
+            'model', 'trained' (the card's sentence), 'rating_range', 'rating_key', and what `chat.what_is_asked` returns; for
+            a published model also 'release', how its own code decodes and where its prompts stand. A model that is not here
+            has its 'system_prompt' and 'question' instead.
+
+        Raises:
+            OptionError: a setting cannot be used.
+            CheckpointError: there is no such folder, or the model says nothing about its scale.
+        """
+        folder = cached_vlm(self.model)
+        if folder is None:
+            card = card_for(None, self.model, self.prompts, self.release, **self.given_prompts())
+            asked = {'system_prompt': card.system_prompt, 'question': card.prompt().question,
+                     'chat': 'unknown: the model is not in the cache of the hub; give its folder'}
+        else:
+            reasoner = replace(self, model=folder).load_without_weights()
+            card = reasoner.card or ReasoningCard()
+            asked = what_is_asked(reasoner.processor, card.prompt())
+        found = {'model': str(self.model if folder is None else folder), 'trained': card.training,
+                 'rating_range': card.rating_range, 'rating_key': card.rating_key, **asked}
+        if self.release is not None:
+            release = RELEASES[self.release]
+            sampling = release.sampling if folder is None else release.sampling.with_values_of(generation_config_of(folder))
+            found['release'] = {'decoding (mode: release)': {
+                **{name: "the checkpoint's" if name in LEFT_TO_CHECKPOINT and value is None else value
+                   for name, value in vars(sampling).items()}, 'max_new_tokens': release.max_new_tokens},
+                'prompts': f'{release.prompts_file} of the GitHub repository {release.repository}'}
+        return found
 
     def load(self) -> ReasoningModel:
         """Load the model with its card, on its device; errors are those of `scorer`."""

@@ -6,8 +6,9 @@ from PIL import Image
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.vlm.chat import rendered_chat
+from pyiqa_rali.vlm.decoding import Sampling
 from pyiqa_rali.vlm.generation import placeholder_tokens
-from pyiqa_rali.vlm.loading import ADAPTER_FILE, ReasoningModel, load_without_weights
+from pyiqa_rali.vlm.loading import ADAPTER_FILE, ReasoningModel, generation_config_of, load_without_weights
 from pyiqa_rali.vlm.prompts import Prompt
 
 NEVER = -100.0  # the least bias of a logit that vLLM takes
@@ -36,16 +37,18 @@ class VllmCompleter:
         self.resize = pixel_bounds(reasoner)
         self.parameters = SamplingParams
         config = AutoConfig.from_pretrained(reasoner.folder, local_files_only=True)
+        self.generation_config = generation_config_of(reasoner.folder)
         self.bias = dict.fromkeys(placeholder_tokens(config), NEVER)
         self.model = LLM(model=str(reasoner.folder), dtype=reasoner.loading['dtype'], limit_mm_per_prompt={'image': 1})
 
     def __call__(self, reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt, max_new_tokens: int,
-                 seeds: Sequence[int], temperature: float) -> list[list[int]]:
+                 seeds: Sequence[int], sampling: Sampling) -> list[list[int]]:
         """Return the token ids of one sampled completion for each picture."""
         chat = rendered_chat(reasoner.processor, prompt)
         requests = [{'prompt': chat, 'multi_modal_data': {'image': self.resize(image)}} for image in images]
-        parameters = [self.parameters(temperature=temperature, max_tokens=max_new_tokens, seed=seed % 2 ** 32,
-                                      logit_bias=self.bias)
+        given = {name: value for name, value in vars(sampling.with_values_of(self.generation_config)).items()
+                 if value is not None}
+        parameters = [self.parameters(**given, max_tokens=max_new_tokens, seed=seed % 2 ** 32, logit_bias=self.bias)
                       for seed in seeds]
         found = self.model.generate(requests, parameters, use_tqdm=False)
         return [list(each.outputs[0].token_ids) for each in found]

@@ -15,6 +15,7 @@ from pyiqa_rali.core.errors import DataError, OptionError, first_line, some
 from pyiqa_rali.core.files import atomic_open, write_json
 from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, save_reasoning_texts
 from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
+from pyiqa_rali.vlm.decoding import Sampling
 from pyiqa_rali.vlm.generation import complete, decode, derived_seed
 from pyiqa_rali.vlm.loading import ReasoningModel, identity
 from pyiqa_rali.vlm.prompts import ReasoningCard
@@ -32,6 +33,8 @@ class WritingOptions:
         texts_per_image: how many different ones.
         seed: of sampling; each text's own seed is derived from it, the image's name and the text's number.
         temperature: of sampling.
+        top_k: of sampling; None has no bound.
+        top_p: of sampling; None has no bound.
         max_new_tokens: longest completion.
         batch_size: images at once.
         attempts: tries for each text that has no reasoning or wanted rating, or that is there already.
@@ -43,6 +46,8 @@ class WritingOptions:
     max_new_tokens: int = 512
     batch_size: int = 8
     attempts: int = 8
+    top_k: int | None = None
+    top_p: float | None = None
 
 
 @dataclass
@@ -112,13 +117,14 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: st
               report: WritingReport, completer: Callable[..., list[list[int]]]) -> list[list[ReasoningText]]:
     """Return the texts of some images: every number is tried until it has a new text, or its attempts are used up."""
     pictures = [picture_for(reasoner, image) for _, image in chunk]
+    sampling = Sampling(options.temperature, options.top_k, options.top_p)
     found: list[list[ReasoningText]] = [[] for _ in chunk]
     for number in range(options.texts_per_image):
         missing = list(range(len(chunk)))
         for attempt in range(options.attempts):
             seeds = [derived_seed(options.seed, chunk[each][0], number, attempt) for each in missing]
             completions = completer(reasoner, [pictures[each] for each in missing], reasoner.card.prompt(),
-                                    options.max_new_tokens, seeds, options.temperature)
+                                    options.max_new_tokens, seeds, sampling)
             failed = []
             for each, seed, completion in zip(missing, seeds, completions, strict=True):
                 text = _usable(reasoner.card, decode(reasoner, completion), len(completion) < options.max_new_tokens)

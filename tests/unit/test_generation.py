@@ -7,6 +7,7 @@ from PIL import Image
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.vlm import generation
+from pyiqa_rali.vlm.decoding import Sampling
 from pyiqa_rali.vlm.generation import (
     GumbelSampling,
     complete,
@@ -53,9 +54,44 @@ def test_completions_do_not_depend_on_the_batch(reasoner, pictures):
 
 def test_sampling_is_that_of_the_softmax():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    processor = GumbelSampling([0], temperature=0.7)
+    processor = GumbelSampling([0], Sampling(temperature=0.7))
     counts = np.bincount([int(processor(None, logits).argmax()) for _ in range(4000)], minlength=4) / 4000
     assert counts == pytest.approx(torch.softmax(logits[0] / 0.7, 0).numpy(), abs=0.025)
+
+
+@pytest.mark.parametrize(('sampling', 'expected'), [
+    (Sampling(top_k=2), [0.731, 0.269, 0, 0]), (Sampling(top_p=0.7), [0.731, 0.269, 0, 0]),
+    (Sampling(top_p=1.0, top_k=9), None), (Sampling(top_p=0.6), [1, 0, 0, 0]),
+    (Sampling(temperature=0.5, top_k=3), [0.867, 0.117, 0.016, 0])])
+def test_sampling_leaves_out_what_is_unlikely(sampling, expected):
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    processor = GumbelSampling([0], sampling)
+    counts = np.bincount([int(processor(torch.zeros(1, 1), logits).argmax()) for _ in range(4000)], minlength=4) / 4000
+    expected = torch.softmax(logits[0], 0).numpy() if expected is None else expected
+    assert counts == pytest.approx(expected, abs=0.025)
+
+
+def test_repeated_tokens_are_penalised_and_padding_is_not():
+    logits = torch.zeros(2, 4) + 1
+    processor = GumbelSampling([0, 0], Sampling(temperature=1e-6, repetition_penalty=2.0), torch.tensor([2, 0]))
+    found = processor(torch.tensor([[0, 0, 2], [0, 1, 2]]), logits) * 1e-6
+    assert found.round(decimals=3).tolist() == [[1, 1, 0.5, 1], [0.5, 0.5, 0.5, 1]]
+
+
+def test_greedy_completions_do_not_heed_the_penalty_of_the_checkpoint(reasoner, pictures, monkeypatch):
+    before = complete(reasoner, pictures, reasoner.card.prompt(), 24)
+    monkeypatch.setattr(reasoner.model.generation_config, 'repetition_penalty', 50.0)
+    monkeypatch.setattr(reasoner.model.generation_config, 'no_repeat_ngram_size', 1)
+    assert complete(reasoner, pictures, reasoner.card.prompt(), 24) == before
+    left_to_it = complete(reasoner, pictures, reasoner.card.prompt(), 24, [1, 2, 3, 4], Sampling(repetition_penalty=None))
+    assert left_to_it != complete(reasoner, pictures, reasoner.card.prompt(), 24, [1, 2, 3, 4])
+
+
+def test_sampling_with_bounds_does_not_depend_on_the_batch(reasoner, pictures):
+    sampling = Sampling(temperature=2.0, top_k=5, top_p=0.9, repetition_penalty=1.3)
+    together = complete(reasoner, pictures, Prompt('Rate it.'), 24, [1, 2, 3, 4], sampling)
+    assert together == [complete(reasoner, [picture], Prompt('Rate it.'), 24, [seed], sampling)[0]
+                        for picture, seed in zip(pictures, [1, 2, 3, 4], strict=True)]
 
 
 def test_seeds_are_derived_from_all_parts():
@@ -66,7 +102,7 @@ def test_seeds_are_derived_from_all_parts():
 def test_completions_never_hold_a_placeholder(reasoner, pictures):
     forbidden = placeholder_tokens(reasoner.model.config)
     assert len(forbidden) == 4
-    found = complete(reasoner, pictures, Prompt('Rate it.'), 200, [1, 2, 3, 4], temperature=5.0)
+    found = complete(reasoner, pictures, Prompt('Rate it.'), 200, [1, 2, 3, 4], Sampling(temperature=5.0))
     assert not {token for row in found for token in row} & set(forbidden)
 
 
@@ -203,9 +239,10 @@ def test_the_metric_of_pyiqa(folder, tmp_path):
 @pytest.mark.parametrize(('options', 'error', 'message'), [
     ({'mode': 'expectations'}, OptionError, 'mode: "expectations" is not one of .* Did you mean "expectation"'),
     ({'num_samples': 0}, OptionError, 'num_samples: 0 must be a whole'),
-    ({'temperature': 0}, OptionError, 'temperature: 0 must be'),
+    ({'temperature': 0}, OptionError, 'temperature: 0 must be'), ({'top_k': 0}, OptionError, 'top_k: 0 must be a whole number'),
+    ({'top_p': 1.5}, OptionError, 'top_p: 1.5 must be above 0'),
     ({'mos_range': [0, 9]}, OptionError, 'give both'), ({'dtype': 'int8'}, OptionError, 'dtype: "int8"'),
-    ({'rating_range': [5, 1]}, OptionError, r'rating_range: \[5.0, 1.0\] must be'),
+    ({'rating_range': [5, 1]}, OptionError, r'rating_range: \[5, 1\] must be'),
     ({'min_pixels': 9, 'max_pixels': 4}, OptionError, 'min_pixels: 9 is more than max_pixels: 4'),
     ({'score_prompt': '{colour}'}, OptionError, 'cannot be filled in')])
 def test_options_that_cannot_be_used(folder, options, error, message):
@@ -307,7 +344,7 @@ def test_text_and_expected_rating_belong_together(folder, pictures):
 
 
 @pytest.mark.parametrize(('options', 'message'), [
-    ({'rating_range': '1,5'}, "rating_range: '1,5' must be two numbers"), ({'rating_range': ['1', '5']}, 'must be two numbers'),
+    ({'rating_range': '1,5'}, "rating_range: '1,5' must be .lowest"), ({'rating_range': ['1', '5']}, 'two numbers such as'),
     ({'num_samples': '3'}, "num_samples: '3' must be a whole number"),
     ({'temperature': '1'}, "temperature: '1' must be a number"),
     ({'batch_size': 0}, 'batch_size: 0 must be a whole number, 1 at least')])

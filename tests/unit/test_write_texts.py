@@ -45,7 +45,7 @@ def images(tmp_path):
 @pytest.fixture
 def writing(monkeypatch, reasoner):
     """Completions by the seed alone, some unparsable and many alike, since random weights write nothing that parses."""
-    def complete(reasoner, pictures, question, max_new_tokens, seeds, temperature):
+    def complete(reasoner, pictures, prompt, max_new_tokens, seeds, sampling):
         texts = [f'<think>It is {seed % 7}.</think><answer>{{"rating": 3}}</answer>' if seed % 5 else 'nothing'
                  for seed in seeds]
         return [reasoner.processor.tokenizer.encode(text, add_special_tokens=False) for text in texts]
@@ -209,7 +209,7 @@ UNRATED = {'closed': '<think>It is dark.</think>', 'ended': 'It is dark.', 'cut'
     ('closed', False, 1), ('ended', False, 1), ('cut', False, 0), ('empty', False, 0), ('closed', True, 0), ('ended', True, 0)])
 def test_texts_without_a_rating_count_where_the_card_wants_none(tmp_path, reasoner, images, monkeypatch, kind, with_rating,
                                                                 found):
-    def complete(reasoner, pictures, question, max_new_tokens, *rest):
+    def complete(reasoner, pictures, prompt, max_new_tokens, *rest):
         return [reasoner.processor.tokenizer.encode(UNRATED[kind])[:max_new_tokens]] * len(pictures)
     monkeypatch.setattr(module, 'complete', complete)
     unrated = replace(reasoner, card=replace(reasoner.card, with_rating=with_rating))
@@ -372,6 +372,33 @@ def test_the_backend_of_vllm_is_asked_with_seeds_and_pictures(tmp_path, reasoner
     assert request['multi_modal_data']['image'].size == (32, 32)
     assert parameters.temperature == 1 and len({each.seed for _, each in vllm.asked}) == 10
     assert parameters.logit_bias == dict.fromkeys(placeholder_tokens(reasoner.model.config), -100) != {}
+
+
+def test_the_backend_of_vllm_is_asked_as_the_others(tmp_path, reasoner, images, vllm):
+    (tmp_path / 'prompts.yml').write_text('system_prompt: Judge it.')
+    assert write_with_vllm(reasoner, images, tmp_path / 'texts.jsonl', '--texts-per-image', '1', '--top-k', '50', '--top-p',
+                           '0.9', '--prompts', str(tmp_path / 'prompts.yml')) == 0
+    request, parameters = vllm.asked[-1]
+    assert request['prompt'].startswith('<|im_start|>system\nJudge it.<|im_end|>\n<|im_start|>user\n')
+    assert (parameters.top_k, parameters.top_p, parameters.repetition_penalty) == (50, 0.9, 1.0)
+    settings = json.loads((tmp_path / 'texts.jsonl.json').read_text())['settings']
+    assert (settings['system_prompt'], settings['top_k'], settings['top_p']) == ('Judge it.', 50, 0.9)
+
+
+def test_another_system_message_is_another_setting(tmp_path, reasoner, images, vllm, capsys):
+    assert write_with_vllm(reasoner, images, tmp_path / 'texts.jsonl', '--system-prompt', 'Judge it.') == 0
+    assert write_with_vllm(reasoner, images, tmp_path / 'texts.jsonl') == 2
+    assert "was begun with another system_prompt: 'Judge it.', now None" in capsys.readouterr().err
+
+
+def test_texts_of_a_version_without_system_messages_are_gone_on_with(tmp_path, reasoner, images, writing):
+    write_texts(reasoner, images[:4], tmp_path / 'texts.jsonl', OPTIONS)
+    described = tmp_path / 'texts.jsonl.json'
+    settings = json.loads(described.read_text())['settings']
+    for name in ('system_prompt', 'top_k', 'top_p'):
+        assert settings.pop(name) is None
+    described.write_text(json.dumps({'settings': settings}))
+    assert write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS).images == 5
 
 
 def test_one_process_writes(tmp_path, reasoner, images, monkeypatch, capsys):
