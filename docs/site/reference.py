@@ -80,9 +80,9 @@ def _table(cls: type, hints: dict[str, Any]) -> str:
 
 
 def attribute_texts(cls: type) -> dict[str, str]:
-    """Return what the `Attributes:` of a class's docstring say of each key, as one line that may stand in a table."""
-    sections = griffe.Docstring(cls.__doc__ or '', lineno=1).parse('google', warnings=False)
-    return {attribute.name: _in_cell(attribute.description) for section in sections
+    """Return what the `Attributes:` of a class's docstring, and of its bases, say of each key, in a line each."""
+    return {attribute.name: _in_cell(attribute.description) for base in reversed(cls.__mro__)
+            for section in griffe.Docstring(vars(base).get('__doc__') or '', lineno=1).parse('google', warnings=False)
             if section.kind is griffe.DocstringSectionKind.attributes for attribute in section.value}
 
 
@@ -139,7 +139,7 @@ def type_text(hint: Any) -> str:
     if origin is typing.Literal:
         return ', '.join(f'`{as_yaml(choice)}`' for choice in parts)
     if origin is typing.Annotated:
-        return ', '.join([type_text(parts[0]), *map(str, parts[1:])])
+        return ', '.join([type_text(parts[0]), *filter(None, map(_bound_text, parts[1:]))])
     if origin in (types.UnionType, typing.Union):
         return ' or '.join(map(type_text, parts))
     if dataclasses.is_dataclass(hint) or origin is dict:
@@ -148,6 +148,13 @@ def type_text(hint: Any) -> str:
         return f'list of {type_text(parts[0])}' if parts else 'list'
     return {'str': 'text', 'int': 'whole number', 'float': 'number', 'bool': '`true`, `false`', 'Any': 'any'}.get(
         getattr(hint, '__name__', str(hint)), getattr(hint, '__name__', str(hint)))
+
+
+def _bound_text(bound: Any) -> str:
+    """Return a bound of the package annotated-types in words; '' for anything else."""
+    words = {'ge': 'at least', 'gt': 'above', 'le': 'at most', 'lt': 'below', 'min_length': 'not fewer than'}
+    return ', '.join(f'{word} {value}' for name, word in words.items()
+                     if isinstance(value := getattr(bound, name, None), int | float) and not isinstance(value, bool))
 
 
 def every_help() -> str:

@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import re
+import tomllib
 import typing
 from pathlib import Path
 
@@ -149,3 +150,9 @@ def test_every_page_is_in_the_navigation():
     values = yaml.load((ROOT / 'docs' / 'site' / 'mkdocs.yml').read_text(), Loader)
     named = set(re.findall(r"'([\w-]+\.md)'", repr(values['nav'])))
     assert named == {page.name for page in PAGES if page.name != 'README.md'}
+
+
+def test_design_names_the_rooms_in_the_order_that_is_enforced():
+    layers = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['importlinter']['contracts'][0]['layers']
+    table = (ROOT / 'docs' / 'design.md').read_text().partition('## Rooms')[2].partition('\nOutside the rooms')[0]
+    assert re.findall(r'^\| `(\w+)` \|', table, re.MULTILINE) == layers[::-1]
