@@ -8,14 +8,18 @@ from typing import Any
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 
 FILE = 'paper_values.csv'
-MEASURES = {'plcc': 'plcc', 'plcc_fitted': 'plcc', 'srcc': 'srcc'}  # ours: the paper's
+# what stands beside a published value, by what was fitted before the published PLCC was computed; no fit changes SRCC
+MEASURES = {'none': {'plcc': 'plcc', 'srcc': 'srcc'}, 'logistic4': {'plcc_fitted': 'plcc', 'srcc': 'srcc'},
+            'unknown': {'plcc': 'plcc', 'plcc_fitted': 'plcc', 'srcc': 'srcc'}}
+FITS = {'none': 'without fit', 'logistic4': 'after a logistic fit with four parameters',
+        'unknown': 'not known whether after a fit'}
 ALIASES = {  # other usual names: the paper's
     'deqa': 'DeQA-Score', 'clipiqa+': 'CLIP-IQA+', 'koniq10k': 'KonIQ', 'koniq10k1024': 'KonIQ', 'kadid10k': 'KADID',
     'livec': 'LIVE-W', 'livewild': 'LIVE-W', 'livechallenge': 'LIVE-W', 'clive': 'LIVE-W', 'agiqa': 'AGIQA-3K'}
 
 
 def paper_values() -> dict[tuple[str, str], dict[str, str]]:
-    """Return the published rows by method and data set."""
+    """Return the published rows by method and data set: method, dataset, plcc, srcc, source, and fit, one of `FITS`."""
     text = (resources.files('pyiqa_rali.evaluation') / FILE).read_text(encoding='utf-8')
     return {(row['method'], row['dataset']): row for row in csv.DictReader(text.splitlines())}
 
@@ -50,7 +54,8 @@ def beside_paper(results: list[dict[str, Any]], methods: dict[str, str | None],
                  datasets: dict[str, str | None]) -> list[dict[str, Any]]:
     """Return a row for each of our values that the paper has one for.
 
-    The paper's PLCC stands beside ours with and without fit: whether the paper fitted is not known.
+    A published PLCC stands beside ours without fit or beside ours after the fit, whichever it is; beside both where that is
+    not known.
 
     Args:
         results: rows with dataset, metric and measures.
@@ -60,8 +65,9 @@ def beside_paper(results: list[dict[str, Any]], methods: dict[str, str | None],
     values, rows = paper_values(), []
     for row in results:
         published = values.get((methods[row['metric']], datasets[row['dataset']]))
-        for measure, theirs in MEASURES.items() if published else ():
+        for measure, theirs in MEASURES[published['fit']].items() if published else ():
             rows.append({'metric': row['metric'], 'dataset': row['dataset'], 'measure': measure, 'ours': row[measure],
                          'paper': float(published[theirs]), 'difference': row[measure] - float(published[theirs]),
-                         'method': published['method'], 'source': published['source']})
+                         'method': published['method'], 'source': published['source'],
+                         'fit': published['fit'] if theirs == 'plcc' else ''})
     return rows

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.core.files import atomic_open
+from pyiqa_rali.evaluation.paper import FITS
 from pyiqa_rali.evaluation.scoring import REASONS, ScoredImage
 from pyiqa_rali.measures.agreement import MEASURES
 
@@ -15,7 +16,7 @@ RESULT_COLUMNS = ('dataset', 'metric', 'images', 'scored', 'missing', 'fit',
 SIGNIFICANCE_COLUMNS = ('dataset', 'metric_a', 'metric_b', 'images', 'srcc_a', 'srcc_b', 'srcc_difference', 'srcc_low',
                         'srcc_high', 'srcc_p', 'srcc_p_holm', 'srcc_better', 'plcc_a', 'plcc_b', 'plcc_difference', 'plcc_t',
                         'plcc_p', 'plcc_p_holm', 'plcc_better')
-PAPER_COLUMNS = ('metric', 'dataset', 'measure', 'ours', 'paper', 'difference', 'method', 'source')
+PAPER_COLUMNS = ('metric', 'dataset', 'measure', 'ours', 'paper', 'difference', 'method', 'source', 'fit')
 COUNT_COLUMNS = ('dataset', 'metric', 'images', 'scored', *REASONS)
 MISSING_COLUMNS = ('dataset', 'metric', 'image', 'reason', 'message')
 TITLES = {'plcc': 'PLCC', 'plcc_fitted': 'PLCC after fit', 'srcc': 'SRCC', 'krcc': 'KRCC', 'rmse': 'RMSE after fit'}
@@ -92,9 +93,10 @@ def markdown(results: dict[str, Any]) -> str:
     parts += ['## Who is better', _significance_text(results)]
     if results['paper']:
         parts += ['## Beside the paper', _table(
-            ['metric', 'data set', 'measure', 'ours', 'paper', 'difference', 'source'],
+            ['metric', 'data set', 'measure', 'ours', 'paper', 'difference', 'published PLCC', 'source'],
             [[row['metric'], row['dataset'], TITLES[row['measure']], _number(row['ours']), _number(row['paper']),
-              _number(row['difference'], '+.3f'), f'{row["method"]}: {row["source"]}'] for row in results['paper']])]
+              _number(row['difference'], '+.3f'), FITS.get(row['fit'], ''), f'{row["method"]}: {row["source"]}']
+             for row in results['paper']])]
     return '\n\n'.join(parts) + '\n'
 
 

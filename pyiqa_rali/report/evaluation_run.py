@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyiqa_rali.core.errors import DataError
+from pyiqa_rali.evaluation.paper import FITS
 from pyiqa_rali.report.blocks import Block, Commands, Section, Table, Text, number
 from pyiqa_rali.report.pictures import case
 from pyiqa_rali.report.scored import ScoredSet, scored_section
@@ -66,8 +67,8 @@ def _significance(results: dict[str, Any], command: str) -> Table | None:
 
 def _paper(results: dict[str, Any], command: str) -> Table | None:
     rows = [(row['metric'], row['dataset'], row['measure'].upper(), number(row['ours']), number(row['paper']),
-             number(row['difference']), row['source']) for row in results.get('paper') or ()]
-    headers = ('metric', 'data set', 'measure', 'here', 'published', 'difference', 'source')
+             number(row['difference']), FITS.get(row.get('fit', ''), ''), row['source']) for row in results.get('paper') or ()]
+    headers = ('metric', 'data set', 'measure', 'here', 'published', 'difference', 'published PLCC', 'source')
     return Table('Beside published values', headers, rows, command) if rows else None
 
 
