@@ -1,7 +1,6 @@
 """Train variants of one option file for several seeds and splits, and put them into a table."""
 
 import argparse
-import csv
 import json
 import sys
 from dataclasses import asdict
@@ -30,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         DataError: cells failed; the message names the log.
     """
     from pyiqa_rali.core.options import override, read_yaml
-    from pyiqa_rali.core.runs import claim
+    from pyiqa_rali.core.runs import claim_run
     from pyiqa_rali.studies.ablation.run import AblationFolder, ablation_options, plan
     for name in ('processes', 'threads'):
         if getattr(args, name) < 1:
@@ -43,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
           f'{len({cell.encoder for cell in cells.values()})} image encoders; {len(missing)} trainings are left.')
     if args.plan:
         return 0
-    claim(folder.root, asdict(options), continues=True, free=tuple(asdict(options)))  # cells know by themselves what changed
+    # any option may change: cells know by themselves what they depend on
+    claim_run(folder.root, asdict(options), continues=True, free=tuple(asdict(options)))
     if missing:
         train_cells(folder, missing, options.keep_models, args.processes, args.threads)
     report(options, folder, places)
@@ -76,9 +76,9 @@ def train_cells(folder, cells: list, keep_models: bool, processes: int, threads:
 
 def report(options, folder, places: list) -> None:
     """Write cells.csv, table.csv, table.md and the pictures."""
-    from pyiqa_rali.core.files import atomic_open
+    from pyiqa_rali.core.files import write_text
     from pyiqa_rali.studies.ablation.figures import draw_ablation, draw_sweeps
-    from pyiqa_rali.studies.ablation.table import PAPER, TableRow, fill, markdown, write_csv
+    from pyiqa_rali.studies.ablation.table import PAPER, TableRow, fill, markdown, write_table
     rows: dict[str, TableRow] = {}
     for variant, _, key in places:
         row = rows.setdefault(variant.name, TableRow(variant.name, variant.group, variant.value, [],
@@ -87,10 +87,9 @@ def report(options, folder, places: list) -> None:
     table = list(rows.values())
     write_cells(folder.root / 'cells.csv', places, table)
     sections = fill(table, options.sections, options.metrics)
-    write_csv(folder.root / 'table.csv', table)
+    write_table(folder.root / 'table.csv', table)
     text = markdown(table, sections)
-    with atomic_open(folder.root / 'table.md') as stream:
-        stream.write(text)
+    write_text(folder.root / 'table.md', text)
     metric = options.metrics[0]
     draw_ablation([row for row in table if row.group == table[0].group], folder.figures / 'ablation.png', metric, PAPER)
     draw_sweeps(table, folder.figures / 'sweeps.png', metric)
@@ -100,13 +99,9 @@ def report(options, folder, places: list) -> None:
 
 def write_cells(path: Path, places: list, table: list) -> None:
     """Write one line for each variant and repeat, with all correlations of its training."""
-    from pyiqa_rali.core.files import atomic_open
+    from pyiqa_rali.core.tables import write_csv
     results = {row.name: row.results for row in table}
     columns = list(table[0].results[0])
-    with atomic_open(path) as stream:
-        writer = csv.writer(stream, lineterminator='\n')
-        writer.writerow(['variant', 'group', 'value', 'repeat', 'key', *columns])
-        for variant, repeat, key in places:
-            result = results[variant.name][repeat]
-            writer.writerow([variant.name, variant.group, '' if variant.value is None else variant.value, repeat, key,
-                             *(result[column] for column in columns)])
+    write_csv(path, ['variant', 'group', 'value', 'repeat', 'key', *columns], (
+        [variant.name, variant.group, variant.value, repeat, key,
+         *(results[variant.name][repeat][column] for column in columns)] for variant, repeat, key in places))

@@ -1,12 +1,10 @@
 """Measure explanations on pictures whose distortions are known."""
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import refuse_changed
 
 PICTURES, RESULTS, SETTINGS, FIGURE = 'pictures.jsonl', 'results.json', 'settings.json', 'explanations.png'
@@ -50,23 +48,22 @@ def run(args: argparse.Namespace) -> int:
 
     from pyiqa_rali.cli.explain import make_explainer
     from pyiqa_rali.core.files import write_json
+    from pyiqa_rali.core.runs import KeyedRows, claim_folder
     from pyiqa_rali.figures.explanations import draw_measures
     from pyiqa_rali.studies.explanations import measure_explanations
     metric = make_explainer(args)
     pictures, settings = open_pictures(args)
     out = Path(args.out)
     from pyiqa_rali.model.digest import weights_digest
-    claim(out / SETTINGS, {**settings, 'weights': weights_digest(metric.net)})
-    rows = read_rows(out / PICTURES)
-    done = {row['image'] for row in rows}
-    left = [index for index, name in enumerate(pictures.names()) if name not in done]
-    with open(out / PICTURES, 'a', encoding='utf-8') as stream, tqdm(total=len(left), unit='picture', disable=None) as bar:
+    claim_folder(out / SETTINGS, {**settings, 'weights': weights_digest(metric.net)}, '--out')
+    kept = KeyedRows(out / PICTURES, 'image', durable=False)
+    left = [index for index, name in enumerate(pictures.names()) if name not in kept.done]
+    with tqdm(total=len(left), unit='picture', disable=None) as bar:
         for start in range(0, len(left), BATCH):
-            for row in explain_pictures(metric.net, pictures.read(left[start:start + BATCH])):
-                stream.write(json.dumps(row) + '\n')
-                rows.append(row)
-                bar.update()
-            stream.flush()
+            chunk = list(explain_pictures(metric.net, pictures.read(left[start:start + BATCH])))
+            kept.add(chunk)
+            bar.update(len(chunk))
+    rows = list(kept.done.values())
     found = measure_explanations(rows)
     write_json(out / RESULTS, found)
     draw_measures(found, rows, out / FIGURE)
@@ -89,30 +86,6 @@ def open_pictures(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         chosen.update(levels=list(map(float, args.levels)))
     options = {'name': 'photographs', 'type': 'SyntheticNRDataset', 'source_scale': [1.0, 1.0], 'texts_per_image': 0, **chosen}
     return DrawnPictures(SyntheticNRDataset(options)), chosen
-
-
-def claim(path: Path, settings: dict[str, Any]) -> None:
-    """Write down what is measured in a folder, or check that it is the same as before.
-
-    Raises:
-        OptionError: the folder holds results of something else.
-    """
-    from pyiqa_rali.core.files import write_json
-    if not path.is_file():
-        write_json(path, settings)
-    before = json.loads(path.read_text(encoding='utf-8'))
-    changed = [name for name in {**before, **settings} if before.get(name) != json.loads(json.dumps(settings)).get(name)]
-    if changed:
-        raise OptionError(f'--out: {path.parent} holds results with other {", ".join(changed)}. Give another folder.')
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the pictures that are done; a half line that a killed run left is removed."""
-    from pyiqa_rali.scoring.score_table import cut_after_last_line
-    if not path.is_file():
-        return []
-    cut_after_last_line(path)
-    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
 
 
 def explain_pictures(net: Any, pictures: Iterator[Any]) -> Iterator[dict[str, Any]]:

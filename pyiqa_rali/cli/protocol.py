@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from tqdm import tqdm
 
-from pyiqa_rali.core.files import atomic_open, write_json
+from pyiqa_rali.core.files import write_json, write_yaml
 from pyiqa_rali.core.options import override, read_yaml
+from pyiqa_rali.core.runs import differences, read_claim
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.studies.baselines import Brisque, Piqe, ridge_scores
 from pyiqa_rali.studies.protocol import HELD_OUT, SETS, level_order, measure, medians, protocol_options, read_scores
@@ -41,8 +41,7 @@ def run(args: argparse.Namespace) -> int:
     for seed in args.seeds:
         options = protocol_options(values, seed, args.photos, args.num_photographs)
         path = Path(args.out).with_suffix('') / f'seed_{seed}.yml'
-        with atomic_open(path) as stream:
-            yaml.safe_dump(options, stream, sort_keys=False)
+        write_yaml(path, options)
         results[seed] = finished_result(path.with_suffix('.json'), options, not args.no_baselines)
         if results[seed] is None:
             train(str(path), auto_resume=True)
@@ -56,11 +55,10 @@ def run(args: argparse.Namespace) -> int:
 
 def finished_result(path: Path, options: dict[str, Any], with_baselines: bool) -> dict[str, Any] | None:
     """Return what an earlier call measured with the same options, or None."""
-    if not path.is_file():
+    found = read_claim(path)
+    if found is None or differences({**found, 'result': None}, {'options': options, 'baselines': with_baselines}):
         return None
-    found = json.loads(path.read_text(encoding='utf-8'))
-    same = found['options'] == json.loads(json.dumps(options)) and found['baselines'] == with_baselines
-    return found['result'] if same else None
+    return found['result']
 
 
 def measure_run(values: dict[str, Any], with_baselines: bool) -> dict[str, Any]:

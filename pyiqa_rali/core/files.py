@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 MODEL_SUFFIXES = ('.safetensors', '.bin', '.json', '.jinja', '.txt')  # weights, configuration, tokenizer, prompts
 
 
@@ -36,6 +38,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         raise OSError(error.errno, f'cannot write {path}: {error.strerror or error}') from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove the unfinished files that killed runs left in a folder; no other run may be writing there."""
+    for path in Path(folder).glob('.*.part'):
+        path.unlink(missing_ok=True)
 
 
 def _usual_mode() -> int:
@@ -86,6 +94,18 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     with atomic_open(path) as stream:
         json.dump(value, stream, indent=2, ensure_ascii=False)
         stream.write('\n')
+
+
+def write_yaml(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
+    """Write `value` as YAML in its own order, atomically."""
+    with atomic_open(path) as stream:
+        yaml.safe_dump(value, stream, sort_keys=False)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text, atomically."""
+    with atomic_open(path) as stream:
+        stream.write(text)
 
 
 def sha256(path: str | os.PathLike) -> str:

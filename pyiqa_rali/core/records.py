@@ -1,9 +1,9 @@
 """What a run writes down as it goes: a CSV that survives interruption, and TensorBoard."""
 
-import csv
 from pathlib import Path
+from typing import Any
 
-from pyiqa_rali.core.files import atomic_open
+from pyiqa_rali.core.runs import CsvRows, RowFile, rows_of_steps
 
 
 class RunRecord:
@@ -18,17 +18,12 @@ class RunRecord:
 
     def __init__(self, path: Path, columns: list[str], start_step: int = 0, tb_folder: Path | None = None):
         self.path, self.columns = path, columns
-        rows = [row for row in read_record(path) if row['step'] < start_step] if path.exists() else []
-        with atomic_open(path) as stream:
-            writer = csv.DictWriter(stream, ['step', *columns])
-            writer.writeheader()
-            writer.writerows(rows)
+        self._rows = rows_of_steps(path, columns, start_step)
         self._writer = _summary_writer(tb_folder, start_step)
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Append one step's values; those that are not given stay empty."""
-        with open(self.path, 'a', encoding='utf-8', newline='') as stream:
-            csv.DictWriter(stream, ['step', *self.columns]).writerow({'step': step, **values})
+        self._rows.add([{'step': step, **values}])
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(f'{self.path.stem}/{name}', value, step)
@@ -39,7 +34,7 @@ class RunRecord:
             self._writer.close()
 
 
-def _summary_writer(folder: Path | None, start_step: int):
+def _summary_writer(folder: Path | None, start_step: int) -> Any:
     if folder is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
@@ -47,13 +42,14 @@ def _summary_writer(folder: Path | None, start_step: int):
 
 
 def read_record(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a record as numbers; empty cells are left out, and so is a last row cut short by a kill."""
-    rows = []
-    with open(path, encoding='utf-8', newline='') as stream:
-        reader = csv.DictReader(stream)
-        for row in reader:
-            try:
-                rows.append({name: float(value) for name, value in row.items() if name and value not in ('', None)})
-            except ValueError:
-                break
-    return [{**row, 'step': int(row['step'])} for row in rows if 'step' in row]
+    """Return the rows of a record as numbers; empty cells are left out, and so is a last row cut short by a kill.
+
+    Raises:
+        DataError: a row is damaged.
+    """
+    return list(RowFile(path, CsvRows(parse=_numbers), kind='a record of steps').read())
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float]:
+    numbers = {name: float(value) for name, value in row.items() if value != ''}
+    return {**numbers, 'step': int(numbers['step'])}

@@ -1,23 +1,170 @@
-"""The folder of a run: what it was started with, whether it can go on, and what it ran on."""
+"""One resumable store: folders that know what they were begun with, and rows that survive a kill at any moment.
 
-import importlib.metadata
+Work that takes hours is started again after a kill, and goes on only if it is still the same work. Each such folder has a
+record, a small file of all that its other files depend on; `claim_folder` and `claim_run` write it, or refuse the folder when
+the record says something else. Results that come one by one are rows of a `RowFile`, which grows by whole rows.
+"""
+
+import contextlib
+import csv
+import io
 import json
-import platform
-import subprocess
+import operator
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import yaml
 
-from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.files import atomic_open, write_json
+from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.files import atomic_open, write_json, write_yaml
+from pyiqa_rali.core.tables import csv_line
+from pyiqa_rali.core.versions import versions
 
-PACKAGES = ('pyiqa-rali', 'pyiqa', 'torch', 'timm', 'open_clip_torch', 'transformers', 'numpy', 'scipy')
-MAY_CHANGE = ('logger', 'stages', 'num_gpu', 'path')
+MAY_CHANGE = ('logger', 'stages', 'num_gpu', 'path')  # sections of a training run that its results do not depend on
+ANOTHER_FOLDER = 'Give another folder, or remove it.'
+LONGEST_SHOWN = 200  # characters of a value in a message
+LONGEST_FIRST_LINE = 1 << 20  # bytes that are read of a file of another kind
+
+Row = dict[str, Any]
 
 
-def claim(root: Path, options: dict[str, Any], continues: bool, free: tuple[str, ...]) -> None:
-    """Make a run's folder and write its options and versions; an earlier run of that name is archived, unless this goes on.
+# Records -------------------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Difference:
+    """One value that differs between two records.
+
+    Attributes:
+        keys: where it stands: section, key, and so on.
+        before: in the first record; None where it has none.
+        now: in the second one.
+    """
+
+    keys: tuple[str, ...]
+    before: Any
+    now: Any
+
+    @property
+    def name(self) -> str:
+        """The keys as option files write them: 'align: lr'."""
+        return ': '.join(self.keys)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str] = ()) -> list[Difference]:
+    """Return what differs between two records of plain values, in the order of the second one.
+
+    Args:
+        before: as read from a file.
+        now: tuples count as lists, as they do in a file.
+        free: sections, and keys as 'section:key', that may differ.
+
+    Example:
+        >>> differences({'seed': 0, 'align': {'lr': 1e-3}}, {'seed': 0, 'align': {'lr': 0.5}})
+        [Difference(keys=('align', 'lr'), before=0.001, now=0.5)]
+    """
+    return list(_differences((), *(json.loads(json.dumps(record)) for record in (before, now)), frozenset(free)))
+
+
+def _differences(keys: tuple[str, ...], before: dict[str, Any], now: dict[str, Any],
+                 free: frozenset[str]) -> Iterator[Difference]:
+    for key in dict.fromkeys([*now, *before]):
+        place, first, second = (*keys, key), before.get(key), now.get(key)
+        if first == second or ':'.join(place) in free:
+            continue
+        if isinstance(first, dict) and isinstance(second, dict):
+            yield from _differences(place, first, second, free)
+        else:
+            yield Difference(place, first, second)
+
+
+def read_claim(record: Path) -> dict[str, Any] | None:
+    """Return what a folder was begun with, or None when its record is not there.
+
+    Args:
+        record: a YAML file (.yml), or JSON.
+
+    Raises:
+        DataError: the file is no such record.
+    """
+    if not record.is_file():
+        return None
+    try:
+        text = record.read_text(encoding='utf-8')
+        return dict(yaml.safe_load(text) if record.suffix == '.yml' else json.loads(text))
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise DataError(f'{record} should say what its folder was begun with, and cannot be read: {error}. Restore it, or '
+                        'remove the folder.') from error
+
+
+def claim_folder(record: Path, now: Mapping[str, Any], option: str, *, kind: str | None = None, remedy: str = ANOTHER_FOLDER,
+                 free: Sequence[str] = ()) -> dict[str, Any] | None:
+    """Write down what a folder is begun with, or check that it was begun with the same.
+
+    Args:
+        record: the file in the folder; the folder is made if needed.
+        now: all that the folder's other files depend on, as plain values.
+        option: the option or argument that named the folder.
+        kind: what the folder holds, such as 'analysis': other folders that are not empty are refused; None claims any folder.
+        remedy: what to do about another record.
+        free: keys, and 'section:key', that may differ; those that `now` lacks are kept.
+
+    Returns:
+        The record that was there, or None.
+
+    Raises:
+        OptionError: the folder was begun with something else, or holds something else.
+        DataError: its record cannot be read.
+    """
+    before = read_claim(record)
+    if before is not None:
+        refuse_differences(f'{option}: {record.parent}', before, now, remedy, free)
+    elif kind is not None:
+        refuse_foreign(record.parent, option, kind)
+    kept = {key: value for key, value in (before or {}).items() if key in free and key not in now}
+    _write_claim(record, {**now, **kept})
+    return before
+
+
+def refuse_differences(begun: str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str = ANOTHER_FOLDER,
+                       free: Sequence[str] = ()) -> None:
+    """Raise OptionError, naming the first difference and the others, when two records differ.
+
+    Args:
+        begun: the option and the file or folder that was begun, such as '--out: DIR'.
+        before: the record that is there.
+        now: the record of this run.
+        remedy: what to do.
+        free: keys, and 'section:key', that may differ.
+    """
+    found = differences(before, now, free)
+    if found:
+        more = ', '.join(each.name for each in found[1:])
+        raise OptionError(f'{begun} was begun with another {found[0].name}: {_shown(found[0].before)}, now '
+                          f'{_shown(found[0].now)}{f" (and another {more})" if more else ""}. {remedy}')
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f'{text[:LONGEST_SHOWN]}...'
+
+
+def refuse_foreign(folder: Path, option: str, kind: str, remedy: str = 'Give a new folder.') -> None:
+    """Raise OptionError when a folder without a record is not empty, or is a file."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OptionError(f'{option}: {folder} is not empty and holds no {kind}. {remedy}')
+
+
+def _write_claim(record: Path, values: Mapping[str, Any]) -> None:
+    (write_yaml if record.suffix == '.yml' else write_json)(record, dict(values))
+
+
+def claim_run(root: Path, options: dict[str, Any], continues: bool, free: Sequence[str]) -> None:
+    """Make the folder of a training run, with its `options.yml` and `versions.json`.
+
+    An earlier run of that name is archived, unless this one goes on with its files.
 
     Args:
         root: the folder.
@@ -26,72 +173,313 @@ def claim(root: Path, options: dict[str, Any], continues: bool, free: tuple[str,
         free: sections, and keys as 'section:key', that may then differ.
 
     Raises:
-        OptionError: the run that this one goes on from had other options.
+        OptionError: the run that this one goes on with had other options.
     """
-    written = root / 'options.yml'
-    if written.exists() and continues:
-        check_same_options(yaml.safe_load(written.read_text(encoding='utf-8')), options, written, free)
+    record = root / 'options.yml'
+    before = read_claim(record) if continues else None
+    if before is not None:
+        # whole sections that the record has and this version has not belonged to an earlier version: nothing reads them now
+        found = differences({key: before.get(key) for key in options}, options, free)
+        if found:
+            section, *keys = found[0].keys
+            where = ''.join(f'{key}: ' for key in keys)
+            raise OptionError(f'the options differ from those of {record}, whose files this run goes on from, in "{section}": '
+                              f'{where}was {_shown(found[0].before)}, is {_shown(found[0].now)}. Use the same options, or '
+                              'another name.')
     elif root.exists() and not continues:
         from pyiqa.utils.misc import mkdir_and_rename
         mkdir_and_rename(str(root))
-    with atomic_open(written) as stream:
-        yaml.safe_dump(options, stream, sort_keys=False)
+    _write_claim(record, options)
     write_json(root / 'versions.json', versions())
 
 
-def check_same_options(before: dict[str, Any], now: dict[str, Any], source: Path, free: tuple[str, ...] = MAY_CHANGE) -> None:
-    """Raise OptionError, naming the first difference, when a run goes on with other options.
+# Rows ----------------------------------------------------------------------------------------------------------------------
+
+class Lines(Protocol):
+    """How rows are written: `CsvRows` or `JsonRows`."""
+
+    head: bytes
+    start: bytes
+
+    def encode(self, row: Mapping[str, Any]) -> bytes:
+        """Return a row as it stands in the file, with its line end."""
+
+    def read(self, stream: IO[bytes]) -> Iterator[tuple[Any, int]]:
+        """Yield each whole row from the start of a file, and the byte at which it ends."""
+
+
+class _DamagedRow(ValueError):
+    """A row in the middle of a file that cannot be read: its line and what stands there."""
+
+
+class CsvRows:
+    """Rows as a CSV with a header. A quoted cell may hold line ends: a row can take several lines of the file.
 
     Args:
-        before: the options that the run was started with.
-        now: the options now.
-        source: where the first ones stand.
-        free: sections, and keys as 'section:key', that may differ.
+        columns: of the header, in this order; None, for reading alone, takes those that the file has.
+        parse: turns the texts of a row, by column, into the row; ValueError or KeyError says that it is damaged. None returns
+            the texts.
+
+    Attributes:
+        head: what a new file starts with.
+        start: what every file starts with, but for its kind of line end.
     """
-    bound_before, bound = (_without(free, json.loads(json.dumps(options))) for options in (before, now))
-    for section, value in bound.items():
-        if bound_before.get(section) != value:
-            raise OptionError(f'the options differ from those of {source}, whose files this run goes on from, in "{section}": '
-                              f'{_first_difference(bound_before.get(section), value)}. Use the same options, or another name.')
+
+    def __init__(self, columns: Sequence[str] | None = None, parse: Callable[[dict[str, str]], Any] | None = None):
+        self.columns, self._parse = columns, parse or dict
+        self.head = b'' if columns is None else csv_line(columns, '\r\n').encode()
+        self.start = self.head.rstrip()
+
+    def encode(self, row: Mapping[str, Any]) -> bytes:
+        """Return a row; columns that it does not have are empty."""
+        unknown = set(row) - set(self.columns or ())
+        if unknown:
+            raise KeyError(f'no such columns: {", ".join(sorted(unknown))}')
+        return csv_line((row.get(column) for column in self.columns or ()), '\r\n').encode('utf-8', 'surrogateescape')
+
+    def read(self, stream: IO[bytes]) -> Iterator[tuple[Any, int]]:
+        """Yield whole rows below the header, and where they end."""
+        lines = _WholeLines(stream)
+        reader = csv.reader(lines)
+        columns: list[str] | None = None
+        while True:
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise _DamagedRow(reader.line_num, error) from error
+            if cells is None or lines.ended:  # lines ended while a row went on: it was cut inside a quoted cell
+                return
+            if columns is None:
+                columns = cells
+            elif cells:  # an empty line holds no row
+                try:
+                    row = self._parse(dict(zip(columns, cells, strict=True)))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise _DamagedRow(reader.line_num, cells) from error
+                yield row, lines.place
 
 
-def _without(free: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
-    return {name: {key: value for key, value in section.items() if f'{name}:{key}' not in free}
-            if isinstance(section, dict) else section for name, section in options.items() if name not in free}
+class _WholeLines:
+    """The lines of a stream as text; a last line without an end is left out.
+
+    Attributes:
+        place: how many bytes of the stream the lines so far take.
+        ended: whether more lines were asked for than there are.
+    """
+
+    def __init__(self, stream: IO[bytes]):
+        self._stream, self.place, self.ended = stream, 0, False
+
+    def __iter__(self) -> '_WholeLines':
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline()
+        if not line.endswith(b'\n'):
+            self.ended = True
+            raise StopIteration
+        self.place += len(line)
+        return line.decode('utf-8', 'surrogateescape')
 
 
-def _first_difference(before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in {**before, **now}:
-            if before.get(key) != now.get(key):
-                return f'{key}: ' + _first_difference(before.get(key), now.get(key))
-    return f'was {before!r}, is {now!r}'
+class JsonRows:
+    """Rows as JSON objects, one a line.
 
+    Args:
+        keys: that each row has, in this order; None allows any.
+        parse: turns an object into the row; ValueError, KeyError or TypeError says that it is damaged. None returns the object.
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and the packages that matter, and the git revision of the source, if it has one."""
-    return {'python': platform.python_version(), 'machine': platform.machine(), **package_versions(),
-            'git_revision': git_revision()}
+    Attributes:
+        head: what a new file starts with: nothing.
+        start: what every row starts with.
+    """
 
+    head = b''
 
-def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that results depend on."""
-    found = {}
-    for package in PACKAGES:
+    def __init__(self, keys: Sequence[str] | None = None, parse: Callable[[dict[str, Any]], Any] | None = None):
+        self._keys, self._parse = keys, parse or dict
+        self.start = b'{"' if keys is None else f'{{"{keys[0]}": '.encode()
+
+    def encode(self, row: Mapping[str, Any]) -> bytes:
+        """Return a row in UTF-8, whatever texts it holds."""
+        if self._keys is not None:
+            row = {key: row[key] for key in self._keys}
         try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = 'not installed'
-    return found
+            return f'{json.dumps(row, ensure_ascii=False)}\n'.encode()
+        except UnicodeEncodeError:  # the name of a file that is not valid UTF-8: escapes can hold it
+            return f'{json.dumps(row)}\n'.encode()
+
+    def read(self, stream: IO[bytes]) -> Iterator[tuple[Any, int]]:
+        """Yield whole rows, and where they end."""
+        place = 0
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith(b'\n'):
+                return
+            place += len(line)
+            try:
+                row = json.loads(line)
+                if self._keys is not None and set(row) != set(self._keys):
+                    raise KeyError(f'must have {", ".join(self._keys)}')
+                yield self._parse(row), place
+            except (ValueError, KeyError, TypeError) as error:
+                raise _DamagedRow(number, line.decode('utf-8', 'replace').strip()[:80]) from error
 
 
-def git_revision() -> str:
-    """Return the commit of the checkout that this package runs from, '+' behind it when files were changed."""
-    folder = Path(__file__).parents[1]
-    try:
-        revision = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=folder, capture_output=True, text=True, check=True)
-        changed = subprocess.run(['git', 'status', '--porcelain', '-uno'], cwd=folder, capture_output=True, text=True,
-                                 check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return 'none: not run from a git checkout'
-    return revision.stdout.strip() + ('+' if changed.stdout.strip() else '')
+class RowFile:
+    """A file of rows that grows by whole rows, for work that may be killed at any moment and is resumed later.
+
+    A row is there once `add` has returned. What a killed process left of a last row is never read; `resume` removes it before
+    further rows follow. As a context manager the file is kept open between additions.
+
+    Args:
+        path: the file.
+        lines: how rows are written.
+        durable: hand rows to the disk, so that they outlast a power cut and not only the process.
+        option: the option or argument that named the file, for messages.
+        kind: what the file is, for messages.
+    """
+
+    def __init__(self, path: str | os.PathLike, lines: Lines, *, durable: bool = False, option: str = '',
+                 kind: str = 'a table of ours'):
+        self.path, self.lines, self.durable = Path(path), lines, durable
+        self._prefix, self._kind = f'{option}: ' if option else '', kind
+        self._ready = False
+        self._stream: io.FileIO | None = None
+
+    def read(self) -> Iterator[Any]:
+        """Yield every whole row, and change nothing: another process may be adding rows.
+
+        Raises:
+            DataError: the file is of another kind, or a row is damaged; the message names the line.
+        """
+        return (row for row, _ in self._read())
+
+    def resume(self) -> Iterator[Any]:
+        """Yield every whole row; when all are taken, the file is there, ends with the last one, and can be added to.
+
+        Raises:
+            DataError: see `read`; the file stays as it is.
+        """
+        last = 0
+        for row, end in self._read():
+            last = end
+            yield row
+        self._end_at(last)
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows.
+
+        Raises:
+            OSError: they cannot be written; the message names the file.
+        """
+        self._make_ready()
+        content = memoryview(b''.join(map(self.lines.encode, rows)))
+        self._ready = False  # until all is written: an interrupted addition may leave half a row
+        try:
+            with self._opened() as stream:
+                while content:
+                    content = content[stream.write(content):]
+                if self.durable:
+                    os.fsync(stream.fileno())
+        except OSError as error:
+            self.__exit__()
+            raise OSError(error.errno, f'cannot write {self.path}: {error.strerror or error}') from error
+        self._ready = True
+
+    def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write the whole file anew, atomically; `rows` may come from the file itself."""
+        with atomic_open(self.path, 'wb') as stream:
+            stream.write(self.lines.head)
+            stream.writelines(map(self.lines.encode, rows))
+        self._ready = True
+
+    def __enter__(self) -> 'RowFile':
+        self._make_ready()
+        self._stream = open(self.path, 'ab', buffering=0)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
+
+    def _make_ready(self) -> None:
+        if not self._ready:
+            for _ in self.resume():
+                pass
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[io.FileIO]:
+        if self._stream is not None:
+            yield self._stream
+            return
+        with open(self.path, 'ab', buffering=0) as stream:
+            yield stream
+
+    def _read(self) -> Iterator[tuple[Any, int]]:
+        if not self.path.exists():
+            return
+        with open(self.path, 'rb') as stream:
+            self._refuse_other_files(stream)
+            stream.seek(0)
+            try:
+                yield from self.lines.read(stream)
+            except _DamagedRow as error:
+                line, content = error.args
+                raise DataError(f'{self._prefix}line {line} of {self.path} is damaged: {content}. Mend or remove '
+                                'it.') from error
+
+    def _refuse_other_files(self, stream: IO[bytes]) -> None:
+        """Raise DataError unless the first line is that of such a file, or what a kill has left of it."""
+        first, start = stream.readline(LONGEST_FIRST_LINE), self.lines.start
+        fits = first.rstrip(b'\r\n') == start if self.lines.head else first.startswith(start)
+        if not fits and (first.endswith(b'\n') or not (start + b'\r').startswith(first)):
+            shown = first.strip()[:80].decode('utf-8', 'replace')
+            raise DataError(f'{self._prefix}{self.path} is not {self._kind}: its first line is {shown!r}, not '
+                            f'{start.decode()!r}{"" if self.lines.head else " and so on"}. Give another name.')
+
+    def _end_at(self, end: int) -> None:
+        """Remove what stands behind the last whole row; a file without any starts anew."""
+        if end == 0:
+            self.replace([])
+        elif self.path.stat().st_size > end:
+            os.truncate(self.path, end)
+        self._ready = True
+
+
+class KeyedRows:
+    """JSON rows in memory and in a file, each known by a key; the rows of an earlier run are there already.
+
+    Args:
+        path: the file.
+        key: returns a row's key; or the name under which it stands in the row.
+        durable: see `RowFile`.
+
+    Attributes:
+        done: the rows by key, in the order in which they came.
+    """
+
+    def __init__(self, path: Path, key: str | Callable[[Row], Hashable] = 'key', *, durable: bool = True):
+        self.path = path
+        self._key = operator.itemgetter(key) if isinstance(key, str) else key
+        self._file = RowFile(path, JsonRows(), durable=durable)
+        self.done: dict[Hashable, Row] = {self._key(row): row for row in self._file.resume()}
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Append rows."""
+        self._file.add(rows)
+        self.done.update({self._key(row): row for row in rows})
+
+
+def rows_of_steps(path: Path, columns: Sequence[str], start_step: int) -> RowFile:
+    """Return a CSV of steps, ready for the rows from `start_step` on: those that an interrupted run wrote ahead are dropped.
+
+    Args:
+        path: the file; columns that an earlier version wrote and this one does not are kept.
+        columns: beside 'step', which comes first.
+        start_step: the step that the run goes on with; 0 starts the file anew.
+    """
+    kept = [row for row in RowFile(path, CsvRows(), kind='a record of steps').read() if int(row['step']) < start_step]
+    file = RowFile(path, CsvRows(list(dict.fromkeys(['step', *columns, *(kept[0] if kept else ())]))))
+    file.replace(kept)
+    return file

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from tqdm import tqdm
 
-from pyiqa_rali.core.errors import DataError, OptionError, some
-from pyiqa_rali.core.files import atomic_open, without_nan, write_json
+from pyiqa_rali.core.errors import DataError, some
+from pyiqa_rali.core.files import without_nan, write_json, write_text, write_yaml
 from pyiqa_rali.core.options import override, read_yaml
-from pyiqa_rali.core.runs import versions
+from pyiqa_rali.core.runs import read_claim, refuse_foreign
+from pyiqa_rali.core.versions import versions
 from pyiqa_rali.data.tables import QualityTable, build_table, complete
 from pyiqa_rali.evaluation import result_tables as tables
 from pyiqa_rali.evaluation.metrics import describe_metric, make_metric, metric_section
@@ -81,11 +81,8 @@ class Evaluation:
             self.described[section.label] = {**described, 'lower_better': bool(metric.lower_better),
                                              'score_range': str(metric.score_range)}
             cache = ScoreCache(self.options.path.score_cache, described)
-            try:
-                for name, table in self.data.items():
-                    self.scored[name][section.label] = score_table(metric, table, self.sections[name], cache, section.label)
-            finally:
-                cache.close()
+            for name, table in self.data.items():
+                self.scored[name][section.label] = score_table(metric, table, self.sections[name], cache, section.label)
 
     def write_scores(self) -> None:
         """Write what stands whatever becomes of the results: scores, counts, and every image without a score."""
@@ -132,8 +129,7 @@ class Evaluation:
         tables.write_rows(self.root / 'paper.csv', tables.PAPER_COLUMNS, found['paper'])
         tables.write_pyiqa_row(self.root / 'pyiqa_row.csv', found['results'], list(self.data), labels)
         self._draw()
-        with atomic_open(self.root / 'results.md') as stream:
-            stream.write(tables.markdown(found))
+        write_text(self.root / 'results.md', tables.markdown(found))
         write_json(self.root / 'results.json', without_nan(found))
 
     def _row(self, name: str, label: str, mos: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
@@ -216,17 +212,14 @@ def claim_folder(root: Path, options: EvaluateOptions) -> None:
     Raises:
         OptionError: it holds something else than an evaluation.
     """
-    written = root / 'options.yml'
-    if root.exists() and any(root.iterdir()):
-        before = yaml.safe_load(written.read_text(encoding='utf-8')) if written.is_file() else None
-        if not isinstance(before, dict) or before.get('model_type') != KIND:
-            raise OptionError(f'name: {root} is not empty and holds no evaluation. Choose another name.')
+    before = read_claim(root / 'options.yml') or {}
+    if before.get('model_type') != KIND:
+        refuse_foreign(root, 'name', 'evaluation', 'Choose another name.')
     for name in OUTPUTS:
         path = root / name
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    with atomic_open(written) as stream:
-        yaml.safe_dump(asdict(options), stream, sort_keys=False)
+    write_yaml(root / 'options.yml', asdict(options))
     write_json(root / 'versions.json', versions())

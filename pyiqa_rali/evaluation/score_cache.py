@@ -1,15 +1,20 @@
 """Scores that are computed once: kept on disk for all runs, by metric, options, weights and image file."""
 
-import csv
 import hashlib
 import json
+import logging
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.files import write_json
+from pyiqa_rali.core.runs import CsvRows, RowFile
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ['key', 'score', 'image']
 DESCRIPTION = 'metric.json'
@@ -30,8 +35,8 @@ class ScoreCache:
         name = re.sub(r'[^\w.+-]', '_', str(description['name']))
         self.folder = Path(folder) / f'{name}_{digest(description)[:16]}'
         write_json(self.folder / DESCRIPTION, description)
-        self._scores = {key: score for path in sorted(self.folder.glob('*.csv')) for key, score in _read(path)}
-        self._stream = None
+        self._scores = {key: score for path in sorted(self.folder.glob('*.csv')) for key, score in _kept_scores(path)}
+        self._rows: RowFile | None = None
 
     def __len__(self) -> int:
         return len(self._scores)
@@ -42,24 +47,19 @@ class ScoreCache:
 
     def add(self, key: str, score: float, image: str) -> None:
         """Keep a finite score, on disk at once."""
-        if self._stream is None:
-            path = self.folder / f'{os.getpid()}_{time.time_ns()}.csv'
-            self._stream = open(path, 'w', encoding='utf-8', errors='surrogateescape', newline='')  # noqa: SIM115
-            csv.writer(self._stream, lineterminator='\n').writerow(COLUMNS)
-        csv.writer(self._stream, lineterminator='\n').writerow([key, repr(float(score)), image])
-        self._stream.flush()
+        if self._rows is None:
+            self._rows = RowFile(self.folder / f'{os.getpid()}_{time.time_ns()}.csv', CsvRows(COLUMNS))
+        self._rows.add([{'key': key, 'score': float(score), 'image': image}])
         self._scores[key] = float(score)
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
 
-
-def _read(path: Path) -> list[tuple[str, float]]:
-    lines = path.read_text(encoding='utf-8', errors='surrogateescape').split('\n')[:-1]  # the last has no end: cut short
-    return [(row[0], float(row[1])) for row in csv.reader(lines[1:]) if len(row) == len(COLUMNS)]
+def _kept_scores(path: Path) -> Iterator[tuple[str, float]]:
+    """Yield the scores of a file; what is damaged and all behind it is computed again."""
+    lines = CsvRows(COLUMNS, lambda row: (row['key'], float(row['score'])))
+    try:
+        yield from RowFile(path, lines, kind='a file of scores').read()
+    except DataError as error:
+        logger.warning('scores are computed again: %s', error)
 
 
 def digest(value: Any) -> str:

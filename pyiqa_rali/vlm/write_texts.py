@@ -1,9 +1,7 @@
 """A reasoning model writes several texts on each image: the file that the alignment trainer reads."""
 
-import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from pyiqa_rali.core.errors import DataError, OptionError, first_line, some
-from pyiqa_rali.core.files import atomic_open, write_json
+from pyiqa_rali.core.files import write_json
+from pyiqa_rali.core.runs import JsonRows, RowFile, read_claim, refuse_differences
 from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, save_reasoning_texts
 from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
 from pyiqa_rali.vlm.decoding import Sampling
@@ -99,17 +98,15 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     done = _begin(part, out, settings, names)
     report = WritingReport()
     left = [(name, image) for name, image in zip(names, images, strict=True) if name not in done]
-    with open(part, 'a', encoding='utf-8') as stream, tqdm(total=len(images), initial=len(done), desc='write-texts',
-                                                           unit='image') as bar:
+    rows = _rows(part)
+    with tqdm(total=len(images), initial=len(done), desc='write-texts', unit='image') as bar:
         for start in range(0, len(left), options.batch_size):
             chunk = left[start:start + options.batch_size]
-            for (name, _), texts in zip(chunk, _texts_of(reasoner, chunk, settings['model'], options, report,
-                                                              completer or complete), strict=True):
-                done[name] = texts
-                stream.write(_line(name, texts))
-                bar.update()
-            stream.flush()
-            os.fsync(stream.fileno())
+            found = _texts_of(reasoner, chunk, settings['model'], options, report, completer or complete)
+            texts = dict(zip((name for name, _ in chunk), found, strict=True))
+            rows.add(map(_row, texts.items()))
+            done |= texts
+            bar.update(len(chunk))
     return _finish(part, out, {name: done[name] for name in names}, options, report)
 
 
@@ -181,42 +178,38 @@ def _begin(part: Path, out: Path, settings: dict[str, Any], names: list[str]) ->
     described = out.with_name(f'{out.name}.json')
     there = [path for path in (part, out) if path.exists() and path.stat().st_size]
     before = _refuse_other_settings(described, there[0], out, settings) if there else settings
-    done = dict(_whole_lines(part)) if part.exists() else load_reasoning_texts(out) if out.exists() else {}
+    done = dict(_rows(part).read()) if part.exists() else load_reasoning_texts(out) if out.exists() else {}
     others = sorted(set(done) - set(names))
     if others:
         raise OptionError(f'--out: {there[0]} holds texts on {len(others)} images that are not among these {len(names)}: '
                           f'{some(others)}. Give another --out, or all images together.')
     enough = settings['texts_per_image'] if settings['attempts'] > before['attempts'] else 1
     done = {name: texts for name, texts in done.items() if len(texts) >= enough}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_open(part) as stream:  # from here on it is the whole truth, also where `out` is there already
-        stream.writelines(_line(name, texts) for name, texts in done.items())
+    _rows(part).replace(map(_row, done.items()))  # from here on it is the whole truth, also where `out` is there already
     write_json(described, {'settings': settings})
     return done
 
 
 def _refuse_other_settings(described: Path, there: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that a file was begun with, or raise OptionError when they are unknown or others."""
-    if not described.exists():
+    record = read_claim(described)
+    if record is None:
         raise OptionError(f'--out: {there} is there without {described.name}, which would say how it was written, so its texts '
                           'may be from anything. Give another --out, or remove it.')
-    before = json.loads(described.read_text(encoding='utf-8')).get('settings', {})
-    for key, value in json.loads(json.dumps(settings)).items():
-        if before.get(key) != value and key not in MAY_CHANGE:
-            raise OptionError(f'--out: {out} was begun with another {key}: {before.get(key)!r}, now {value!r}. Give another '
-                              '--out, or remove it.')
+    before = record.get('settings', {})
+    refuse_differences(f'--out: {out}', before, settings, 'Give another --out, or remove it.', MAY_CHANGE)
     return before
 
 
-def _whole_lines(part: Path) -> Iterator[tuple[str, list[ReasoningText]]]:
-    if part.exists():
-        for line in part.read_bytes().split(b'\n')[:-1]:
-            row = json.loads(line)
-            yield row['image'], [ReasoningText(**item) for item in row['texts']]
+def _rows(part: Path) -> RowFile:
+    """Return the file of finished images; its rows are (image, texts)."""
+    lines = JsonRows(('image', 'texts'), lambda row: (row['image'], [ReasoningText(**item) for item in row['texts']]))
+    return RowFile(part, lines, durable=True, option='--out', kind='a file of unfinished texts')
 
 
-def _line(name: str, texts: list[ReasoningText]) -> str:
-    return json.dumps({'image': name, 'texts': [vars(item) for item in texts]}, ensure_ascii=False) + '\n'
+def _row(item: tuple[str, list[ReasoningText]]) -> dict[str, Any]:
+    name, texts = item
+    return {'image': name, 'texts': [vars(text) for text in texts]}
 
 
 def _finish(part: Path, out: Path, done: dict[str, list[ReasoningText]], options: WritingOptions,

@@ -149,7 +149,7 @@ def test_explanations_are_measured_and_a_second_start_goes_on(tmp_path, capsys):
     assert main(arguments) == 0
     assert (tmp_path / 'results.json').read_bytes() == first
     assert main([*arguments, '--levels', '4']) == 2
-    assert 'holds results with other levels' in capsys.readouterr().err
+    assert 'was begun with another levels: ' in capsys.readouterr().err
     assert main([*arguments[:3], str(tmp_path), '--size', '64', '64']) == 2
     assert '--size: is about pictures that are drawn, but these come from FOLDER.' in capsys.readouterr().err
 

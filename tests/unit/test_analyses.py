@@ -13,11 +13,12 @@ from pyiqa_rali.__main__ import main
 from pyiqa_rali.cli.analyse import named_checkpoints
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.files import model_sha256, sha256
+from pyiqa_rali.core.runs import KeyedRows
 from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint
 from pyiqa_rali.model.digest import weights_digest
 from pyiqa_rali.studies.analyses.attention import PARTS, attention_shares, last_rows, parts_of
 from pyiqa_rali.studies.analyses.domains import ALIGNED, VISUAL, encoders_of
-from pyiqa_rali.studies.analyses.folder import AnalysisFolder, RowFile
+from pyiqa_rali.studies.analyses.folder import AnalysisFolder
 from pyiqa_rali.studies.analyses.reasoning import agreement, begun_completion, partners, shuffled_words
 from pyiqa_rali.studies.analyses.teachers import analyse_teachers, consistency
 from pyiqa_rali.vlm.generation import decode, encode, until_rating
@@ -347,11 +348,11 @@ def test_a_folder_goes_on_with_the_same_weights_only(tmp_path):
 
 
 def test_rows_survive_a_kill(tmp_path):
-    rows = RowFile(tmp_path / 'rows.jsonl')
+    rows = KeyedRows(tmp_path / 'rows.jsonl')
     rows.add([{'key': 'a', 'value': 1}, {'key': 'b', 'value': 2}])
     with open(rows.path, 'a') as stream:
         stream.write('{"key": "c", "va')
-    again = RowFile(rows.path)
+    again = KeyedRows(rows.path)
     assert set(again.done) == {'a', 'b'}
     again.add([{'key': 'c', 'value': 3}])
-    assert set(RowFile(rows.path).done) == {'a', 'b', 'c'}
+    assert set(KeyedRows(rows.path).done) == {'a', 'b', 'c'}

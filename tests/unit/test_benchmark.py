@@ -99,7 +99,7 @@ def test_a_half_written_row_is_measured_again(tmp_path):
     assert Rows(tmp_path, {'a': 1}, True).rows == rows.rows
     with pytest.raises(OptionError, match='holds a benchmark already. Give --resume'):
         Rows(tmp_path, {'a': 1}, False)
-    with pytest.raises(OptionError, match=r'was measured with a 1, now it is 2'):
+    with pytest.raises(OptionError, match='was begun with another a: 1, now 2. Ratios hold within one run: give another'):
         Rows(tmp_path, {'a': 2}, True)
 
 

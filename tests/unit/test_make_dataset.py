@@ -140,8 +140,8 @@ def test_a_finished_folder_is_only_described_anew(photos, made, capsys):
 
 
 @pytest.mark.parametrize('more, message', [
-    (['--seed', '5'], 'begun with other seed'), (['--levels', '2'], 'begun with other levels'),
-    (['--size', '40', '64'], 'begun with other size')])
+    (['--seed', '5'], 'begun with another seed: 0, now 5'), (['--levels', '2'], 'begun with another levels: [1, 3.5], now [2]'),
+    (['--size', '40', '64'], 'begun with another size: ')])
 def test_a_folder_of_other_options_is_not_mixed(photos, made, capsys, more, message):
     assert main([*arguments(photos, made), *more]) == 2
     assert message in capsys.readouterr().err

@@ -16,7 +16,6 @@ def test_scores_come_back_exactly_in_another_process(tmp_path):
     cache.add('other', -1e-9, 'caf\udce9.png')
     again = ScoreCache(tmp_path, dict(METRIC))  # before the first is closed: every line is on disk
     assert (again.get('key'), again.get('other'), len(again)) == (0.1 + 0.2, -1e-9, 2)
-    cache.close()
 
 
 @pytest.mark.parametrize('change', [{'name': 'rali'}, {'options': {'mode': 'mean'}}, {'weights_sha256': 'b'}])
@@ -30,7 +29,6 @@ def test_a_line_cut_short_is_ignored_and_the_rest_is_kept(tmp_path):
     cache = ScoreCache(tmp_path, METRIC)
     cache.add('first', 1.5, 'a.png')
     cache.add('second', 2.25, 'b.png')
-    cache.close()
     path = next(cache.folder.glob('*.csv'))
     content = path.read_bytes()
     for end in range(len(content)):

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.files import remove_leftovers
 from pyiqa_rali.data.photographs import check_sizes, list_photographs
 from pyiqa_rali.data.synthetic.blocks import make_block, read_record
 from pyiqa_rali.data.synthetic.pseudo_mos import PseudoMos, load_calibration
@@ -22,7 +23,7 @@ from pyiqa_rali.data.synthetic.settings import (
     Block,
     DatasetSettings,
     check_settings,
-    claim_folder,
+    claim_dataset,
     plan,
 )
 from pyiqa_rali.data.synthetic.tables import split_columns, write_tables
@@ -49,8 +50,9 @@ def make_dataset(settings: DatasetSettings, workers: int = 1) -> int:
     photographs = list_photographs(settings.photos, settings.groups)
     check_sizes(photographs, settings.size)
     split_columns(settings, photographs)
-    claim_folder(settings, photographs)
-    _remove_leftovers(Path(settings.out))
+    claim_dataset(settings, photographs)
+    for part in ('', IMAGES, RECORDS):
+        remove_leftovers(Path(settings.out) / part)
     blocks = plan(settings, photographs)
     missing = [block for block in blocks if read_record(settings, block) is None]
     with tqdm(total=len(blocks), initial=len(blocks) - len(missing), desc='make-dataset', unit='block') as progress:
@@ -95,10 +97,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the unfinished files that a killed run left."""
-    for part in (folder, folder / IMAGES, folder / RECORDS):
-        for path in part.glob('.*.part'):
-            path.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from pyiqa_rali.core.errors import OptionError, some
-from pyiqa_rali.core.files import sha256, write_json
+from pyiqa_rali.core.files import sha256
+from pyiqa_rali.core.runs import claim_folder
 from pyiqa_rali.data.distortions import DISTORTIONS, check_names
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
 from pyiqa_rali.data.photographs import Photograph
@@ -120,7 +121,7 @@ def generator(*identity: Any) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], 'little'))
 
 
-def claim_folder(settings: DatasetSettings, photographs: list[Photograph]) -> None:
+def claim_dataset(settings: DatasetSettings, photographs: list[Photograph]) -> None:
     """Write down what is made in the folder, or check that it is the same as before.
 
     Splits, held-out types and texts may change from run to run: they are written anew each time.
@@ -132,22 +133,5 @@ def claim_folder(settings: DatasetSettings, photographs: list[Photograph]) -> No
             'composites': settings.composites, 'metrics': list(settings.metrics),
             'calibration': sha256(settings.calibration) if settings.calibration else None, 'seed': settings.seed,
             'photographs': {item.path.name: [item.photograph_id, item.path.stat().st_size] for item in photographs}}
-    folder = Path(settings.out)
-    path = folder / SETTINGS
-    if path.is_file():
-        before = _read_claim(path)
-        changed = [key for key, value in made.items() if before.get(key) != json.loads(json.dumps(value))]
-        if changed:
-            raise OptionError(f'out: {folder} holds a data set that was begun with other {", ".join(changed)}. Give the same '
-                              'options to continue it, or another folder.')
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OptionError(f'out: {folder} is not empty and holds no data set of ours. Give a new folder.')
-    write_json(path, made)
-
-
-def _read_claim(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding='utf-8')))
-    except (ValueError, TypeError) as error:
-        raise OptionError(f'out: {path} is not one of ours ({error}). Give a new folder.') from error
+    claim_folder(Path(settings.out) / SETTINGS, made, 'out', kind='data set of ours',
+                 remedy='Give the same options to continue it, or another folder.')

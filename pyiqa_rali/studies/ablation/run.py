@@ -17,13 +17,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pyiqa_rali.core.errors import OptionError, did_you_mean
-from pyiqa_rali.core.files import atomic_open, atomic_path, model_sha256, write_json
+from pyiqa_rali.core.files import atomic_path, model_sha256, write_json, write_yaml
 from pyiqa_rali.core.jobs import end_with_parent
 from pyiqa_rali.core.options import from_known_keys, read_yaml
-from pyiqa_rali.core.runs import MAY_CHANGE, package_versions
+from pyiqa_rali.core.runs import MAY_CHANGE
+from pyiqa_rali.core.versions import package_versions
 from pyiqa_rali.training.rali.options import PathOptions, train_options
 from pyiqa_rali.training.rali.run import check_sections, train
 from pyiqa_rali.training.rali.run_folder import OF_LATER_STAGES, RunFolder
@@ -272,8 +271,7 @@ def run_cell(folder: Path, encoders: Path, cell: Cell, keep_models: bool) -> Non
     run = RunFolder(train_options(values))
     share(encoders / cell.encoder, run.root)
     option_file = folder / f'{cell.key}.yml'
-    with atomic_open(option_file) as stream:
-        yaml.safe_dump(values, stream, sort_keys=False)
+    write_yaml(option_file, values)
     results = train(str(option_file), auto_resume=True)
     share(run.root, encoders / cell.encoder)
     if not keep_models:

@@ -1,6 +1,5 @@
 """The table of an ablation: mean and spread over repeats, beside the paper's values, as CSV and Markdown."""
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
-from pyiqa_rali.core.files import atomic_open
+from pyiqa_rali.core.tables import markdown_table, write_csv
 
 PAPER = 'paper, not measured here: PLCC over 7 sets'
 
@@ -72,18 +71,16 @@ def spread(values: np.ndarray) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
-def write_csv(path: Path, rows: Sequence[TableRow]) -> None:
+def write_table(path: Path, rows: Sequence[TableRow]) -> None:
     """Write one line a variant."""
     metrics = list(rows[0].means)
     columns = [f'{metric}_{what}' for metric in metrics for what in ('mean', 'sd', 'change_mean', 'change_sd')]
-    with atomic_open(path) as stream:
-        writer = csv.writer(stream, lineterminator='\n')
-        writer.writerow(['variant', 'group', 'value', 'repeats', *columns, 'paper_plcc'])
-        for row in rows:
-            figures = [number for metric in metrics for values in (row.means[metric], row.changes[metric])
-                       for number in (float(values.mean()), spread(values))]
-            writer.writerow([row.name, row.group, '' if row.value is None else row.value, len(row.results), *figures,
-                             '' if row.paper is None else row.paper])
+    lines = []
+    for row in rows:
+        statistics = [number for metric in metrics for values in (row.means[metric], row.changes[metric])
+                      for number in (float(values.mean()), spread(values))]
+        lines.append([row.name, row.group, row.value, len(row.results), *statistics, row.paper])
+    write_csv(path, ['variant', 'group', 'value', 'repeats', *columns, 'paper_plcc'], lines)
 
 
 def markdown(rows: Sequence[TableRow], sections: Sequence[str]) -> str:
@@ -98,12 +95,12 @@ def markdown(rows: Sequence[TableRow], sections: Sequence[str]) -> str:
         with_paper = any(row.paper is not None for row in members)
         head = ['variant', *(metric.upper() for metric in metrics), *(f'change of {metric.upper()}' for metric in metrics),
                 *([PAPER] if with_paper else [])]
-        lines = [head, ['---'] * len(head)]
+        lines = []
         for row in members:
             cells = [row.name, *(_with_spread(row.means[metric]) for metric in metrics),
                      *('' if row is rows[0] else _with_spread(row.changes[metric], '+') for metric in metrics)]
             lines.append([*cells, *([_paper(row)] if with_paper else [])])
-        parts.append('\n'.join('| ' + ' | '.join(line) + ' |' for line in lines))
+        parts.append(markdown_table(head, lines))
     return '\n\n'.join(parts) + '\n'
 
 

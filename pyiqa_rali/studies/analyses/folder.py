@@ -1,17 +1,15 @@
 """The folder of one analysis: what it was asked, rows as they are computed, tables and figures."""
 
-import csv
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.files import atomic_open, without_nan, write_json
-from pyiqa_rali.core.runs import versions
-from pyiqa_rali.scoring.score_table import cut_after_last_line
+from pyiqa_rali.core.files import without_nan, write_json
+from pyiqa_rali.core.runs import KeyedRows, claim_folder, read_claim, refuse_differences
+from pyiqa_rali.core.tables import write_csv
+from pyiqa_rali.core.versions import versions
 
 OPTIONS, RESULTS, VERSIONS = 'options.json', 'results.json', 'versions.json'
 WEIGHTS = 'weights_sha256'  # among the options: of every model, by what it is
@@ -54,16 +52,8 @@ class AnalysisFolder:
 
     def __init__(self, root: str | os.PathLike, kind: str, options: Mapping[str, Any]):
         self.root = Path(root)
-        self._asked = json.loads(json.dumps({'kind': kind, **options}))
-        written = self.root / OPTIONS
-        self._weights = None
-        if written.exists():
-            before = json.loads(written.read_text(encoding='utf-8'))
-            self._weights = before.pop(WEIGHTS, None)
-            self._refuse_changes(before, self._asked)
-        elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
-            raise OptionError(f'--out: {self.root} is not empty and holds no analysis. Give a new folder.')
-        self._write_options()
+        self._asked = {'kind': kind, **options}
+        claim_folder(self.root / OPTIONS, self._asked, '--out', kind='analysis', free=(WEIGHTS,))
         write_json(self.root / VERSIONS, versions())
 
     def check_weights(self, found: Mapping[str, str]) -> None:
@@ -75,31 +65,20 @@ class AnalysisFolder:
         Raises:
             OptionError: the folder was begun with other weights.
         """
-        if self._weights is not None:
-            self._refuse_changes({f'{WEIGHTS} of {name}': value for name, value in self._weights.items()},
-                                 {f'{WEIGHTS} of {name}': value for name, value in found.items()})
-        self._weights = dict(found)
-        self._write_options()
+        record = self.root / OPTIONS
+        before = (read_claim(record) or {}).get(WEIGHTS)
+        if before is not None:
+            refuse_differences(f'--out: {self.root}', *({f'{WEIGHTS} of {name}': digest for name, digest in each.items()}
+                                                        for each in (before, found)))
+        write_json(record, {**self._asked, WEIGHTS: dict(found)})
 
-    def _refuse_changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        changed = next((key for key in {**before, **now} if before.get(key) != now.get(key)), None)
-        if changed is not None:
-            raise OptionError(f'--out: {self.root} was begun with another {changed}: {before.get(changed)!r}, now '
-                              f'{now.get(changed)!r}. Give another folder, or remove it.')
-
-    def _write_options(self) -> None:
-        write_json(self.root / OPTIONS, self._asked if self._weights is None else {**self._asked, WEIGHTS: self._weights})
-
-    def rows(self, name: str) -> 'RowFile':
+    def rows(self, name: str) -> KeyedRows:
         """Return the rows of a step that are there already; new ones are added to it."""
-        return RowFile(self.root / f'{name}.jsonl')
+        return KeyedRows(self.root / f'{name}.jsonl')
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write a table as CSV; the first row gives the columns, and a value that does not exist is an empty cell."""
-        with atomic_open(self.root / f'{name}.csv') as stream:
-            writer = csv.DictWriter(stream, list(rows[0]), lineterminator='\n')
-            writer.writeheader()
-            writer.writerows({key: '' if value != value else value for key, value in row.items()} for row in rows)
+        write_csv(self.root / f'{name}.csv', list(rows[0]), rows)
 
     def results(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Write the results, and return them as written: NaN, which JSON does not have, becomes null."""
@@ -124,27 +103,3 @@ class AnalysisFolder:
     def picture(self, name: str) -> Path:
         """Return the path of a picture."""
         return self.root / f'{name}.png'
-
-
-class RowFile:
-    """JSON lines with a key each, that grow by whole lines.
-
-    Args:
-        path: the file; what a killed run left of a line is dropped.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.done: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            cut_after_last_line(path)
-            with open(path, encoding='utf-8') as stream:
-                self.done = {row['key']: row for row in map(json.loads, stream)}
-
-    def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Append rows and hand them to the disk."""
-        with open(self.path, 'a', encoding='utf-8') as stream:
-            stream.writelines(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
-            stream.flush()
-            os.fsync(stream.fileno())
-        self.done.update({row['key']: row for row in rows})

@@ -1,6 +1,5 @@
 """Random weights in the layout of the released RALI folder, so that a benchmark loads and computes what the real one does."""
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
-from pyiqa_rali.core.files import atomic_open, write_json
+from pyiqa_rali.core.files import atomic_folder, write_json
+from pyiqa_rali.core.runs import differences, read_claim
 from pyiqa_rali.studies.benchmark.release_path import image_features
 
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -27,7 +27,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
                  'vocab_size': 64},
         'features': 16, 'pca_dim': 6, 'num_basis': 9}}
 TEMPERATURE = 0.07
-FINISHED = 'random.json'  # written last: a folder without it was cut short
+FINISHED = 'random.json'  # what the folder was made of
 
 
 def write_random_release(folder: Path, encoder: str, pictures: list[Path], seed: int = 0) -> Path:
@@ -48,23 +48,22 @@ def write_random_release(folder: Path, encoder: str, pictures: list[Path], seed:
     if encoder not in ENCODERS:
         raise OptionError(f'--encoder: "{encoder}" is not one of {", ".join(ENCODERS)}.{did_you_mean(encoder, ENCODERS)}')
     described = {'encoder': encoder, 'seed': seed, 'pictures': [path.name for path in pictures]}
-    finished = folder / FINISHED
-    if finished.is_file() and json.loads(finished.read_text(encoding='utf-8')) == described:
+    finished = read_claim(folder / FINISHED)
+    if finished is not None and not differences(finished, described):
         return folder
-    finished.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     clip = random_clip(ENCODERS[encoder])
     processor = _processor(ENCODERS[encoder]['vision']['image_size'])
-    clip.save_pretrained(folder / 'best')
-    processor.save_pretrained(folder / 'best')
     features = torch.cat([image_features(clip, processor, [Image.open(path).convert('RGB')]) for path in pictures])
     scorer, mean = random_scorer(features, ENCODERS[encoder]['pca_dim'], ENCODERS[encoder]['num_basis'])
     state = {f'clip.{name}': tensor for name, tensor in clip.state_dict().items()}
-    torch.save({'state_dict': {**state, **{f'scorer.{name}': tensor for name, tensor in scorer.items()}}}, folder / 'ckpt.pt')
-    with atomic_open(folder / 'pca.pkl', 'wb') as stream:
-        stream.write(pca_pickle({'mean_': mean.numpy()}))
-    write_json(finished, described)
+    state |= {f'scorer.{name}': tensor for name, tensor in scorer.items()}
+    with atomic_folder(folder) as temporary:
+        clip.save_pretrained(temporary / 'best')
+        processor.save_pretrained(temporary / 'best')
+        torch.save({'state_dict': state}, temporary / 'ckpt.pt')
+        (temporary / 'pca.pkl').write_bytes(pca_pickle({'mean_': mean.numpy()}))
+        write_json(temporary / FINISHED, described)
     return folder
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.files import write_json
-from pyiqa_rali.scoring.score_table import cut_after_last_line
+from pyiqa_rali.core.runs import KeyedRows, claim_folder
 from pyiqa_rali.studies.benchmark.cells import row_key
 
 MODULES = 'pyiqa_rali.studies.benchmark'
@@ -27,44 +27,36 @@ class Rows:
         settings: what all rows must have in common.
         resume: go on with the rows that are there.
 
-    Attributes:
-        rows: all of them, in the order of measuring.
-
     Raises:
         OptionError: there are rows and `resume` is not set, or they were measured with other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], resume: bool):
-        self.path, self.rows = folder / 'rows.jsonl', []
-        if self.path.exists() and not resume:
-            raise OptionError(f'--out: {folder} holds a benchmark already. Give --resume to go on with it, or another folder.')
-        if self.path.exists():
-            self._read(folder / 'settings.json', settings)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / 'settings.json', settings)
+        self.path, record = folder / 'rows.jsonl', folder / 'settings.json'
+        if self.path.exists() and self.path.stat().st_size:
+            if not resume:
+                raise OptionError(f'--out: {folder} holds a benchmark already. Give --resume to go on with it, or another '
+                                  'folder.')
+            if not record.is_file():
+                raise DataError(f'--out: {folder} cannot be resumed: {record.name}, which says how its rows were measured, is '
+                                'gone. Give another folder.')
+            claim_folder(record, settings, '--out', remedy='Ratios hold within one run: give another folder.')
+        else:
+            write_json(record, settings)
+        self._rows = KeyedRows(self.path, row_key)
 
-    def _read(self, settings_file: Path, settings: dict[str, Any]) -> None:
-        try:
-            earlier = json.loads(settings_file.read_text(encoding='utf-8'))
-            cut_after_last_line(self.path)
-            self.rows = [json.loads(line) for line in self.path.read_text(encoding='utf-8').splitlines()]
-        except (OSError, json.JSONDecodeError) as error:
-            raise DataError(f'--out: {settings_file.parent} cannot be gone on with: {error}. Give another folder.') from error
-        changed = [name for name in settings if earlier.get(name) != settings[name]]
-        if changed:
-            name = changed[0]
-            raise OptionError(f'--resume: {self.path} was measured with {name} {earlier.get(name)!r}, now it is '
-                              f'{settings[name]!r}; ratios hold within one run. Give another folder.')
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, in the order of measuring."""
+        return list(self._rows.done.values())
 
     def has(self, key: dict[str, Any]) -> bool:
         """Whether a row is there."""
-        return row_key(key) in {row_key(row) for row in self.rows}
+        return row_key(key) in self._rows.done
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a row."""
-        self.rows.append(row)
-        with open(self.path, 'a', encoding='utf-8') as stream:
-            stream.write(json.dumps(row) + '\n')
+        self._rows.add([row])
 
 
 def measure_subject(rows: Rows, request: dict[str, Any], label: str) -> Iterator[dict[str, Any]]:

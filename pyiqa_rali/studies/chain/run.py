@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from pyiqa_rali.core.errors import some
-from pyiqa_rali.core.files import atomic_folder, atomic_open, without_nan, write_json
+from pyiqa_rali.core.files import atomic_folder, without_nan, write_json, write_yaml
 from pyiqa_rali.core.options import override, read_yaml
-from pyiqa_rali.core.runs import claim
+from pyiqa_rali.core.runs import claim_run
 from pyiqa_rali.data.synthetic.make_dataset import make_dataset
 from pyiqa_rali.data.synthetic.view_sentences import view_sentence
 from pyiqa_rali.data.tables import build_table
@@ -59,7 +58,7 @@ def run_chain(opt_path: str | Path, auto_resume: bool = False, overrides: list[s
     options = chain_options(override(read_yaml(opt_path), list(overrides)))
     root = Path(options.path.experiments_root) / options.name
     check_steps(ChainSteps(options, options.seeds[0], root))
-    claim(root, asdict(options), auto_resume, ('seeds', 'path', *OF_NO_TEXT))
+    claim_run(root, asdict(options), auto_resume, ('seeds', 'path', *OF_NO_TEXT))
     found = {seed: Chain(options, seed, root / f'seed_{seed}', auto_resume).run() for seed in options.seeds}
     medians, without = medians_of(found)
     if without:
@@ -150,8 +149,7 @@ class Chain:
     def align(self) -> None:
         """RALI's three stages from those texts."""
         opt_path = self.root / 'rali.yml'
-        with atomic_open(opt_path) as stream:
-            yaml.safe_dump(self.steps.rali_values(), stream, sort_keys=False)
+        write_yaml(opt_path, self.steps.rali_values())
         if not (self.resume and self.rali.exists()):
             train_rali(str(opt_path), auto_resume=self.resume and self.steps.rali.exists())
 

@@ -14,7 +14,7 @@ from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.core.files import atomic_open, atomic_path, write_json
 from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.core.records import read_record
-from pyiqa_rali.core.runs import versions
+from pyiqa_rali.core.versions import versions
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.tables import QualityTable, build_table, complete, mos_scale
 from pyiqa_rali.figures.run_pictures import draw_run

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from pyiqa_rali.core.runs import MAY_CHANGE, claim
+from pyiqa_rali.core.runs import MAY_CHANGE, claim_run
 from pyiqa_rali.training.rali.options import TrainOptions
 
 # sections that earlier stages took no part in: they may change when a later stage is run alone, and not resumed
@@ -52,4 +52,4 @@ class RunFolder:
         """
         continues = resume or options.stages[0] != 'align'
         free = MAY_CHANGE if resume else (*MAY_CHANGE, *OF_LATER_STAGES[options.stages[0]])
-        claim(self.root, asdict(options), continues, free)
+        claim_run(self.root, asdict(options), continues, free)

@@ -1,6 +1,5 @@
 """What is written and watched while a reasoning model is trained: CSV, TensorBoard, samples, validation, alarms."""
 
-import csv
 import math
 import warnings
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from pyiqa_rali.core.records import RunRecord, read_record
+from pyiqa_rali.core.runs import rows_of_steps
 from pyiqa_rali.measures.correlations import correlations
 from pyiqa_rali.training.vlm.options import ReasoningValOptions
 from pyiqa_rali.vlm.loading import ReasoningModel
@@ -94,16 +94,8 @@ class SampleCallback(TrainerCallback):
     """
 
     def __init__(self, path: Path, start_step: int):
-        self.path = path
         self.latest: list[dict[str, Any]] = []
-        kept = []
-        if path.exists():
-            with open(path, encoding='utf-8', newline='') as stream:
-                kept = [row for row in csv.DictReader(stream) if row['step'].isdigit() and int(row['step']) < start_step]
-        with open(path, 'w', encoding='utf-8', newline='') as stream:
-            writer = csv.DictWriter(stream, ['step', 'image', 'task', 'mos', 'completion'])
-            writer.writeheader()
-            writer.writerows(kept)
+        self._rows = rows_of_steps(path, ['image', 'task', 'mos', 'completion'], start_step)
 
     def watch(self, completions: list[str], image_path: list[str], task: list[str], mos: list[float]) -> None:
         """Remember a few completions of the generation at hand, of different images where there are."""
@@ -114,9 +106,7 @@ class SampleCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Write them down."""
         if state.is_world_process_zero and self.latest:
-            with open(self.path, 'a', encoding='utf-8', newline='') as stream:
-                writer = csv.DictWriter(stream, ['step', 'image', 'task', 'mos', 'completion'])
-                writer.writerows({'step': state.global_step, **row} for row in self.latest)
+            self._rows.add([{'step': state.global_step, **row} for row in self.latest])
             self.latest = []
 
 

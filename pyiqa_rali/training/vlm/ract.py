@@ -13,7 +13,7 @@ import torch
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.core.files import write_json
 from pyiqa_rali.core.options import from_known_keys, override, read_yaml
-from pyiqa_rali.core.runs import claim
+from pyiqa_rali.core.runs import claim_run
 from pyiqa_rali.core.shares import rank_and_world
 from pyiqa_rali.training.rali.options import PathOptions
 from pyiqa_rali.training.vlm.grpo import run_grpo
@@ -74,7 +74,7 @@ def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: list[st
     run = Ract(options, root, auto_resume)
     run.check()
     if rank == 0:  # the others wait for it where the trainer's processes join, and touch nothing before
-        claim(root, asdict(options), auto_resume or options.steps[0] != 'teach', ('steps', 'path', *OF_NO_TEXT))
+        claim_run(root, asdict(options), auto_resume or options.steps[0] != 'teach', ('steps', 'path', *OF_NO_TEXT))
     results: dict[str, Any] = {}
     for step in options.steps:
         results = getattr(run, step)()

@@ -13,7 +13,7 @@ import torch
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.files import atomic_folder, write_json
 from pyiqa_rali.core.records import read_record
-from pyiqa_rali.core.runs import claim
+from pyiqa_rali.core.runs import claim_run, differences, read_claim
 from pyiqa_rali.figures.plots import training_curves
 from pyiqa_rali.training.vlm.options import GrpoOptions, NetworkOptions, SftOptions
 from pyiqa_rali.vlm.chat import rendered_chat
@@ -51,7 +51,7 @@ class ReasoningFolder:
         Raises:
             OptionError: the run to resume had other options.
         """
-        claim(self.root, asdict(options), resume, MAY_CHANGE)
+        claim_run(self.root, asdict(options), resume, MAY_CHANGE)
 
     def last_checkpoint(self, remove: bool = True) -> Path | None:
         """Return the newest checkpoint that was written to its end.
@@ -127,12 +127,12 @@ def note_inputs(folder: ReasoningFolder, models: dict[str, Path], examples: Any,
     """
     found = {option: identity(model) for option, model in models.items()}
     found['datasets'] = hashlib.sha256(repr(examples).encode()).hexdigest()
-    if resume and folder.inputs.exists():
-        before = json.loads(folder.inputs.read_text(encoding='utf-8'))
-        changed = [option for option, value in found.items() if before.get(option) != value]
+    before = read_claim(folder.inputs) if resume else None
+    if before is not None:
+        changed = differences(before, found)
         if changed:
-            raise OptionError(f'{changed[0]}: is no longer what {folder.root} was begun with: weights, tables or texts have '
-                              'changed under the same name. Restore them, or start anew without --auto_resume.')
+            raise OptionError(f'{changed[0].name}: is no longer what {folder.root} was begun with: weights, tables or texts '
+                              'have changed under the same name. Restore them, or start anew without --auto_resume.')
     else:
         write_json(folder.inputs, found)
 
