@@ -201,7 +201,7 @@ class Lines(Protocol):
     head: bytes
     start: bytes
 
-    def encode(self, row: Mapping[str, Any]) -> bytes:
+    def encode(self, row: Any) -> bytes:
         """Return a row as it stands in the file, with its line end."""
 
     def read(self, stream: IO[bytes]) -> Iterator[tuple[Any, int]]:
@@ -219,23 +219,26 @@ class CsvRows:
         columns: of the header, in this order; None, for reading alone, takes those that the file has.
         parse: turns the texts of a row, by column, into the row; ValueError or KeyError says that it is damaged. None returns
             the texts.
+        values: turns a row into its cells by column; columns that it leaves out are empty. None takes the row itself.
 
     Attributes:
         head: what a new file starts with.
         start: what every file starts with, but for its kind of line end.
     """
 
-    def __init__(self, columns: Sequence[str] | None = None, parse: Callable[[dict[str, str]], Any] | None = None):
-        self.columns, self._parse = columns, parse or dict
+    def __init__(self, columns: Sequence[str] | None = None, parse: Callable[[dict[str, str]], Any] | None = None,
+                 values: Callable[[Any], Mapping[str, Any]] | None = None):
+        self.columns, self._parse, self._values = columns, parse or dict, values or dict
         self.head = b'' if columns is None else csv_line(columns, '\r\n').encode()
         self.start = self.head.rstrip()
 
-    def encode(self, row: Mapping[str, Any]) -> bytes:
-        """Return a row; columns that it does not have are empty."""
-        unknown = set(row) - set(self.columns or ())
+    def encode(self, row: Any) -> bytes:
+        """Return a row as it stands in the file."""
+        cells, columns = self._values(row), self.columns or ()
+        unknown = set(cells) - set(columns)
         if unknown:
             raise KeyError(f'no such columns: {", ".join(sorted(unknown))}')
-        return csv_line((row.get(column) for column in self.columns or ()), '\r\n').encode('utf-8', 'surrogateescape')
+        return csv_line((cells.get(column) for column in columns), '\r\n').encode('utf-8', 'surrogateescape')
 
     def read(self, stream: IO[bytes]) -> Iterator[tuple[Any, int]]:
         """Yield whole rows below the header, and where they end."""
@@ -288,6 +291,7 @@ class JsonRows:
     Args:
         keys: that each row has, in this order; None allows any.
         parse: turns an object into the row; ValueError, KeyError or TypeError says that it is damaged. None returns the object.
+        values: turns a row into the object. None takes the row itself.
 
     Attributes:
         head: what a new file starts with: nothing.
@@ -296,18 +300,20 @@ class JsonRows:
 
     head = b''
 
-    def __init__(self, keys: Sequence[str] | None = None, parse: Callable[[dict[str, Any]], Any] | None = None):
-        self._keys, self._parse = keys, parse or dict
+    def __init__(self, keys: Sequence[str] | None = None, parse: Callable[[dict[str, Any]], Any] | None = None,
+                 values: Callable[[Any], Mapping[str, Any]] | None = None):
+        self._keys, self._parse, self._values = keys, parse or dict, values or dict
         self.start = b'{"' if keys is None else f'{{"{keys[0]}": '.encode()
 
-    def encode(self, row: Mapping[str, Any]) -> bytes:
+    def encode(self, row: Any) -> bytes:
         """Return a row in UTF-8, whatever texts it holds."""
+        values = self._values(row)
         if self._keys is not None:
-            row = {key: row[key] for key in self._keys}
+            values = {key: values[key] for key in self._keys}
         try:
-            return f'{json.dumps(row, ensure_ascii=False)}\n'.encode()
+            return f'{json.dumps(values, ensure_ascii=False)}\n'.encode()
         except UnicodeEncodeError:  # the name of a file that is not valid UTF-8: escapes can hold it
-            return f'{json.dumps(row)}\n'.encode()
+            return f'{json.dumps(values)}\n'.encode()
 
     def read(self, stream: IO[bytes]) -> Iterator[tuple[Any, int]]:
         """Yield whole rows, and where they end."""
@@ -366,7 +372,7 @@ class RowFile:
             yield row
         self._end_at(last)
 
-    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def add(self, rows: Iterable[Any]) -> None:
         """Append rows.
 
         Raises:
@@ -386,7 +392,7 @@ class RowFile:
             raise OSError(error.errno, f'cannot write {self.path}: {error.strerror or error}') from error
         self._ready = True
 
-    def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def replace(self, rows: Iterable[Any]) -> None:
         """Write the whole file anew, atomically; `rows` may come from the file itself."""
         with atomic_open(self.path, 'wb') as stream:
             stream.write(self.lines.head)

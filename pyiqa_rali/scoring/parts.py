@@ -9,22 +9,23 @@ import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import IO
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.files import atomic_path
+from pyiqa_rali.core.runs import RowFile
 from pyiqa_rali.scoring.entries import chunks
 from pyiqa_rali.scoring.score_table import (
     COLUMNS,
-    ENCODING,
     CsvLines,
     ImageScore,
     JsonLines,
     ScoreRow,
     ScoreTable,
     read_rows,
+    refuse_other_metric,
     refuse_overwriting,
     row_values,
+    score_file,
 )
 
 ROW_GROUP = 1 << 16
@@ -34,12 +35,12 @@ class Parquet:
     """Rows as a Parquet file: image and error are strings, score is a double, null without a score."""
 
     def write(self, path: Path, rows: Iterator[ScoreRow]) -> None:
-        """Write a whole file in row groups."""
+        """Write a whole file in row groups, atomically."""
         import pyarrow as pa
         from pyarrow import parquet
         text = pa.string()
         schema = pa.schema(list(zip(COLUMNS, (text, pa.float64(), text, text), strict=True)))
-        with parquet.ParquetWriter(path, schema) as writer:
+        with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
             for group in chunks(rows, ROW_GROUP):
                 values = [{**row_values(row), 'image': self.stored(row.score.image)} for row in group]
                 writer.write_table(pa.Table.from_pylist(values, schema))
@@ -72,11 +73,8 @@ class WholeLines:
         self.lines, self.metric = lines, metric
 
     def write(self, path: Path, rows: Iterator[ScoreRow]) -> None:
-        """Write a whole file."""
-        with open(path, 'w', **ENCODING) as stream:
-            stream.write(f'{self.lines.header}\r\n' if self.lines.header else '')
-            for group in chunks(rows, ROW_GROUP):
-                self.lines.write(stream, group)
+        """Write a whole file, atomically."""
+        score_file(path, self.lines).replace(rows)
 
     def read(self, path: Path) -> Iterator[ScoreRow]:
         """Yield the rows."""
@@ -128,21 +126,20 @@ class ScoreParts:
         """Whether an image stood in the table or a part already."""
         return self.whole.stored(image) in self.finished
 
-    def open(self) -> IO[str]:
-        """Open this process's part for further lines."""
+    def open(self) -> RowFile:
+        """Return this process's part, a context manager that keeps it open for further lines."""
         return self._part.open()
 
-    def write(self, stream: IO[str], scores: list[ImageScore]) -> None:
+    def write(self, file: RowFile, scores: list[ImageScore]) -> None:
         """Add lines to this process's part and hand them to the operating system."""
-        self._part.write(stream, scores)
+        self._part.write(file, scores)
 
     def merge(self) -> None:
         """Write the table: the rows that it had, then those of the parts in the order of the input; remove the parts.
 
         A process that is killed between these two steps leaves parts that the table contains; each image stands in it once.
         """
-        with atomic_path(self.path) as temporary:
-            self.whole.write(temporary, self._once(self._rows()))
+        self.whole.write(self.path, self._once(self._rows()))
         for part in self.folder.glob('*.jsonl'):
             part.unlink()
         self.folder.rmdir()
@@ -156,9 +153,7 @@ class ScoreParts:
             return
         try:
             for row in self.whole.read(self.path):
-                if row.metric != self.metric:
-                    raise OptionError(f'--out: {self.path} holds scores of {row.metric}, not of {self.metric}. Give another '
-                                      'name.')
+                refuse_other_metric(row, self.metric, self.path)
                 yield row
         except (OptionError, DataError):
             raise

@@ -1,18 +1,15 @@
 """The table of scores: one line for each image, also for those without a score; interrupted runs go on with it."""
 
-import csv
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.runs import CsvRows, JsonRows, RowFile
 
 COLUMNS = ['image', 'score', 'error', 'metric']
-ENCODING = {'encoding': 'utf-8', 'errors': 'surrogateescape', 'newline': ''}  # file names need not be valid UTF-8
-LONGEST_LINE = 1 << 20
 
 
 @dataclass
@@ -40,69 +37,37 @@ class ScoreRow:
     metric: str
 
 
-class CsvLines:
-    """Rows as lines of a CSV."""
+class CsvLines(CsvRows):
+    """Rows as lines of a CSV, scores with six significant digits."""
 
-    header = ','.join(COLUMNS)
-
-    def write(self, stream: IO[str], rows: list[ScoreRow]) -> None:
-        """Write rows, scores with six significant digits."""
-        lines = csv.writer(stream)
-        for row in rows:
-            value = '' if row.score.score is None else f'{row.score.score:.6g}'
-            lines.writerow([row.score.image, value, row.score.error, row.metric])
-
-    def read(self, stream: IO[str]) -> Iterator[ScoreRow]:
-        """Yield the rows below the header.
-
-        Raises:
-            ValueError: a row is damaged; the message tells where.
-        """
-        lines = csv.reader(stream)
-        next(lines, None)
-        for values in lines:
-            if len(values) != len(COLUMNS):
-                raise ValueError(f'line {lines.line_num}', values)
-            image, value, error, metric = values
-            yield ScoreRow(ImageScore(image, float(value) if value else None, error), metric)
+    def __init__(self) -> None:
+        super().__init__(COLUMNS, _of_cells, _cells)
 
 
-class JsonLines:
-    """Rows as JSON objects, one a line.
+class JsonLines(JsonRows):
+    """Rows as JSON objects, one a line, scores with six significant digits.
 
     Args:
         positions: write and read the places in the input too.
     """
 
-    header = ''
-
     def __init__(self, positions: bool = False):
-        self.positions = positions
+        super().__init__([*COLUMNS, *(['position'] if positions else [])], _of_values,
+                         lambda row: {**row_values(row), 'position': row.score.position})
 
-    def write(self, stream: IO[str], rows: list[ScoreRow]) -> None:
-        """Write rows, scores with six significant digits."""
-        for row in rows:
-            record = row_values(row)
-            if self.positions:
-                record['position'] = row.score.position
-            stream.write(_json(record) + '\n')
 
-    def read(self, stream: IO[str]) -> Iterator[ScoreRow]:
-        """Yield the rows.
+def _cells(row: ScoreRow) -> dict[str, Any]:
+    score = row.score.score
+    return {**row_values(row), 'score': None if score is None else f'{score:.6g}'}  # '3', where str(3.0) is '3.0'
 
-        Raises:
-            ValueError: a row is damaged; the message tells where.
-        """
-        for number, line in enumerate(stream, start=1):
-            if not line.endswith('\n'):  # another process is writing it, or was killed
-                return
-            try:
-                record = json.loads(line)
-                position = tuple(record.pop('position')) if self.positions else (0, 0)
-                metric = record.pop('metric')
-                yield ScoreRow(ImageScore(**record, position=position), metric)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise ValueError(f'line {number}', line.strip()[:80]) from None
+
+def _of_cells(cells: dict[str, str]) -> ScoreRow:
+    return _of_values({**cells, 'score': float(cells['score']) if cells['score'] else None})
+
+
+def _of_values(values: dict[str, Any]) -> ScoreRow:
+    first, second = values.get('position', (0, 0))
+    return ScoreRow(ImageScore(values['image'], values['score'], values['error'], (first, second)), values['metric'])
 
 
 def row_values(row: ScoreRow) -> dict[str, Any]:
@@ -110,15 +75,6 @@ def row_values(row: ScoreRow) -> dict[str, Any]:
     score = row.score.score
     values = (row.score.image, None if score is None else float(f'{score:.6g}'), row.score.error, row.metric)
     return dict(zip(COLUMNS, values, strict=True))
-
-
-def _json(record: dict[str, Any]) -> str:
-    text = json.dumps(record, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a file name that is not valid UTF-8: every line must be
-        return json.dumps(record)
-    return text
 
 
 class ScoreTable:
@@ -140,36 +96,32 @@ class ScoreTable:
     """
 
     def __init__(self, path: str | os.PathLike, metric: str, resume: bool = False, lines: CsvLines | JsonLines | None = None):
-        self.path, self.metric, self.lines = Path(path), metric, lines or CsvLines()
+        self.path, self.metric = Path(path), metric
         self.finished: set[str] = set()
         self.failed = 0
         refuse_overwriting(self.path, resume)
-        if self.path.exists():
-            refuse_other_files(self.path, self.lines.header)
-            cut_after_last_line(self.path)
-            for row in read_rows(self.path, self.lines, metric):
-                self.finished.add(row.score.image)
-                self.failed += bool(row.score.error)
-        if not self.path.exists() or self.path.stat().st_size == 0:
-            self._start()
+        self._file = score_file(self.path, lines or CsvLines())
+        for row in self._file.resume():
+            refuse_other_metric(row, metric, self.path)
+            self.finished.add(row.score.image)
+            self.failed += bool(row.score.error)
 
     def has(self, image: str) -> bool:
         """Whether an image stood in the table already."""
         return image in self.finished
 
-    def open(self) -> IO[str]:
-        """Open the table for further lines."""
-        return open(self.path, 'a', **ENCODING)
+    def open(self) -> RowFile:
+        """Return the file, a context manager that keeps it open for further lines."""
+        return self._file
 
-    def write(self, stream: IO[str], scores: list[ImageScore]) -> None:
+    def write(self, file: RowFile, scores: list[ImageScore]) -> None:
         """Add lines and hand them to the operating system."""
-        self.lines.write(stream, [ScoreRow(each, self.metric) for each in scores])
-        stream.flush()
+        file.add(ScoreRow(each, self.metric) for each in scores)
 
-    def _start(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, 'w', **ENCODING) as stream:
-            stream.write(f'{self.lines.header}\r\n' if self.lines.header else '')
+
+def score_file(path: Path, lines: CsvLines | JsonLines) -> RowFile:
+    """Return the file of a table or of a part of one; its rows are `ScoreRow`s."""
+    return RowFile(path, lines, option='--out', kind='a table of scores')
 
 
 def refuse_overwriting(path: Path, resume: bool) -> None:
@@ -185,35 +137,12 @@ def read_rows(path: Path, lines: CsvLines | JsonLines, metric: str) -> Iterator[
         DataError: the file is not a table of scores.
         OptionError: it holds another metric.
     """
-    refuse_other_files(path, lines.header)
-    try:
-        with open(path, **ENCODING) as stream:
-            for row in lines.read(stream):
-                if row.metric != metric:
-                    raise OptionError(f'--out: {path} holds scores of {row.metric}, not of {metric}. Give another name.')
-                yield row
-    except OptionError:
-        raise
-    except (ValueError, csv.Error) as error:
-        where, content = error.args if len(error.args) == 2 else ('a line', str(error))
-        raise DataError(f'--out: {where} of {path} is damaged: {content}. Mend or remove it.') from error
+    for row in score_file(path, lines).read():
+        refuse_other_metric(row, metric, path)
+        yield row
 
 
-def refuse_other_files(path: Path, header: str) -> None:
-    """Raise DataError if a file does not start as a table of scores does, or as one that was cut off there."""
-    with open(path, **ENCODING) as stream:
-        first = stream.readline(LONGEST_LINE)
-    wanted = header or '{"image": '
-    fits = first.rstrip('\r\n') == header if header else first.startswith(wanted)
-    if not fits and (first.endswith('\n') or not f'{wanted}\r'.startswith(first)):
-        raise DataError(f'--out: {path} is not a table of scores: its first line is {first.strip()[:80]!r}, not '
-                        f'{wanted!r}{"" if header else " and so on"}. Give another name.')
-
-
-def cut_after_last_line(path: Path) -> None:
-    """Remove what follows a file's last line end: the half line that a killed run left."""
-    with open(path, 'rb+') as stream:
-        size = stream.seek(0, os.SEEK_END)
-        start = max(0, size - LONGEST_LINE)
-        stream.seek(start)
-        stream.truncate(start + stream.read().rfind(b'\n') + 1)
+def refuse_other_metric(row: ScoreRow, metric: str, path: Path) -> None:
+    """Raise OptionError if a row of a table is of another metric."""
+    if row.metric != metric:
+        raise OptionError(f'--out: {path} holds scores of {row.metric}, not of {metric}. Give another name.')

@@ -104,7 +104,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
             chunk = left[start:start + options.batch_size]
             found = _texts_of(reasoner, chunk, settings['model'], options, report, completer or complete)
             texts = dict(zip((name for name, _ in chunk), found, strict=True))
-            rows.add(map(_row, texts.items()))
+            rows.add(texts.items())
             done |= texts
             bar.update(len(chunk))
     return _finish(part, out, {name: done[name] for name in names}, options, report)
@@ -185,7 +185,7 @@ def _begin(part: Path, out: Path, settings: dict[str, Any], names: list[str]) ->
                           f'{some(others)}. Give another --out, or all images together.')
     enough = settings['texts_per_image'] if settings['attempts'] > before['attempts'] else 1
     done = {name: texts for name, texts in done.items() if len(texts) >= enough}
-    _rows(part).replace(map(_row, done.items()))  # from here on it is the whole truth, also where `out` is there already
+    _rows(part).replace(done.items())  # from here on it is the whole truth, also where `out` is there already
     write_json(described, {'settings': settings})
     return done
 
@@ -203,13 +203,9 @@ def _refuse_other_settings(described: Path, there: Path, out: Path, settings: di
 
 def _rows(part: Path) -> RowFile:
     """Return the file of finished images; its rows are (image, texts)."""
-    lines = JsonRows(('image', 'texts'), lambda row: (row['image'], [ReasoningText(**item) for item in row['texts']]))
+    lines = JsonRows(('image', 'texts'), lambda row: (row['image'], [ReasoningText(**item) for item in row['texts']]),
+                     lambda row: {'image': row[0], 'texts': [vars(text) for text in row[1]]})
     return RowFile(part, lines, durable=True, option='--out', kind='a file of unfinished texts')
-
-
-def _row(item: tuple[str, list[ReasoningText]]) -> dict[str, Any]:
-    name, texts = item
-    return {'image': name, 'texts': [vars(text) for text in texts]}
 
 
 def _finish(part: Path, out: Path, done: dict[str, list[ReasoningText]], options: WritingOptions,

@@ -140,7 +140,8 @@ def test_a_finished_folder_is_only_described_anew(photos, made, capsys):
 
 
 @pytest.mark.parametrize('more, message', [
-    (['--seed', '5'], 'begun with another seed: 0, now 5'), (['--levels', '2'], 'begun with another levels: [1, 3.5], now [2]'),
+    (['--seed', '5'], 'begun with another seed: 0, now 5'),
+    (['--levels', '2'], 'begun with another levels: [1.0, 3.0, 5.0], now [2.0]'),
     (['--size', '40', '64'], 'begun with another size: ')])
 def test_a_folder_of_other_options_is_not_mixed(photos, made, capsys, more, message):
     assert main([*arguments(photos, made), *more]) == 2

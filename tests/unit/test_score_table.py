@@ -49,13 +49,14 @@ def test_a_resumed_table_knows_what_it_holds(tmp_path, lines):
 @pytest.mark.parametrize('lines', [CsvLines(), JsonLines()])
 def test_a_table_cut_off_anywhere_goes_on_and_ends_the_same(tmp_path, lines):
     path = tmp_path / 'scores.csv'
-    write(path, SCORES, lines=lines)
+    scores = [SCORES[0], ImageScore('b\n"c", d\r\n.png', 2.5), *SCORES[1:], ImageScore('\n', error='one line\nand another')]
+    write(path, scores, lines=lines)
     whole = path.read_bytes()
     for end in range(len(whole) + 1):
         path.write_bytes(whole[:end])
         table = ScoreTable(path, 'rali-lite', resume=True, lines=lines)
         with table.open() as stream:
-            table.write(stream, [score for score in SCORES if score.image not in table.finished])
+            table.write(stream, [score for score in scores if score.image not in table.finished])
         assert path.read_bytes() == whole, end
 
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.options import read_yaml
-from pyiqa_rali.studies.analyses.folder import RowFile
+from pyiqa_rali.core.runs import KeyedRows
 from pyiqa_rali.vlm.generation import complete, decode
 from pyiqa_rali.vlm.loading import ReasoningModel
 from pyiqa_rali.vlm.settings import ReasonerSettings
@@ -46,7 +46,7 @@ def drawn(count: int, limit: int | None, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).choice(count, limit, replace=False).tolist())
 
 
-def greedy_completions(reasoner: ReasoningModel, paths: Sequence[str], rows: RowFile,
+def greedy_completions(reasoner: ReasoningModel, paths: Sequence[str], rows: KeyedRows,
                        settings: ReasonerSettings) -> list[list[int]]:
     """Return the token ids of one completion for each image; those that stand in the file are not written again."""
     left = [path for path in paths if path not in rows.done]

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from tqdm import tqdm
 
+from pyiqa_rali.core.runs import KeyedRows
 from pyiqa_rali.figures.analyses import draw_conditions
 from pyiqa_rali.measures.correlations import correlations, measures_of
 from pyiqa_rali.model.digest import weights_digest
-from pyiqa_rali.studies.analyses.folder import AnalysisFolder, AnalysisResult, RowFile
+from pyiqa_rali.studies.analyses.folder import AnalysisFolder, AnalysisResult
 from pyiqa_rali.studies.analyses.inputs import OptionFile, drawn, greedy_completions, sections_of
 from pyiqa_rali.vlm.answers import reasoning_text
 from pyiqa_rali.vlm.generation import decode, derived_seed, expected_ratings
@@ -57,7 +58,7 @@ def analyse_reasoning(opt: OptionFile, section: str, model: ReasonerSettings, ou
 
 
 def rate(reasoner: ReasoningModel, paths: Sequence[str], completions: Sequence[Sequence[int]], other: np.ndarray,
-         rows: RowFile, settings: ReasonerSettings) -> dict[str, dict[str, float]]:
+         rows: KeyedRows, settings: ReasonerSettings) -> dict[str, dict[str, float]]:
     """Return the ratings of every image, by condition; those that stand in the file are not computed again.
 
     Args:

@@ -10,13 +10,14 @@ import torch
 from tqdm import tqdm
 
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.runs import KeyedRows
 from pyiqa_rali.core.shares import torch_device
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.figures.analyses import draw_agreement
 from pyiqa_rali.measures.correlations import correlations, measures_of
 from pyiqa_rali.model.digest import weights_digest
 from pyiqa_rali.model.rali import RALI
-from pyiqa_rali.studies.analyses.folder import AnalysisFolder, AnalysisResult, RowFile
+from pyiqa_rali.studies.analyses.folder import AnalysisFolder, AnalysisResult
 from pyiqa_rali.studies.analyses.inputs import OptionFile, drawn, sections_of
 
 METRICS = measures_of('plcc', 'srcc')
@@ -60,7 +61,7 @@ def analyse_teachers(opt: OptionFile, sections: Sequence[str], checkpoints: Mapp
     return folder.finish({'scores': lines, 'table': table}, {'rows': table}, folder.picture('teachers'))
 
 
-def _scored(models: Mapping[str, RALI], sections: Mapping[str, dict[str, Any]], rows: RowFile, limit: int | None, seed: int,
+def _scored(models: Mapping[str, RALI], sections: Mapping[str, dict[str, Any]], rows: KeyedRows, limit: int | None, seed: int,
             device: torch.device) -> dict[str, list[dict[str, Any]]]:
     """Return for each section the images with MOS and scores, all higher better; what stands in the file is kept."""
     found: dict[str, list[dict[str, Any]]] = {}
