@@ -19,6 +19,8 @@ from pyiqa_rali.studies.ablation.run import ablation_options, changed, file_dige
 from pyiqa_rali.training.rali.run import train
 from tests.tiny import tiny_options
 
+pytestmark = pytest.mark.slow
+
 BANK = {'num_texts': 4, 'num_candidates': 16}
 
 

@@ -9,6 +9,8 @@ import torch
 import pyiqa_rali  # noqa: F401  (registers the metrics)
 from tests.tiny import tiny_table
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = Path(__file__).parents[2] / 'options'
 
 

@@ -25,6 +25,8 @@ from tests.integration.test_score_command import Brightness
 from tests.tiny import TINY_TIMM, free_port
 from tests.unit.test_rali import random_rali, tensors_of
 
+pytestmark = pytest.mark.slow
+
 ENCODERS = {
     'fixed': {'resize_mode': 'shortest', 'image_size': 32, 'resize_size': 32},
     'native': {'resize_mode': 'native', 'image_size': None, 'resize_size': 48},

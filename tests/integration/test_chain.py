@@ -14,6 +14,8 @@ from pyiqa_rali.studies.chain.run import Chain, run_chain
 from pyiqa_rali.vlm.loading import load_vlm
 from tests.tiny import tiny_options
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[2] / 'options' / 'demo' / 'chain.yml'
 
 

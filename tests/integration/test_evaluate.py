@@ -13,6 +13,8 @@ from pyiqa_rali.evaluation import run as evaluation
 from pyiqa_rali.evaluation.options import evaluate_options
 from tests.tiny import tiny_table, tiny_vlm
 
+pytestmark = pytest.mark.slow
+
 FILES = {'options.yml', 'versions.json', 'results.csv', 'results.json', 'results.md', 'pyiqa_row.csv', 'significance.csv',
          'paper.csv', 'counts.csv', 'missing.csv', 'scores', 'figures'}
 

@@ -17,6 +17,8 @@ from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.training.rali.run import train
 from tests.tiny import tiny_options
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):

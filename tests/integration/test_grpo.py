@@ -25,6 +25,8 @@ from pyiqa_rali.vlm.scorer import ReasoningScorer
 from pyiqa_rali.vlm.tables import Row
 from tests.tiny import free_port, tiny_vlm
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -141,7 +143,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, changes):
     code = f"""
 import os, signal
 from transformers import TrainerCallback
-from pyiqa_rali.reasoning import monitor
+from pyiqa_rali.training.vlm import monitor
 def kill(self, args, state, control, **kwargs):
     if state.global_step == 5:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -4,6 +4,8 @@ import zipfile
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MODULES = 'import sys, json; print(json.dumps(sorted(sys.modules)))'
 FINDERS = ('import sys, json; print(json.dumps([finder.__class__.__module__ for finder in sys.meta_path '
            "if type(finder).__name__ == 'HostFinder']))")

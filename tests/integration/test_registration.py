@@ -6,6 +6,8 @@ import json
 import pytest
 import skimage
 
+pytestmark = pytest.mark.slow
+
 OURS = ['rali', 'rali-lite', 'rali-reasoning']
 START = 'import json, sys, pyiqa\n'
 REGISTRIES = 'from pyiqa.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY\n'

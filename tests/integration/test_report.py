@@ -17,6 +17,8 @@ from pyiqa_rali.training.rali.options import train_options
 from pyiqa_rali.training.rali.run import train
 from tests.tiny import tiny_options
 
+pytestmark = pytest.mark.slow
+
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
 ARGUMENTS = ('--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking',
              '--disable-component-update', '--disable-sync', '--allow-file-access-from-files', '--virtual-time-budget=4000')

@@ -16,6 +16,8 @@ from pyiqa_rali.cli import score
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.scoring import score_table
 
+pytestmark = pytest.mark.slow
+
 
 class Brightness:
     """A metric in the form of pyiqa's: mean brightness, which refuses small pictures and has no answer for black ones."""

@@ -19,6 +19,8 @@ from pyiqa_rali.training.rali.features import load_features
 from pyiqa_rali.training.rali.run import train
 from tests.tiny import free_port, tiny_open_clip_config, tiny_options
 
+pytestmark = pytest.mark.slow
+
 TENSORS = ('scorer.pca_components', 'scorer.basis_vectors', 'scorer.basis_scores')
 
 

@@ -310,6 +310,7 @@ def test_domains_start_from_the_network_that_the_option_file_starts_from(options
     assert weights_digest(found[VISUAL]) == weights_digest(found[ALIGNED]) != fresh
 
 
+@pytest.mark.slow
 def test_efficiency_is_measured_in_one_run(model, folder, options):
     image = next((options.parent / 'run' / 'data').glob('*.png'))
     checkpoint = tiny_checkpoint(folder / 'cost.safetensors', 0)

@@ -69,6 +69,7 @@ def test_the_pickle_is_one_that_scikit_learn_reads(tmp_path):
     assert type(pca).__name__ == 'PCA' and np.array_equal(pca.mean_, np.arange(5))
 
 
+@pytest.mark.slow
 def test_the_command_measures_reports_and_goes_on(tmp_path, capsys):
     out = tmp_path / 'out'
     arguments = ['benchmark', '--out', str(out), '-m', 'release', 'rali', *FEW, '--weights-folder',
@@ -123,6 +124,7 @@ def test_a_process_that_dies_costs_one_cell(tmp_path, monkeypatch):
     assert [row.get('error') for row in rows] == [None, 'the process ended with status -9', None] and asked == [2, 1]
 
 
+@pytest.mark.slow
 def test_a_subject_that_cannot_be_built_is_tried_once(tmp_path, capsys):
     assert main(['benchmark', '--out', str(tmp_path / 'out'), '-m', 'clipiqa', *FEW]) == 1
     assert 'pkg_resources' in capsys.readouterr().out
@@ -167,6 +169,7 @@ def test_operations_are_counted():
     assert measure.attainable_tflops('fp32', 'cpu') > 1e-3
 
 
+@pytest.mark.slow
 def test_the_peak_is_what_was_once_in_use():
     """In a process of its own: this one's peak may be far above what it uses now."""
     peaks = subprocess.run([sys.executable, '-c', """
@@ -198,6 +201,7 @@ def test_the_paper_sized_model_has_the_parameters_of_qwen():
     assert sum(each.numel() for each in reasoner.random_reasoner('7b', 'meta').parameters()) == 8_292_166_656
 
 
+@pytest.mark.slow
 def test_the_pipeline_of_score(tmp_path, pictures):
     folder = pipeline.write_jpegs(tmp_path / 'jpeg', pictures, (64, 48), 24)
     assert len(list(folder.iterdir())) == 24 and Image.open(folder / '00023.jpg').size == (64, 48)
@@ -263,6 +267,7 @@ def test_arguments_that_cannot_be_used(tmp_path, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_metric_on_one_file(pictures):
     from pyiqa_rali.studies.benchmark.speed import measure_metric
     found = measure_metric('piqe', str(pictures[0]), 2, 1, 'cpu')

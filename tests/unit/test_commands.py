@@ -41,11 +41,13 @@ def help_of(*arguments):
     return result.stdout, result.stdout.splitlines()[-1].split()
 
 
+@pytest.mark.slow
 def test_the_help_lists_the_subcommands_and_imports_nothing_heavy():
     printed, heavy = help_of()
     assert all(f'  {name}' in printed for name in COMMANDS) and heavy == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', COMMANDS)
 def test_every_subcommand_has_help_that_comes_at_once(name):
     printed, heavy = help_of(name)
@@ -92,6 +94,7 @@ def test_a_bug_keeps_its_traceback():
         exit_status('program', raising(ZeroDivisionError()))
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_reading_is_no_error():
     code = 'import sys; from pyiqa_rali.cli import exit_status\n' \
            'sys.exit(exit_status("program", lambda: [print("x" * 9999) for _ in range(99)] and 0))'
@@ -102,12 +105,12 @@ def test_a_reader_that_stops_reading_is_no_error():
 
 
 @pytest.mark.parametrize(('kind', 'module', 'function', 'expected'), [
-    (None, 'pipeline', 'train', [True, 'pytorch', ['a:b=1', 'c=2', 'd=3']]),
-    ('RALI', 'pipeline', 'train', [True, 'pytorch', ['a:b=1', 'c=2', 'd=3']]),
-    ('GRPO', 'reasoning.grpo', 'train_grpo', [True, ['a:b=1', 'c=2', 'd=3']]),
-    ('SFT', 'reasoning.sft', 'train_sft', [True, ['a:b=1', 'c=2', 'd=3']]),
-    ('RACT', 'ract', 'run_ract', [True, ['a:b=1', 'c=2', 'd=3']]),
-    ('CHAIN', 'chain', 'run_chain', [True, ['a:b=1', 'c=2', 'd=3']])])
+    (None, 'training.rali.run', 'train', [True, 'pytorch', ['a:b=1', 'c=2', 'd=3']]),
+    ('RALI', 'training.rali.run', 'train', [True, 'pytorch', ['a:b=1', 'c=2', 'd=3']]),
+    ('GRPO', 'training.vlm.grpo', 'train_grpo', [True, ['a:b=1', 'c=2', 'd=3']]),
+    ('SFT', 'training.vlm.sft', 'train_sft', [True, ['a:b=1', 'c=2', 'd=3']]),
+    ('RACT', 'training.vlm.ract', 'run_ract', [True, ['a:b=1', 'c=2', 'd=3']]),
+    ('CHAIN', 'studies.chain.run', 'run_chain', [True, ['a:b=1', 'c=2', 'd=3']])])
 def test_training_hands_its_arguments_over(monkeypatch, tmp_path, kind, module, function, expected):
     received = []
     stand_in = SimpleNamespace(**{function: lambda *args: received.append(args)})
@@ -165,6 +168,7 @@ def test_every_module_has_the_two_functions(name):
     assert callable(module.add_arguments) and callable(module.run)
 
 
+@pytest.mark.slow
 def test_a_name_that_is_not_utf8_is_printed(tmp_path):
     import numpy
     from PIL import Image

@@ -60,6 +60,7 @@ def put_into_hub_cache(folder, root):
     shutil.copytree(folder, repository / 'snapshots' / COMMIT / 'RALI')
 
 
+@pytest.mark.slow
 def test_nowhere_to_be_had_fails_at_once_and_says_what_can_be_done():
     """In its own process, as a user meets it; the time is that of the call, without the imports."""
     code = ('import time, pyiqa, torch, huggingface_hub, transformers\n'
@@ -158,6 +159,7 @@ def server(released):
     listening.server_close()
 
 
+@pytest.mark.slow
 def test_the_hub_is_last_and_is_asked_once(server, tmp_path):
     """huggingface_hub reads its settings when it is imported: the download runs in its own process."""
     code = ('import sys; from pyiqa_rali.model.locate import locate_checkpoint; print(locate_checkpoint("rali"))\n'
@@ -271,6 +273,7 @@ def test_an_export_on_the_hub_needs_no_conversion(fake_hub, export):
         RALI(pretrained_model_path='somebody/other:RALI')
 
 
+@pytest.mark.slow
 def test_a_conversion_that_was_killed_leaves_nothing_wrong(released):
     """Killed at several moments of the writing: the next start converts anew, and gives the right scores."""
     code = ('import os, signal, sys, safetensors.torch\n'
@@ -309,6 +312,7 @@ def test_a_cache_that_cannot_be_written_is_named(released, tmp_path, monkeypatch
         RALI(pretrained_model_path=released)
 
 
+@pytest.mark.slow
 def test_a_repository_that_the_hub_lacks(server):
     code = ('from pyiqa_rali.model.locate import locate_checkpoint\n'
             'try:\n    locate_checkpoint("nobody/nothing:there")\n'

@@ -110,12 +110,14 @@ def test_it_says_what_it_is(made):
         assert 'no human gave an opinion' in (made / name).read_text()
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_files(photos, made, tmp_path):
     out = tmp_path / 'set'
     assert main([*arguments(photos, out, '--splits', '2', '--hold-out', 'white_noise'), '--workers', '2']) == 0
     assert contents(out) == contents(made)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_files(photos, made, tmp_path):
     out = tmp_path / 'set'
     command = [sys.executable, '-m', 'pyiqa_rali', *arguments(photos, out, '--splits', '2', '--hold-out', 'white_noise')]

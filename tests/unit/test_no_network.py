@@ -13,6 +13,7 @@ def test_other_machines_cannot_be_reached(address):
         socket.create_connection(address, timeout=5)
 
 
+@pytest.mark.slow
 def test_child_processes_are_cut_off_too():
     child = subprocess.run([sys.executable, '-c', REACH_OUT], capture_output=True, text=True)
     assert child.returncode == 1 and 'NetworkBlocked: the tests run without a network' in child.stderr

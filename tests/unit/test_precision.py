@@ -123,6 +123,7 @@ def test_units_are_found_in_what_the_system_says(monkeypatch):
     precision.cpu_has_bf16.cache_clear()
 
 
+@pytest.mark.slow
 def test_loading_maps_the_file_and_imports_no_library_of_models(saved):
     """In its own process: what a metric's start imports, and that its weights are those of the file, not copies."""
     code = ('import sys, torch\n'

@@ -104,12 +104,14 @@ sys.meta_path.insert(0, Other())
     assert shown(START + other + SHOW, stand_in) == ALL
 
 
+@pytest.mark.slow
 def test_without_pyiqa_the_usual_error_comes(tmp_path):
     attempt = 'try:\n import pyiqa.utils.registry\nexcept ModuleNotFoundError as error:\n print(error.name)\n'
     result = run(START + attempt, tmp_path, '-S')
     assert (result.stdout, result.stderr) == ('pyiqa\n', '')
 
 
+@pytest.mark.slow
 def test_a_failure_of_ours_is_told_and_does_not_stop_pyiqa(stand_in):
     (stand_in / 'pyiqa' / 'default_model_configs.py').write_text('DEFAULT_CONFIGS = None\n')
     result = run(START + 'import pyiqa\nprint("alive")', stand_in)
