@@ -73,10 +73,10 @@ def _dataclasses_in(hint: Any) -> Iterator[type]:
 
 def _table(cls: type, hints: dict[str, Any]) -> str:
     meanings = attribute_texts(cls)
-    rows = [f'| `{item.name}` | {type_text(hints[item.name])} | {_default(item)} | '
+    rows = [f'| `{item.name}` | {type_text(hints[item.name])}{_default(item)} | '
             f'{meanings.get(item.name) or _meaning(item.name, hints[item.name])} |'
             for item in dataclasses.fields(cls) if item.init]
-    return '\n'.join(['| key | type | default | meaning |', '|---|---|---|---|', *rows])
+    return '\n'.join(['| key | type, default | meaning |', '|---|---|---|', *rows])
 
 
 def attribute_texts(cls: type) -> dict[str, str]:
@@ -97,7 +97,9 @@ def _summary(cls: type) -> str:
 
 
 def _in_cell(text: str) -> str:
+    """Return a description as it may stand in a cell: one line, values as an option file writes them."""
     text = ' '.join(text.split()).replace('|', '\\|')
+    text = re.sub(r"(?<![\w`])'([^'`\s]+)'(?!\w)", r'`\1`', re.sub(r'\bNone\b', '`~`', text))
     return text[:1].upper() + text[1:]
 
 
@@ -107,10 +109,8 @@ def _default(item: dataclasses.Field) -> str:
     elif item.default_factory is not dataclasses.MISSING:
         value = item.default_factory()
     else:
-        return '**must be given**'
-    if dataclasses.is_dataclass(value) or value in ({}, [], ()):
-        return ''
-    return f'`{as_yaml(value)}`'
+        return ' (**must be given**)'
+    return '' if dataclasses.is_dataclass(value) or value in ({}, [], ()) else f', default `{as_yaml(value)}`'
 
 
 def as_yaml(value: Any) -> str:
