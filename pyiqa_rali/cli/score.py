@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.shares import gather, joined, rank_and_world
 from pyiqa_rali.scoring.engine import score_files
 from pyiqa_rali.scoring.metrics import make_metric, metric_label, parse_options
 from pyiqa_rali.scoring.progress import Progress, Totals
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         OptionError, DataError, CheckpointError, OSError: nothing can be scored at all; the message says why.
     """
     args.metric = args.metric or ('rali' if args.weights else 'rali-lite')
-    rank, world = rank_and_world()
+    rank, world = processes.rank(), processes.world_size()
     _check(args, world)
     options = parse_options(args.metric_options)
     sources = ImageSources([*args.images, *(name if name == STANDARD_INPUT else LIST_MARK + name for name in args.lists)],
@@ -80,16 +80,16 @@ def run(args: argparse.Namespace) -> int:
     metric = make_metric(args.metric, args.weights, args.device, options)
     table = open_table(args.out, args.format, metric_label(args.metric, args.weights, options, metric), args.resume, rank,
                        world) if args.out else None
-    with joined(world):
+    with processes.joined():
         totals = _score(args, sources, table, metric, rank, world)
-        everything, *others = gather(totals, world)
+        everything, *others = processes.gather(totals)
         if rank == 0:
             for other in others:
                 everything += other
             if hasattr(table, 'merge'):
                 table.merge()
             print('\n'.join(everything.lines(metric, args.out)), file=sys.stderr)
-        gather(None, world)  # torchrun ends all processes with the first that fails: none leaves before the table stands
+        processes.gather(None)  # torchrun ends all processes with the first that fails: none leaves before the table stands
     return 1 if rank == 0 and everything.failed else 0
 
 

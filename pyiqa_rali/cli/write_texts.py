@@ -44,12 +44,12 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write and report."""
-    from pyiqa_rali.core.shares import rank_and_world
+    from pyiqa_rali.core.processes import world_size
     from pyiqa_rali.vlm.write_texts import WritingOptions, write_texts
-    _, world = rank_and_world()
-    if world > 1:
-        raise OptionError(f'{world} processes would write the same file. Start write-texts without torchrun or accelerate; for '
-                          'several GPUs give each process its own images, --out and CUDA_VISIBLE_DEVICES, and join the files.')
+    if world_size() > 1:
+        raise OptionError(f'{world_size()} processes would write the same file. Start write-texts without torchrun or '
+                          'accelerate; for several GPUs give each process its own images, --out and CUDA_VISIBLE_DEVICES, and '
+                          'join the files.')
     check_positive(args, 'texts_per_image', 'attempts')
     settings = model_settings(args)
     if not args.temperature > 0:

@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean, first_line
-from pyiqa_rali.core.shares import torch_device
+from pyiqa_rali.core.processes import torch_device
 
 OWN_WEIGHTS = ('RALI', 'ReasoningScorer')  # the architectures that --weights is for
 BY_OTHER_OPTIONS = {'pretrained_model_path': '--weights', 'device': '--device'}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.shares import torch_device
+from pyiqa_rali.core.processes import torch_device
 from pyiqa_rali.vlm.chat import what_is_asked
 from pyiqa_rali.vlm.decoding import LEFT_TO_CHECKPOINT, RELEASES
 from pyiqa_rali.vlm.loading import ReasoningModel, cached_vlm, generation_config_of, load_without_weights

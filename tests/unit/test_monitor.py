@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from pyiqa_rali.training.vlm import monitor
 from pyiqa_rali.training.vlm.monitor import AlarmCallback, RecordCallback, SampleCallback, ValidationCallback
 from pyiqa_rali.training.vlm.options import ReasoningValOptions
 from pyiqa_rali.vlm.tables import Row
@@ -85,11 +86,11 @@ def test_processes_share_the_validation_batch_by_batch(tmp_path, monkeypatch, wo
     for rank in range(world):
         callback = ValidationCallback.__new__(ValidationCallback)
         callback.options, callback.scorer = ReasoningValOptions(batch_size=2), Scorer()
-        monkeypatch.setattr('accelerate.PartialState', lambda rank=rank: SimpleNamespace(process_index=rank,
-                                                                                         num_processes=world))
-        monkeypatch.setattr('accelerate.utils.gather_object', lambda own: shares.extend(own) or own)
+        monkeypatch.setenv('RANK', str(rank))
+        monkeypatch.setenv('WORLD_SIZE', str(world))
+        monkeypatch.setattr(monitor, 'gather', lambda own: shares.append(own) or [own])
         callback._describe(rows)
         seen += callback.scorer.batches
-    monkeypatch.setattr('accelerate.utils.gather_object', lambda own: shares)
+    monkeypatch.setattr(monitor, 'gather', lambda own: shares)
     assert [rating for rating, _ in callback._describe(rows)] == [float(level) for level in range(11)]
     assert sorted(seen) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10]]

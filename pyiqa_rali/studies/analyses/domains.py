@@ -16,7 +16,7 @@ from scipy.special import expit, log_expit
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.options import from_known_keys
-from pyiqa_rali.core.shares import torch_device
+from pyiqa_rali.core.processes import torch_device
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
 from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.figures.analyses import draw_spaces

@@ -10,8 +10,8 @@ import torch
 from tqdm import tqdm
 
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.processes import torch_device
 from pyiqa_rali.core.runs import KeyedRows
-from pyiqa_rali.core.shares import torch_device
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.figures.analyses import draw_agreement
 from pyiqa_rali.measures.correlations import correlations, measures_of

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pyiqa_rali.core import processes as distributed
+from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.core.records import RunRecord
@@ -107,7 +107,7 @@ def align(towers: Towers, dataset: AlignmentDataset, loader_values: dict[str, An
     if alignment.step >= options.total_iter:
         return
     record = RunRecord(folder / 'log.csv', ['loss', 'logit_scale', 'lr', *(validate.columns if validate else [])],
-                       alignment.step, tb_folder) if distributed.is_main() else None
+                       alignment.step, tb_folder) if processes.is_main() else None
     loader = _loader(dataset, loader_values, seed, alignment.step, options.total_iter)
     _run_steps(alignment, loader, options, logger, record, state_file, device, validate)
     if record:
@@ -117,7 +117,7 @@ def align(towers: Towers, dataset: AlignmentDataset, loader_values: dict[str, An
 def _loader(dataset: AlignmentDataset, values: dict[str, Any], seed: int, start: int, total: int) -> DataLoader:
     if not values.get('batch_size_per_gpu'):
         raise DataError('datasets: train: batch_size_per_gpu: must be given.')
-    sampler = ResumableSampler(len(dataset), values['batch_size_per_gpu'], distributed.rank(), distributed.world_size(),
+    sampler = ResumableSampler(len(dataset), values['batch_size_per_gpu'], processes.rank(), processes.world_size(),
                                seed, start, total, dataset.table.draws_anew)
     return training_loader(dataset, values, sampler)
 
@@ -125,7 +125,7 @@ def _loader(dataset: AlignmentDataset, values: dict[str, Any], seed: int, start:
 def _run_steps(alignment: Alignment, loader: DataLoader, options: AlignOptions, logger: LoggerOptions,
                record: RunRecord | None, state_file: Path, device: torch.device, validate) -> None:
     progress = tqdm(loader, total=options.total_iter, initial=alignment.step, desc='stage 1: align', unit='step',
-                    disable=not distributed.is_main())
+                    disable=not processes.is_main())
     for batch in progress:
         rate = alignment.scheduler.get_last_lr()[0]
         loss = train_step(alignment, batch, options, device)
@@ -134,7 +134,7 @@ def _run_steps(alignment: Alignment, loader: DataLoader, options: AlignOptions, 
         values = validate(done) if validate and validate.due(done, last) else {}
         if record and (values or last or done % logger.print_freq == 0):
             record.add(done - 1, {'loss': loss, 'logit_scale': alignment.loss.logit_scale.exp().item(), 'lr': rate, **values})
-        if distributed.is_main() and (last or done % logger.save_checkpoint_freq == 0):
+        if processes.is_main() and (last or done % logger.save_checkpoint_freq == 0):
             with atomic_path(state_file) as temporary:
                 torch.save(alignment.state_dict(), temporary)
 
@@ -168,7 +168,7 @@ def _optimizer_step(alignment: Alignment, options: AlignOptions) -> None:
     towers, optimizer, scaler = alignment.towers, alignment.optimizer, alignment.scaler
     trained = [parameter for module in (towers.image_encoder, towers.text_encoder) for parameter in module.parameters()
                if parameter.requires_grad]
-    distributed.sum_gradients(trained)
+    processes.sum_gradients(trained)
     if scaler:
         scaler.unscale_(optimizer)
     if options.grad_clip:
@@ -189,7 +189,7 @@ def _standardise_projection(towers: Towers, dataset: AlignmentDataset, options: 
     chosen = torch.linspace(0, size - 1, min(size, options.standardise_samples)).long().tolist()
     encoder = towers.image_encoder
     features = []
-    for start in tqdm(range(0, len(chosen), 16), desc='standardise', unit='batch', disable=not distributed.is_main()):
+    for start in tqdm(range(0, len(chosen), 16), desc='standardise', unit='batch', disable=not processes.is_main()):
         images = [dataset[index, index]['img'] for index in chosen[start:start + 16]]
         features += [encoder.backbone(encoder.preprocess(image.unsqueeze(0).to(device))).float() for image in images]
     modules[0].fit(torch.cat(features))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyiqa_rali.core import processes as distributed
+from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.core.files import atomic_open, atomic_path, write_json
 from pyiqa_rali.core.options import override, read_yaml
@@ -51,14 +51,14 @@ def train(opt_path: str, auto_resume: bool = False, launcher: str = 'none', over
         OptionError, DataError, CheckpointError: with what to do.
     """
     options = train_options(override(read_yaml(opt_path), list(overrides)))
-    with distributed.process_group(launcher):
+    with processes.process_group(launcher):
         run = Run(options)
-        if distributed.is_main():
+        if processes.is_main():
             run.folder.prepare(options, auto_resume)
-        distributed.barrier()
+        processes.barrier()
         if 'align' in options.stages:
             run.align(auto_resume)
-        if distributed.is_main():
+        if processes.is_main():
             return run.rest(auto_resume)
     return {}
 
@@ -87,10 +87,10 @@ class Run:
         self._report_long_texts(towers, dataset.texts)
         align(towers, dataset, values, options.align, options.logger, self.folder.align, options.manual_seed, self.device,
               resume, self.folder.tb_logger, self._zero_shot(towers))
-        if distributed.is_main():
+        if processes.is_main():
             self._write_bank(parts, towers)
             save_encoder(self.folder.aligned_encoder, towers.image_encoder, half=options.export.dtype == 'float16')
-        distributed.barrier()
+        processes.barrier()
 
     def rest(self, resume: bool) -> dict[str, Any]:
         """Stages 2 and 3 and the export, as far as they are wanted."""
@@ -242,14 +242,14 @@ class Run:
 
     def _zero_shot(self, towers: Towers) -> ZeroShotValidation | None:
         prompts = self.options.align.prompts
-        if not prompts or not self._val_sections() or not distributed.is_main():
+        if not prompts or not self._val_sections() or not processes.is_main():
             return None
         return ZeroShotValidation(lambda: {name: self._embed(towers.image_encoder, name) for name in self._val_sections()},
                                   towers.text_encoder, prompts, self._correlate, self._val_sections(),
                                   list(self.options.val.metrics), self.options.val.val_freq)
 
     def _report_long_texts(self, towers: Towers, texts: list[list[str]] | None) -> None:
-        if texts is None or not distributed.is_main():
+        if texts is None or not processes.is_main():
             return
         every = sorted({text for each in texts for text in each})
         long = towers.text_encoder.count_long(every)
@@ -291,7 +291,7 @@ def choose_device(num_gpu: int | str) -> torch.device:
     if not torch.cuda.is_available():
         print(f'num_gpu: {num_gpu}: no CUDA device was found; the CPU is used.')
         return torch.device('cpu')
-    if num_gpu != 'auto' and num_gpu > 1 and distributed.world_size() == 1:
+    if num_gpu != 'auto' and num_gpu > 1 and processes.world_size() == 1:
         raise OptionError(f'num_gpu: {num_gpu} needs torchrun: torchrun --nproc_per_node {num_gpu} -m pyiqa_rali.train -opt '
                           'FILE --launcher pytorch')
     return torch.device('cuda', torch.cuda.current_device())

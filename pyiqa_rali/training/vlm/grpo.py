@@ -6,6 +6,7 @@ from typing import Any
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import override, read_yaml
+from pyiqa_rali.core.processes import is_main
 from pyiqa_rali.training.vlm.monitor import (
     GRPO_COLUMNS,
     AlarmCallback,
@@ -65,15 +66,15 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
     check_before_training(options, config, rows, reasoner)
     config.generation_kwargs = {'suppress_tokens': placeholder_tokens(reasoner.model.config) or None,
                                 **(config.generation_kwargs or {})}
-    if config.process_index == 0:
+    if is_main():
         folder.prepare(options, auto_resume)
         models = {'network: pretrained': reasoner.folder}
         if options.rewards.reader:
             models['rewards: reader'] = locate_vlm(options.rewards.reader)
         note_inputs(folder, models, rows, auto_resume)
     if config.beta and adapter is None:
-        keep_merged_start(reasoner, folder, config.process_index == 0)
-    checkpoint = folder.last_checkpoint(config.process_index == 0) if auto_resume else None
+        keep_merged_start(reasoner, folder, is_main())
+    checkpoint = folder.last_checkpoint(is_main()) if auto_resume else None
     trainer = make_trainer(options, config, rows, validation, reasoner, folder, checkpoint, adapter)
     return train_and_export(trainer, reasoner, folder, options, checkpoint)
 
@@ -167,7 +168,7 @@ def make_trainer(options: GrpoOptions, config: Any, rows: list[Row], validation:
     reader = load_reader(options, config.device).ratings if options.rewards.reading else None
     functions, _ = reward_functions(options.rewards, options.prompts, reader)
     callbacks: list[Any] = [AlarmCallback()]
-    if config.process_index == 0:
+    if is_main():
         samples = SampleCallback(folder.samples, start_step)
         functions[0] = watched(functions[0], samples)
         columns = [*GRPO_COLUMNS, *(f'rewards/{function.__name__}/mean' for function in functions)]
@@ -179,7 +180,7 @@ def make_trainer(options: GrpoOptions, config: Any, rows: list[Row], validation:
         trained = ReasoningModel(trainer.model, reasoner.processor, reasoner.card, reasoner.folder)
         trainer.add_callback(ValidationCallback(trained, validation, options.val, folder.val_log, start_step,
                                                 folder.tb_logger, config.max_completion_length,
-                                                config.process_index == 0))
+                                                is_main()))
     return trainer
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
+from pyiqa_rali.core.processes import gather, rank, world_size
 from pyiqa_rali.core.records import RunRecord, read_record
 from pyiqa_rali.core.runs import rows_of_steps
 from pyiqa_rali.measures.correlations import correlations
@@ -188,11 +189,10 @@ class ValidationCallback(TrainerCallback):
 
     def _describe(self, rows: list[Row]) -> list[tuple[float, str]]:
         """Return rating and status of each row, in order; this process reads and scores its share of the batches."""
-        from accelerate import PartialState
-        from accelerate.utils import gather_object
-        state, size = PartialState(), self.options.batch_size
+        size = self.options.batch_size
         own = []
-        for start in range(size * state.process_index, len(rows), size * state.num_processes):
+        for start in range(size * rank(), len(rows), size * world_size()):
             described = self.scorer.describe([read_picture(row.image_path) for row in rows[start:start + size]])
             own += [(start + number, each.rating, each.status) for number, each in enumerate(described)]
-        return [(rating, status) for _, rating, status in sorted(gather_object(own), key=lambda each: each[0])]
+        everyone = [each for share in gather(own) for each in share]
+        return [(rating, status) for _, rating, status in sorted(everyone, key=lambda each: each[0])]

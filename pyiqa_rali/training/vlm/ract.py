@@ -13,8 +13,8 @@ import torch
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.core.files import write_json
 from pyiqa_rali.core.options import from_known_keys, override, read_yaml
+from pyiqa_rali.core.processes import is_main, world_size
 from pyiqa_rali.core.runs import claim_run
-from pyiqa_rali.core.shares import rank_and_world
 from pyiqa_rali.training.rali.options import PathOptions
 from pyiqa_rali.training.vlm.grpo import run_grpo
 from pyiqa_rali.training.vlm.options import GrpoOptions, SftOptions, grpo_options, sft_options
@@ -66,14 +66,13 @@ def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: list[st
         OptionError, DataError, CheckpointError: with what to do.
     """
     options = ract_options(override(read_yaml(opt_path), list(overrides)))
-    rank, world = rank_and_world()
-    if world > 1 and 'write' in options.steps:
-        raise OptionError(f'steps: {options.steps}: write is for one process, and there are {world}. Run the steps one by one, '
-                          'this one without accelerate launch or torchrun: --force_yml steps=[write].')
+    if world_size() > 1 and 'write' in options.steps:
+        raise OptionError(f'steps: {options.steps}: write is for one process, and there are {world_size()}. Run the steps one '
+                          'by one, this one without accelerate launch or torchrun: --force_yml steps=[write].')
     root = Path(options.path.experiments_root) / options.name
     run = Ract(options, root, auto_resume)
     run.check()
-    if rank == 0:  # the others wait for it where the trainer's processes join, and touch nothing before
+    if is_main():  # the others wait for it where the trainer's processes join, and touch nothing before
         claim_run(root, asdict(options), auto_resume or options.steps[0] != 'teach', ('steps', 'path', *OF_NO_TEXT))
     results: dict[str, Any] = {}
     for step in options.steps:

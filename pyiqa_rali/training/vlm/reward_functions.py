@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from pyiqa_rali.core.processes import gather, rank
 from pyiqa_rali.training.vlm.options import RewardOptions
 from pyiqa_rali.training.vlm.rewards import (
     Rollout,
@@ -115,10 +116,8 @@ def rank_function(card: ReasoningCard) -> Reward:
 
 def _of_all_processes(own: list) -> tuple[list, int]:
     """Return the items of all processes in order of rank, and where this one's begin."""
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-    state = PartialState()
-    return (gather_object(own), state.process_index * len(own)) if state.num_processes > 1 else (own, 0)
+    shares = gather(own)
+    return [item for share in shares for item in share], sum(map(len, shares[:rank()]))
 
 
 def _reasoning(completion: Any) -> str | None:

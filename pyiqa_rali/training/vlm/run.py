@@ -12,6 +12,7 @@ import torch
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.files import atomic_folder, write_json
+from pyiqa_rali.core.processes import barrier, is_main
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.runs import claim_run, differences, read_claim
 from pyiqa_rali.figures.plots import training_curves
@@ -111,11 +112,10 @@ def keep_merged_start(reasoner: ReasoningModel, folder: ReasoningFolder, writes:
     """
     if not is_adapter(reasoner.folder):
         return
-    from accelerate import PartialState
     if writes and not folder.start.exists():
         with atomic_folder(folder.start) as temporary:
             reasoner.model.save_pretrained(temporary)
-    PartialState().wait_for_everyone()
+    barrier()
     reasoner.model.config._name_or_path = reasoner.model.name_or_path = str(folder.start)
 
 
@@ -235,11 +235,11 @@ def train_and_export(trainer: Any, reasoner: ReasoningModel, folder: ReasoningFo
         end_from(trainer, checkpoint)
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.is_world_process_zero():
+    if is_main():
         draw_curves(folder)
         export_model(trainer.accelerator.unwrap_model(trainer.model), reasoner, folder.export, options.export.merge,
                      options.export.training)
-    trainer.accelerator.wait_for_everyone()
+    barrier()
     return results(folder)
 
 
@@ -252,9 +252,8 @@ def is_last(checkpoint: Path) -> bool:
 def end_from(trainer: Any, checkpoint: Path) -> None:
     """Load the weights of the last step, and do what comes after it."""
     from transformers import TrainerState
-    main = trainer.is_world_process_zero()
     trainer.state = TrainerState.load_from_json(str(checkpoint / 'trainer_state.json'))
-    trainer.state.is_world_process_zero = main
+    trainer.state.is_world_process_zero = is_main()
     trainer._load_from_checkpoint(str(checkpoint))
     trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
 

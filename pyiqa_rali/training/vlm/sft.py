@@ -9,6 +9,7 @@ import torch
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import override, read_yaml
+from pyiqa_rali.core.processes import is_main
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
 from pyiqa_rali.training.vlm.monitor import SFT_COLUMNS, RecordCallback, ValidationCallback
 from pyiqa_rali.training.vlm.options import SftOptions, sft_options
@@ -66,10 +67,10 @@ def run_sft(options: SftOptions, rows: list[Row], completions: list[str], valida
     config = trainer_config(options, folder)
     adapter = lora_config(options.network)
     reasoner = load_for_training(options)
-    if config.process_index == 0:
+    if is_main():
         folder.prepare(options, auto_resume)
         note_inputs(folder, {'network: pretrained': reasoner.folder}, (rows, completions), auto_resume)
-    checkpoint = folder.last_checkpoint(config.process_index == 0) if auto_resume else None
+    checkpoint = folder.last_checkpoint(is_main()) if auto_resume else None
     trainer = make_trainer(options, config, training_set(rows, options.prompts, completions), validation, reasoner, folder,
                            checkpoint, adapter)
     return train_and_export(trainer, reasoner, folder, options, checkpoint)
@@ -125,15 +126,15 @@ def make_trainer(options: SftOptions, config: Any, dataset: Any, validation: dic
     from pyiqa_rali.training.vlm.trainers import ReasoningSFTTrainer
     start_step = int(checkpoint.name.rpartition('-')[2]) + 1 if checkpoint else 0
     callbacks = []
-    if config.process_index == 0:
+    if is_main():
         callbacks = [RecordCallback(folder.log, list(SFT_COLUMNS), start_step, folder.tb_logger)]
     trainer = ReasoningSFTTrainer(model=reasoner.model, args=config, train_dataset=dataset, callbacks=callbacks,
                                   processing_class=reasoner.processor, peft_config=adapter)
     if options.val.val_freq is not None:
         trained = ReasoningModel(trainer.model, reasoner.processor, reasoner.card, reasoner.folder)
         trainer.add_callback(ValidationCallback(trained, validation, options.val, folder.val_log, start_step,
-                                                folder.tb_logger, 256, config.process_index == 0))
-    if checkpoint is None and config.process_index == 0:
+                                                folder.tb_logger, 256, is_main()))
+    if checkpoint is None and is_main():
         warn_of_foreign_style(trainer)
     return trainer
 
