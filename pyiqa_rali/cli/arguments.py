@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyiqa_rali.core.errors import OptionError
 
 if TYPE_CHECKING:
+    from pyiqa_rali.data.image_files import ReadingOptions
     from pyiqa_rali.vlm.settings import ReasonerSettings
 
 WIDEST = 100  # columns of a help text
@@ -187,6 +188,25 @@ def published_model(model: str, rating_range: Sequence[float] | None) -> tuple[s
     if options.get('release') is None:
         return model, rating_range, None
     return options['pretrained'], rating_range or options['rating_range'], options['release']
+
+
+def add_reading_settings(parser: CommandParser) -> None:
+    """Declare how pictures are read, as options that few need."""
+    group = parser.add_rare_group('how pictures are read')
+    group.add_argument('--as-stored', action='store_true', help='leave pictures as they are stored, whatever orientation their '
+                       'EXIF says (default: upright)')
+    group.add_argument('--pixel-limit', type=int, metavar='N', help='refuse pictures with more pixels (default: 178956970)')
+
+
+def reading_settings(args: argparse.Namespace) -> 'ReadingOptions':
+    """Return how pictures are read, as `add_reading_settings` asked for.
+
+    Raises:
+        OptionError: the limit is below 1.
+    """
+    from pyiqa_rali.data.image_files import PIXEL_LIMIT, ReadingOptions
+    check_positive(args, 'pixel_limit')
+    return ReadingOptions(not args.as_stored, args.pixel_limit or PIXEL_LIMIT)
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:

@@ -5,9 +5,17 @@ import json
 import sys
 from typing import Any
 
-from pyiqa_rali.cli.arguments import CommandParser, add_model, add_model_settings, check_positive, model_settings
+from pyiqa_rali.cli.arguments import (
+    CommandParser,
+    add_model,
+    add_model_settings,
+    add_reading_settings,
+    check_positive,
+    model_settings,
+    reading_settings,
+)
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.data.image_files import ImageFinder
+from pyiqa_rali.data.image_files import READING, ImageFinder, ReadingOptions
 from pyiqa_rali.vlm.decoding import RELEASES
 
 MODES = ('expectation', 'greedy', 'mean', 'release')
@@ -21,6 +29,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('--num-samples', type=int, default=5, metavar='N', help='for --mode mean (default: %(default)s)')
     parser.add_argument('--json', action='store_true', help='one JSON object a line instead of text')
     add_model_settings(parser)
+    add_reading_settings(parser)
     parser.add_examples(
         ('pyiqa-rali describe photo.jpg --model ByteDance/Q-Insight:score_degradation --rating-range 1 5', ''),
         ('pyiqa-rali describe photos/ --model experiments/GRPO_koniq/models/reasoning --json', ''),
@@ -37,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """
     check_positive(args, 'num_samples')
     settings = model_settings(args)
-    files = list(ImageFinder(args.images))
+    reading, files = reading_settings(args), list(ImageFinder(args.images))
     if not files:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
     if args.mode == 'release' and settings.release and args.max_new_tokens is None:
@@ -45,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     net = settings.scorer(args.mode, args.num_samples)
     failed = 0
     for start in range(0, len(files), args.batch_size):
-        for path, found in described(net, files[start:start + args.batch_size]):
+        for path, found in described(net, files[start:start + args.batch_size], reading):
             failed += isinstance(found, DataError) or found.status == 'failed'
             print(as_json(path, found) if args.json else as_text(path, found), flush=True)
     if failed:
@@ -53,19 +62,19 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def described(net, files: list[str]) -> list[tuple[str, Any]]:
+def described(net, files: list[str], reading: ReadingOptions = READING) -> list[tuple[str, Any]]:
     """Return each file with its description, or with the DataError that says why it has none."""
-    found = [picture_or_error(net.reasoner, path) for path in files]
+    found = [picture_or_error(net.reasoner, path, reading) for path in files]
     descriptions = iter(net.describe([each for each in found if not isinstance(each, DataError)]))
     return [(path, each if isinstance(each, DataError) else next(descriptions))
             for path, each in zip(files, found, strict=True)]
 
 
-def picture_or_error(reasoner, path: str):
+def picture_or_error(reasoner, path: str, reading: ReadingOptions = READING):
     """Return the picture of a file, or the DataError that says why the model cannot be shown it."""
     from pyiqa_rali.vlm.write_texts import picture_for
     try:
-        return picture_for(reasoner, path)
+        return picture_for(reasoner, path, reading)
     except DataError as error:
         return error
 

@@ -6,13 +6,14 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from pyiqa_rali.cli.arguments import CommandParser, add_reading_settings, reading_settings
 from pyiqa_rali.core.errors import OptionError
 
 WIDTH, BAR, VOTES = 80, 20, 5
 RALI = {'metric_opts': {'type': 'RALI'}}  # a name that pyiqa does not know is refused where the metric is made
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the arguments of `pyiqa-rali explain`."""
     parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER', help='image files, folders with images below them')
     parser.add_argument('-m', '--metric', help='rali-lite or rali (default: rali-lite, with --weights rali)')
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--json', action='store_true', help='one JSON object a line instead of text')
     parser.add_argument('--num-texts', type=int, default=3, metavar='N', help='nearest texts (default: %(default)s)')
     parser.add_argument('--num-basis', type=int, default=5, metavar='N', help='basis vectors (default: %(default)s)')
+    add_reading_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,19 +35,19 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError, CheckpointError, OSError: nothing can be explained at all; the message says why.
     """
-    from pyiqa_rali.data.image_files import ImageFinder, read_image_file
+    from pyiqa_rali.data.image_files import ImageFinder
     from pyiqa_rali.model.explanation import check_counts
     check_counts(args.num_texts, args.num_basis)
+    reading = reading_settings(args)
     metric = make_explainer(args)
     names, count, failed = FigureNames(args.out), 0, 0
     for path in ImageFinder(args.images):
-        file = read_image_file(path)
-        found, error = (None, file.error) if file.error else _explain(metric, file.pixels, args)
+        found, error, pixels = _explain(metric, path, reading, args)
         count, failed = count + 1, failed + (found is None)
         print(_as_json(path, found, error) if args.json else as_text(path, found, error, metric), flush=True)
         if args.out and found is not None:
             from pyiqa_rali.figures.explanations import draw_explanation
-            draw_explanation(file.pixels, found, names.next(path), metric.net.metadata['mos_range'], metric.lower_better)
+            draw_explanation(pixels, found, names.next(path), metric.net.metadata['mos_range'], metric.lower_better)
     if not count:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
     return 1 if failed else 0
@@ -93,17 +95,19 @@ class FigureNames:
         return Path(self.folder) / name
 
 
-def _explain(metric: Any, pixels: Any, args: argparse.Namespace) -> tuple[Any, str]:
-    """Return the explanation of one image, or None and why there is none."""
-    import numpy as np
-
+def _explain(metric: Any, path: str, reading: Any, args: argparse.Namespace) -> tuple[Any, str, Any]:
+    """Return the explanation of one image, or None, why there is none, and the pixels."""
     from pyiqa_rali.core.errors import first_line
+    from pyiqa_rali.data.image_files import UnreadableImage, read_rgb
     from pyiqa_rali.data.synthetic.dataset import as_tensor
     device = next(metric.net.parameters()).device
     try:
-        return metric.net.explain(as_tensor([np.array(pixels)]).to(device), args.num_texts, args.num_basis)[0], ''
+        pixels = read_rgb(path, reading)
+        return metric.net.explain(as_tensor([pixels]).to(device), args.num_texts, args.num_basis)[0], '', pixels
+    except UnreadableImage as error:
+        return None, error.reason, None
     except (ValueError, RuntimeError) as error:  # such as a picture that is too small
-        return None, first_line(error)
+        return None, first_line(error), None
 
 
 def _as_json(path: str, found: Any, error: str) -> str:

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pyiqa_rali.cli.arguments import CommandParser, add_reading_settings, reading_settings
 from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.data.image_files import ReadingOptions
 from pyiqa_rali.scoring.engine import score_files
 from pyiqa_rali.scoring.metrics import make_metric, metric_label, parse_options
 from pyiqa_rali.scoring.progress import Progress, Totals
@@ -31,7 +33,7 @@ An image that cannot be read or scored has a line with the reason; then the exit
 input. While Parquet is written, or several processes run, the lines stand in the folder OUT.parts until the end."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the arguments of `pyiqa-rali score`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--metric-opt', action='append', default=[], metavar='KEY=VALUE', dest='metric_options',
                        help='an option of the metric; may be given several times')
     group.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
+    add_reading_settings(parser)
     group = parser.add_argument_group('table')
     group.add_argument('--out', metavar='FILE', help='write the scores to this file instead of the screen')
     group.add_argument('--format', choices=FORMATS, help='of --out (default: by its extension)')
@@ -72,16 +75,17 @@ def run(args: argparse.Namespace) -> int:
     args.metric = args.metric or ('rali' if args.weights else 'rali-lite')
     rank, world = processes.rank(), processes.world_size()
     _check(args, world)
-    options = parse_options(args.metric_options)
+    options, reading = parse_options(args.metric_options), reading_settings(args)
     sources = ImageSources([*args.images, *(name if name == STANDARD_INPUT else LIST_MARK + name for name in args.lists)],
                            rank, world)
     if args.out:
         refuse_overwriting(Path(args.out), args.resume)  # before anything is loaded
     metric = make_metric(args.metric, args.weights, args.device, options)
-    table = open_table(args.out, args.format, metric_label(args.metric, args.weights, options, metric), args.resume, rank,
+    label = metric_label(args.metric, args.weights, options, metric) + ('' if reading.upright else ' as-stored')
+    table = open_table(args.out, args.format, label, args.resume, rank,
                        world) if args.out else None
     with processes.joined():
-        totals = _score(args, sources, table, metric, rank, world)
+        totals = _score(args, sources, table, metric, rank, world, reading)
         everything, *others = processes.gather(totals)
         if rank == 0:
             for other in others:
@@ -93,9 +97,10 @@ def run(args: argparse.Namespace) -> int:
     return 1 if rank == 0 and everything.failed else 0
 
 
-def _score(args: argparse.Namespace, sources: ImageSources, table: Any, metric: Any, rank: int, world: int) -> Totals:
+def _score(args: argparse.Namespace, sources: ImageSources, table: Any, metric: Any, rank: int, world: int,
+           reading: ReadingOptions) -> Totals:
     totals = Totals(len(table.finished), table.failed) if table else Totals()
-    scores = score_files(sources, metric, *_sizes(args, metric), skip=table.has if table else None)
+    scores = score_files(sources, metric, *_sizes(args, metric), skip=table.has if table else None, reading=reading)
     with Progress(world, silent=rank > 0) as progress, table.open() if table else contextlib.nullcontext() as stream:
         try:
             for window in scores:

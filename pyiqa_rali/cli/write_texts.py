@@ -3,11 +3,19 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pyiqa_rali.cli.arguments import CommandParser, add_model, add_model_settings, check_positive, model_settings
+from pyiqa_rali.cli.arguments import (
+    CommandParser,
+    add_model,
+    add_model_settings,
+    add_reading_settings,
+    check_positive,
+    model_settings,
+    reading_settings,
+)
 from pyiqa_rali.core.errors import OptionError, some
-from pyiqa_rali.data.image_files import ImageFinder
+from pyiqa_rali.data.image_files import READING, ImageFinder, ReadingOptions
 
 if TYPE_CHECKING:
     from pyiqa_rali.vlm.loading import ReasoningModel
@@ -35,6 +43,7 @@ def add_arguments(parser: CommandParser) -> None:
     group.add_argument('--no-rating', action='store_true', help='take texts that no rating follows, from a model trained on '
                        'texts alone whose folder does not say so')
     add_model_settings(parser)
+    add_reading_settings(parser)
     parser.add_examples(
         ('pyiqa-rali write-texts --opt options/rali.yml --model MODEL --out texts.jsonl', ''),
         ('pyiqa-rali write-texts photos/ --model MODEL --texts-per-image 8 --backend vllm --out texts.jsonl', ''),
@@ -56,14 +65,20 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f'--temperature: {args.temperature} must be above 0.')
     if bool(args.images) == bool(args.opt):
         raise OptionError('give either images or folders, or --opt FILE.')
+    reading = reading_settings(args)
+    if args.opt and reading != READING:
+        raise OptionError('--as-stored, --pixel-limit: with --opt, the data set says how its pictures are read (upright, '
+                          'pixel_limit).')
     files = [Path(path) for path in ImageFinder(args.images)] if args.images else files_of(args.opt, args.dataset)
+    if args.opt:
+        reading = data_set_of(args.opt, args.dataset)[2]
     if not files:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
     options = WritingOptions(args.texts_per_image, args.seed, args.temperature, settings.max_new_tokens, args.batch_size,
                              args.attempts, args.top_k, args.top_p)
     reasoner, completer = load_for_vllm(args, settings) if args.backend == 'vllm' else (settings.load(), None)
     reasoner.card.with_rating &= not args.no_rating
-    report = write_texts(reasoner, files, Path(args.out), options, completer=completer)
+    report = write_texts(reasoner, files, Path(args.out), options, completer=completer, reading=reading)
     print(f'{args.out}: {report.texts} texts on {report.images} images. Tried again: {report.unparsed} without reasoning or '
           f'rating, {report.repeated} that the image had already.', file=sys.stderr)
     if report.short:
@@ -73,14 +88,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def files_of(opt: str, section: str) -> list[Path]:
-    """Return the image files of a data set in an option file.
+    """Return the image files of a data set in an option file; see `data_set_of`."""
+    from pyiqa_rali.vlm.tables import image_files
+    name, values, _ = data_set_of(opt, section)
+    return image_files(name, values, 0)
+
+
+def data_set_of(opt: str, section: str) -> tuple[str, dict[str, Any], ReadingOptions]:
+    """Return the name, the options and the way of reading of a data set in an option file.
 
     Raises:
         OptionError: the file has no such data set, or one whose images are no files.
     """
     from pyiqa_rali.core.errors import did_you_mean
     from pyiqa_rali.core.options import read_yaml
-    from pyiqa_rali.vlm.tables import image_files
+    from pyiqa_rali.data.tables import reading_options as reading_of
     values = read_yaml(opt)
     sections = values.get('datasets')
     if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
@@ -89,7 +111,7 @@ def files_of(opt: str, section: str) -> list[Path]:
     if section not in sections:
         raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
     own_phase = values.get('model_type') != 'RACT'  # whose sections are called as one likes, and are all trained on
-    return image_files(section if own_phase else 'train', sections[section], 0)
+    return section if own_phase else 'train', sections[section], reading_of(section, sections[section])
 
 
 def load_for_vllm(args: argparse.Namespace, settings: 'ReasonerSettings') -> tuple['ReasoningModel', 'VllmCompleter']:

@@ -1,41 +1,355 @@
-"""Image files on disk: found one after the other, read as pyiqa reads them, and never left out in silence."""
+"""The one reader of pictures: whatever the package reads from a file or from bytes becomes 8-bit RGB here, by one rule.
+
+The rule, for every command, data set and table:
+
+- Transparent pixels are laid on white, whatever colour is hidden behind them.
+- 16-bit gray is divided by 257 and rounded (12-bit TIFF by its own white); of 16-bit colour Pillow gives the higher byte.
+  32-bit and floating-point pixels have no known range and are refused.
+- The picture is turned upright as EXIF says. `ReadingOptions.upright` switches that off; TIFF, HEIF and JPEG XL carry their
+  orientation in the format itself, and their decoders always apply it.
+- Gray is repeated; palettes, CMYK, YCbCr and CIELAB are converted by Pillow; colour profiles are not applied, as in pyiqa.
+- Of animations and of files with several pages the first picture is read.
+- Camera raw files are developed by LibRaw with the camera's white balance; their preview is never taken for the picture.
+- A truncated file is refused, and so is one with more pixels than `ReadingOptions.pixel_limit`.
+
+Whatever a decoder raises becomes an `UnreadableImage` that names the file.
+"""
 
 import contextlib
-import functools
+import io
 import os
+import re
+import stat
+import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, NoReturn
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL import ImageFile as PillowFile
 
-from pyiqa_rali.core.errors import DataError, first_line
+from pyiqa_rali.core.errors import DataError, OptionError, first_line
+from pyiqa_rali.data.image_formats import (
+    RAW,
+    develop,
+    image_extensions,
+    is_raw,
+    open_image,
+    raw_size,
+    why_unidentified,
+)
+
+PIXEL_LIMIT = 178_956_970  # where Pillow itself stops: pixels of 512 MiB, decoded
+HEAD = 64  # bytes that tell what an undecodable file holds
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_90}
+SWAPPING = (5, 6, 7, 8)  # orientations that exchange height and width
+WITH_ALPHA = ('LA', 'RGBA', 'PA', 'La', 'RGBa')
+KNOWN_16_BITS = ('PNG', 'TIFF', 'JPEG2000', 'PPM', 'JXL', 'IM')  # FITS among others has signed values of any range
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF
+TOO_MANY = 'its {} pixels are more than the limit; raise --pixel-limit (pixel_limit in option files), or make it smaller'
+KINDS = ((stat.S_ISFIFO, 'a named pipe'), (stat.S_ISSOCK, 'a socket'), (stat.S_ISCHR, 'a device'), (stat.S_ISBLK, 'a device'))
+OWN_NAME = r" (?:'[^']*'|\"[^\"]*\"|<_io\.BytesIO object at 0x[0-9a-fA-F]+>)$"  # at the end of Pillow's messages
 
 
-@dataclass
-class ImageFile:
-    """One image file that was tried.
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How pictures are read, where a user may choose.
 
     Attributes:
-        path: the file.
-        pixels: uint8 (H, W, 3), RGB; None when it cannot be read.
-        error: why it cannot be read; empty when it can.
+        upright: turn pictures as their EXIF orientation says.
+        pixel_limit: refuse pictures with more pixels than this.
+
+    Raises:
+        OptionError: the limit is below 1.
     """
 
-    path: str
-    pixels: np.ndarray | None = None
-    error: str = ''
+    upright: bool = True
+    pixel_limit: int = PIXEL_LIMIT
+
+    def __post_init__(self) -> None:
+        if isinstance(self.pixel_limit, bool) or not isinstance(self.pixel_limit, int) or self.pixel_limit < 1:
+            raise OptionError(f'pixel_limit: {self.pixel_limit!r} must be a whole number of pixels, at least 1.')
+        if not isinstance(self.upright, bool):
+            raise OptionError(f'upright: {self.upright!r} must be true or false.')
+
+
+READING = ReadingOptions()
+
+
+class UnreadableImage(DataError):
+    """A picture that cannot be read.
+
+    Attributes:
+        path: the file, or how it is called otherwise.
+        reason: one line that does not repeat the name.
+    """
+
+    def __init__(self, path: str, reason: str = ''):
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f'{self.path}: cannot be read as an image ({self.reason}).' if self.reason else self.path
+
+
+def read_rgb(source: str | os.PathLike | bytes, options: ReadingOptions = READING, name: str | None = None) -> np.ndarray:
+    """Return a picture as 8-bit RGB, by the rule at the head of this module.
+
+    Args:
+        source: a file, or the bytes of one.
+        options: orientation and pixel limit.
+        name: what bytes are called in errors, and whose extension tells their format; default: the path.
+
+    Returns:
+        uint8 (H, W, 3), writable.
+
+    Raises:
+        UnreadableImage: there is no such file, or no picture in it; the message names it.
+    """
+    name = _name_of(source) if name is None else name
+    extension = os.path.splitext(name)[1].lower()
+    with _named(source, name, extension), decoding(options.pixel_limit):
+        stream = _stream(source)
+        if extension in RAW:
+            return _developed(stream, options)
+        with open_image(stream, extension) as image:
+            _check_count(image.size, options)
+            if not is_raw(image):
+                return _pixels(image, options)
+        return _developed(_stream(source), options)
+
+
+def read_size(source: str | os.PathLike | bytes, options: ReadingOptions = READING, name: str | None = None) -> tuple[int, int]:
+    """Return the height and width that `read_rgb` would give, from the file's header.
+
+    Raises:
+        UnreadableImage: there is no such file, or no picture in it; the message names it.
+    """
+    name = _name_of(source) if name is None else name
+    extension = os.path.splitext(name)[1].lower()
+    with _named(source, name, extension), decoding(options.pixel_limit):
+        stream = _stream(source)
+        if extension in RAW:
+            return raw_size(stream, options.upright)
+        with open_image(stream, extension) as image:
+            _check_count(image.size, options)
+            if not is_raw(image):
+                swapped = options.upright and image.format != 'TIFF' and _orientation(image) in SWAPPING
+                return image.size if swapped else image.size[::-1]
+        return raw_size(_stream(source), options.upright)
+
+
+def _name_of(source: str | os.PathLike | bytes) -> str:
+    return '<bytes>' if isinstance(source, bytes) else os.fspath(source)
+
+
+def _stream(source: str | os.PathLike | bytes) -> str | IO[bytes]:
+    """Return what decoders open: a path that is a regular file, or a stream of the bytes.
+
+    Raises:
+        DataError: opening it could wait for ever: a pipe, a socket, a device.
+        OSError: the file, or a folder that was to be listed, cannot be read.
+    """
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    path = os.fspath(source)
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        os.listdir(path)  # raises what kept the folder from being listed
+        raise DataError('it is a folder')
+    refuse_special_file(mode)
+    return path
+
+
+def refuse_special_file(mode: int) -> None:
+    """Raise DataError for what a file of this `st_mode` is, unless it is a regular file or a folder."""
+    for is_kind, what in KINDS:
+        if is_kind(mode):
+            raise DataError(f'it is {what} and no file')
+
+
+def _check_count(size: tuple[int, int], options: ReadingOptions) -> None:
+    count = size[0] * size[1]
+    if count > options.pixel_limit:
+        raise DataError(TOO_MANY.format(count))
+    if not count:
+        raise DataError(f'it has {size[0]} x {size[1]} pixels')
+
+
+def _developed(stream: str | IO[bytes], options: ReadingOptions) -> np.ndarray:
+    _check_count(raw_size(stream, upright=False)[::-1], options)
+    if not isinstance(stream, str):
+        stream.seek(0)
+    return np.ascontiguousarray(develop(stream, options.upright))
+
+
+def _pixels(image: Image.Image, options: ReadingOptions) -> np.ndarray:
+    colour_key = _colour_key(image)
+    image.load()
+    orientation = _orientation(image) if options.upright else None
+    rgb = _as_rgb(image, colour_key)
+    turn = TURNS.get(orientation)
+    return np.array(rgb if turn is None else rgb.transpose(turn))
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Return the EXIF orientation that is still to be applied; one that cannot be read is none, as in other programs."""
+    if image.format == 'JXL' and not getattr(image, 'jpeg', False):
+        return None  # its decoder has applied the codestream's own, which EXIF repeats
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # EXIF blocks are damaged in as many ways as pictures, and the pixels do not depend on them
+        return None
+
+
+def _colour_key(image: Image.Image) -> object:
+    """Return the colour that stands for transparency, on the scale of the decoded pixels."""
+    key = image.info.get('transparency')
+    sixteen_bits = any('16' in str(tile[3]) for tile in getattr(image, 'tile', ()))
+    if image.mode == 'RGB' and isinstance(key, tuple) and sixteen_bits:
+        return tuple(value >> 8 for value in key)  # Pillow gives the higher byte of the pixels, but not of the key
+    return key
+
+
+def _as_rgb(image: Image.Image, colour_key: object) -> Image.Image:
+    if image.mode == 'F':
+        raise DataError('floating-point pixels have no known range; convert it to 8 or 16 bits')
+    if image.mode.startswith('I'):
+        return _scaled_to_8_bits(image, colour_key)
+    if colour_key is not None:
+        image.info['transparency'] = colour_key
+    if image.mode in WITH_ALPHA or colour_key is not None or _has_alpha_palette(image):
+        image = image.convert('RGBA')
+        return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
+    return image.convert('RGB')
+
+
+def _has_alpha_palette(image: Image.Image) -> bool:
+    return image.mode == 'P' and image.palette is not None and image.palette.mode.endswith('A')
+
+
+def _scaled_to_8_bits(image: Image.Image, colour_key: object) -> Image.Image:
+    """Return 16-bit gray as 8-bit RGB. Pillow's mode I holds 16 bits in a PNG or a PGM, and has no known range elsewhere."""
+    known = KNOWN_16_BITS if image.mode != 'I' else ('PNG', 'PPM')
+    if image.format not in known:
+        bits = 32 if image.mode == 'I' else 16
+        raise DataError(f'{bits}-bit pixels of {image.format} have no known range; convert it to PNG of 8 or 16 bits')
+    tags = getattr(image, 'tag_v2', {})
+    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
+    values = np.asarray(image).astype(np.float32)
+    gray = np.rint(values * (255 / ((1 << bits) - 1)))
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow turns 8-bit TIFFs around, but not these
+        gray = 255 - gray
+    if isinstance(colour_key, int):
+        gray = np.where(values == colour_key, 255, gray)
+    return Image.fromarray(gray.astype(np.uint8)).convert('RGB')
+
+
+@contextlib.contextmanager
+def _named(source: str | os.PathLike | bytes, name: str, extension: str) -> Iterator[None]:
+    """Turn whatever is raised inside into an `UnreadableImage` with this name."""
+    try:
+        yield
+    except UnreadableImage:
+        raise
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a decoder in Rust is no Exception
+        _raise_unreadable(error, source, name, extension)
+
+
+def _raise_unreadable(error: BaseException, source: str | os.PathLike | bytes, name: str, extension: str) -> NoReturn:
+    if isinstance(error, UnidentifiedImageError):
+        reason = _why_unidentified(source, extension)
+    elif isinstance(error, Image.DecompressionBombError):  # when it is opened, or of a picture inside the picture
+        reason = TOO_MANY.format((re.findall(r'\d+', str(error)) or ['many'])[0])
+    elif isinstance(error, DataError):
+        reason = first_line(error)
+    elif isinstance(error, MemoryError):
+        reason = 'there is not enough memory to decode it'
+    elif isinstance(error, OSError) and error.errno and error.strerror:
+        reason = error.strerror
+    elif error.args and isinstance(error.args[0], bytes):  # LibRaw's
+        reason = error.args[0].decode(errors='replace')
+    elif isinstance(error, OSError | SyntaxError | ValueError):
+        reason = re.sub(OWN_NAME, '', first_line(error))
+    elif (found := _why_unidentified(source, extension)).startswith('damaged'):  # what such decoders say helps nobody
+        reason = found
+    else:
+        reason = f'{type(error).__name__}: {first_line(error)}'
+    raise UnreadableImage(name, reason) from error
+
+
+def _why_unidentified(source: str | os.PathLike | bytes, extension: str) -> str:
+    if isinstance(source, bytes):
+        return why_unidentified(source[:HEAD], extension)
+    try:
+        with open(source, 'rb') as stream:
+            return why_unidentified(stream.read(HEAD), extension)
+    except OSError as error:  # it went away in the meantime
+        return error.strerror or str(error)
+
+
+class _Pillow:
+    """Pillow's process-wide settings while pictures are decoded; the last of several threads puts them back as they were.
+
+    Truncated files are refused, whatever other modules have set: one of pyiqa's data set modules switches Pillow's
+    `LOAD_TRUNCATED_IMAGES` on for the whole process when it is imported, and what is missing of a file would then be scored,
+    or trained on, as gray. Warnings are neither shown nor raised: a picture's score must not depend on the filters that a
+    user has set for warnings.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._before = (False, None)
+        self._filters = warnings.catch_warnings()
+
+    def enter(self, pixel_limit: int) -> None:
+        """Set what decoding needs."""
+        with self._lock:
+            if not self._inside:
+                self._before = PillowFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter('ignore')
+                Image.MAX_IMAGE_PIXELS = 0
+            PillowFile.LOAD_TRUNCATED_IMAGES = False
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, pixel_limit / 2)  # Pillow refuses more than twice as many
+            self._inside += 1
+
+    def leave(self) -> None:
+        """Put back what was there, if no other thread is decoding."""
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                PillowFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self._before
+                self._filters.__exit__(None, None, None)
+
+
+_PILLOW = _Pillow()
+
+
+@contextlib.contextmanager
+def decoding(pixel_limit: int = PIXEL_LIMIT) -> Iterator[None]:
+    """Let Pillow decode by our rule inside: no truncated files, no more pixels than the limit, no warnings."""
+    _PILLOW.enter(pixel_limit)
+    try:
+        yield
+    finally:
+        _PILLOW.leave()
 
 
 class ImageFinder:
     """Iterator over the image files of files and folders, which holds no more than one folder's names at a time.
 
-    A file that is named stands for itself; a folder for all files below it whose extension Pillow knows, in the order
-    of their names, links to folders included. A folder that cannot be listed is yielded too, so that reading it tells
-    why.
+    A file that is named stands for itself; a folder for all files below it that are pictures by their extension, whether or
+    not they can be read, in the order of their names, links to folders included. A folder that cannot be listed is yielded
+    too, so that reading it tells why.
 
     Args:
         sources: files and folders.
@@ -50,7 +364,7 @@ class ImageFinder:
     def __init__(self, sources: Iterable[str]):
         self.sources = list(sources)
         self.other_extensions: Counter[str] = Counter()
-        self._extensions = readable_extensions()
+        self._extensions = image_extensions()
         for source in self.sources:
             if not os.path.exists(source):
                 raise FileNotFoundError(f'{source}: no such file or folder')
@@ -92,57 +406,3 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-@functools.cache
-def readable_extensions() -> frozenset[str]:
-    """Return the lower-case file extensions, with their dot, of the formats that Pillow reads."""
-    return frozenset(extension for extension, name in Image.registered_extensions().items() if name in Image.OPEN)
-
-
-def read_image_file(path: str) -> ImageFile:
-    """Read an image; the result says so when it cannot be read."""
-    try:
-        if os.path.isdir(path):
-            os.listdir(path)  # raises what kept the folder from being listed
-        return ImageFile(path, read_like_pyiqa(path))
-    except Exception as error:  # Pillow raises a dozen different classes for the ways in which a file can be broken
-        return ImageFile(path, error=first_line(error))
-
-
-def read_like_pyiqa(path: str | IO[bytes]) -> np.ndarray:
-    """Read an image as pyiqa's metrics do for a path, except for 16-bit gray, which pyiqa clips to white.
-
-    Args:
-        path: the file, or a stream of its bytes.
-
-    Returns:
-        uint8 (H, W, 3).
-
-    Raises:
-        DataError: the pixels have no known range.
-        OSError, ValueError, ...: what Pillow raises for a file that it cannot read.
-    """
-    from pyiqa.utils.img_util import imread2pil
-    with strict_decoding(), Image.open(path) as image:
-        if image.mode in ('I', 'F'):
-            raise DataError(f'32-bit pixels (mode {image.mode}) have no known range; convert the image to 8 or 16 bits')
-        if image.mode.startswith('I;16'):  # Pillow would cut every value above 255
-            gray = np.asarray(image, dtype=np.float32) / 257
-            return np.repeat(gray.round().astype(np.uint8)[..., None], 3, axis=2)
-        return np.asarray(imread2pil(image, rgb=True))
-
-
-@contextlib.contextmanager
-def strict_decoding() -> Iterator[None]:
-    """Let Pillow refuse truncated files, whatever other modules have set.
-
-    One of pyiqa's data set modules switches Pillow's `LOAD_TRUNCATED_IMAGES` on for the whole process when it is imported,
-    and what is missing of a file would then be scored, or trained on, as gray.
-    """
-    before = PillowFile.LOAD_TRUNCATED_IMAGES
-    PillowFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        PillowFile.LOAD_TRUNCATED_IMAGES = before

@@ -8,9 +8,9 @@ import numpy as np
 
 from pyiqa_rali.core.errors import DataError, OptionError, some
 from pyiqa_rali.data.delimited import read_delimited
-from pyiqa_rali.data.images import read_size
+from pyiqa_rali.data.image_files import READING, ReadingOptions, read_size
+from pyiqa_rali.data.image_formats import image_extensions
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 GROUPS_FILE = 'photos.csv'
 PHASES = ('train', 'val', 'test')
 BUNDLED_SKIMAGE = ('astronaut.png', 'chelsea.png', 'coffee.png', 'motorcycle_left.png', 'motorcycle_right.png', 'rocket.jpg',
@@ -44,9 +44,9 @@ def list_photographs(folder: str | Path | None, groups_csv: str | Path | None = 
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise OptionError(f'photographs: {folder} is not a folder.')
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in image_extensions())
     if not files:
-        raise DataError(f'{folder}: holds no pictures ({", ".join(SUFFIXES)}).')
+        raise DataError(f'{folder}: holds no pictures.')
     table = Path(groups_csv) if groups_csv else folder / GROUPS_FILE
     if not groups_csv and not table.exists():
         return [Photograph(path, path.stem) for path in files]
@@ -88,7 +88,7 @@ def _installed(distribution: str) -> list[Path]:
         return []
 
 
-def check_sizes(photographs: list[Photograph], least: tuple[int, int]) -> None:
+def check_sizes(photographs: list[Photograph], least: tuple[int, int], reading: ReadingOptions = READING) -> None:
     """Check from the headers that every picture can be opened and holds a crop of `least` (height, width) pixels.
 
     Raises:
@@ -97,7 +97,7 @@ def check_sizes(photographs: list[Photograph], least: tuple[int, int]) -> None:
     broken, small = [], []
     for item in photographs:
         try:
-            height, width = read_size(item.path)
+            height, width = read_size(item.path, reading)
         except DataError as error:
             broken.append(str(error))
             continue

@@ -15,7 +15,7 @@ from pyiqa.data.livechallenge_dataset import LIVEChallengeDataset
 
 from pyiqa_rali.core.errors import DataError, some
 from pyiqa_rali.data.delimited import DelimitedTable, read_delimited
-from pyiqa_rali.data.image_files import readable_extensions
+from pyiqa_rali.data.image_formats import image_extensions
 
 PHASES = ('train', 'val', 'test')
 
@@ -83,7 +83,7 @@ def check_headings(table: DelimitedTable, names_at: tuple[int, ...]) -> None:
         DataError: with file and line.
     """
     image = names_at[-1]
-    if os.path.splitext(table.columns[image])[1].lower() in readable_extensions():
+    if os.path.splitext(table.columns[image])[1].lower() in image_extensions():
         raise DataError(f'{table.path}, line 1: "{table.columns[image]}" is an image, and a line of headings is expected. '
                         f'Put one above it, such as {"reference,image,mos" if len(names_at) > 1 else "image,mos"}.')
     first = table.cells(0)

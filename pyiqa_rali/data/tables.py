@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
-from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean, some
-from pyiqa_rali.data.image_files import strict_decoding
+from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean, first_line, some
+from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage, decoding
 from pyiqa_rali.data.mos import MosScale
+from pyiqa_rali.data.table_pictures import image_column, reads_rows, row_paths, row_pictures
 
 PYIQA_KEYS = ('name', 'type', 'phase', 'dataroot_target', 'dataroot_ref', 'meta_info_file', 'split_file', 'split_index',
               'split_ratio', 'override_phase', 'mos_range', 'lower_better', 'augment', 'img_range')
 LOADER_KEYS = ('batch_size_per_gpu', 'num_worker_per_gpu', 'use_shuffle', 'prefetch_mode', 'num_prefetch_queue',
                'pin_memory', 'persistent_workers')
+READING_KEYS = ('upright', 'pixel_limit')  # of `ReadingOptions`
 OWN_KEYS = ('reasoning_texts', 'pyiqa_name')
 MANIFEST_KEYS = ('format', 'mos_column')  # of ManifestNRDataset alone
 AUGMENTATIONS = ('hflip', 'vflip', 'random_crop', 'center_crop', 'resize')
@@ -34,10 +37,11 @@ class QualityTable(Dataset):
         scale: range and direction of its MOS.
         name: the data set's name in the option file.
         seed: the run's seed.
+        reading: how pictures are read.
     """
 
-    def __init__(self, base: Dataset, scale: MosScale, name: str, seed: int):
-        self.base, self.scale, self.name, self.seed = base, scale, name, seed
+    def __init__(self, base: Dataset, scale: MosScale, name: str, seed: int, reading: ReadingOptions = READING):
+        self.base, self.scale, self.name, self.seed, self.reading = base, scale, name, seed, reading
         self.draws_anew = bool(getattr(base, 'draws_anew', False))
 
     def __len__(self) -> int:
@@ -63,16 +67,15 @@ class QualityTable(Dataset):
 
     def images_and_mos(self) -> list[tuple[str, float]]:
         """Return path and MOS, in the data set's unit, of each image; reference images of full-reference sets are left out."""
-        root = getattr(self.base, 'dataroot', '')  # of AVADataset, whose rows hold no paths
-        return [(os.path.join(root, str(row[_image_column(row)])), float(row[_image_column(row) + 1]))
-                for row in self.base.paths_mos]
+        return [(row_paths(self.base, index)[0], float(row[image_column(row) + 1]))
+                for index, row in enumerate(self.base.paths_mos)]
 
     def table_names(self) -> list[str]:
         """Return the image names of the whole table, all splits, as they stand in its first column."""
         meta_info = getattr(self.base, 'meta_info', None)
         if meta_info is None or not len(meta_info):
             return []
-        return [str(name) for name in meta_info.iloc[:, _image_column(meta_info.iloc[0].tolist())]]
+        return [str(name) for name in meta_info.iloc[:, image_column(meta_info.iloc[0].tolist())]]
 
     def column(self, name: str) -> list[str]:
         """Return what a further column of the table says of each image, in the order of the items; '' for empty cells.
@@ -90,12 +93,30 @@ class QualityTable(Dataset):
         return [of_image[path] for path, _ in self.images_and_mos()]
 
     def _table_item(self, index: int, draw: int) -> dict[str, Any]:
-        with seeded(self.seed, draw), strict_decoding():
-            try:
-                return self.base[index]
-            except (OSError, ValueError, SyntaxError) as error:
-                raise DataError(f'{self.name}: {self.images_and_mos()[index][0]} cannot be read as an image ({error}). '
-                                'Mend or remove it, and its row in the table.') from error
+        try:
+            if not reads_rows(self.base):  # a type that makes its items in its own way
+                with seeded(self.seed, draw), decoding(self.reading.pixel_limit):
+                    return self.base[index]
+            paths, pictures = row_paths(self.base, index), self.pictures(index, draw)
+        except UnreadableImage as error:
+            raise DataError(f'{self.name}: {error} Mend or remove it, and its row in the table.') from error
+        except Exception as error:  # decoders raise a dozen classes, an augmentation others: a crop that is too large
+            raise DataError(f'{self.name}: {row_paths(self.base, index)[0]}: {first_line(error)}. Mend or remove it, and its '
+                            'row in the table.') from error
+        row = self.base.paths_mos[index]
+        tensors = [torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div(255) * self.base.img_range
+                   for picture in pictures]
+        item = {'img': tensors[0], 'img_path': paths[0], 'mos_label': torch.tensor([float(row[image_column(row) + 1])])}
+        return item if len(paths) == 1 else {**item, 'ref_img': tensors[1], 'ref_img_path': paths[1]}
+
+    def pictures(self, index: int, draw: int = 0) -> list[Image.Image]:
+        """Return the 8-bit picture of an item, and its reference if there is one, augmented as the draw says.
+
+        Raises:
+            UnreadableImage: one of them cannot be read; the message names it.
+        """
+        with seeded(self.seed, draw):
+            return row_pictures(self.base, index, self.reading)
 
 
 @contextlib.contextmanager
@@ -135,7 +156,7 @@ def build_table(section: str, values: dict[str, Any], seed: int) -> QualityTable
     if not len(base):
         raise DataError(f'datasets: {section}: holds no images in phase "{options["phase"]}"{_splits_told(base)}. Check '
                         'split_index and phase.')
-    table = QualityTable(base, scale, str(values['name']), seed)
+    table = QualityTable(base, scale, str(values['name']), seed, reading_options(section, values))
     if hasattr(base, 'paths_mos'):
         scale.check_labels([mos for _, mos in table.images_and_mos()], f'datasets: {section}')
     return table
@@ -170,11 +191,6 @@ def _splits_told(base: Any) -> str:
     return f'; the column {column} has {some(sorted(set(meta_info[column].astype(str))))}'
 
 
-def _image_column(row: list[Any]) -> int:
-    """Return where a row of pyiqa's tables names its image: full-reference tables name the reference before it."""
-    return 1 if len(row) > 2 and isinstance(row[1], str) else 0
-
-
 def complete(section: str, values: dict[str, Any]) -> dict[str, Any]:
     """Return the options with `pyiqa_name` filled in from pyiqa's own list, unknown keys refused.
 
@@ -198,7 +214,8 @@ def complete(section: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_table_keys(section: str, values: dict[str, Any]) -> None:
-    known = PYIQA_KEYS + LOADER_KEYS + OWN_KEYS + (MANIFEST_KEYS if values['type'] == 'ManifestNRDataset' else ())
+    own = OWN_KEYS + READING_KEYS + (MANIFEST_KEYS if values['type'] == 'ManifestNRDataset' else ())
+    known = PYIQA_KEYS + LOADER_KEYS + own
     for key in values:
         if key not in known:
             raise OptionError(f'datasets: {section}: unknown key "{key}"; known are {", ".join(known)}.'
@@ -207,6 +224,18 @@ def _check_table_keys(section: str, values: dict[str, Any]) -> None:
         if key not in AUGMENTATIONS:
             raise OptionError(f'datasets: {section}: augment: "{key}" is not one of {", ".join(AUGMENTATIONS)} '
                               f'(pyiqa ignores what it does not know).{did_you_mean(key, AUGMENTATIONS)}')
+
+
+def reading_options(section: str, values: dict[str, Any]) -> ReadingOptions:
+    """Return how the pictures of a data set are read.
+
+    Raises:
+        OptionError: `upright` or `pixel_limit` has a value that cannot be used.
+    """
+    try:
+        return ReadingOptions(**{key: values[key] for key in READING_KEYS if key in values})
+    except OptionError as error:
+        raise OptionError(f'datasets: {section}: {error}') from error
 
 
 def mos_scale(section: str, values: dict[str, Any]) -> MosScale:

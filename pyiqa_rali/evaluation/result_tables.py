@@ -8,8 +8,9 @@ from typing import Any
 
 from pyiqa_rali.core.files import atomic_open
 from pyiqa_rali.evaluation.paper import FITS
-from pyiqa_rali.evaluation.scoring import REASONS, ScoredImage
+from pyiqa_rali.evaluation.scoring import ScoredImage
 from pyiqa_rali.measures.agreement import MEASURES
+from pyiqa_rali.scoring.score_table import REASONS
 
 RESULT_COLUMNS = ('dataset', 'metric', 'images', 'scored', 'missing', 'fit',
                   *(f'{measure}{end}' for measure in MEASURES for end in ('', '_low', '_high')))
@@ -49,7 +50,7 @@ def counts(scored: Scored) -> list[dict[str, Any]]:
 
 def missing(scored: Scored) -> list[dict[str, Any]]:
     """Return every image without a score, and why."""
-    return [{'dataset': dataset, 'metric': metric, 'image': each.image, 'reason': each.reason, 'message': each.message}
+    return [{'dataset': dataset, 'metric': metric, 'image': each.image, 'reason': each.reason, 'message': each.error}
             for dataset, metrics in scored.items() for metric, images in metrics.items() for each in images
             if each.score is None]
 

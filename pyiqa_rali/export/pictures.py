@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from pyiqa_rali.data.distortions import DISTORTIONS
-from pyiqa_rali.data.images import read_rgb
+from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.photographs import Photograph
 from pyiqa_rali.data.synthetic.dataset import distort_visibly
 

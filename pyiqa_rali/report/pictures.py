@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyiqa_rali.core.errors import DataError, first_line
-from pyiqa_rali.data.image_files import read_like_pyiqa
+from pyiqa_rali.data.image_files import UnreadableImage, read_rgb
 from pyiqa_rali.report.blocks import Case
 
 KINDS = ('best', 'typical', 'worst')
@@ -59,9 +58,9 @@ def errors_of(scores: np.ndarray, mos: np.ndarray, same_scale: bool, lower_bette
 def case(anchor: str, kind: str, path: str | Path, lines: Sequence[str]) -> Case:
     """Return a picture from a file with what is said of it; a file that cannot be read says why."""
     try:
-        return Case(anchor, kind, Path(path).name, lines, jpeg=thumbnail(read_like_pyiqa(str(path))))
-    except (OSError, ValueError, DataError) as error:
-        return Case(anchor, kind, Path(path).name, lines, problem=f'cannot be shown: {first_line(error)}')
+        return Case(anchor, kind, Path(path).name, lines, jpeg=thumbnail(read_rgb(path)))
+    except UnreadableImage as error:
+        return Case(anchor, kind, Path(path).name, lines, problem=f'cannot be shown: {error.reason}')
 
 
 def thumbnail(pixels: np.ndarray) -> bytes:

@@ -1,23 +1,35 @@
-"""Read and score many images: decoding in worker processes, batches of equal size, scores in the order of the input."""
+"""The one engine under `score`, `evaluate` and validation: pictures are read, grouped by size and scored, in their order.
+
+Processes read pictures ahead; those of one size share a pass. One that cannot be read or scored has its reason in the place
+of a score, and none is left out.
+"""
 
 import math
+import random
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pyiqa_rali.core.errors import DataError, first_line
-from pyiqa_rali.data.image_files import ImageFile
+from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage
 from pyiqa_rali.scoring.entries import ImageEntry, as_entry, chunks, read_entry
-from pyiqa_rali.scoring.score_table import ImageScore
+from pyiqa_rali.scoring.score_table import FAILED, NOT_FINITE, UNREADABLE, ImageScore
 
 PREPARED_TOGETHER = 1 << 24  # pixels; the resizing needs 24 bytes and more for each
 WINDOW = 4  # batches in memory together on a GPU, for metrics that take pictures at their own size
+METRIC_SEED = 123  # some metrics look at random crops: every picture gets the same random numbers
+
+Pixels = tuple[np.ndarray, ...]  # (H, W, 3) uint8 or float32: the picture, and its reference where one is compared with
+Passes = list[tuple[list[int], Any]]  # indices of pictures, and their results on the device, or why there are none
 
 
 def score_files(images: Iterable[ImageEntry | str], metric: Any, batch_size: int, workers: int, window: int | None = None,
-                skip: Callable[[str], bool] | None = None) -> Iterator[list[ImageScore]]:
+                skip: Callable[[str], bool] | None = None, reading: ReadingOptions = READING) -> Iterator[list[ImageScore]]:
     """Read and score images in their order, holding a few windows of them at a time.
 
     Windows are cut from all images, also from those to be skipped, so that an interrupted run that goes on makes the same
@@ -31,29 +43,51 @@ def score_files(images: Iterable[ImageEntry | str], metric: Any, batch_size: int
         window: how many images are held together, and those of equal size among them scored together; None: see
             `window_of`.
         skip: whether an image of this name needs no score; it is not among the results.
+        reading: how pictures are read.
 
     Yields:
         The scores of one window.
 
     Raises:
-        DataError: a worker process died.
+        DataError: a worker process died, or the metric does not return one score a picture.
+    """
+    skip = skip or (lambda name: False)
+    windows = _windows(images, window or window_of(metric, batch_size), skip)
+    for scores in score_windows(EntryReader(reading), windows, Scorer(metric, batch_size), workers):
+        yield [score for score in scores if not skip(score.image)]
+
+
+def score_windows(reader: Any, windows: Iterable[list[Any]], scorer: 'Scorer', workers: int,
+                  score_in_workers: bool = True) -> Iterator[list[ImageScore]]:
+    """Read and score windows of pictures.
+
+    Args:
+        reader: a map-style data set: from a key to the picture's `ImageScore`, with the reason if it cannot be read, and its
+            `Pixels`, empty then.
+        windows: keys that are held together.
+        scorer: the metric.
+        workers: processes that read.
+        score_in_workers: on the CPU, let them score too.
+
+    Raises:
+        DataError: a worker process died, or the metric does not return one score a picture.
     """
     import torch
     from torch.utils.data import DataLoader
-    skip = skip or (lambda name: False)
-    on_cpu = torch.device(metric.device).type == 'cpu'
-    in_workers = workers > 0 and on_cpu
-    collate = partial(_score_here, metric, batch_size) if in_workers else Decoded.of
-    windows = _windows(images, window or window_of(metric, batch_size), skip)
-    loader = DataLoader(Reader(), batch_sampler=windows, num_workers=workers, collate_fn=collate, pin_memory=not on_cpu)
-    try:
-        for scores in loader if in_workers else _score_ahead(loader, metric, batch_size, ahead=0 if on_cpu else 1):
-            yield [score for score in scores if not skip(score.image)]
-    except RuntimeError as error:
-        if 'DataLoader worker' not in str(error):
-            raise
-        raise DataError(f'{first_line(error)}. Out of memory, or of shared memory? Lower --batch-size or --workers; with '
-                        '--out, --resume goes on.') from error
+    on_cpu = torch.device(scorer.metric.device).type == 'cpu'
+    in_workers = score_in_workers and workers > 0 and on_cpu
+    with tempfile.TemporaryDirectory(prefix='pyiqa-rali-') as folder:
+        collate = _ScoreThere(scorer, Path(folder)) if in_workers else Decoded.of
+        loader = DataLoader(reader, batch_sampler=windows, num_workers=workers, collate_fn=collate, pin_memory=not on_cpu)
+        try:
+            yield from loader if in_workers else _score_ahead(loader, scorer, ahead=0 if on_cpu else 1)
+        except WrongCount as error:  # from a worker process it comes with a traceback
+            raise WrongCount(str(error).strip().splitlines()[-1].rpartition('WrongCount: ')[2]) from error
+        except RuntimeError as error:
+            if 'DataLoader worker' not in str(error):
+                raise
+            raise DataError(f'{first_line(error)}. Out of memory, or of shared memory? Lower --batch-size or --workers; with '
+                            '--out, --resume goes on.') from error
 
 
 def window_of(metric: Any, batch_size: int) -> int:
@@ -69,144 +103,247 @@ def _windows(images: Iterable[ImageEntry | str], size: int, skip: Callable[[str]
             yield window
 
 
-class Reader:
-    """Map-style data set from an entry to it and its `ImageFile`, for PyTorch's DataLoader."""
+class EntryReader:
+    """Map-style data set from an entry to its picture, for PyTorch's DataLoader.
 
-    def __getitem__(self, entry: ImageEntry) -> tuple[ImageEntry, ImageFile]:
+    Args:
+        reading: how pictures are read.
+    """
+
+    def __init__(self, reading: ReadingOptions = READING):
+        self.reading = reading
+
+    def __getitem__(self, entry: ImageEntry) -> tuple[ImageScore, Pixels]:
         """Read one image."""
-        return entry, read_entry(entry)
+        try:
+            return ImageScore(entry.name, position=entry.position), (read_entry(entry, self.reading),)
+        except UnreadableImage as error:
+            return ImageScore(entry.name, None, error.reason, entry.position, UNREADABLE), ()
 
 
 @dataclass
 class Decoded:
-    """The images of a window, read: all pixels in one tensor, so that one step hands them over to process and GPU.
+    """The pictures of a window, read: all pixels in one tensor, so that one step hands them over to process and GPU.
 
     Attributes:
-        scores: a result for each image; those that could not be read say why.
-        groups: for each size (H, W), the indices of its images, in the order of `pixels`.
-        pixels: uint8, the (H, W, 3) pixels of one image after the other.
+        scores: a result for each picture, without a score; those that could not be read say why.
+        pixels: the pixels of one picture after the other, those of one size together.
+        groups: for each size, that is the shapes of the picture and its reference, the indices of its pictures, in the order
+            of `pixels`.
     """
 
     scores: list[ImageScore]
     pixels: Any
-    groups: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    groups: dict[tuple[tuple[int, ...], ...], list[int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, read: list[tuple[ImageEntry, ImageFile]]) -> 'Decoded':
+    def of(cls, read: list[tuple[ImageScore, Pixels]]) -> 'Decoded':
         """Collect what was read."""
-        import numpy as np
         import torch
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, (_, file) in enumerate(read):
-            if file.pixels is not None:
-                groups.setdefault(file.pixels.shape[:2], []).append(index)
-        flat = [read[index][1].pixels.reshape(-1) for indices in groups.values() for index in indices]
+        groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for index, (_, pictures) in enumerate(read):
+            if pictures:
+                groups.setdefault(tuple(picture.shape for picture in pictures), []).append(index)
+        flat = [read[index][1][place].reshape(-1) for shapes, indices in groups.items() for place in range(len(shapes))
+                for index in indices]
         pixels = torch.from_numpy(np.concatenate(flat) if flat else np.zeros(0, np.uint8))
-        scores = [ImageScore(entry.name, error=file.error, position=entry.position) for entry, file in read]
-        return cls(scores, pixels, groups)
+        return cls([score for score, _ in read], pixels, groups)
 
     def pin_memory(self) -> 'Decoded':
         """Move the pixels to where a GPU can fetch them by itself; PyTorch's DataLoader calls it."""
         self.pixels = self.pixels.pin_memory()
         return self
 
-    def equal_sizes(self, device: Any) -> Iterator[tuple[list[int], Any]]:
-        """Yield indices and uint8 pictures (N, 3, H, W) on the device, for each size."""
+    def equal_sizes(self, device: Any) -> Iterator[tuple[list[int], list[Any]]]:
+        """Yield indices and pictures on the device, for each size: (N, 3, H, W), the pictures and then their references."""
         pixels, start = self.pixels.to(device, non_blocking=True), 0
-        for (height, width), indices in self.groups.items():
-            count = len(indices) * height * width * 3
-            pictures = pixels[start:start + count].view(len(indices), height, width, 3)
-            yield indices, pictures.permute(0, 3, 1, 2)
-            start += count
+        for shapes, indices in self.groups.items():
+            inputs = []
+            for height, width, channels in shapes:
+                count = len(indices) * height * width * channels
+                pictures = pixels[start:start + count].view(len(indices), height, width, channels)
+                inputs.append(pictures.permute(0, 3, 1, 2))
+                start += count
+            yield indices, inputs
 
 
-def _score_here(metric: Any, batch_size: int, read: list[tuple[ImageEntry, ImageFile]]) -> list[ImageScore]:
-    decoded = Decoded.of(read)
-    return finished_scores(decoded, start_scoring(metric, decoded, batch_size))
+class _ScoreThere:
+    """What worker processes do with what they have read: score it.
 
+    Processes that are forked have the metric already. Those that are started anew get it through a file that all of them map
+    into memory: handed over as it is, each of its tensors would take a file descriptor, of which there are too few.
 
-def _score_ahead(windows: Iterable[Decoded], metric: Any, batch_size: int, ahead: int) -> Iterator[list[ImageScore]]:
-    """Start a window's passes before the scores of the one before are waited for, which keeps a GPU busy."""
-    started: deque[tuple[Decoded, list[tuple[list[int], Any]]]] = deque()
-    for decoded in windows:
-        started.append((decoded, start_scoring(metric, decoded, batch_size)))
-        if len(started) > ahead:
-            yield finished_scores(*started.popleft())
-    while started:
-        yield finished_scores(*started.popleft())
-
-
-def start_scoring(metric: Any, decoded: Decoded, batch_size: int) -> list[tuple[list[int], Any]]:
-    """Start all passes of a window.
-
-    Returns:
-        For each pass the indices of its images, and their scores (N,) on the device, or why there are none.
-
-    Raises:
-        torch.AcceleratorError: the device is broken; every further image would fail.
+    Args:
+        scorer: the metric.
+        folder: where the file is written, if there is need of one.
     """
-    net = getattr(metric, 'net', None)
-    if hasattr(net, 'score_prepared'):
-        return _with_preparation(metric, decoded, batch_size)
-    results = []
-    for indices, pictures in decoded.equal_sizes(metric.device):
-        results += _passes(lambda batch: metric(batch.float().div(255)), indices, pictures, batch_size)
-    return results
+
+    def __init__(self, scorer: 'Scorer', folder: Path):
+        self.scorer, self.folder = scorer, folder
+
+    def __call__(self, read: list[tuple[ImageScore, Pixels]]) -> list[ImageScore]:
+        """Score the pictures of one window."""
+        decoded = Decoded.of(read)
+        return self.scorer.finish(decoded, self.scorer.start(decoded))
+
+    def __getstate__(self) -> dict[str, Any]:
+        import torch
+        path = self.folder / 'scorer.pt'
+        if not path.exists():
+            try:
+                torch.save(self.scorer, path)
+            except Exception as error:  # pickle raises TypeError, AttributeError and its own
+                raise DataError(f'--workers: this metric cannot be handed to other processes ({first_line(error)}). Give '
+                                '--workers 0.') from error
+        return {'path': path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        import torch
+        self.folder = state['path'].parent
+        self.scorer = torch.load(state['path'], map_location='cpu', mmap=True, weights_only=False)  # written by our own process
 
 
-def _with_preparation(metric: Any, decoded: Decoded, batch_size: int) -> list[tuple[list[int], Any]]:
-    """Prepare pictures size by size, then score them together, whatever sizes they had, if the encoder takes one size."""
-    import torch
-    results: list[tuple[list[int], Any]] = []
-    prepared: dict[tuple[int, ...], list[tuple[int, Any]]] = {}
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        for indices, pictures in decoded.equal_sizes(metric.device):
-            together = max(1, PREPARED_TOGETHER // (pictures.shape[-2] * pictures.shape[-1]))
-            for done, made in _passes(metric.net.prepare, indices, pictures, together, flat=False):
-                if isinstance(made, str):
-                    results.append((done, made))
-                else:
-                    prepared.setdefault(made.shape[1:], []).extend(zip(done, made, strict=True))
-        for same in prepared.values():
-            for batch in chunks(sorted(same, key=lambda pair: pair[0]), batch_size):
-                indices, inputs = zip(*batch, strict=True)
-                results += _passes(metric.net.score_prepared, list(indices), torch.stack(inputs), batch_size)
-    return results
+def _score_ahead(windows: Iterable[Decoded], scorer: 'Scorer', ahead: int) -> Iterator[list[ImageScore]]:
+    """Start a window's passes before the scores of the one before are waited for, which keeps a GPU busy."""
+    started: deque[tuple[Decoded, Passes]] = deque()
+    for decoded in windows:
+        started.append((decoded, scorer.start(decoded)))
+        if len(started) > ahead:
+            yield scorer.finish(*started.popleft())
+    while started:
+        yield scorer.finish(*started.popleft())
 
 
-def _passes(work: Callable[[Any], Any], indices: list[int], pictures: Any, size: int,
-            flat: bool = True) -> list[tuple[list[int], Any]]:
+class Scorer:
+    """A metric on windows of pictures: those of one size together, until it is seen to draw random numbers.
+
+    From then on they are scored one by one, with the same random numbers each, so that no score depends on the pictures that
+    happen to share a batch.
+
+    Args:
+        metric: pyiqa's.
+        batch_size: how many pictures are scored in one pass.
+        factor: what pictures in [0, 1] are multiplied with.
+    """
+
+    def __init__(self, metric: Any, batch_size: int, factor: float = 1.0):
+        self.metric, self.batch_size, self.factor = metric, batch_size, factor
+        self.draws = False
+
+    def start(self, decoded: Decoded) -> Passes:
+        """Start all passes of a window.
+
+        Returns:
+            For each pass the indices of its pictures, and their scores (N,) on the device, or why there are none.
+
+        Raises:
+            torch.AcceleratorError: the device is broken; every further picture would fail.
+            DataError: the metric does not return one score a picture.
+        """
+        if hasattr(getattr(self.metric, 'net', None), 'score_prepared') and self.factor == 1:
+            return self._with_preparation(decoded)
+        results: Passes = []
+        for indices, inputs in decoded.equal_sizes(self.metric.device):
+            results += _passes(self._ask, indices, inputs, 1 if self.draws else self.batch_size)
+        return results
+
+    def finish(self, decoded: Decoded, passes: Passes) -> list[ImageScore]:
+        """Wait for the passes of a window, and return its scores in the order of the pictures."""
+        for indices, made in passes:
+            values = [made] if isinstance(made, str) else made.tolist()
+            for index, value in zip(indices, values, strict=True):
+                _set(decoded.scores[index], value)
+        return decoded.scores
+
+    def _with_preparation(self, decoded: Decoded) -> Passes:
+        """Prepare pictures size by size, then score them together, whatever sizes they had, if the encoder takes one size."""
+        import torch
+        net, results = self.metric.net, []
+        prepared: dict[tuple[int, ...], list[tuple[int, Any]]] = {}
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            for indices, (pictures,) in decoded.equal_sizes(self.metric.device):
+                together = max(1, PREPARED_TOGETHER // (pictures.shape[-2] * pictures.shape[-1]))
+                for done, made in _passes(net.prepare, indices, [pictures], together):
+                    if isinstance(made, str):
+                        results.append((done, made))
+                    else:
+                        prepared.setdefault(made.shape[1:], []).extend(zip(done, made, strict=True))
+            for same in prepared.values():
+                for batch in chunks(sorted(same, key=lambda pair: pair[0]), self.batch_size):
+                    indices, inputs = zip(*batch, strict=True)
+                    results += _passes(lambda batch: net.score_prepared(batch).flatten(), list(indices), [torch.stack(inputs)],
+                                       self.batch_size)
+        return results
+
+    def _ask(self, *inputs: Any) -> Any:
+        """Return the scores (N,) of pictures of one size, with the same random numbers for each of them.
+
+        Raises:
+            DataError: the metric returns another number of scores.
+            _Drew: it drew random numbers for several pictures at once.
+        """
+        import torch
+
+        from pyiqa_rali.data.tables import seeded
+        with seeded(METRIC_SEED, 0):
+            before = _random_states()
+            found = torch.as_tensor(self.metric(*(self._in_range(each) for each in inputs))).flatten()
+            self.draws = self.draws or before != _random_states()
+        count = len(inputs[0])
+        if len(found) != count:
+            name = getattr(self.metric, 'metric_name', type(self.metric).__name__)
+            told = f'metric {name}: returned {len(found)} scores for {count if count > 1 else "one"} picture{"s"[:count - 1]}.'
+            raise WrongCount(f'{told} It does not score single pictures in a batch; give a batch size of 1 (--batch-size, '
+                             'batch_size_per_gpu).' if count > 1 else f'{told} Leave it out.')
+        if self.draws and count > 1:
+            raise _Drew
+        return found
+
+    def _in_range(self, pictures: Any) -> Any:
+        import torch
+        pictures = pictures.float().div(255) if pictures.dtype == torch.uint8 else pictures
+        return pictures if self.factor == 1 else pictures * self.factor
+
+
+class WrongCount(DataError):
+    """A metric does not return one score for each picture, which is no fault of the pictures."""
+
+
+class _Drew(Exception):
+    """Pictures were scored together by a metric that draws random numbers: each has to be scored by itself."""
+
+
+def _passes(work: Callable[..., Any], indices: list[int], inputs: list[Any], size: int) -> Passes:
     """Do the work on `size` pictures at a time, and one by one where that fails, so that one picture fails alone."""
     import torch
-    results = []
+    results: Passes = []
     for start in range(0, len(indices), size):
-        part, batch = indices[start:start + size], pictures[start:start + size]
+        part, batch = indices[start:start + size], [each[start:start + size] for each in inputs]
         try:
-            made = work(batch)
-            results.append((part, made.flatten() if flat else made))
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if isinstance(error, getattr(torch, 'AcceleratorError', ())):
-                raise
+            results.append((part, work(*batch)))
+        except (WrongCount, getattr(torch, 'AcceleratorError', WrongCount)):
+            raise
+        except Exception as error:  # a metric may refuse a picture in any way; it is counted, and told
             if len(part) > 1:
-                results += _passes(work, part, batch, 1, flat)
+                results += _passes(work, part, batch, 1)
             else:
-                results.append((part, first_line(error)))
+                named = isinstance(error, RuntimeError | ValueError | AssertionError)
+                results.append((part, first_line(error) if named else f'{type(error).__name__}: {first_line(error)}'))
     return results
-
-
-def finished_scores(decoded: Decoded, results: list[tuple[list[int], Any]]) -> list[ImageScore]:
-    """Wait for the passes of a window, and return its scores in the order of the images."""
-    for indices, made in results:
-        values = [made] if isinstance(made, str) else made.tolist()
-        for index, value in zip(indices, values, strict=True):
-            _set(decoded.scores[index], value)
-    return decoded.scores
 
 
 def _set(score: ImageScore, value: float | str) -> None:
     if isinstance(value, str):
-        score.error = value
+        score.error, score.reason = value, FAILED
     elif math.isfinite(value):
         score.score = value
     else:
-        score.error = f'the score is {value}'
+        score.error, score.reason = f'the score is {value}', NOT_FINITE
+
+
+def _random_states() -> tuple[Any, ...]:
+    """Return the states of Python's, NumPy's and torch's generators, to be compared."""
+    import torch
+    _, words, *places = np.random.get_state()
+    on_gpu = [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
+    return random.getstate(), words.tobytes(), places, torch.get_rng_state().numpy().tobytes(), on_gpu

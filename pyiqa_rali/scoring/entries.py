@@ -1,18 +1,18 @@
 """One image of a large job: a file, or a member of a tar shard, and how it is read."""
 
-import io
-import re
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from pyiqa_rali.core.errors import DataError, first_line
-from pyiqa_rali.data.image_files import ImageFile, read_image_file, read_like_pyiqa
+import numpy as np
+
+from pyiqa_rali.core.errors import DataError
+from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage, read_rgb
 
 Item = TypeVar('Item')
 LARGEST_MEMBER = 1 << 30
-MEMORY_ADDRESS = r' <_io\.BytesIO object at 0x[0-9a-fA-F]+>'  # in Pillow's messages, where a path would stand
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,26 @@ class ImageEntry:
     error: str = ''
 
 
-def as_entry(image: 'ImageEntry | str') -> ImageEntry:
+def as_entry(image: 'ImageEntry | str | os.PathLike') -> ImageEntry:
     """Return an entry for the path of a file; an entry stays as it is."""
-    return image if isinstance(image, ImageEntry) else ImageEntry(image, image)
+    return image if isinstance(image, ImageEntry) else ImageEntry(os.fspath(image), os.fspath(image))
 
 
-def read_entry(entry: ImageEntry) -> ImageFile:
-    """Read an image; the result says so when it cannot be read."""
+def read_entry(entry: ImageEntry, options: ReadingOptions = READING) -> np.ndarray:
+    """Return an image as uint8 (H, W, 3).
+
+    Raises:
+        UnreadableImage: it cannot be read.
+    """
     if entry.error:
-        return ImageFile(entry.name, error=entry.error)
+        raise UnreadableImage(entry.name, entry.error)
     if entry.offset is None and entry.content is None:
-        return read_image_file(entry.path)
+        return read_rgb(entry.path, options)
     try:
-        return ImageFile(entry.name, read_like_pyiqa(io.BytesIO(_content(entry))))
-    except Exception as error:  # Pillow raises a dozen different classes for the ways in which a file can be broken
-        return ImageFile(entry.name, error=re.sub(MEMORY_ADDRESS, '', first_line(error)))
+        content = _content(entry)
+    except (DataError, OSError) as error:
+        raise UnreadableImage(entry.name, getattr(error, 'strerror', None) or str(error)) from error
+    return read_rgb(content, options, entry.name)
 
 
 def _content(entry: ImageEntry) -> bytes:
@@ -61,7 +66,7 @@ def _content(entry: ImageEntry) -> bytes:
     if entry.size > LARGEST_MEMBER:
         raise DataError(f'{entry.size} bytes are too many for an image: is the shard damaged?')
     with open(entry.path, 'rb') as shard:
-        shard.seek(entry.offset)
+        shard.seek(entry.offset or 0)
         content = shard.read(entry.size)
     if len(content) < entry.size:
         raise DataError(f'the shard ends after {len(content)} of {entry.size} bytes of this image')

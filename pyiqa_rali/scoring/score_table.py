@@ -10,6 +10,7 @@ from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.runs import CsvRows, JsonRows, RowFile
 
 COLUMNS = ['image', 'score', 'error', 'metric']
+REASONS = UNREADABLE, FAILED, NOT_FINITE = 'unreadable', 'failed', 'not_finite'  # why an image has no score
 
 
 @dataclass
@@ -21,12 +22,14 @@ class ImageScore:
         score: what the metric returned; None when it could not be computed.
         error: why it could not; empty when it could.
         position: place in the order of the input.
+        reason: one of `REASONS`, as long as the run lasts; empty when there is a score.
     """
 
     image: str
     score: float | None = None
     error: str = ''
     position: tuple[int, int] = (0, 0)
+    reason: str = ''
 
 
 @dataclass

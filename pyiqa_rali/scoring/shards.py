@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from pyiqa_rali.core.errors import first_line
-from pyiqa_rali.data.image_files import readable_extensions
+from pyiqa_rali.data.image_formats import image_extensions
 from pyiqa_rali.scoring.entries import LARGEST_MEMBER, ImageEntry
 
 OPENERS: dict[str, Callable[..., IO[bytes]]] = {'.tar': open, '.tar.gz': gzip.open, '.tgz': gzip.open}
@@ -57,7 +57,7 @@ def shard_entries(path: str, number: int, others: Counter) -> Iterator[ImageEntr
 def _member_entry(path: str, position: tuple[int, int], member: tarfile.TarInfo, stream: '_LastBlock',
                   others: Counter) -> Iterator[ImageEntry]:
     extension = os.path.splitext(member.name)[1].lower()
-    if extension not in readable_extensions():
+    if extension not in image_extensions():
         others[extension] += 1
         return
     name = f'{path}{BETWEEN}{member.name}'

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from pyiqa_rali.core.errors import OptionError, some
-from pyiqa_rali.data.image_files import ImageFinder, readable_extensions
+from pyiqa_rali.data.image_files import ImageFinder
+from pyiqa_rali.data.image_formats import image_extensions
 from pyiqa_rali.scoring.entries import ImageEntry
 from pyiqa_rali.scoring.shards import is_compressed, is_shard, shard_entries
 
@@ -96,7 +97,7 @@ class ImageSources:
     def _listed(self, lines: Iterable[bytes]) -> Iterator[str]:
         for line in lines:
             path = os.fsdecode(line.rstrip(b'\r\n'))
-            if _extension(path) in readable_extensions():  # saves a look at the disk for each of millions
+            if _extension(path) in image_extensions():  # saves a look at the disk for each of millions
                 yield path
             elif path:
                 yield from self._below(path)
@@ -109,7 +110,7 @@ class ImageSources:
         extension = os.path.splitext(pattern)[1]
         named = extension and not glob.has_magic(extension)
         for path in found:
-            if named or os.path.isdir(path) or is_shard(path) or _extension(path) in readable_extensions():
+            if named or os.path.isdir(path) or is_shard(path) or _extension(path) in image_extensions():
                 yield from self._below(path)
             elif self.rank == 0:
                 self.others[_extension(path)] += 1

@@ -14,6 +14,7 @@ from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean, some
 from pyiqa_rali.data.delimited import read_delimited
 from pyiqa_rali.data.manifests import json_records
 from pyiqa_rali.data.pyiqa_tables import existing_name
+from pyiqa_rali.data.tables import READING_KEYS
 from pyiqa_rali.vlm.prompts import DEGRADATIONS, SEVERITIES
 
 KEYS = ('name', 'type', 'dataroot_target', 'meta_info_file')
@@ -69,7 +70,7 @@ def read_degradations(section: str, values: dict[str, Any]) -> list[tuple[str, s
 
 
 def _check_keys(section: str, values: dict[str, Any]) -> None:
-    known = (*KEYS, 'other_classes')
+    known = (*KEYS, 'other_classes', *READING_KEYS)
     for key in values:
         if key not in known:
             raise OptionError(f'datasets: {section}: unknown key "{key}"; a DegradationTable has {", ".join(known)}.'

@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image
 
 from pyiqa_rali.core.errors import DataError, OptionError, some
-from pyiqa_rali.data.image_files import read_like_pyiqa
-from pyiqa_rali.data.tables import build_table
+from pyiqa_rali.data.image_files import PIXEL_LIMIT, READING, ReadingOptions, UnreadableImage, read_rgb
+from pyiqa_rali.data.tables import build_table, reading_options
 from pyiqa_rali.vlm.chat import training_messages_of
 from pyiqa_rali.vlm.degradations import read_degradations
 from pyiqa_rali.vlm.prompts import ReasoningCard
@@ -28,6 +28,8 @@ class Row:
         mos: its MOS on the rating scale, higher better; NaN for the degradation task.
         distortion_class: with the degradation task, or from the `class_column` of a data set with scores.
         severity: with the degradation task.
+        upright: as in `ReadingOptions`, and so the next.
+        pixel_limit: see there.
     """
 
     image_path: str
@@ -36,6 +38,16 @@ class Row:
     mos: float = float('nan')
     distortion_class: str = ''
     severity: str = ''
+    upright: bool = True
+    pixel_limit: int = PIXEL_LIMIT
+
+    def picture(self) -> Image.Image:
+        """Read the image.
+
+        Raises:
+            DataError: it cannot be read; the message names it.
+        """
+        return read_picture(self.image_path, ReadingOptions(self.upright, self.pixel_limit))
 
 
 def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int) -> list[Row]:
@@ -52,7 +64,8 @@ def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int
         OptionError, DataError: the section or its table cannot be used.
     """
     if values.get('type') == 'DegradationTable':
-        return [Row(image, str(values['name']), 'degradation', distortion_class=kind, severity=severity)
+        reading = vars(reading_options(section, values))
+        return [Row(image, str(values['name']), 'degradation', distortion_class=kind, severity=severity, **reading)
                 for image, kind, severity in read_degradations(section, values)]
     if values.get('type') == 'SyntheticNRDataset':
         raise OptionError(f'datasets: {section}: type: SyntheticNRDataset has no files; write a data set with python -m '
@@ -62,7 +75,8 @@ def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int
     images = table.images_and_mos()
     classes = [''] * len(images) if class_column is None else table.column(class_column)
     low, high = card.rating_range
-    return [Row(path, table.name, mos=low + (high - low) * table.scale.normalise(mos), distortion_class=kind)
+    return [Row(path, table.name, mos=low + (high - low) * table.scale.normalise(mos), distortion_class=kind,
+                **vars(table.reading))
             for (path, mos), kind in zip(images, classes, strict=True)]
 
 
@@ -92,7 +106,7 @@ def training_set(rows: list[Row], card: ReasoningCard, completions: list[str] | 
 
     def with_images(batch: dict[str, list]) -> dict[str, list]:
         asked = [prompts[task] for task in batch['task']]
-        made = {**batch, 'prompt': asked, 'image': [read_picture(path) for path in batch['image_path']]}
+        made = {**batch, 'prompt': asked, 'image': read_pictures(batch)}
         if completions is not None:
             made['completion'] = [[{'role': 'assistant', 'content': text}] for text in batch['completion']]
         return made
@@ -102,15 +116,20 @@ def training_set(rows: list[Row], card: ReasoningCard, completions: list[str] | 
     return datasets.Dataset.from_list(columns).with_transform(with_images)
 
 
+def read_pictures(batch: dict[str, list]) -> list[Image.Image]:
+    """Read the images of a batch of rows, given as columns."""
+    return [read_picture(path, ReadingOptions(upright, pixel_limit)) for path, upright, pixel_limit in
+            zip(batch['image_path'], batch['upright'], batch['pixel_limit'], strict=True)]
+
+
 @functools.lru_cache(maxsize=CACHED_IMAGES)
-def read_picture(path: str) -> Image.Image:
-    """Read an image as pyiqa does; the last ones are kept, since every rollout asks for its image again.
+def read_picture(path: str, reading: ReadingOptions = READING) -> Image.Image:
+    """Read an image; the last ones are kept, since every rollout asks for its image again.
 
     Raises:
         DataError: it cannot be read; the message names it.
     """
     try:
-        return Image.fromarray(read_like_pyiqa(path))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f'{path}: cannot be read as an image ({error}). Mend or remove it, and its row in the '
-                        'table.') from error
+        return Image.fromarray(read_rgb(path, reading))
+    except UnreadableImage as error:
+        raise DataError(f'{error} Mend or remove it, and its row in the table.') from error

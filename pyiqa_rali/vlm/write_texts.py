@@ -12,6 +12,7 @@ from tqdm import tqdm
 from pyiqa_rali.core.errors import DataError, OptionError, first_line, some
 from pyiqa_rali.core.files import write_json
 from pyiqa_rali.core.runs import JsonRows, RowFile, read_claim, refuse_differences
+from pyiqa_rali.data.image_files import READING, ReadingOptions
 from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, save_reasoning_texts
 from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
 from pyiqa_rali.vlm.decoding import Sampling
@@ -69,7 +70,8 @@ class WritingReport:
 
 
 def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options: WritingOptions,
-                names: list[str] | None = None, completer: Callable[..., list[list[int]]] | None = None) -> WritingReport:
+                names: list[str] | None = None, completer: Callable[..., list[list[int]]] | None = None,
+                reading: ReadingOptions = READING) -> WritingReport:
     """Write texts on all images to a JSON-lines file; an interrupted run goes on where it stopped.
 
     Finished images stand in `<out>.part`, one line each, with what the file says of model, prompt and seeds beside it in
@@ -83,6 +85,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
         names: what the images are called in the file; None takes the shortest end of each path that no other path has, such
             as `img1.png`, or `gblur/img1.png` beside `noise/img1.png`.
         completer: writes in the place of `generation.complete`, such as a `VllmCompleter`.
+        reading: how pictures are read.
 
     Raises:
         OptionError: `out` or its part is from other settings, on other images, or not from here.
@@ -94,6 +97,8 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     settings = {'model': identity(reasoner.folder), **reasoner.loading, 'prompt': prompt.question,
                 'system_prompt': prompt.system, 'with_rating': reasoner.card.with_rating, **vars(options),
                 'backend': 'transformers' if completer is None else type(completer).__name__}
+    if not reading.upright:  # files from before this option say nothing of it
+        settings['upright'] = False
     part = out.with_name(f'{out.name}.part')
     done = _begin(part, out, settings, names)
     report = WritingReport()
@@ -102,7 +107,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     with tqdm(total=len(images), initial=len(done), desc='write-texts', unit='image') as bar:
         for start in range(0, len(left), options.batch_size):
             chunk = left[start:start + options.batch_size]
-            found = _texts_of(reasoner, chunk, settings['model'], options, report, completer or complete)
+            found = _texts_of(reasoner, chunk, settings['model'], options, report, completer or complete, reading)
             texts = dict(zip((name for name, _ in chunk), found, strict=True))
             rows.add(texts.items())
             done |= texts
@@ -111,9 +116,10 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
 
 
 def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: str, options: WritingOptions,
-              report: WritingReport, completer: Callable[..., list[list[int]]]) -> list[list[ReasoningText]]:
+              report: WritingReport, completer: Callable[..., list[list[int]]],
+              reading: ReadingOptions) -> list[list[ReasoningText]]:
     """Return the texts of some images: every number is tried until it has a new text, or its attempts are used up."""
-    pictures = [picture_for(reasoner, image) for _, image in chunk]
+    pictures = [picture_for(reasoner, image, reading) for _, image in chunk]
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
     found: list[list[ReasoningText]] = [[] for _ in chunk]
     for number in range(options.texts_per_image):
@@ -138,13 +144,13 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: st
     return found
 
 
-def picture_for(reasoner: ReasoningModel, path: str | Path) -> Image.Image:
+def picture_for(reasoner: ReasoningModel, path: str | Path, reading: ReadingOptions = READING) -> Image.Image:
     """Return the picture of a file that the model can be shown.
 
     Raises:
         DataError: it cannot be read, or the model's processor takes none of its shape; the message names the file.
     """
-    picture = read_picture(str(path))
+    picture = read_picture(str(path), reading)
     try:
         reasoner.processor.image_processor([picture])
     except ValueError as error:
@@ -197,7 +203,8 @@ def _refuse_other_settings(described: Path, there: Path, out: Path, settings: di
         raise OptionError(f'--out: {there} is there without {described.name}, which would say how it was written, so its texts '
                           'may be from anything. Give another --out, or remove it.')
     before = record.get('settings', {})
-    refuse_differences(f'--out: {out}', before, settings, 'Give another --out, or remove it.', MAY_CHANGE)
+    refuse_differences(f'--out: {out}', {'upright': True, **before}, {'upright': True, **settings},
+                       'Give another --out, or remove it.', MAY_CHANGE)
     return before
 
 

@@ -121,13 +121,14 @@ def test_a_larger_window_brings_equal_sizes_together_and_keeps_the_order(folder)
 
 def test_scores_are_waited_for_in_order_when_passes_run_ahead(folder):
     metric = tiny_metric(ENCODERS['fixed'])
-    windows = [pipeline.Decoded.of([pipeline.Reader()[pipeline.as_entry(path)]]) for path in paths_of(folder)]
+    reader, scorer = pipeline.EntryReader(), pipeline.Scorer(metric, 1)
+    windows = [pipeline.Decoded.of([reader[pipeline.as_entry(path)]]) for path in paths_of(folder)]
     expected = scores_of(paths_of(folder), metric, 1, 0)
     for ahead in (0, 1, 5, 99):
         for window in windows:
             for each in window.scores:
                 each.score = None
-        assert [each for found in pipeline._score_ahead(windows, metric, 1, ahead) for each in found] == expected
+        assert [each for found in pipeline._score_ahead(windows, scorer, ahead) for each in found] == expected
 
 
 def test_an_interrupted_run_makes_the_same_batches_and_bit_equal_scores(folder):

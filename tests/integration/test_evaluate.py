@@ -44,13 +44,20 @@ def rows(path):
 def calls(monkeypatch):
     """The batches that metrics are asked for."""
     from pyiqa.models.inference_model import InferenceModel
-    seen, forward = [], InferenceModel.forward
+
+    from pyiqa_rali.model.rali import RALI
+    seen, forward, score_prepared = [], InferenceModel.forward, RALI.score_prepared
 
     def counting(self, *images):
         seen.append((self.metric_name, len(images[0])))
         return forward(self, *images)
 
+    def counting_prepared(self, prepared):
+        seen.append(('rali', len(prepared)))
+        return score_prepared(self, prepared)
+
     monkeypatch.setattr(InferenceModel, 'forward', counting)
+    monkeypatch.setattr(RALI, 'score_prepared', counting_prepared)
     return seen
 
 
@@ -306,3 +313,48 @@ def test_the_command_prints_the_tables_and_keeps_the_files_order(tmp_path, capsy
     assert '100 resamples' in out and out.index('| piqe |') < out.index('| entropy |')
     assert main(['evaluate', '-opt', str(path), '--force_yml', 'statistics:bootstrap=1']) == 2
     assert 'resamples are too few' in capsys.readouterr().err
+
+
+def odd_pictures(folder):
+    """Write pictures of which pyiqa alone would read other pixels: 16-bit gray, transparent, turned by EXIF."""
+    rng = np.random.default_rng(0)
+    gray = np.asarray(Image.fromarray(rng.integers(0, 256, (6, 8), dtype=np.uint8)).resize((96, 64), Image.Resampling.BICUBIC))
+    Image.fromarray(gray.astype(np.uint16) * 257).save(folder / '000.png')
+    alpha = np.where(np.arange(96) < 48, 0, 255).astype(np.uint8) * np.ones((64, 1), np.uint8)
+    Image.fromarray(np.dstack([gray, gray, gray, alpha])).save(folder / '001.png')
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(gray).save(folder / '002.png', exif=exif)
+    return folder
+
+
+def test_a_file_has_one_score_in_score_and_evaluate_and_one_picture_in_training(tmp_path):
+    from pyiqa_rali.data.image_files import read_rgb
+    from pyiqa_rali.data.tables import build_table
+    values = options(tmp_path, {'rali-lite': {}})
+    data = odd_pictures(tmp_path / 'data')
+    evaluated = {row['image']: float(row['rali-lite']) for row in rows(run(values) / 'scores' / 'koniq10k.csv')}
+    assert main(['score', str(data), '--out', str(tmp_path / 's.csv'), '--device', 'cpu']) == 0
+    scored = {row['image']: float(row['score']) for row in rows(tmp_path / 's.csv')}
+    assert len(scored) == 24 and scored == pytest.approx(evaluated, abs=1e-5)
+    table = build_table('train', {'name': 'x', **values['datasets']['koniq10k']}, 0)
+    for index in range(3):
+        expected = torch.from_numpy(read_rgb(table.image_names()[index])).permute(2, 0, 1).float().div(255)
+        assert torch.equal(table[index]['img'], expected)
+    values['datasets']['koniq10k']['upright'] = False
+    as_stored = {row['image']: float(row['rali-lite']) for row in rows(run(values) / 'scores' / 'koniq10k.csv')}
+    assert [image[-7:] for image in scored if as_stored[image] != pytest.approx(evaluated[image], abs=1e-5)] == ['002.png']
+    assert main(['score', str(data), '--out', str(tmp_path / 'a.csv'), '--device', 'cpu', '--as-stored']) == 0
+    assert {row['image']: float(row['score']) for row in rows(tmp_path / 'a.csv')} == pytest.approx(as_stored, abs=1e-5)
+    assert {row['metric'] for row in rows(tmp_path / 'a.csv')} == {'rali-lite as-stored'}
+
+
+def test_the_pixel_limit_of_a_data_set_is_an_option(tmp_path):
+    values = options(tmp_path, {'entropy': {}}, missing='count')
+    values['datasets']['koniq10k']['pixel_limit'] = 40 * 48 - 1
+    root = run(values)
+    assert {row['message'] for row in rows(root / 'missing.csv')} == {
+        'its 1920 pixels are more than the limit; raise --pixel-limit (pixel_limit in option files), or make it smaller'}
+    values['datasets']['koniq10k']['pixel_limit'] = 0
+    with pytest.raises(OptionError, match='datasets: koniq10k: pixel_limit: 0 must be a whole number'):
+        run(values)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.data.distortions import distort
-from pyiqa_rali.data.images import read_rgb
+from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
 from pyiqa_rali.model.checkpoint import load_checkpoint, save_checkpoint
 from pyiqa_rali.model.rali import RALI

@@ -237,3 +237,27 @@ def test_a_reasoning_model_scores_files_too(tmp_path):
     with open(tmp_path / 'scores.csv', newline='') as stream:
         row, = csv.DictReader(stream)
     assert 1 <= float(row['score']) <= 5 and re.fullmatch(f'rali-reasoning:{model}@[0-9a-f]{{8}}', row['metric'])
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_the_score_of_a_metric_that_draws_does_not_depend_on_its_neighbours(folder, workers):
+    class Drawing(Brightness):
+        def __call__(self, images):
+            return images.mean((1, 2, 3)) + torch.rand(len(images))
+
+    paths = sorted(str(path) for path in folder.glob('?.png'))
+    alone = [score.score_files([path], Drawing(), 1, 0) for path in paths]
+    expected = [next(found)[0].score for found in alone]
+    together = [each.score for window in score.score_files(paths, Drawing(), 4, workers) for each in window]
+    assert together == expected
+
+
+def test_a_metric_that_returns_another_number_of_scores_is_no_fault_of_the_pictures(folder):
+    class Pooled(Brightness):
+        def __call__(self, images):
+            return images.mean()[None]
+
+    paths = sorted(str(path) for path in folder.glob('?.png'))
+    for workers in (0, 1):
+        with pytest.raises(DataError, match='^metric Pooled: returned 1 scores for 2 pictures. .*--batch-size'):
+            list(score.score_files(paths, Pooled(), 4, workers))

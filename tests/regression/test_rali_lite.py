@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pyiqa_rali.data.distortions import distort
-from pyiqa_rali.data.images import read_rgb
+from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
 from pyiqa_rali.data.synthetic.dataset import as_tensor
 from tests.regression.write_golden import GOLDEN, scores, weights_digest

@@ -4,7 +4,7 @@ import pytest
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.distortions import DISTORTIONS, FAMILIES, distort
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
-from pyiqa_rali.data.images import read_rgb
+from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
 
 

@@ -1,14 +1,31 @@
+"""One reader of pictures: its rule for every kind of pixel, and a reason for every file that it cannot read."""
+
+import io
 import os
+import pickle
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+import zlib
 
 import numpy as np
 import PIL.ImageFile
 import pytest
 from PIL import Image
 
-from pyiqa_rali.core.errors import DataError
-from pyiqa_rali.data.image_files import ImageFinder, read_image_file, read_like_pyiqa
+from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.data import image_files, image_formats
+from pyiqa_rali.data.image_files import ImageFinder, ReadingOptions, UnreadableImage, read_rgb, read_size
+from pyiqa_rali.data.image_formats import EXTRA, image_extensions
+from tests.raw_files import dng
 
 GRADIENT = np.linspace(0, 255, 20 * 30).reshape(20, 30).astype(np.uint8)
+RGB = np.repeat(GRADIENT[..., None], 3, axis=2)
+HIDDEN = {'black': 0, 'noise': np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8), 'white': 255}
 
 
 def save(path, mode='RGB', **options):
@@ -17,60 +34,389 @@ def save(path, mode='RGB', **options):
     return str(path)
 
 
+def encoded(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def reason(source, *options, **names):
+    with pytest.raises(UnreadableImage) as caught:
+        read_rgb(source, *options, **names)
+    assert '\n' not in str(caught.value) and str(caught.value).startswith(names.get('name', str(caught.value.path)))
+    return caught.value.reason
+
+
 @pytest.mark.parametrize(('name', 'mode'), [('a.png', 'RGB'), ('a.png', 'L'), ('a.png', 'RGBA'), ('a.png', 'LA'),
-                                            ('a.png', 'P'), ('a.png', '1'), ('a.jpg', 'CMYK'), ('a.gif', 'P'),
-                                            ('a.webp', 'RGB'), ('a.bmp', 'RGB'), ('a.tif', 'LAB')])
-def test_pictures_are_read_as_pyiqas_metrics_read_a_path(tmp_path, name, mode):
+                                            ('a.png', 'P'), ('a.png', '1'), ('a.jpg', 'CMYK'), ('a.gif', 'P'), ('a.mpo', 'RGB'),
+                                            ('a.webp', 'RGB'), ('a.bmp', 'RGB'), ('a.tif', 'LAB'), ('a.tif', 'YCbCr')])
+def test_opaque_8_bit_pictures_are_read_as_pyiqas_metrics_read_a_path(tmp_path, name, mode):
     from pyiqa.utils.img_util import imread2tensor
     path = save(tmp_path / name, mode)
     expected = (imread2tensor(path, rgb=True) * 255).round().byte().permute(1, 2, 0).numpy()
-    assert np.array_equal(read_like_pyiqa(path), expected)
+    found = read_rgb(path)
+    assert np.array_equal(found, expected) and found.flags.writeable and read_size(path) == (20, 30)
+    with open(path, 'rb') as stream:
+        assert np.array_equal(read_rgb(stream.read(), name=name), expected)
 
 
-def test_16_bit_gray_keeps_its_tones_where_pillow_alone_would_clip(tmp_path):
-    Image.fromarray(GRADIENT.astype(np.uint16) * 257).save(tmp_path / 'a.png')
-    assert np.array_equal(read_like_pyiqa(str(tmp_path / 'a.png')), np.repeat(GRADIENT[..., None], 3, axis=2))
+def transparent(mode, hidden):
+    """Return a picture whose left half is transparent and hides something."""
+    gray = GRADIENT.copy()
+    gray[:, :15] = hidden[:, :15] if isinstance(hidden, np.ndarray) else hidden
+    alpha = np.full(gray.shape, 255, np.uint8)
+    alpha[:, :15] = 0
+    return Image.fromarray(np.dstack([gray] * (1 if mode == 'LA' else 3) + [alpha]), mode)
 
 
-@pytest.mark.parametrize('values', [GRADIENT.astype(np.float32), GRADIENT.astype(np.int32)])
-def test_pixels_without_a_known_range_are_refused(tmp_path, values):
-    Image.fromarray(values).save(tmp_path / 'a.tif')
-    with pytest.raises(DataError, match=r'32-bit pixels \(mode [IF]\) have no known range; convert the image to 8 or 16'):
-        read_like_pyiqa(str(tmp_path / 'a.tif'))
+@pytest.mark.parametrize('hidden', HIDDEN)
+@pytest.mark.parametrize(('mode', 'kind'), [('RGBA', 'PNG'), ('LA', 'PNG'), ('RGBA', 'WEBP'), ('RGBA', 'TIFF'), ('RGBA', 'TGA'),
+                                            ('RGBA', 'ICO')])
+def test_hidden_pixels_never_decide(mode, kind, hidden):
+    options = {'lossless': True, 'exact': True} if kind == 'WEBP' else {'sizes': [(30, 20)]} if kind == 'ICO' else {}
+    found = read_rgb(encoded(transparent(mode, HIDDEN[hidden]), kind, **options))
+    expected = RGB.copy()
+    expected[:, :15] = 255
+    assert np.array_equal(found, expected)
+
+
+def test_half_transparent_pixels_let_white_through():
+    image = Image.fromarray(np.dstack([RGB, np.full((20, 30), 128, np.uint8)]), 'RGBA')
+    assert np.abs(read_rgb(encoded(image, 'PNG')).astype(int) - (255 + RGB.astype(int)) / 2).max() <= 1
+
+
+def test_colours_that_stand_for_transparency_become_white():
+    key = int(GRADIENT[4, 5])
+    expected = np.where(key == GRADIENT, 255, GRADIENT)
+    for image, value in ((Image.fromarray(GRADIENT), key), (Image.fromarray(RGB), (key,) * 3),
+                         (Image.fromarray(GRADIENT.astype(np.uint16) * 257), key * 257)):
+        assert np.array_equal(read_rgb(encoded(image, 'PNG', transparency=value))[..., 0], expected), image.mode
+    palette = Image.fromarray(GRADIENT).convert('P')
+    for kind, value in (('PNG', key), ('PNG', bytes(0 if each == key else 255 for each in range(256))), ('GIF', key)):
+        assert np.array_equal(read_rgb(encoded(palette, kind, transparency=value))[..., 0], expected), value
+
+
+def png(bit_depth, colour_type, rows, *chunks):
+    """Return a PNG of which Pillow cannot write the kind."""
+    def chunk(name, content):
+        return struct.pack('>I', len(content)) + name + content + struct.pack('>I', zlib.crc32(name + content))
+
+    height, width = rows.shape[:2]
+    data = b''.join(b'\0' + row.astype('>u2').tobytes() for row in rows)
+    header = struct.pack('>IIBBBBB', width, height, bit_depth, colour_type, 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + b''.join(chunk(*each) for each in chunks) + \
+        chunk(b'IDAT', zlib.compress(data)) + chunk(b'IEND', b'')
+
+
+def test_16_bit_colour_and_its_transparency():
+    colour = RGB.astype(np.uint16) * 257
+    assert np.array_equal(read_rgb(png(16, 2, colour)), RGB)
+    key = int(GRADIENT[4, 5]) * 257
+    found = read_rgb(png(16, 2, colour, (b'tRNS', struct.pack('>HHH', key, key, key))))
+    assert np.array_equal(found[..., 0], np.where(key // 257 == GRADIENT, 255, GRADIENT))
+    alpha = np.where(np.arange(30) < 15, 0, 65535) * np.ones((20, 1))
+    found = read_rgb(png(16, 6, np.dstack([colour, alpha])))
+    assert (found[:, :15] == 255).all() and np.array_equal(found[:, 15:], RGB[:, 15:])
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'TIFF', 'PPM', 'JPEG2000', 'JXL'])
+def test_16_bit_gray_keeps_its_tones_where_pillow_alone_would_clip(kind):
+    if kind == 'JXL':
+        pytest.importorskip('pillow_jxl')
+    options = {'lossless': True} if kind == 'JXL' else {'irreversible': False} if kind == 'JPEG2000' else {}
+    assert np.array_equal(read_rgb(encoded(Image.fromarray(GRADIENT.astype(np.uint16) * 257), kind, **options)), RGB)
+
+
+def tiff(values, bits, photometric=1, big_endian=False):
+    """Return an uncompressed gray TIFF; 12 bits are packed."""
+    height, width = values.shape
+    order = '>' if big_endian else '<'
+    if bits == 12:
+        pairs = values.reshape(-1, 2).astype(int)
+        data = b''.join(bytes([first >> 4, (first & 15) << 4 | second >> 8, second & 255]) for first, second in pairs)
+    else:
+        data = values.astype(f'{order}u2').tobytes()
+    tags = [(256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8), (277, 3, 1),
+            (278, 3, height), (279, 4, len(data))]
+    entries = b''.join(struct.pack(f'{order}HHI{"HH" if kind == 3 else "I"}', tag, kind, 1, value, *[0] * (kind == 3))
+                       for tag, kind, value in tags)
+    data += b'\0' * (len(data) % 2)
+    return (b'MM\0*' if big_endian else b'II*\0') + struct.pack(f'{order}I', 8 + len(data)) + data + \
+        struct.pack(f'{order}H', len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize('big_endian', [False, True])
+def test_tiffs_of_12_bits_and_with_white_as_zero(big_endian):
+    sixteen = GRADIENT.astype(np.uint16) * 257
+    assert np.array_equal(read_rgb(tiff(sixteen, 16, big_endian=big_endian)), RGB)
+    if not big_endian:
+        assert np.array_equal(read_rgb(tiff(np.rint(GRADIENT / 255 * 4095), 12)), RGB)
+        assert np.array_equal(read_rgb(tiff(65535 - sixteen, 16, photometric=0)), RGB)
+
+
+@pytest.mark.parametrize(('values', 'kind', 'message'), [
+    (GRADIENT.astype(np.float32) / 255, 'TIFF', 'floating-point pixels have no known range; convert it to 8 or 16 bits'),
+    (GRADIENT.astype(np.int32), 'TIFF', '32-bit pixels of TIFF have no known range; convert it to PNG of 8 or 16 bits'),
+    (GRADIENT.astype(np.float32), 'PPM', 'floating-point pixels have no known range')])
+def test_pixels_without_a_known_range_are_refused(values, kind, message):
+    assert message in reason(encoded(Image.fromarray(values), kind))
+
+
+TURNED = {1: RGB, 2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 4: RGB[::-1], 5: RGB.transpose(1, 0, 2),
+          6: RGB.transpose(1, 0, 2)[:, ::-1], 7: RGB[::-1, ::-1].transpose(1, 0, 2), 8: RGB.transpose(1, 0, 2)[::-1]}
+
+
+@pytest.mark.parametrize('orientation', [*TURNED, 0, 9])
+@pytest.mark.parametrize('kind', ['PNG', 'WEBP', 'TIFF'])
+def test_pictures_are_turned_upright_as_exif_says_unless_that_is_switched_off(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {'lossless': True} if kind == 'WEBP' else {}
+    content = encoded(Image.fromarray(RGB), kind, exif=exif, **options)
+    upright = TURNED.get(orientation, RGB)
+    assert np.array_equal(read_rgb(content), upright) and read_size(content) == upright.shape[:2]
+    stored = upright if kind == 'TIFF' else RGB  # Pillow's own doing
+    assert np.array_equal(read_rgb(content, ReadingOptions(upright=False)), stored)
+    if kind != 'TIFF':
+        assert read_size(content, ReadingOptions(upright=False)) == (20, 30)
+
+
+def test_a_damaged_exif_block_does_not_cost_the_picture():
+    content = encoded(Image.fromarray(RGB), 'JPEG', exif=b'Exif\0\0II*\0\xff\xff\xff\xff' + b'\xff' * 40, quality=95)
+    assert read_rgb(content).shape == (20, 30, 3)
+
+
+def test_the_first_picture_of_several_is_read(tmp_path):
+    frames = [Image.fromarray(GRADIENT), Image.fromarray(255 - GRADIENT)]
+    for kind in ('GIF', 'TIFF', 'PNG', 'WEBP'):
+        options = {'lossless': True} if kind == 'WEBP' else {}
+        content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        assert np.array_equal(read_rgb(content), RGB), kind
 
 
 def test_what_other_modules_set_for_pillow_does_not_matter(tmp_path, monkeypatch):
     """pyiqa's ava_dataset switches truncated files on for the whole process."""
     monkeypatch.setattr('PIL.ImageFile.LOAD_TRUNCATED_IMAGES', True)
+    monkeypatch.setattr('PIL.Image.MAX_IMAGE_PIXELS', 7)
+    save(tmp_path / 'a.jpg', quality=95)
+    assert read_rgb(str(tmp_path / 'a.jpg')).shape == (20, 30, 3)
+    cut_short(tmp_path / 'a.jpg')
+    assert 'truncated' in reason(str(tmp_path / 'a.jpg'))
+    assert PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True and Image.MAX_IMAGE_PIXELS == 7
+
+
+def test_threads_leave_the_settings_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr('PIL.ImageFile.LOAD_TRUNCATED_IMAGES', True)
+    filters, limit = list(warnings.filters), Image.MAX_IMAGE_PIXELS
     save(tmp_path / 'a.jpg', quality=95)
     cut_short(tmp_path / 'a.jpg')
-    found = read_image_file(str(tmp_path / 'a.jpg'))
-    assert found.pixels is None and 'truncated' in found.error.lower() and PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True
+    unread = []
+
+    def work():
+        for _ in range(30):
+            try:
+                read_rgb(str(tmp_path / 'a.jpg'))
+            except UnreadableImage:
+                unread.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(unread) == 240
+    assert (PIL.ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS, warnings.filters) == (True, limit, filters)
 
 
 def cut_short(path):
     content = path.read_bytes()
-    path.write_bytes(content[:len(content) // 2])
+    path.write_bytes(content[:-40])
 
 
 @pytest.mark.parametrize(('spoil', 'message'), [
-    (lambda path: path.write_bytes(b''), 'cannot identify image file'),
+    (lambda path: path.write_bytes(b''), 'the file is empty'),
+    (lambda path: path.write_bytes(bytes(5000)), 'it holds zeros only: a download that was not finished?'),
     (lambda path: path.write_text('not a picture'), 'cannot identify image file'),
-    (cut_short, 'truncated'),
-    (lambda path: path.unlink(), 'no such file'),
+    (lambda path: path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0'), 'a Git LFS pointer'),
+    (lambda path: path.write_text('\n <!DOCTYPE html><html>404'), 'it holds a web page and no picture'),
+    (lambda path: path.write_text('%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n'), 'vector graphics have no pixels'),
+    (cut_short, 'image file is truncated'),
+    (lambda path: path.unlink(), 'No such file or directory'),
+    (lambda path: (path.unlink(), path.mkdir()), 'it is a folder'),
+    (lambda path: (path.unlink(), os.mkfifo(path)), 'it is a named pipe and no file'),
+    (lambda path: (path.unlink(), path.symlink_to('/dev/zero')), 'it is a device and no file'),
+    (lambda path: (path.unlink(), socket.socket(socket.AF_UNIX).bind(str(path))), 'it is a socket and no file'),
+    (lambda path: (path.unlink(), path.symlink_to(path.name)), 'symbolic links'),
 ])
-def test_a_file_that_cannot_be_read_says_why(tmp_path, spoil, message):
+def test_a_file_that_cannot_be_read_says_why(tmp_path, monkeypatch, spoil, message):
+    monkeypatch.chdir(tmp_path)  # names of sockets must be short
     path = tmp_path / 'a.jpg'
     save(path, quality=95)
     spoil(path)
-    found = read_image_file(str(path))
-    assert found.pixels is None and found.path == str(path) and '\n' not in found.error
-    assert message in found.error.lower()
+    assert message in reason(str(path)) and str(path) not in reason(str(path))
+    with pytest.raises(UnreadableImage, match='a.jpg: cannot be read as an image') as caught:
+        read_size(path) if message != 'image file is truncated' else read_rgb(path)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_a_picture_too_large_to_be_honest_is_not_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 200)
-    assert 'decompression bomb' in read_image_file(save(tmp_path / 'a.png')).error
+class Panic(BaseException):
+    """As the panic of a decoder that is written in Rust."""
+
+
+@pytest.mark.parametrize(('error', 'message'), [
+    (MemoryError(), 'there is not enough memory to decode it'), (struct.error('unpack needs'), 'error: unpack needs'),
+    (Panic('index out of bounds\nbacktrace'), 'Panic: index out of bounds'), (KeyError('x'), "KeyError: 'x'"),
+    (RecursionError(), 'RecursionError: RecursionError'), (OSError('broken data stream\nmore'), 'broken data stream'),
+    (Warning('odd'), 'Warning: odd'), (PermissionError(13, 'Permission denied', '/a.png'), 'Permission denied'),
+    (SyntaxError('broken PNG file'), 'broken PNG file')])
+def test_whatever_a_decoder_raises_becomes_a_reason(tmp_path, monkeypatch, error, message):
+    path = save(tmp_path / 'a.png')
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(PIL.ImageFile.ImageFile, 'load', fail)
+    assert reason(path) == message
+
+
+def test_interruptions_are_no_fault_of_a_picture(tmp_path, monkeypatch):
+    path = save(tmp_path / 'a.png')
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PIL.ImageFile.ImageFile, 'load', stop)
+    with pytest.raises(KeyboardInterrupt):
+        read_rgb(path)
+
+
+def test_warnings_as_errors_change_no_picture(tmp_path):
+    content = encoded(Image.fromarray(GRADIENT).convert('P'), 'PNG', transparency=bytes([0] * 9 + [255] * 247))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        found = read_rgb(content, ReadingOptions(pixel_limit=700))  # above half of it, where Pillow warns
+    assert np.array_equal(found, read_rgb(content))
+
+
+def test_a_picture_above_the_limit_is_not_decoded(tmp_path, monkeypatch):
+    path = save(tmp_path / 'a.png')
+    assert read_rgb(path, ReadingOptions(pixel_limit=600)).shape == (20, 30, 3)
+    monkeypatch.setattr(PIL.ImageFile.ImageFile, 'load', lambda self: pytest.fail('decoded'))
+    assert reason(path, ReadingOptions(pixel_limit=599)) == (
+        'its 600 pixels are more than the limit; raise --pixel-limit (pixel_limit in option files), or make it smaller')
+    with pytest.raises(UnreadableImage, match='its 600 pixels'):
+        read_size(path, ReadingOptions(pixel_limit=599))
+
+
+def test_pictures_that_pillow_calls_bombs_are_read_up_to_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    content = encoded(Image.fromarray(RGB), 'PNG')
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(io.BytesIO(content))
+    assert np.array_equal(read_rgb(content), RGB)
+
+
+def test_a_bomb_inside_a_small_picture_is_refused():
+    inner = encoded(Image.new('RGB', (300, 300)), 'PNG')
+    icon = struct.pack('<HHH', 0, 1, 1) + struct.pack('<BBBBHHII', 16, 16, 0, 0, 1, 32, len(inner), 22) + inner
+    assert 'its 90000 pixels are more than the limit' in reason(icon, ReadingOptions(pixel_limit=1000))
+
+
+@pytest.mark.parametrize('values', [{'pixel_limit': 0}, {'pixel_limit': '9'}, {'pixel_limit': True}, {'upright': 1}])
+def test_options_that_cannot_be_used(values):
+    with pytest.raises(OptionError, match=next(iter(values))):
+        ReadingOptions(**values)
+
+
+@pytest.fixture
+def without_extra(monkeypatch):
+    """The decoders of an installation without the extra `formats`, whatever is installed here."""
+    import_module = image_formats.importlib.import_module
+
+    def only_plain(name):
+        if name in ('pillow_heif', 'pillow_jxl', 'rawpy'):
+            raise ImportError(name)
+        return import_module(name)
+
+    for name in ('HEIF', 'JXL'):
+        monkeypatch.delitem(Image.OPEN, name, raising=False)
+    monkeypatch.setattr(image_formats.importlib, 'import_module', only_plain)
+    image_formats.decoders.cache_clear()
+    yield
+    image_formats.decoders.cache_clear()
+
+
+HEADS = {'a.heic': b'\0\0\0\x1cftypheic\0\0\0\0', 'a.jxl': b'\xff\x0a' + bytes(9), 'photo.jpg': b'\0\0\0\x1cftypheix\0\0\0\0'}
+
+
+@pytest.mark.parametrize('name', [*HEADS, 'a.dng', 'a.NEF'])
+def test_formats_that_need_the_extra_are_listed_and_say_so(tmp_path, without_extra, name):
+    path = tmp_path / name
+    path.write_bytes(HEADS.get(name, b'II*\0'))
+    assert list(ImageFinder([str(tmp_path)])) == [str(path)]
+    assert reason(str(path)).endswith(f'needs {EXTRA}')
+
+
+@pytest.mark.parametrize(('name', 'message'), [
+    ('a.exr', 'floating-point pixels have no known range'), ('a.svg', 'vector graphics have no pixels of their own'),
+    ('a.eps', 'vector graphics'), ('a.jxr', 'nothing here reads this format')])
+def test_pictures_that_nothing_reads_are_listed_and_say_why(tmp_path, name, message):
+    path = tmp_path / name
+    path.write_bytes(b'v/1\x01 some bytes')
+    assert list(ImageFinder([str(tmp_path)])) == [str(path)]
+    assert message in reason(str(path))
+
+
+def test_data_that_pillow_only_knows_by_name_is_no_picture():
+    assert not {'.h5', '.hdf', '.mpg', '.grib', '.bufr', '.txt', '.csv', '.tar', ''} & image_extensions()
+    assert {'.jpg', '.mpo', '.png', '.heic', '.jxl', '.avif', '.dng', '.cr3', '.exr'} <= image_extensions()
+
+
+@pytest.mark.parametrize('kind', ['HEIF', 'JXL', 'AVIF'])
+def test_the_extra_reads_its_formats_also_under_another_name(tmp_path, kind):
+    image_formats.decoders(with_extra=True)
+    y, x = np.mgrid[0:40, 0:60]
+    picture = np.clip(np.stack([4 * x, 5 * y, 128 + 0 * x], axis=2), 0, 255).astype(np.uint8)
+    content = encoded(Image.fromarray(picture), kind, quality=95)
+    for name in (f'a.{kind.lower()}', 'a.jpg'):
+        (tmp_path / name).write_bytes(content)
+        found = read_rgb(str(tmp_path / name))
+        assert found.shape == (40, 60, 3) and np.abs(found.astype(int) - picture).mean() < 6
+    assert reason(content[:len(content) // 3], name='a.png').startswith('damaged')
+
+
+def test_heif_and_jxl_are_turned_once():
+    image_formats.decoders(with_extra=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.fromarray(np.repeat(np.repeat(RGB, 2, 0), 2, 1))
+    assert read_rgb(encoded(picture, 'HEIF', exif=exif.tobytes(), quality=95)).shape == (60, 40, 3)
+    assert read_rgb(encoded(picture, 'AVIF', exif=exif.tobytes(), quality=95)).shape == (60, 40, 3)
+    # JPEG XL's codestream says how it is turned, here not at all; EXIF only repeats that
+    assert read_rgb(encoded(picture, 'JXL', exif=exif.tobytes())).shape == (40, 60, 3)
+
+
+def test_a_camera_raw_file_is_developed_and_never_its_preview_taken(tmp_path):
+    content = dng(64, 48, preview=Image.new('RGB', (16, 12), 'red'))
+    with Image.open(io.BytesIO(content)) as preview:
+        assert preview.size == (16, 12)  # what Pillow alone would score
+    for name in ('a.dng', 'a.tif'):
+        (tmp_path / name).write_bytes(content)
+        found = read_rgb(str(tmp_path / name))
+        assert found.shape == (48, 64, 3) and read_size(str(tmp_path / name)) == (48, 64)
+        assert found[:, 40:].mean() > found[:, :24].mean() + 50  # the right half is the bright one
+    turned = dng(64, 48, orientation=6)
+    assert read_rgb(turned, name='a.dng').shape == (64, 48, 3) and read_size(turned, name='a.dng') == (64, 48)
+    assert read_rgb(turned, ReadingOptions(upright=False), 'a.dng').shape == (48, 64, 3)
+    assert 'its 3072 pixels are more than the limit' in reason(content, ReadingOptions(pixel_limit=99), name='a.dng')
+    assert reason(content[:200], name='a.dng').startswith('Unsupported file format')
+
+
+def test_the_extra_is_loaded_only_where_it_is_needed(tmp_path):
+    path = save(tmp_path / 'a.jpg')
+    code = ('import sys; from pyiqa_rali.data.image_files import read_rgb; read_rgb(sys.argv[1]); '
+            'print([name for name in ("pillow_heif", "pillow_jxl", "rawpy", "torch") if name in sys.modules])')
+    assert subprocess.run([sys.executable, '-c', code, path], capture_output=True, text=True).stdout == '[]\n'
 
 
 def test_folders_are_walked_in_order_through_links_but_not_in_circles(tmp_path):
@@ -88,7 +434,7 @@ def test_folders_are_walked_in_order_through_links_but_not_in_circles(tmp_path):
 
 def test_a_named_file_is_tried_whatever_its_extension(tmp_path):
     path = save(tmp_path / 'picture', format='PNG')
-    assert list(ImageFinder([path])) == [path] and read_image_file(path).pixels.shape == (20, 30, 3)
+    assert list(ImageFinder([path])) == [path] and read_rgb(path).shape == (20, 30, 3)
 
 
 def test_a_source_that_does_not_exist_is_an_error_at_once(tmp_path):
@@ -109,11 +455,18 @@ def test_a_folder_that_cannot_be_listed_is_yielded_so_that_it_counts(tmp_path, m
     monkeypatch.setattr(os, 'listdir', refuse)
     found = list(ImageFinder([str(tmp_path / 'photos')]))
     assert found == [str(tmp_path / 'photos' / 'closed')]
-    assert 'Permission denied' in read_image_file(found[0]).error
+    assert reason(found[0]) == 'Permission denied'
 
 
-def test_a_link_to_itself_is_yielded_so_that_reading_tells(tmp_path):
+def test_odd_files_in_a_folder_are_yielded_so_that_reading_tells(tmp_path):
     (tmp_path / 'loop.png').symlink_to('loop.png')
+    os.mkfifo(tmp_path / 'pipe.png')
     Image.new('RGB', (8, 8)).save(tmp_path / 'ok.png')
-    found = [read_image_file(path) for path in ImageFinder([str(tmp_path)])]
-    assert [bool(each.error) for each in found] == [True, False]
+    found = list(ImageFinder([str(tmp_path)]))
+    assert [os.path.basename(path) for path in found] == ['loop.png', 'ok.png', 'pipe.png']
+    assert 'symbolic links' in reason(found[0]) and 'named pipe' in reason(found[2])
+
+
+def test_only_files_and_folders_are_no_special_files():
+    for kind in (stat.S_IFREG, stat.S_IFDIR):
+        image_files.refuse_special_file(kind | 0o644)

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.data.images import read_rgb, read_size
+from pyiqa_rali.data.image_files import read_rgb, read_size
 from pyiqa_rali.data.photographs import bundled_photographs, check_sizes, list_photographs, split_photographs
 from tests.unit.test_distortions import photograph
 

@@ -50,7 +50,7 @@ def test_a_truncated_image_is_named(folder):
     (folder / 'b.png').write_bytes(content[:len(content) // 2])
     table = build_table('train', {'name': 'tiny', 'type': 'GeneralFRDataset', 'dataroot_target': str(folder),
                                   'meta_info_file': str(folder / 'fr.csv'), 'mos_range': [1, 5], 'lower_better': False}, 0)
-    with pytest.raises(DataError, match=r'tiny: .*b.png cannot be read as an image'):
+    with pytest.raises(DataError, match=r'tiny: .*b.png: cannot be read as an image \(.*\). Mend or remove it'):
         table[1]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyiqa_rali.core.files import atomic_open, write_json
 from pyiqa_rali.data.distortions import DISTORTIONS
-from pyiqa_rali.data.images import read_rgb
+from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.reasoning_texts import PRISTINE
 from pyiqa_rali.data.synthetic.dataset import as_tensor, by_camera_order, distort_visibly
 from pyiqa_rali.data.synthetic.pseudo_mos import PseudoMos, load_calibration, severity_of

@@ -12,13 +12,13 @@ from torch.utils.data import Dataset
 
 from pyiqa_rali.core.options import from_known_keys
 from pyiqa_rali.data.distortions import DISTORTIONS, distort
-from pyiqa_rali.data.images import read_rgb
+from pyiqa_rali.data.image_files import ReadingOptions, read_rgb
 from pyiqa_rali.data.photographs import Photograph, check_sizes, list_photographs, split_photographs
 from pyiqa_rali.data.reasoning_texts import PRISTINE
 from pyiqa_rali.data.synthetic.options import SyntheticOptions, check_options, crop_of, types_of
 from pyiqa_rali.data.synthetic.pseudo_mos import MOS_RANGE, PseudoMos, load_calibration, severity_of
 from pyiqa_rali.data.synthetic.quality_texts import write_texts
-from pyiqa_rali.data.tables import LOADER_KEYS, OWN_KEYS
+from pyiqa_rali.data.tables import LOADER_KEYS, OWN_KEYS, READING_KEYS
 
 ORDER_OF_FAMILIES = ('blur', 'brightness', 'contrast', 'color', 'spatial', 'sharpness', 'noise', 'compression')
 
@@ -48,13 +48,14 @@ class SyntheticNRDataset(Dataset):
     """
 
     def __init__(self, opt: dict[str, Any]):
-        values = {key: value for key, value in opt.items() if key not in (*LOADER_KEYS, *OWN_KEYS)}
+        values = {key: value for key, value in opt.items() if key not in (*LOADER_KEYS, *OWN_KEYS, *READING_KEYS)}
+        self.reading = ReadingOptions(**{key: opt[key] for key in READING_KEYS if key in opt})
         options = from_known_keys(SyntheticOptions, values, f'data set {opt.get("name", "")}')
         check_options(options)
         self.options, self.crop, self.types = options, crop_of(options), types_of(options)
         self.draws_anew = options.levels is None
         self.photographs = _photographs(options)
-        check_sizes(self.photographs, self.crop)
+        check_sizes(self.photographs, self.crop, self.reading)
         self.labels = PseudoMos(options.metrics, load_calibration(options.calibration), options.label_noise)
         self.labels.measure.check_size(self.crop)
         self._pictures: dict[int, np.ndarray] = {}
@@ -127,7 +128,7 @@ class SyntheticNRDataset(Dataset):
         if position not in self._pictures:
             while self.options.cached_photographs and len(self._pictures) >= self.options.cached_photographs:
                 del self._pictures[next(iter(self._pictures))]
-            self._pictures[position] = read_rgb(self.photographs[position].path)
+            self._pictures[position] = read_rgb(self.photographs[position].path, self.reading)
         return self._pictures[position]
 
     def _item(self, draw: Draw, image: Tensor, mos: float, index: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.data.images import read_rgb
+from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.reasoning_texts import paired
 from pyiqa_rali.data.synthetic.dataset import SyntheticNRDataset
 from pyiqa_rali.data.synthetic.settings import IMAGES

@@ -102,7 +102,7 @@ def picture_tensor(path: str) -> Any:
     """Return a picture file as (1, 3, H, W) in [0, 1]."""
     import torch
 
-    from pyiqa_rali.data.images import read_rgb
+    from pyiqa_rali.data.image_files import read_rgb
     return torch.from_numpy(read_rgb(path)).permute(2, 0, 1).unsqueeze(0).float() / 255
 
 

@@ -25,13 +25,13 @@ def main(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """
     import torch
 
-    from pyiqa_rali.data.image_files import read_image_file
+    from pyiqa_rali.data.image_files import read_rgb
     paths = sorted(str(path) for path in Path(request['folder']).iterdir())
     if request['input'] == 'decode':
         torch.set_num_threads(1)
-        read_image_file(paths[0])
+        read_rgb(paths[0])
         start = time.perf_counter()
-        files = [read_image_file(path) for path in paths[:64]]
+        files = [read_rgb(path) for path in paths[:64]]
         yield {'section': 'pipeline', 'images': len(files), 'images_per_s': len(files) / (time.perf_counter() - start)}
         return
     from pyiqa_rali.studies.benchmark.measure import picture_tensor, time_calls, times
@@ -97,9 +97,12 @@ def _growth(process: subprocess.Popen, out: Path) -> Iterator[tuple[int, float]]
 def write_jpegs(folder: Path, pictures: list[Path], size: tuple[int, int], count: int) -> Path:
     """Write so many JPEG files of one size (width, height) from some pictures, one after the other, and return the folder."""
     from PIL import Image
+
+    from pyiqa_rali.data.image_files import read_rgb
     folder.mkdir(parents=True, exist_ok=True)
     for index, path in enumerate(pictures[:count]):
-        Image.open(path).convert('RGB').resize(size, Image.Resampling.LANCZOS).save(folder / f'{index:05d}.jpg', quality=90)
+        picture = Image.fromarray(read_rgb(path)).resize(size, Image.Resampling.LANCZOS)
+        picture.save(folder / f'{index:05d}.jpg', quality=90)
     for index in range(min(len(pictures), count), count):
         target = folder / f'{index:05d}.jpg'
         target.unlink(missing_ok=True)

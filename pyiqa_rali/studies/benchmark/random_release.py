@@ -12,6 +12,7 @@ from torch import Tensor
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.files import atomic_folder, write_json
 from pyiqa_rali.core.runs import differences, read_claim
+from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.studies.benchmark.release_path import image_features
 
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -54,7 +55,7 @@ def write_random_release(folder: Path, encoder: str, pictures: list[Path], seed:
     torch.manual_seed(seed)
     clip = random_clip(ENCODERS[encoder])
     processor = _processor(ENCODERS[encoder]['vision']['image_size'])
-    features = torch.cat([image_features(clip, processor, [Image.open(path).convert('RGB')]) for path in pictures])
+    features = torch.cat([image_features(clip, processor, [Image.fromarray(read_rgb(path))]) for path in pictures])
     scorer, mean = random_scorer(features, ENCODERS[encoder]['pca_dim'], ENCODERS[encoder]['num_basis'])
     state = {f'clip.{name}': tensor for name, tensor in clip.state_dict().items()}
     state |= {f'scorer.{name}': tensor for name, tensor in scorer.items()}

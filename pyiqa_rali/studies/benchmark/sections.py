@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.core.errors import DataError
-from pyiqa_rali.data.images import read_rgb
+from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
 from pyiqa_rali.studies.benchmark.cells import cells_of
 from pyiqa_rali.studies.benchmark.pipeline import command_row, write_jpegs

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from pyiqa_rali.core.errors import DataError
-from pyiqa_rali.data.images import read_size
+from pyiqa_rali.data.image_files import read_size
 from pyiqa_rali.studies.benchmark.cells import Cell
 from pyiqa_rali.studies.benchmark.run import child_rows
 from pyiqa_rali.studies.benchmark.subjects import Subject

@@ -111,8 +111,8 @@ class PyiqaScorer:
             return self.metric(paths[0])
         import numpy as np
 
-        from pyiqa_rali.data.image_files import read_like_pyiqa
-        pixels = torch.from_numpy(np.stack([read_like_pyiqa(path) for path in paths]))
+        from pyiqa_rali.data.image_files import read_rgb
+        pixels = torch.from_numpy(np.stack([read_rgb(path) for path in paths]))
         return self.metric(pixels.permute(0, 3, 1, 2).float().div(255))
 
     def from_tensor(self, images: Tensor) -> Tensor:

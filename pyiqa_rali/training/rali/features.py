@@ -15,6 +15,8 @@ from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.data.tables import QualityTable
 from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
+from pyiqa_rali.scoring.engine import Decoded
+from pyiqa_rali.scoring.score_table import ImageScore
 
 
 @dataclass
@@ -55,21 +57,25 @@ def embed(encoder: ImageEncoder, table: QualityTable, device: torch.device, batc
           num_workers: int = 0) -> FeatureTable:
     """Return the image features of every item of a table; pictures of one size share a batch."""
     loader = DataLoader(_Fitted(table, encoder.config.preprocessing), batch_size, num_workers=num_workers,
-                        collate_fn=list)
-    features, labels, names = [], [], []
+                        collate_fn=_decoded)
+    features: list[Tensor] = []
+    labels: list[float] = []
+    names: list[str] = []
     with torch.inference_mode():
-        for items in tqdm(loader, desc=f'features: {table.name}', unit='batch'):
-            features.append(_encode_items(encoder, items, device))
-            labels += [float(item['mos_label']) for item in items]
-            names += [str(item['img_path']) for item in items]
-    return FeatureTable(torch.cat(features), torch.tensor(labels), names)
+        for decoded, mos_labels in tqdm(loader, desc=f'features: {table.name}', unit='batch'):
+            found = {}
+            for indices, (images,) in decoded.equal_sizes(device):
+                found |= zip(indices, encoder(images.contiguous()).float().cpu(), strict=True)
+            features += [found[index] for index in range(len(mos_labels))]
+            labels += mos_labels
+            names += [each.image for each in decoded.scores]
+    return FeatureTable(torch.stack(features), torch.tensor(labels), names)
 
 
-def _encode_items(encoder: ImageEncoder, items: list[dict[str, Any]], device: torch.device) -> Tensor:
-    images = [item['img'] for item in items]
-    if len({image.shape for image in images}) == 1:
-        return encoder(torch.stack(images).to(device)).float().cpu()
-    return torch.cat([encoder(image.unsqueeze(0).to(device)).float().cpu() for image in images])
+def _decoded(items: list[dict[str, Any]]) -> tuple[Decoded, list[float]]:
+    """Return the pictures of one batch, grouped by size as for scoring, and their MOS."""
+    read = [(ImageScore(str(item['img_path'])), (item['img'].permute(1, 2, 0).numpy(),)) for item in items]
+    return Decoded.of(read), [float(item['mos_label']) for item in items]
 
 
 def save_features(path: Path, table: FeatureTable) -> None:

@@ -15,7 +15,7 @@ from pyiqa_rali.measures.correlations import correlations
 from pyiqa_rali.training.vlm.options import ReasoningValOptions
 from pyiqa_rali.vlm.loading import ReasoningModel
 from pyiqa_rali.vlm.scorer import ReasoningScorer
-from pyiqa_rali.vlm.tables import Row, read_picture
+from pyiqa_rali.vlm.tables import Row
 
 GRPO_COLUMNS = ('reward', 'reward_std', 'kl', 'entropy', 'frac_reward_zero_std', 'completions/clipped_ratio',
                 'completions/mean_length', 'loss', 'grad_norm', 'learning_rate')
@@ -192,7 +192,7 @@ class ValidationCallback(TrainerCallback):
         size = self.options.batch_size
         own = []
         for start in range(size * rank(), len(rows), size * world_size()):
-            described = self.scorer.describe([read_picture(row.image_path) for row in rows[start:start + size]])
+            described = self.scorer.describe([row.picture() for row in rows[start:start + size]])
             own += [(start + number, each.rating, each.status) for number, each in enumerate(described)]
         everyone = [each for share in gather(own) for each in share]
         return [(rating, status) for _, rating, status in sorted(everyone, key=lambda each: each[0])]

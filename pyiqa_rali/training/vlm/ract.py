@@ -15,6 +15,7 @@ from pyiqa_rali.core.files import write_json
 from pyiqa_rali.core.options import from_known_keys, override, read_yaml
 from pyiqa_rali.core.processes import is_main, world_size
 from pyiqa_rali.core.runs import claim_run
+from pyiqa_rali.data.tables import reading_options
 from pyiqa_rali.training.rali.options import PathOptions
 from pyiqa_rali.training.vlm.grpo import run_grpo
 from pyiqa_rali.training.vlm.options import GrpoOptions, SftOptions, grpo_options, sft_options
@@ -168,7 +169,8 @@ class Ract:
             reasoner.model.to('cuda' if torch.cuda.is_available() else 'cpu')
             images = image_files('train', table, self.options.manual_seed)
             settings = WritingOptions(**{**asdict(self.options.texts), 'seed': self.options.manual_seed})
-            reports[name] = asdict(write_texts(reasoner, images, self.texts(name), settings))
+            reports[name] = asdict(write_texts(reasoner, images, self.texts(name), settings,
+                                               reading=reading_options('train', table)))
         write_json(self.root / 'texts' / 'report.json', reports)
         return {'texts': [str(self.texts(name)) for name in self.options.datasets]}
 
