@@ -117,3 +117,13 @@ def test_browser_shows_every_page(site, tmp_path, width, dark):
         assert each['width'] == width and each['scroll'] <= width, each
         assert not each['wide'] and not each['broken'], each
         assert (each['paper'] < each['ink']) == dark, each
+
+
+@pytest.mark.browser
+def test_browser_searches_pages_that_are_opened_from_the_disk(site, tmp_path):
+    browser = next(path for path in map(shutil.which, BROWSERS) if path)
+    arguments = [each for each in ARGUMENTS if each != '--allow-file-access-from-files']
+    shown = subprocess.run([browser, *arguments, f'--user-data-dir={tmp_path / "profile"}', '--dump-dom',
+                            (site / 'index.html').as_uri() + '?q=temperature'], capture_output=True, text=True, timeout=120)
+    results = shown.stdout.partition('md-search-result__list')[2]
+    assert 'matching documents' in shown.stdout and 'options.html' in results, shown.stderr[-2000:]
