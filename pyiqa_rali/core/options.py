@@ -1,23 +1,50 @@
-"""Option files: YAML in pyiqa's style, read strictly and turned into typed options."""
+"""Option files: YAML in pyiqa's style, read strictly and turned into dataclasses by their annotations."""
 
 import copy
 import dataclasses
+import functools
+import math
+import numbers
+import operator
 import os
 import re
 import types
 import typing
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
 
-from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.core.errors import OptionError, did_you_mean, first_line
 
 Section = TypeVar('Section')
+ROOT = 'options'  # what messages call an option file as a whole
+
+Count = Annotated[int, Ge(1)]
+Whole = Annotated[int, Ge(0)]
+Seed = Annotated[int, Ge(0), Lt(2 ** 32)]  # what NumPy takes
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
 
 
 class _StrictLoader(yaml.SafeLoader):
     """Safe YAML with duplicate keys refused and `1e-4` read as a number."""
+
+
+class _StrictDumper(yaml.SafeDumper):
+    """Writes what `_StrictLoader` reads back as it was: the text `1e-4` in quotes, and no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write a list that stands in two places twice."""
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Escape the line ends that YAML would read back as a blank."""
+        style = '"' if re.search('[\x85\u2028\u2029]', data) else None
+        return self.represent_scalar('tag:yaml.org,2002:str', data, style=style)
 
 
 def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[str, Any]:
@@ -29,8 +56,10 @@ def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode)
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
-_StrictLoader.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$'),
-                                    list('-+0123456789'))
+_StrictDumper.add_representer(str, _StrictDumper.represent_str)
+for _each in (_StrictLoader, _StrictDumper):
+    _each.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$'),
+                                list('-+0123456789'))
 
 
 def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
@@ -51,11 +80,21 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     return values
 
 
+def yaml_text(values: Any) -> str:
+    """Return options, or other plain values, as the YAML that `read_yaml` reads back.
+
+    Args:
+        values: a dataclass, or plain values.
+    """
+    plain = dataclasses.asdict(values) if dataclasses.is_dataclass(values) else values
+    return yaml.dump(plain, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
+
+
 def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Return the options with `section:key=value` entries applied (pyiqa's --force_yml, without its exec).
 
     Raises:
-        OptionError: an entry has no '=', or names a key that the file does not have.
+        OptionError: an entry has no '=', names a key that the file does not have, or its value is no YAML.
     """
     values = copy.deepcopy(values)  # in the file's order: the first data set or variant may mean something
     for entry in overrides:
@@ -67,8 +106,15 @@ def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
             section = _existing(section, name, entry)
             name, left = _next_key(section, left)
         _existing(section, name, entry, leaf=True)
-        section[name] = yaml.load(text, Loader=_StrictLoader)
+        section[name] = _value_of(text, entry)
     return values
+
+
+def _value_of(text: str, entry: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise OptionError(f'--force_yml: the value of "{entry}" is not valid YAML ({first_line(error)}).') from error
 
 
 def _next_key(section: dict[str, Any], names: list[str]) -> tuple[str, list[str]]:
@@ -88,44 +134,221 @@ def _existing(section: Any, name: str, entry: str, leaf: bool = False) -> Any:
     return section[name]
 
 
-def check_choice(option: str, value: Any, allowed: tuple) -> None:
-    """Raise OptionError unless the value is one of those allowed."""
-    if value not in allowed:
-        names = ', '.join('~' if choice is None else str(choice) for choice in allowed)
-        raise OptionError(f'{option}: "{value}" is not one of {names}.{did_you_mean(value, allowed)}')
+def check_choice(option: str, value: Any, allowed: Collection[Any], also: str = '') -> None:
+    """Raise OptionError unless the value is one of those allowed; to be called for choices that no annotation can know.
+
+    Args:
+        option: what the message calls the value.
+        value: what was given.
+        allowed: the choices.
+        also: what the message says behind them.
+    """
+    if not any(value == choice and type(value) is type(choice) for choice in allowed):
+        told = value if isinstance(value, str) else repr(value)
+        raise OptionError(f'{option}: "{told}" is not one of {", ".join(map(_shown, allowed))}{also}.'
+                          f'{did_you_mean(told, map(_shown, allowed))}')
 
 
-def from_known_keys(cls: type[Section], values: dict[str, Any], section: str) -> Section:
-    """Build a dataclass from a section's values.
+def from_known_keys(cls: type[Section], values: Mapping[str, Any], section: str = ROOT) -> Section:
+    """Build a dataclass from plain values; its annotations say what may stand in it.
+
+    `Literal` is a choice; `Annotated` with the constraints of the package annotated-types (`Ge(1)`, `Gt(0)`, `MinLen(1)`)
+    is a bound; fields that are dataclasses or dictionaries are sections, which may be empty; the elements of lists, tuples and
+    dictionaries are checked one by one. None passes only where the annotation has it, a whole number where it
+    has `float`. Numbers must be finite everywhere.
+
+    Args:
+        cls: the dataclass.
+        values: by the names of its fields.
+        section: what messages call it; `ROOT` for a whole option file, whose sections are called by their own names.
 
     Raises:
-        OptionError: a key is unknown or missing, or a value has the wrong type.
+        OptionError: a key is unknown or missing, or a value cannot be used; the message names it by its path.
     """
-    if not isinstance(values, dict):
+    if not isinstance(values, Mapping):
         raise OptionError(f'{section}: {values!r} must be a section with keys.')
-    items = {item.name: item for item in dataclasses.fields(cls)}
+    items = {item.name: item for item in dataclasses.fields(cls) if item.init}
     for key in values:
         if key not in items:
             raise OptionError(f'{section}: unknown key "{key}"; known are {", ".join(items)}.{did_you_mean(key, items)}')
-    required = [name for name, item in items.items()
-                if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING]
-    missing = [name for name in required if name not in values]
+    missing = [name for name, item in items.items() if name not in values
+               and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING]
     if missing:
         raise OptionError(f'{section}: {", ".join(missing)} must be given.')
-    hints = typing.get_type_hints(cls)
-    return cls(**{key: _typed(value, hints[key], f'{section}: {key}') for key, value in values.items()})
+    hints = _hints(cls)
+    typed = {key: _read(value, hints[key], key if section == ROOT else f'{section}: {key}') for key, value in values.items()}
+    try:
+        return cls(**typed)
+    except OptionError as error:  # of a check between the fields
+        raise OptionError(str(error) if section == ROOT else f'{section}: {error}') from error
 
 
-def _typed(value: Any, hint: Any, option: str) -> Any:
-    """Check a value against a simple annotation; whole numbers pass where a float is wanted."""
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    kinds = tuple(typing.get_origin(kind) or kind for kind in allowed)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        return value if int in kinds else float(value)
-    if Any in kinds or (isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)):
+def checked(options: Section, section: str = ROOT) -> Section:
+    """Return a copy of options that were made in Python, checked as if they came from a file.
+
+    Raises:
+        OptionError: a value cannot be used.
+    """
+    return _read(options, type(options), section)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def _read(value: Any, hint: Any, option: str, also: str = '') -> Any:
+    """Return a value as its annotation has it.
+
+    Args:
+        value: plain, or a dataclass.
+        hint: the annotation.
+        option: what messages call the value.
+        also: what else may stand there, for messages: ', or ~' where None may.
+    """
+    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is Annotated:
+        return _bounded(_read(value, arguments[0], option, also), hint.__metadata__, option, also)
+    if kind in (typing.Union, types.UnionType):
+        return _read_union(value, arguments, option)
+    if kind is Literal:
+        check_choice(option, value, arguments, also)
         return value
-    names = ', '.join('~' if kind is type(None) else getattr(kind, '__name__', str(kind)) for kind in kinds)
-    raise OptionError(f'{option}: {value!r} must be of type {names}.')
+    if dataclasses.is_dataclass(kind):
+        if isinstance(value, kind):
+            value = {item.name: getattr(value, item.name) for item in dataclasses.fields(value) if item.init}
+        return from_known_keys(kind, {} if value is None else value, option)
+    value = {} if value is None and kind is dict else _plain(value)
+    if not _fits(value, hint):
+        raise OptionError(f'{option}: {value!r} must be {_in_words(hint)}{also}.')
+    if kind in (list, tuple):
+        return kind(_elements(value, kind, arguments, option))
+    if isinstance(value, Mapping):
+        of_value = arguments[1] if arguments else Any
+        for key in value if arguments and arguments[0] is str else ():
+            if not isinstance(key, str):
+                raise OptionError(f'{option}: the key {key!r} must be of type str. Put it into quotes.')
+        return {key: _read(each, of_value, f'{option}: {key}') for key, each in value.items()}
+    if isinstance(value, list):  # where anything may stand
+        return [_read(each, Any, f'{option}: element {number}') for number, each in enumerate(value, 1)]
+    return _number(value, kind, option)
+
+
+def _read_union(value: Any, branches: tuple[Any, ...], option: str) -> Any:
+    """Read a value by the branch whose type it has, so that messages speak of that one's choices and bounds first."""
+    if value is None and type(None) in branches:
+        return None
+    others = [branch for branch in branches if branch is not type(None)]
+    fitting = [branch for branch in others if _fits(_plain(value), branch)]
+    exact = [branch for branch in fitting if branch is type(value)]  # a whole number where int and float may stand
+    chosen = next(iter(exact or fitting or others))
+    return _read(value, chosen, option, ''.join(f', or {_in_words(branch)}' for branch in branches if branch is not chosen))
+
+
+def _plain(value: Any) -> Any:
+    """Return a path as its string, and numbers of NumPy as Python's: what options made in Python may hold beside a file's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value) in (bool, int, float) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value has the outer type of an annotation, whatever its elements and bounds are."""
+    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is Annotated:
+        return _fits(value, arguments[0])
+    if kind is Literal:
+        return any(type(value) is type(choice) for choice in arguments)
+    if kind is Any:
+        return True
+    if dataclasses.is_dataclass(kind):
+        return isinstance(value, kind | Mapping)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    if kind in (list, tuple):
+        return isinstance(value, list | tuple)
+    return isinstance(value, Mapping if kind is dict else kind)
+
+
+def _elements(values: Sequence[Any], kind: type, arguments: tuple[Any, ...], option: str) -> list[Any]:
+    """Return the elements of a list or tuple, each as its annotation has it; a tuple's own length is part of it."""
+    hints = [arguments[0] if arguments else Any] * len(values)
+    if kind is tuple and arguments and arguments[-1] is not Ellipsis:
+        if len(values) != len(arguments):
+            raise OptionError(f'{option}: {list(values)} must have {len(arguments)} elements.')
+        hints = list(arguments)
+    return [_read(value, hint, f'{option}: element {number}')
+            for number, (value, hint) in enumerate(zip(values, hints, strict=True), 1)]
+
+
+def _number(value: Any, kind: type, option: str) -> Any:
+    """Return a number as the annotation has it; anything else as it is."""
+    if kind is float and isinstance(value, int):
+        try:
+            return float(value)
+        except OverflowError:
+            value = math.inf
+    if isinstance(value, float) and not math.isfinite(value):
+        raise OptionError(f'{option}: {value} must be a finite number.')
+    return value
+
+
+def _bounded(value: Any, metadata: tuple[Any, ...], option: str, also: str) -> Any:
+    """Return a value within the bounds of its annotation."""
+    bounds = [bound for each in metadata for bound in (each if isinstance(each, GroupedMetadata) else [each])]
+    for bound in bounds:
+        if isinstance(bound, MinLen) and len(value) < bound.min_length:
+            raise OptionError(f'{option}: must hold at least {"one" if bound.min_length == 1 else bound.min_length}{also}.')
+        if isinstance(bound, MaxLen) and len(value) > bound.max_length:
+            raise OptionError(f'{option}: must hold at most {bound.max_length}{also}.')
+        if isinstance(bound, MultipleOf) and value % bound.multiple_of:
+            raise OptionError(f'{option}: {value} must be a multiple of {bound.multiple_of}{also}.')
+        if not _within(value, bound):
+            raise OptionError(f'{option}: {value} must be {_limits(bounds)}{also}.')
+    return value
+
+
+def _within(value: Any, bound: Any) -> bool:
+    for kind, name, holds in ((Ge, 'ge', operator.ge), (Gt, 'gt', operator.gt), (Le, 'le', operator.le),
+                              (Lt, 'lt', operator.lt)):
+        if isinstance(bound, kind):
+            return holds(value, getattr(bound, name))
+    return True
+
+
+def _limits(bounds: list[Any]) -> str:
+    """Return bounds in words: 'at least 1', 'between 0 and 1' (both excluded), 'in [0, 1)'."""
+    low = next((bound for bound in bounds if isinstance(bound, Ge | Gt)), None)
+    high = next((bound for bound in bounds if isinstance(bound, Le | Lt)), None)
+    if low is None:
+        return f'at most {high.le}' if isinstance(high, Le) else f'below {high.lt}'
+    if high is None:
+        return f'at least {low.ge}' if isinstance(low, Ge) else f'above {low.gt}'
+    if isinstance(low, Gt) and isinstance(high, Lt):
+        return f'between {low.gt} and {high.lt}'
+    begin = f'[{low.ge}' if isinstance(low, Ge) else f'({low.gt}'
+    return f'in {begin}, {high.le}]' if isinstance(high, Le) else f'in {begin}, {high.lt})'
+
+
+def _shown(choice: Any) -> str:
+    """Return a choice as it is written in an option file."""
+    return '~' if choice is None else str(choice).lower() if isinstance(choice, bool) else str(choice)
+
+
+def _in_words(hint: Any) -> str:
+    """Return what may stand where an annotation does, without its bounds."""
+    kind = typing.get_origin(hint) or hint
+    if kind is Annotated:
+        return _in_words(typing.get_args(hint)[0])
+    if kind is Literal:
+        return ' or '.join(map(_shown, typing.get_args(hint)))
+    if kind is type(None):
+        return '~'
+    if dataclasses.is_dataclass(kind) or kind is dict:
+        return 'a section with keys'
+    return f'of type {"list" if kind is tuple else getattr(kind, "__name__", kind)}'
 
 
 def refuse_changed(args: Any, defaults: dict[str, Any], why: str) -> None:
