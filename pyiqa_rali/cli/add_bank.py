@@ -105,8 +105,6 @@ def _from_texts(args: argparse.Namespace, metadata: dict[str, Any]) -> tuple[Any
 
 
 def _bank_options(args: argparse.Namespace, options: BankOptions) -> BankOptions:
-    from pyiqa_rali.training.rali.options import check_bank_options
+    from pyiqa_rali.core.options import checked
     given = {name: getattr(args, name) for name in ('num_texts', 'num_candidates', 'selection', 'temperature')}
-    options = replace(options, **{name: value for name, value in given.items() if value is not None})
-    check_bank_options(options)
-    return options
+    return checked(replace(options, **{name: value for name, value in given.items() if value is not None}), 'bank')

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import IO, Any
 import yaml
 
 MODEL_SUFFIXES = ('.safetensors', '.bin', '.json', '.jinja', '.txt')  # weights, configuration, tokenizer, prompts
+NUMBER_WITH_EXPONENT = re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$')  # which YAML 1.1 takes for text
 
 
 @contextlib.contextmanager
@@ -97,9 +99,30 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def write_yaml(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
-    """Write `value` as YAML in its own order, atomically."""
-    with atomic_open(path) as stream:
-        yaml.safe_dump(value, stream, sort_keys=False)
+    """Write `value` as YAML in its own order, atomically; see `yaml_text`."""
+    write_text(path, yaml_text(value))
+
+
+def yaml_text(value: Any) -> str:
+    """Return plain values as the YAML that `core.options.read_yaml` reads back as they were."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a text that our reader would take for a number in quotes, and lists that stand twice without anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write a list that stands in two places twice."""
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Escape the line ends that YAML would read back as a blank."""
+        style = '"' if re.search('[\x85\u2028\u2029]', data) else None
+        return self.represent_scalar('tag:yaml.org,2002:str', data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+_Dumper.add_implicit_resolver('tag:yaml.org,2002:float', NUMBER_WITH_EXPONENT, list('-+0123456789'))
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

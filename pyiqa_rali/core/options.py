@@ -7,7 +7,6 @@ import math
 import numbers
 import operator
 import os
-import re
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +17,7 @@ import yaml
 from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean, first_line
+from pyiqa_rali.core.files import NUMBER_WITH_EXPONENT
 
 Section = TypeVar('Section')
 ROOT = 'options'  # what messages call an option file as a whole
@@ -34,19 +34,6 @@ class _StrictLoader(yaml.SafeLoader):
     """Safe YAML with duplicate keys refused and `1e-4` read as a number."""
 
 
-class _StrictDumper(yaml.SafeDumper):
-    """Writes what `_StrictLoader` reads back as it was: the text `1e-4` in quotes, and no anchors."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Write a list that stands in two places twice."""
-        return True
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        """Escape the line ends that YAML would read back as a blank."""
-        style = '"' if re.search('[\x85\u2028\u2029]', data) else None
-        return self.represent_scalar('tag:yaml.org,2002:str', data, style=style)
-
-
 def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[str, Any]:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
@@ -56,10 +43,7 @@ def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode)
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
-_StrictDumper.add_representer(str, _StrictDumper.represent_str)
-for _each in (_StrictLoader, _StrictDumper):
-    _each.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$'),
-                                list('-+0123456789'))
+_StrictLoader.add_implicit_resolver('tag:yaml.org,2002:float', NUMBER_WITH_EXPONENT, list('-+0123456789'))
 
 
 def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
@@ -78,16 +62,6 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise OptionError(f'-opt: {path} holds no options.')
     return values
-
-
-def yaml_text(values: Any) -> str:
-    """Return options, or other plain values, as the YAML that `read_yaml` reads back.
-
-    Args:
-        values: a dataclass, or plain values.
-    """
-    plain = dataclasses.asdict(values) if dataclasses.is_dataclass(values) else values
-    return yaml.dump(plain, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
 
 
 def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """Options of `evaluate`: which metrics on which data sets, and how they are compared."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pyiqa_rali.core.errors import OptionError, did_you_mean, some
-from pyiqa_rali.core.options import from_known_keys
+from annotated_types import Gt, Lt, MinLen
+
+from pyiqa_rali.core.errors import OptionError, some
+from pyiqa_rali.core.options import Count, Seed, from_known_keys
 from pyiqa_rali.measures.significance import fewest_resamples
 
 KIND = 'EVALUATE'
-MISSING = ('fail', 'count')
 OWN_METRIC_KEYS = ('name', 'paper_name')
 OWN_DATASET_KEYS = ('paper_name',)
 RESERVED_LABELS = ('image', 'mos')  # columns of the tables of scores
@@ -26,10 +27,10 @@ class StatisticsOptions:
             many there are.
     """
 
-    bootstrap: int = 2000
-    confidence: float = 0.95
-    alpha: float = 0.05
-    missing: str = 'fail'
+    bootstrap: Count = 2000
+    confidence: Annotated[float, Gt(0), Lt(1)] = 0.95
+    alpha: Annotated[float, Gt(0), Lt(1)] = 0.05
+    missing: Literal['fail', 'count'] = 'fail'
 
 
 @dataclass
@@ -47,7 +48,7 @@ class EvaluatePaths:
 
 @dataclass
 class EvaluateOptions:
-    """One evaluation, checked.
+    """One evaluation.
 
     Attributes:
         name: of the results' folder.
@@ -60,13 +61,13 @@ class EvaluateOptions:
     """
 
     name: str
-    manual_seed: int
-    datasets: dict[str, dict[str, Any]]
-    metrics: dict[str, dict[str, Any]]
-    num_gpu: int | str = 'auto'
+    manual_seed: Seed
+    datasets: Annotated[dict[str, dict[str, Any]], MinLen(1)]
+    metrics: Annotated[dict[str, dict[str, Any]], MinLen(1)]
+    num_gpu: Literal['auto', 0, 1] = 'auto'
     statistics: StatisticsOptions = field(default_factory=StatisticsOptions)
     path: EvaluatePaths = field(default_factory=EvaluatePaths)
-    model_type: str = KIND
+    model_type: Literal['EVALUATE'] = 'EVALUATE'
 
 
 def evaluate_options(values: dict[str, Any]) -> EvaluateOptions:
@@ -79,12 +80,9 @@ def evaluate_options(values: dict[str, Any]) -> EvaluateOptions:
     if kind != KIND:
         raise OptionError(f'model_type: "{kind}" is not {KIND}: this is no option file of evaluate. Training: python -m '
                           'pyiqa_rali.train -opt FILE')
-    sections = {'statistics': StatisticsOptions, 'path': EvaluatePaths}
-    typed = {name: from_known_keys(sections[name], value or {}, name) if name in sections else value
-             for name, value in values.items()}
-    options = from_known_keys(EvaluateOptions, typed, 'options')
+    options = from_known_keys(EvaluateOptions, values)
     for section in ('datasets', 'metrics'):
-        _check_sections(section, getattr(options, section))
+        _check_names(section, getattr(options, section))
     for key, value in options.datasets.items():
         if value.get('type') == 'SyntheticNRDataset':
             raise OptionError(f'datasets: {key}: SyntheticNRDataset draws pictures that stand in no file. Make files with '
@@ -96,30 +94,18 @@ def evaluate_options(values: dict[str, Any]) -> EvaluateOptions:
     repeated = some(name for name in set(files) if files.count(name) > 1)
     if repeated:
         raise OptionError(f'metrics: {repeated} would name two pictures. Choose other labels.')
-    _check_statistics(options)
+    _check_resamples(options)
     return options
 
 
-def _check_sections(section: str, values: dict[str, Any]) -> None:
-    if not values:
-        raise OptionError(f'{section}: must hold one at least.')
-    for key, value in values.items():
-        if value is None:
-            values[key] = value = {}
-        if not isinstance(value, dict):
-            raise OptionError(f'{section}: {key}: {value!r} must be a section with keys, or empty.')
-        if not str(key) or '/' in str(key) or str(key).startswith('.'):
+def _check_names(section: str, values: dict[str, Any]) -> None:
+    for key in values:
+        if not key or '/' in key or key.startswith('.'):
             raise OptionError(f'{section}: "{key}" names files: it must not be empty, begin with a dot or hold a slash.')
 
 
-def _check_statistics(options: EvaluateOptions) -> None:
+def _check_resamples(options: EvaluateOptions) -> None:
     statistics = options.statistics
-    if statistics.missing not in MISSING:
-        raise OptionError(f'statistics: missing: "{statistics.missing}" is not one of {", ".join(MISSING)}.'
-                          f'{did_you_mean(statistics.missing, MISSING)}')
-    for name in ('confidence', 'alpha'):
-        if not 0 < getattr(statistics, name) < 1:
-            raise OptionError(f'statistics: {name}: {getattr(statistics, name)} must be between 0 and 1.')
     least = max(100, fewest_resamples(len(options.metrics), statistics.alpha))
     if statistics.bootstrap < least:
         raise OptionError(f'statistics: bootstrap: {statistics.bootstrap} resamples are too few for {len(options.metrics)} '

@@ -4,13 +4,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Gt, Le
 from PIL import Image
 from tqdm import tqdm
 
 from pyiqa_rali.core.errors import DataError, OptionError, first_line, some
 from pyiqa_rali.core.files import write_json
+from pyiqa_rali.core.options import Count, Positive, Whole
 from pyiqa_rali.core.runs import JsonRows, RowFile, read_claim, refuse_differences
 from pyiqa_rali.data.image_files import READING, ReadingOptions
 from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, save_reasoning_texts
@@ -40,14 +42,14 @@ class WritingOptions:
         attempts: tries for each text that has no reasoning or wanted rating, or that is there already.
     """
 
-    texts_per_image: int = 4
-    seed: int = 0
-    temperature: float = 1.0
-    max_new_tokens: int = 512
-    batch_size: int = 8
-    attempts: int = 8
-    top_k: int | None = None
-    top_p: float | None = None
+    texts_per_image: Count = 4
+    seed: Whole = 0
+    temperature: Positive = 1.0
+    max_new_tokens: Count = 512
+    batch_size: Count = 8
+    attempts: Count = 8
+    top_k: Count | None = None
+    top_p: Annotated[float, Gt(0), Le(1)] | None = None
 
 
 @dataclass

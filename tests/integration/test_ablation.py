@@ -113,10 +113,10 @@ def test_changes():
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
-    ({'repeats': []}, 'repeats, variants: must each name one'),
+    ({'repeats': []}, 'repeats: must hold at least one'),
     ({'variants': {'full': {'aling:lr': 1}}}, 'full, repeat 0: "aling:lr": there is no section "aling".* Did you mean "align"'),
     ({'variants': {'full': {'align:lrr': 1}}}, 'full, repeat 0: align: unknown key "lrr".*Did you mean "lr"'),
-    ({'sweeps': {'K': {'key': 'compress:num_basis', 'values': []}}}, 'sweeps: K: needs values'),
+    ({'sweeps': {'K': {'key': 'compress:num_basis', 'values': []}}}, 'sweeps: K: values: must hold at least one'),
     ({'sweeps': {'K': {'kye': 'compress:num_basis', 'values': [1]}}}, 'Did you mean "key"'),
     ({'paper': {'fll': 0.1}}, 'paper: "fll" is not one of the variants .* Did you mean "full"'),
     ({'base': 'nowhere.yml'}, 'nowhere.yml is not a file'),

@@ -335,7 +335,7 @@ def test_both_tasks_together(data, tmp_path):
     ({'grpo__bf16': True}, 'bf16: true needs a GPU'), ({'grpo__max_completion_length': 12}, 'is too short: tags and answer'),
     ({'grpo__learning_rat': 1}, 'unknown key "learning_rat".* Did you mean "learning_rate"'),
     ({'grpo__output_dir': 'x'}, 'output_dir: is set by path'), ({'rewards__colour': 1}, 'rewards: unknown key "colour"'),
-    ({'rewards': {'format': 0}}, 'one of them above 0'),
+    ({'rewards': {'format': 0}}, 'one of these weights must be above 0'),
     ({'rewards__reader': 'x'}, 'reader: x is for the reading reward'), ({'network__train': 'visoin'}, 'Did you mean "vision"'),
     ({'network__train': 'lora'}, 'network: lora: must be given'), ({'network__lora': {'r': 2}}, 'network: lora: must be given'),
     ({'network__train': 'lora', 'network__lora': {'rank': 2}}, 'keys are those of peft'),
@@ -345,7 +345,7 @@ def test_both_tasks_together(data, tmp_path):
     ({'grpo__log_completions': True}, 'log_completions: is set by'), ({'grpo__learning_rate': 'abc'}, "'abc' must be a number"),
     ({'grpo__max_completion_length': None}, 'max_completion_length: must be a number'),
     ({'grpo__use_vllm': True}, 'vllm'), ({'grpo__deepspeed': {'zero_optimization': {'stage': 2}}}, 'grpo: .*deepspeed'),
-    ({'val__val_freq': 0}, 'val_freq: 0 must be 1 step at least'),
+    ({'val__val_freq': 0}, 'val: val_freq: 0 must be at least 1, or ~'),
     ({'rewards__degradation': 1.0}, '0 of 9 training images are'),
     ({'grpo__per_device_train_batch_size': 4}, 'rank: compares images, and a generation holds one'),
     ({'datasets__val__colour': 1}, 'unknown key "colour"'), ({'prompts__rating_range': [5, 1]}, 'rating_range')])
@@ -473,7 +473,8 @@ def test_texts_are_written_by_one_process(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('changes', 'error', 'message'), [
     ({'steps': ['teech']}, OptionError, 'Did you mean "teach"'), ({'steps': ['tune', 'write']}, OptionError, 'in this order'),
-    ({'datasets': {}}, OptionError, 'one data set at least'), ({'steps': ['write']}, CheckpointError, 'Run the step before'),
+    ({'datasets': {}}, OptionError, 'datasets: must hold at least one'),
+    ({'steps': ['write']}, CheckpointError, 'Run the step before'),
     ({'steps': ['tune']}, CheckpointError, 'Run the step before'), ({'texts': {'colour': 1}}, OptionError, 'unknown key')])
 def test_ract_that_cannot_work(data, tmp_path, changes, error, message):
     with pytest.raises(error, match=message):

@@ -17,7 +17,7 @@ def test_an_empty_section_is_a_metric_with_its_defaults():
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    ({'metrics': {}}, 'metrics: must hold one'), ({'datasets': {}}, 'datasets: must hold one'),
+    ({'metrics': {}}, 'metrics: must hold at least one'), ({'datasets': {}}, 'datasets: must hold at least one'),
     ({'metrics': {'a': 3}}, 'metrics: a: 3 must be a section'), ({'metrics': {'a/b': {}}}, 'metrics: "a/b" names files'),
     ({'datasets': {'a': {}, 'a_b': {}}, 'metrics': {'b_c': {}, 'c': {}}}, 'a_b_c would name two pictures'),
     ({'metrics': {'.a': {}}}, 'names files'), ({'metrics': {'mos': {}}}, 'metrics: "mos" is the name of a column'),

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.files import yaml_text
 from pyiqa_rali.core.options import (
     Count,
     Positive,
@@ -26,7 +27,6 @@ from pyiqa_rali.core.options import (
     from_known_keys,
     override,
     read_yaml,
-    yaml_text,
 )
 from pyiqa_rali.data.synthetic.options import SyntheticOptions
 from pyiqa_rali.data.synthetic.settings import DatasetSettings
@@ -207,7 +207,7 @@ def test_options_are_the_same_after_a_file(cls, tmp_path_factory):
     @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
     @given(drawn(cls))
     def same(options):
-        path.write_text(yaml_text(options), encoding='utf-8', newline='')
+        path.write_text(yaml_text(dataclasses.asdict(options)), encoding='utf-8', newline='')
         read = from_known_keys(cls, read_yaml(path))
         assert read == options and type(read) is cls
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.options import from_known_keys
 from pyiqa_rali.studies.chain.text_statistics import figures_by_class, naming_figures, reading_figures
 from pyiqa_rali.training.vlm.options import RewardOptions, check_rewards
 from pyiqa_rali.training.vlm.reward_functions import reward_functions
@@ -96,15 +97,17 @@ def test_the_naming_reward():
 
 
 @pytest.mark.parametrize(('values', 'message'), [
-    ({'reading': -1}, 'must be weights of 0 or more'), ({'reader': 'folder'}, 'reader: folder is for the reading reward alone'),
+    ({'reading': -1}, 'rewards: reading: -1.0 must be at least 0'),
+    ({'reader': 'folder'}, 'reader: folder is for the reading reward alone'),
     ({'most_surprise': 1.0}, 'most_surprise: 1.0 is for the reading'),
-    ({'reading': 1, 'most_surprise': 0.0}, 'must be above 0 nats'), ({'naming': 1}, 'class_words: must be given'),
+    ({'reading': 1, 'most_surprise': 0.0}, 'rewards: most_surprise: 0.0 must be above 0, or ~'),
+    ({'naming': 1}, 'class_words: must be given'),
     ({'class_words': {'blur': ['blur']}}, 'and only then'),
-    ({'naming': 1, 'class_words': {'blur': []}}, 'blur must have words'),
+    ({'naming': 1, 'class_words': {'blur': []}}, 'rewards: class_words: blur: must hold at least one'),
     ({'naming': 1, 'class_words': {'blur': [' ']}}, 'none of them empty')])
 def test_rewards_that_cannot_be_given(values, message):
     with pytest.raises(OptionError, match=message):
-        check_rewards(RewardOptions(**values))
+        check_rewards(from_known_keys(RewardOptions, values, 'rewards'))
 
 
 def test_reading_figures():

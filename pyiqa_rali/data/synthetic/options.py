@@ -1,14 +1,19 @@
 """Options of the synthetic data set, and what may stand in them."""
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, MinLen
 
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.options import Count, NotNegative, Share, Whole
 from pyiqa_rali.data.distortions import DISTORTIONS, check_names
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
-from pyiqa_rali.data.photographs import PHASES
 from pyiqa_rali.data.synthetic.pseudo_mos import DEFAULT_METRICS, MOS_RANGE
 
 LEAST_CROP = 32
+Level = Annotated[float, Ge(LEVEL_RANGE[0]), Le(LEVEL_RANGE[1])]
+Scale = Annotated[float, Ge(0.05), Le(1.0)]
 
 
 @dataclass
@@ -46,72 +51,54 @@ class SyntheticOptions:
     """
 
     name: str
-    type: str = 'SyntheticNRDataset'
-    phase: str = 'train'
+    type: Literal['SyntheticNRDataset'] = 'SyntheticNRDataset'
+    phase: Literal['train', 'val', 'test'] = 'train'
     dataroot_photos: str | None = None
     photo_groups: str | None = None
-    split_seed: int = 0
-    split_ratios: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])
+    split_seed: Whole = 0
+    split_ratios: tuple[NotNegative, NotNegative, NotNegative] = (0.7, 0.1, 0.2)
     crop_size: int | list[int] = 144
-    source_scale: list[float] = field(default_factory=lambda: [0.5, 1.0])
+    source_scale: tuple[Scale, Scale] = (0.5, 1.0)
     flips: bool = True
     hold_out: list[str] = field(default_factory=list)
     only: list[str] | None = None
-    composite_probability: float = 0.25
-    pristine_probability: float = 0.04
-    level_range: list[float] = field(default_factory=lambda: list(LEVEL_RANGE))
+    composite_probability: Share = 0.25
+    pristine_probability: Share = 0.04
+    level_range: tuple[Level, Level] = LEVEL_RANGE
     metrics: list[str] = field(default_factory=lambda: list(DEFAULT_METRICS))
     calibration: str | None = None
-    label_noise: float = 0.0
-    cached_photographs: int | None = None
-    samples_per_epoch: int = 1000
-    levels: list[float] | None = None
-    num_photographs: int | None = None
-    seed: int = 0
-    texts_per_image: int = 2
-    mos_range: list[float] | tuple = MOS_RANGE
+    label_noise: NotNegative = 0.0
+    cached_photographs: Count | None = None
+    samples_per_epoch: Count = 1000
+    levels: Annotated[list[Level], MinLen(1)] | None = None
+    num_photographs: Count | None = None
+    seed: Whole = 0
+    texts_per_image: Whole = 2
+    mos_range: tuple[float, float] = MOS_RANGE
     lower_better: bool = False
     mos_normalize: bool = False
 
 
 def check_options(options: SyntheticOptions) -> None:
-    """Check what types alone cannot tell.
+    """Check what the annotations cannot tell.
 
     Raises:
         OptionError: a value that cannot be used.
     """
-    if options.phase not in PHASES:
-        raise OptionError(f'phase: "{options.phase}" is not train, val or test.')
-    if tuple(options.mos_range) != MOS_RANGE or options.lower_better or options.mos_normalize:
+    if options.mos_range != MOS_RANGE or options.lower_better or options.mos_normalize:
         raise OptionError(f'mos_range: the labels are in {list(MOS_RANGE)}, higher better, not normalised; leave mos_range, '
                           'lower_better and mos_normalize at that.')
-    for name, bounds, limits in (('source_scale', options.source_scale, (0.05, 1.0)),
-                                 ('level_range', options.level_range, LEVEL_RANGE)):
-        if len(bounds) != 2 or not limits[0] <= bounds[0] <= bounds[1] <= limits[1]:
-            raise OptionError(f'{name}: {bounds} must be two rising numbers in [{limits[0]}, {limits[1]}].')
+    for name, (low, high) in (('source_scale', options.source_scale), ('level_range', options.level_range)):
+        if low > high:
+            raise OptionError(f'{name}: [{low}, {high}] must have the lower number first.')
     shares = options.composite_probability, options.pristine_probability
-    if min(shares) < 0 or sum(shares) > 1:
+    if sum(shares) > 1:
         raise OptionError(f'composite_probability, pristine_probability: {shares[0]} and {shares[1]} must be shares of the '
                           'pictures, 1 at most together.')
-    for name, value, least in (('samples_per_epoch', options.samples_per_epoch, 1), ('seed', options.seed, 0),
-                               ('texts_per_image', options.texts_per_image, 0), ('label_noise', options.label_noise, 0),
-                               ('cached_photographs', options.cached_photographs, 1),
-                               ('num_photographs', options.num_photographs, 1)):
-        if value is not None and value < least:
-            raise OptionError(f'{name}: {value} must be {least} at least.')
-    for level in options.levels or []:
-        if not LEVEL_RANGE[0] <= level <= LEVEL_RANGE[1]:
-            raise OptionError(f'levels: {level} is not in [{LEVEL_RANGE[0]}, {LEVEL_RANGE[1]}].')
-    _check_types(options)
-
-
-def _check_types(options: SyntheticOptions) -> None:
     check_names(options.hold_out, 'hold_out')
     check_names(options.only or [], 'only')
     if not types_of(options):
         raise OptionError('hold_out: leaves no distortion to draw.')
-    if options.levels is not None and not options.levels:
-        raise OptionError('levels: the list is empty; give levels, or ~ for random draws.')
 
 
 def types_of(options: SyntheticOptions) -> list[str]:

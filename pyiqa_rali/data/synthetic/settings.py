@@ -5,23 +5,27 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Le, MinLen
 
 from pyiqa_rali.core.errors import OptionError, some
 from pyiqa_rali.core.files import sha256
+from pyiqa_rali.core.options import NotNegative, checked
 from pyiqa_rali.core.runs import claim_folder
 from pyiqa_rali.data.distortions import DISTORTIONS, check_names
-from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
 from pyiqa_rali.data.photographs import Photograph
 from pyiqa_rali.data.reasoning_texts import PRISTINE
+from pyiqa_rali.data.synthetic.options import Level
 from pyiqa_rali.data.synthetic.pseudo_mos import DEFAULT_METRICS
 from pyiqa_rali.data.synthetic.quality_texts import MOST_TEXTS
 
 COMPOSITE = 'composite'
 IMAGES, RECORDS, SETTINGS = 'images', '.records', 'settings.json'
 KINDS_PER_BLOCK = 8
+Side = Annotated[int, Ge(32), Le(4096)]
+AnySeed = Annotated[int, Ge(0), Le(2 ** 63)]
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,18 @@ class DatasetSettings:
     out: str
     photos: str | None = None
     groups: str | None = None
-    size: tuple[int, int] = (192, 256)
-    types: tuple[str, ...] = tuple(DISTORTIONS)
-    levels: tuple[float, ...] = (1, 2, 3, 4, 5)
-    composites: int = 5
+    size: tuple[Side, Side] = (192, 256)
+    types: Annotated[tuple[str, ...], MinLen(1)] = tuple(DISTORTIONS)
+    levels: Annotated[tuple[Level, ...], MinLen(1)] = (1, 2, 3, 4, 5)
+    composites: Annotated[int, Ge(0), Le(1000)] = 5
     metrics: tuple[str, ...] = DEFAULT_METRICS
     calibration: str | None = None
-    seed: int = 0
+    seed: AnySeed = 0
     hold_out: tuple[str, ...] = ()
-    split_seed: int = 0
-    splits: int = 1
-    ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    texts_per_image: int = 4
+    split_seed: AnySeed = 0
+    splits: Annotated[int, Ge(1), Le(99)] = 1
+    ratios: tuple[NotNegative, NotNegative, NotNegative] = (0.7, 0.1, 0.2)
+    texts_per_image: Annotated[int, Ge(1), Le(MOST_TEXTS)] = 4
 
 
 @dataclass(frozen=True)
@@ -84,24 +88,17 @@ def check_settings(settings: DatasetSettings) -> None:
     Raises:
         OptionError: a value that cannot be used.
     """
+    checked(settings)
     check_names(list(settings.types), 'types')
     check_names(list(settings.hold_out), 'hold_out')
     unused = [name for name in settings.hold_out if name not in settings.types]
     if unused:
         raise OptionError(f'hold_out: {some(unused)} not among the types; what is not made need not be held out.')
-    if not settings.types or set(settings.types) == set(settings.hold_out):
+    if set(settings.types) == set(settings.hold_out):
         raise OptionError('types: no distortion is left to train on; give more types or hold out fewer.')
-    if not settings.levels or not all(LEVEL_RANGE[0] <= level <= LEVEL_RANGE[1] for level in settings.levels):
-        raise OptionError(f'levels: {list(settings.levels)} must be numbers in [{LEVEL_RANGE[0]}, {LEVEL_RANGE[1]}].')
     for name, values in (('types', settings.types), ('levels', settings.levels), ('metrics', settings.metrics)):
         if len(set(values)) < len(values):
             raise OptionError(f'{name}: {", ".join(map(str, values))} has one twice.')
-    for name, value, least, most in (('size', min(settings.size), 32, 4096), ('composites', settings.composites, 0, 1000),
-                                     ('texts_per_image', settings.texts_per_image, 1, MOST_TEXTS),
-                                     ('splits', settings.splits, 1, 99), ('seed', settings.seed, 0, 2 ** 63),
-                                     ('split_seed', settings.split_seed, 0, 2 ** 63)):
-        if not least <= value <= most:
-            raise OptionError(f'{name}: {value} must be in [{least}, {most}].')
     if settings.composites and len(settings.types) < 2:
         raise OptionError(f'composites: {settings.composites} pictures with two distortions cannot be made of one type.')
 

@@ -15,7 +15,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.files import atomic_path, model_sha256, write_json, write_yaml
@@ -45,12 +47,12 @@ class SweepOptions:
     """
 
     key: str
-    values: list[Any]
+    values: Annotated[list[Any], MinLen(1)]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class AblationOptions:
-    """Variants, sweeps and repeats, checked.
+    """Variants, sweeps and repeats.
 
     Attributes:
         name: of the folder.
@@ -69,8 +71,8 @@ class AblationOptions:
 
     name: str
     base: str
-    repeats: list[dict[str, Any]]
-    variants: dict[str, dict[str, Any] | None]
+    repeats: Annotated[list[dict[str, Any]], MinLen(1)]
+    variants: Annotated[dict[str, dict[str, Any]], MinLen(1)]
     sweeps: dict[str, SweepOptions] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -79,7 +81,7 @@ class AblationOptions:
     keep_models: bool = False
     paper: dict[str, float] = field(default_factory=dict)
     path: PathOptions = field(default_factory=PathOptions)
-    model_type: str = 'ABLATION'
+    model_type: Literal['ABLATION'] = 'ABLATION'
 
 
 @dataclass(frozen=True)
@@ -120,20 +122,14 @@ def ablation_options(values: dict[str, Any]) -> AblationOptions:
     Raises:
         OptionError: a key is unknown or missing, or there is nothing to compare.
     """
-    sweeps = values.get('sweeps') or {}
-    typed = {**values, 'path': from_known_keys(PathOptions, values.get('path') or {}, 'path'),
-             'sweeps': {name: from_known_keys(SweepOptions, sweep, f'sweeps: {name}') for name, sweep in sweeps.items()}}
-    options = from_known_keys(AblationOptions, typed, 'options')
-    if not options.repeats or not options.variants:
-        raise OptionError('repeats, variants: must each name one at least, such as repeats: [{manual_seed: 0}] and variants: '
-                          '{full: {}}.')
+    options = from_known_keys(AblationOptions, values)
     unknown = [name for name in options.paper if name not in options.variants]
     if unknown:
         raise OptionError(f'paper: "{unknown[0]}" is not one of the variants ({", ".join(options.variants)}).'
                           f'{did_you_mean(unknown[0], options.variants)}')
-    for name, sweep in options.sweeps.items():
-        if name == ABLATION or not sweep.values:
-            raise OptionError(f'sweeps: {name}: needs values, and another name than "{ABLATION}".')
+    for name in options.sweeps:
+        if name == ABLATION:
+            raise OptionError(f'sweeps: {name}: needs another name: the group of the variants is called so.')
     return options
 
 

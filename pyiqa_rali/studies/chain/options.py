@@ -2,10 +2,12 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, MinLen, MultipleOf
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.options import from_known_keys
+from pyiqa_rali.core.options import Count, Seed, from_known_keys
 from pyiqa_rali.data.synthetic.pseudo_mos import MOS_RANGE
 from pyiqa_rali.data.synthetic.settings import IMAGES, DatasetSettings, check_settings
 from pyiqa_rali.data.synthetic.tables import TABLE, split_name
@@ -21,8 +23,6 @@ from pyiqa_rali.vlm.write_texts import WritingOptions
 
 # what the chain itself sets for its steps
 SET_BY_CHAIN = {'data': ('out', 'seed', 'split_seed'), 'texts': ('seed',), 'rali': ('name', 'manual_seed', 'datasets', 'path')}
-LEAST = {'vlm': {'image_size': 16, 'width': 16, 'layers': 2, 'vocab_size': 300}, 'cold_start': {'examples': 1, 'wordings': 1},
-         'texts': {'texts_per_image': 1, 'max_new_tokens': 1, 'batch_size': 1, 'attempts': 1}}
 HEAD_WIDTH = 16  # of the tiny model
 
 
@@ -37,10 +37,10 @@ class TinyVlmOptions:
         vocab_size: tokens, at most.
     """
 
-    image_size: int = 64
-    width: int = 96
-    layers: int = 3
-    vocab_size: int = 1200
+    image_size: Annotated[int, Ge(16)] = 64
+    width: Annotated[int, Ge(HEAD_WIDTH), MultipleOf(HEAD_WIDTH)] = 96
+    layers: Annotated[int, Ge(2)] = 3
+    vocab_size: Annotated[int, Ge(300)] = 1200
 
 
 @dataclass
@@ -55,16 +55,16 @@ class ColdStartOptions:
         sft: keys of TRL's SFTConfig.
     """
 
-    examples: int
+    examples: Count
     sft: dict[str, Any]
-    wordings: int = 2
+    wordings: Count = 2
     views: bool = False
     impressions: bool = False
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ChainOptions:
-    """The whole chain, checked.
+    """The whole chain.
 
     Attributes:
         name: of the run.
@@ -80,7 +80,7 @@ class ChainOptions:
     """
 
     name: str
-    seeds: list[int]
+    seeds: Annotated[list[Seed], MinLen(1)]
     data: dict[str, Any]
     cold_start: ColdStartOptions
     rewards: dict[str, Any]
@@ -92,7 +92,7 @@ class ChainOptions:
     prompts: ReasoningCard = field(default_factory=ReasoningCard)
     path: PathOptions = field(default_factory=PathOptions)
     logger: dict[str, Any] = field(default_factory=dict)
-    model_type: str = 'CHAIN'
+    model_type: Literal['CHAIN'] = 'CHAIN'
 
 
 def chain_options(values: dict[str, Any]) -> ChainOptions:
@@ -105,21 +105,9 @@ def chain_options(values: dict[str, Any]) -> ChainOptions:
         given = [key for key in keys if key in (values.get(section) or {})]
         if given:
             raise OptionError(f'{section}: {given[0]}: is set by the chain for each seed. Remove it.')
-    sections = {'cold_start': ColdStartOptions, 'texts': WritingOptions, 'prompts': ReasoningCard, 'path': PathOptions,
-                'vlm': TinyVlmOptions}
-    typed = {name: from_known_keys(sections[name], value or {}, name) if name in sections else value
-             for name, value in values.items()}
-    options = from_known_keys(ChainOptions, typed, 'options')
-    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
-        raise OptionError(f'seeds: {options.seeds}: must name one seed at least, none of them twice, such as [0, 1, 2].')
-    for section, keys in LEAST.items():
-        for key, least in keys.items():
-            if getattr(getattr(options, section), key) < least:
-                raise OptionError(f'{section}: {key}: {getattr(getattr(options, section), key)} must be {least} at least.')
-    if options.vlm.width % HEAD_WIDTH:
-        raise OptionError(f'vlm: width: {options.vlm.width} must be a multiple of {HEAD_WIDTH}.')
-    if not options.texts.temperature > 0:
-        raise OptionError(f'texts: temperature: {options.texts.temperature} must be above 0.')
+    options = from_known_keys(ChainOptions, values)
+    if len(set(options.seeds)) < len(options.seeds):
+        raise OptionError(f'seeds: {options.seeds}: must name no seed twice, such as [0, 1, 2].')
     for section, key in (('grpo', 'max_completion_length'), ('rali', 'loader')):
         if getattr(options, section).get(key) is None:
             raise OptionError(f'{section}: {key}: must be given.')
@@ -142,9 +130,8 @@ class ChainSteps:
 
     def data_settings(self) -> DatasetSettings:
         """Return what `make_dataset` is asked."""
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in self.options.data.items()}
-        return from_known_keys(DatasetSettings, {**values, 'out': str(self.data), 'seed': self.seed, 'split_seed': self.seed},
-                               'data')
+        return from_known_keys(DatasetSettings, {**self.options.data, 'out': str(self.data), 'seed': self.seed,
+                                                 'split_seed': self.seed}, 'data')
 
     def cold_start(self) -> SftOptions:
         """Return what the supervised cold start is asked."""
@@ -208,7 +195,7 @@ def check_steps(steps: ChainSteps) -> None:
 def _check_grpo(options: GrpoOptions) -> None:
     config = grpo.trainer_config(options, ReasoningFolder(options))
     if options.val.num_samples < 1:
-        raise OptionError(f'val: num_samples: {options.val.num_samples} must be 1 at least, for the chain compares '
+        raise OptionError(f'val: num_samples: {options.val.num_samples} must be at least 1, for the chain compares '
                           'sampled ratings.')
     if 0 < config.max_steps < options.logger.print_freq:
         raise OptionError(f'logger: print_freq: {options.logger.print_freq} is more than the {config.max_steps} steps of GRPO '

@@ -1,12 +1,16 @@
 """Options of a RALI training run: one dataclass a section of the option file, and what may stand in them."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.options import check_choice, from_known_keys
+from pyiqa_rali.core.options import Count, NotNegative, Positive, Seed, Whole, check_choice, from_known_keys
 
-STAGES = ('align', 'compress', 'score')
+Stage = Literal['align', 'compress', 'score']
+STAGES: tuple[Stage, ...] = ('align', 'compress', 'score')
+Beta = Annotated[float, Ge(0), Lt(1)]
 
 
 @dataclass
@@ -21,10 +25,23 @@ class TextEncoderOptions:
         split_sentences: encode each sentence by itself and average; for texts longer than the context.
     """
 
-    library: str = 'open_clip'
+    library: Literal['open_clip', 'transformers'] = 'open_clip'
     path: str | None = None
     train: bool = False
     split_sentences: bool = False
+
+
+@dataclass
+class ZeroShotPrompts:
+    """Sentences that stage 1 is followed with, by zero-shot correlation.
+
+    Attributes:
+        high: of high quality.
+        low: of low quality.
+    """
+
+    high: Annotated[list[str], MinLen(1)]
+    low: Annotated[list[str], MinLen(1)]
 
 
 @dataclass
@@ -39,7 +56,7 @@ class AlignOptions:
         lr_text: learning rate of a trained text encoder; None means `lr`.
         weight_decay: AdamW's, on matrices only.
         betas: AdamW's.
-        grad_clip: largest gradient norm; None switches clipping off.
+        grad_clip: largest gradient norm; None, like 0, switches clipping off.
         layer_decay: factor on the learning rate from each layer to the one before it.
         freeze_layers: how many of the first layers stay as they are; -1 freezes the whole backbone.
         loss: 'softmax' (CLIP) or 'sigmoid' (SigLIP).
@@ -53,24 +70,24 @@ class AlignOptions:
         prompts: sentences for high and low quality, to follow the alignment by zero-shot correlation.
     """
 
-    total_iter: int
-    lr: float
-    warmup_iter: int = 0
-    lr_projection: float | None = None
-    lr_text: float | None = None
-    weight_decay: float = 0.0
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
-    grad_clip: float | None = 1.0
-    layer_decay: float = 1.0
-    freeze_layers: int = 0
-    loss: str = 'softmax'
-    init_logit_scale: float | None = None
-    max_logit_scale: float = 100.0
-    amp: str | None = None
-    chunk_size: int | None = None
-    texts_per_image: int | None = None
-    standardise_samples: int = 256
-    prompts: dict[str, list[str]] | None = None
+    total_iter: Whole
+    lr: NotNegative
+    warmup_iter: Whole = 0
+    lr_projection: NotNegative | None = None
+    lr_text: NotNegative | None = None
+    weight_decay: NotNegative = 0.0
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
+    grad_clip: NotNegative | None = 1.0
+    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
+    freeze_layers: Annotated[int, Ge(-1)] = 0
+    loss: Literal['softmax', 'sigmoid'] = 'softmax'
+    init_logit_scale: Positive | None = None
+    max_logit_scale: Positive = 100.0
+    amp: Literal[None, 'bfloat16', 'float16'] = None
+    chunk_size: Count | None = None
+    texts_per_image: Count | None = None
+    standardise_samples: Count = 256
+    prompts: ZeroShotPrompts | None = None
 
 
 @dataclass
@@ -88,13 +105,13 @@ class CompressOptions:
         kmeans_iter: k-means iterations.
     """
 
-    num_basis: int
-    pca_dim: int | None = None
-    num_buckets: int = 1
-    bucket_range: str = 'labels'
+    num_basis: Count
+    pca_dim: Count | None = None
+    num_buckets: Count = 1
+    bucket_range: Literal['labels', 'mos_range'] = 'labels'
     standardise: bool = True
-    backend: str = 'scipy'
-    kmeans_iter: int = 20
+    backend: Literal['scipy', 'torch'] = 'scipy'
+    kmeans_iter: Whole = 20
 
 
 @dataclass
@@ -113,15 +130,15 @@ class ScoreOptions:
         plcc_weight: weight of pyiqa's PLCC loss.
     """
 
-    temperature: float = 0.07
+    temperature: Positive = 0.07
     fine_tune: bool = True
     train_temperature: bool = False
-    total_epochs: int = 30
-    batch_size: int = 256
-    lr: float = 1e-3
-    lr_scores: float | None = None
-    mse_weight: float = 1.0
-    plcc_weight: float = 0.0
+    total_epochs: Count = 30
+    batch_size: Count = 256
+    lr: NotNegative = 1e-3
+    lr_scores: NotNegative | None = None
+    mse_weight: NotNegative = 1.0
+    plcc_weight: NotNegative = 0.0
 
 
 @dataclass
@@ -139,7 +156,7 @@ class ValOptions:
     key_dataset: str | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=lambda: {
         name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc', 'krcc')})
-    val_freq: int | None = None
+    val_freq: Count | None = None
 
 
 @dataclass
@@ -153,8 +170,8 @@ class LoggerOptions:
         figures: draw curves, scatter plots and image sheets.
     """
 
-    print_freq: int = 10
-    save_checkpoint_freq: int = 100
+    print_freq: Count = 10
+    save_checkpoint_freq: Count = 100
     use_tb_logger: bool = True
     figures: bool = True
 
@@ -169,7 +186,7 @@ class ExportOptions:
         training_data: a sentence on the data.
     """
 
-    dtype: str = 'float32'
+    dtype: Literal['float32', 'float16'] = 'float32'
     licence: str = 'unspecified'
     training_data: str | None = None
 
@@ -186,10 +203,10 @@ class BankOptions:
         temperature: of the softmax over the cosines of image and texts, in the votes on distortions.
     """
 
-    num_texts: int = 400
-    num_candidates: int = 1600
-    selection: str = 'kmeans'
-    temperature: float = 0.02
+    num_texts: Count = 400
+    num_candidates: Count = 1600
+    selection: Literal['kmeans', 'farthest'] = 'kmeans'
+    temperature: Positive = 0.02
 
 
 @dataclass
@@ -207,26 +224,45 @@ class PathOptions:
     strict_load: bool = True
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainOptions:
-    """One training run of RALI, checked."""
+    """One training run of RALI.
+
+    Attributes:
+        name: of the run's folder.
+        model_type: RALI.
+        num_gpu: 'auto', or how many; 0 is the CPU.
+        manual_seed: of everything that is drawn.
+        stages: those to run, in order.
+        datasets: by name: train, basis, val or test, val_1, val_2 and so on for several.
+        network: `type: RALI` and `image_encoder`.
+        text_encoder: which text encoder.
+        path: folders and weights.
+        align: stage 1.
+        compress: stage 2.
+        score: stage 3.
+        val: validation.
+        logger: logging and saving.
+        bank: the text bank; None makes none.
+        export: what the model says about itself.
+    """
 
     name: str
-    manual_seed: int
-    stages: list[str]
-    num_gpu: int | str
+    model_type: Literal['RALI'] = 'RALI'
+    num_gpu: Literal['auto'] | Whole = 'auto'
+    manual_seed: Seed
+    stages: Annotated[list[Stage], MinLen(1)] = field(default_factory=lambda: list(STAGES))
     datasets: dict[str, dict[str, Any]]
     network: dict[str, Any]
-    text_encoder: TextEncoderOptions
-    path: PathOptions
+    text_encoder: TextEncoderOptions = field(default_factory=TextEncoderOptions)
+    path: PathOptions = field(default_factory=PathOptions)
     align: AlignOptions
     compress: CompressOptions
     score: ScoreOptions
-    val: ValOptions
-    logger: LoggerOptions
-    export: ExportOptions
+    val: ValOptions = field(default_factory=ValOptions)
+    logger: LoggerOptions = field(default_factory=LoggerOptions)
     bank: BankOptions | None = None
-    model_type: str = 'RALI'
+    export: ExportOptions = field(default_factory=ExportOptions)
 
 
 def train_options(values: dict[str, Any]) -> TrainOptions:
@@ -235,51 +271,8 @@ def train_options(values: dict[str, Any]) -> TrainOptions:
     Raises:
         OptionError: a key is unknown, missing, or has a value that cannot be used.
     """
-    values = {'stages': list(STAGES), 'num_gpu': 'auto', 'text_encoder': {}, 'path': {}, 'val': {}, 'logger': {},
-              'export': {}, **values}
-    sections = {'text_encoder': TextEncoderOptions, 'path': PathOptions, 'align': AlignOptions,
-                'compress': CompressOptions, 'score': ScoreOptions, 'val': ValOptions, 'logger': LoggerOptions,
-                'export': ExportOptions}
-    if values.get('bank') is not None:
-        sections['bank'] = BankOptions
-    for name, cls in sections.items():
-        if name in values:
-            values[name] = from_known_keys(cls, values[name] or {}, name)
-    options = from_known_keys(TrainOptions, values, 'options')
-    _check_values(options)
-    return options
-
-
-def _check_values(options: TrainOptions) -> None:
-    for stage in options.stages:
-        check_choice('stages', stage, STAGES)
-    if options.stages != [stage for stage in STAGES if stage in options.stages] or not options.stages:
+    options = from_known_keys(TrainOptions, values)
+    if options.stages != [stage for stage in STAGES if stage in options.stages]:
         raise OptionError(f'stages: {options.stages} must be some of {list(STAGES)}, in this order.')
-    check_choice('text_encoder: library', options.text_encoder.library, ('open_clip', 'transformers'))
-    check_choice('align: loss', options.align.loss, ('softmax', 'sigmoid'))
-    check_choice('align: amp', options.align.amp, (None, 'bfloat16', 'float16'))
-    check_choice('compress: bucket_range', options.compress.bucket_range, ('labels', 'mos_range'))
-    check_choice('compress: backend', options.compress.backend, ('scipy', 'torch'))
-    check_choice('export: dtype', options.export.dtype, ('float32', 'float16'))
     check_choice('val: key_metric', options.val.key_metric, tuple(options.val.metrics))
-    for section, name, least in (('align', 'total_iter', 0), ('align', 'chunk_size', 1), ('compress', 'num_basis', 1),
-                                 ('compress', 'num_buckets', 1), ('compress', 'pca_dim', 1), ('score', 'total_epochs', 1),
-                                 ('score', 'batch_size', 1), ('logger', 'print_freq', 1),
-                                 ('logger', 'save_checkpoint_freq', 1)):
-        value = getattr(getattr(options, section), name)
-        if value is not None and value < least:
-            raise OptionError(f'{section}: {name}: {value} must be at least {least}.')
-    if not options.score.temperature > 0:
-        raise OptionError(f'score: temperature: {options.score.temperature} must be above 0.')
-    if options.bank is not None:
-        check_bank_options(options.bank)
-
-
-def check_bank_options(bank: BankOptions) -> None:
-    """Raise OptionError when a value of a bank's options cannot be used."""
-    check_choice('bank: selection', bank.selection, ('kmeans', 'farthest'))
-    for name in ('num_texts', 'num_candidates'):
-        if getattr(bank, name) < 1:
-            raise OptionError(f'bank: {name}: {getattr(bank, name)} must be at least 1.')
-    if not bank.temperature > 0:
-        raise OptionError(f'bank: temperature: {bank.temperature} must be above 0.')
+    return options

@@ -242,7 +242,7 @@ class Run:
 
     def _zero_shot(self, towers: Towers) -> ZeroShotValidation | None:
         prompts = self.options.align.prompts
-        if not prompts or not self._val_sections() or not processes.is_main():
+        if prompts is None or not self._val_sections() or not processes.is_main():
             return None
         return ZeroShotValidation(lambda: {name: self._embed(towers.image_encoder, name) for name in self._val_sections()},
                                   towers.text_encoder, prompts, self._correlate, self._val_sections(),

@@ -4,14 +4,14 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line, some
 from pyiqa_rali.core.hub import cache_alone_when_out_of_reach
-from pyiqa_rali.core.options import from_known_keys
+from pyiqa_rali.core.options import Count, from_known_keys
 from pyiqa_rali.model.checkpoint import load_checkpoint
 from pyiqa_rali.model.image_encoder import (
     ImageEncoder,
@@ -40,12 +40,12 @@ class EncoderOptions:
         preprocessing: values that replace the encoder's own (see `Preprocessing`).
     """
 
-    library: str
+    library: Literal['open_clip', 'timm']
     name: str
     pretrained: str | bool | None = None
-    embed_dim: int | None = None
-    pooling: str = 'head'
-    projection_dim: int | None = None
+    embed_dim: Count | None = None
+    pooling: Literal['head', 'mean_std'] = 'head'
+    projection_dim: Count | None = None
     preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

@@ -5,26 +5,17 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.training.rali.features import FeatureTable
+from pyiqa_rali.training.rali.options import ZeroShotPrompts
 from pyiqa_rali.training.rali.text_encoders import TextEncoder
-
-PROMPT_SIDES = ('high', 'low')
 
 
 @torch.no_grad()
-def zero_shot_scores(image_features: torch.Tensor, text_encoder: TextEncoder, prompts: dict[str, list[str]]) -> torch.Tensor:
-    """Return (n,) the mean cosine to the 'high' prompts minus that to the 'low' ones.
-
-    Raises:
-        OptionError: one of the two sides is missing or empty.
-    """
-    missing = [side for side in PROMPT_SIDES if not prompts.get(side)]
-    if missing:
-        raise OptionError(f'align: prompts: needs the lists high and low; missing: {", ".join(missing)}.')
+def zero_shot_scores(image_features: torch.Tensor, text_encoder: TextEncoder, prompts: ZeroShotPrompts) -> torch.Tensor:
+    """Return (n,) the mean cosine to the prompts of high quality minus that to those of low quality."""
     images = F.normalize(image_features.float(), dim=-1)
-    means = [F.normalize(text_encoder(prompts[side]).float().cpu(), dim=-1).mean(dim=0) for side in PROMPT_SIDES]
-    return images @ (means[0] - means[1])
+    high, low = (F.normalize(text_encoder(texts).float().cpu(), dim=-1).mean(dim=0) for texts in (prompts.high, prompts.low))
+    return images @ (high - low)
 
 
 class ZeroShotValidation:
@@ -33,7 +24,7 @@ class ZeroShotValidation:
     Args:
         embed_all: returns the features of every validation set by name, with the present encoder.
         text_encoder: encodes the prompts.
-        prompts: 'high' and 'low' sentences.
+        prompts: sentences for high and for low quality.
         correlate: scores and labels to metric values, for a named data set.
         names: the validation sets.
         metrics: the metrics' names.
@@ -41,7 +32,7 @@ class ZeroShotValidation:
     """
 
     def __init__(self, embed_all: Callable[[], dict[str, FeatureTable]], text_encoder: TextEncoder,
-                 prompts: dict[str, list[str]], correlate: Callable, names: list[str], metrics: list[str],
+                 prompts: ZeroShotPrompts, correlate: Callable, names: list[str], metrics: list[str],
                  val_freq: int | None):
         self.embed_all, self.text_encoder, self.prompts = embed_all, text_encoder, prompts
         self.correlate, self.val_freq = correlate, val_freq

@@ -2,15 +2,16 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
-from pyiqa_rali.core.options import from_known_keys
+from pyiqa_rali.core.options import Count, NotNegative, Positive, Seed, Whole, from_known_keys
 from pyiqa_rali.training.rali.options import LoggerOptions, PathOptions
 from pyiqa_rali.vlm.prompts import ReasoningCard
 
 REWARDS = ('format', 'score', 'continuous_score', 'rank', 'degradation', 'reading', 'naming')
-TRAINED_PARTS = ('all', 'vision', 'language', 'lora')
 # where the trainer's own arguments would contradict a section of the option file
 ELSEWHERE = {'output_dir': 'path: experiments_root and name', 'seed': 'manual_seed', 'reward_weights': 'rewards',
              'logging_steps': 'logger: print_freq', 'save_steps': 'logger: save_checkpoint_freq',
@@ -36,12 +37,12 @@ class NetworkOptions:
     """
 
     pretrained: str
-    type: str = 'ReasoningScorer'
+    type: Literal['ReasoningScorer'] = 'ReasoningScorer'
     dtype: str = 'float32'
     attn_implementation: str | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    train: str = 'all'
+    min_pixels: Count | None = None
+    max_pixels: Count | None = None
+    train: Literal['all', 'vision', 'language', 'lora'] = 'all'
     lora: dict[str, Any] | None = None
 
 
@@ -67,18 +68,18 @@ class RewardOptions:
         class_words: for naming, the words that name each class.
     """
 
-    format: float = 1.0
-    score: float = 0.0
-    continuous_score: float = 0.0
-    rank: float = 0.0
-    degradation: float = 0.0
-    reading: float = 0.0
-    naming: float = 0.0
-    score_threshold: float = 0.35
-    score_width: float = 4.0
-    most_surprise: float | None = None
+    format: NotNegative = 1.0
+    score: NotNegative = 0.0
+    continuous_score: NotNegative = 0.0
+    rank: NotNegative = 0.0
+    degradation: NotNegative = 0.0
+    reading: NotNegative = 0.0
+    naming: NotNegative = 0.0
+    score_threshold: NotNegative = 0.35
+    score_width: Positive = 4.0
+    most_surprise: Positive | None = None
     reader: str | None = None
-    class_words: dict[str, list[str]] = field(default_factory=dict)
+    class_words: dict[str, Annotated[list[str], MinLen(1)]] = field(default_factory=dict)
 
 
 @dataclass
@@ -94,17 +95,13 @@ class ReasoningValOptions:
         metrics: pyiqa's metric sections, by name.
     """
 
-    val_freq: int | None = None
-    num_samples: int = 5
-    temperature: float = 1.0
-    batch_size: int = 16
-    max_images: int | None = None
+    val_freq: Count | None = None
+    num_samples: Whole = 5
+    temperature: Positive = 1.0
+    batch_size: Count = 16
+    max_images: Count | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=lambda: {
         name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc')})
-
-    def __post_init__(self):
-        if self.val_freq is not None and self.val_freq < 1:
-            raise OptionError(f'val: val_freq: {self.val_freq} must be 1 step at least, or ~ for no validation.')
 
 
 @dataclass
@@ -120,44 +117,61 @@ class ReasoningExportOptions:
     training: str = 'unspecified'
 
 
-@dataclass
-class GrpoOptions:
-    """One run of GRPO, checked."""
+@dataclass(kw_only=True)
+class ReasoningOptions:
+    """What GRPO and supervised fine-tuning have in common.
+
+    Attributes:
+        name: of the run's folder.
+        manual_seed: of everything that is drawn.
+        datasets: by name: train and val, train_1, train_2 and so on for several.
+        network: the model, and which of its weights are trained.
+        prompts: what the model is asked, and its rating scale.
+        path: where to write.
+        val: validation.
+        logger: logging and saving.
+        export: what is left at the end.
+    """
 
     name: str
-    manual_seed: int
+    manual_seed: Seed
     datasets: dict[str, dict[str, Any]]
     network: NetworkOptions
-    prompts: ReasoningCard
-    rewards: RewardOptions
+    prompts: ReasoningCard = field(default_factory=ReasoningCard)
+    path: PathOptions = field(default_factory=PathOptions)
+    val: ReasoningValOptions = field(default_factory=ReasoningValOptions)
+    logger: LoggerOptions = field(default_factory=LoggerOptions)
+    export: ReasoningExportOptions = field(default_factory=ReasoningExportOptions)
+
+
+@dataclass(kw_only=True)
+class GrpoOptions(ReasoningOptions):
+    """One run of GRPO.
+
+    Attributes:
+        model_type: GRPO.
+        rewards: their weights.
+        grpo: keys of TRL's GRPOConfig.
+    """
+
+    model_type: Literal['GRPO'] = 'GRPO'
+    rewards: RewardOptions = field(default_factory=RewardOptions)
     grpo: dict[str, Any]
-    path: PathOptions
-    val: ReasoningValOptions
-    logger: LoggerOptions
-    export: ReasoningExportOptions
-    model_type: str = 'GRPO'
 
 
-@dataclass
-class SftOptions:
-    """One run of supervised fine-tuning, checked."""
+@dataclass(kw_only=True)
+class SftOptions(ReasoningOptions):
+    """One run of supervised fine-tuning.
 
-    name: str
-    manual_seed: int
-    datasets: dict[str, dict[str, Any]]
-    network: NetworkOptions
-    prompts: ReasoningCard
-    sft: dict[str, Any]
-    path: PathOptions
-    val: ReasoningValOptions
-    logger: LoggerOptions
-    export: ReasoningExportOptions
+    Attributes:
+        model_type: SFT.
+        with_scores: whether the rating behind the text is trained too; it sets `prompts: with_rating`.
+        sft: keys of TRL's SFTConfig.
+    """
+
+    model_type: Literal['SFT'] = 'SFT'
     with_scores: bool = True
-    model_type: str = 'SFT'
-
-
-SECTIONS = {'network': NetworkOptions, 'prompts': ReasoningCard, 'path': PathOptions, 'val': ReasoningValOptions,
-            'logger': LoggerOptions, 'export': ReasoningExportOptions}
+    sft: dict[str, Any]
 
 
 def grpo_options(values: dict[str, Any]) -> GrpoOptions:
@@ -166,7 +180,8 @@ def grpo_options(values: dict[str, Any]) -> GrpoOptions:
     Raises:
         OptionError: a key is unknown, missing, or has a value that cannot be used.
     """
-    options = _typed_options(GrpoOptions, {'rewards': {}, **values}, {**SECTIONS, 'rewards': RewardOptions})
+    options = from_known_keys(GrpoOptions, values)
+    _check_common(options)
     from trl import GRPOConfig
     check_trainer_keys('grpo', options.grpo, GRPOConfig)
     if not options.prompts.with_rating:
@@ -177,24 +192,22 @@ def grpo_options(values: dict[str, Any]) -> GrpoOptions:
 
 
 def check_rewards(options: RewardOptions) -> None:
-    """Check weights, and what only some rewards need.
+    """Check that there is a reward, and what only some rewards need.
 
     Raises:
         OptionError: a value cannot be used.
     """
     weights = {name: getattr(options, name) for name in REWARDS}
-    if min(weights.values()) < 0 or not any(weights.values()):
-        raise OptionError(f'rewards: {weights} must be weights of 0 or more, and one of them above 0.')
+    if not any(weights.values()):
+        raise OptionError(f'rewards: {weights}: one of these weights must be above 0.')
     for name in ('reader', 'most_surprise'):
         if getattr(options, name) is not None and not options.reading:
             raise OptionError(f'rewards: {name}: {getattr(options, name)} is for the reading reward alone. Give reading a '
                               f'weight, or leave {name} out.')
-    if options.most_surprise is not None and not options.most_surprise > 0:
-        raise OptionError(f'rewards: most_surprise: {options.most_surprise} must be above 0 nats.')
     if bool(options.naming) != bool(options.class_words):
         raise OptionError('rewards: class_words: must be given with a weight of naming above 0, and only then; for example '
                           '{blur: [blur, soft], noise: [noise, noisy]}.')
-    empty = [name for name, words in options.class_words.items() if not words or not all(map(str.strip, words))]
+    empty = [name for name, words in options.class_words.items() if not all(map(str.strip, words))]
     if empty:
         raise OptionError(f'rewards: class_words: {", ".join(empty)} must have words, none of them empty.')
 
@@ -205,7 +218,8 @@ def sft_options(values: dict[str, Any]) -> SftOptions:
     Raises:
         OptionError: a key is unknown, missing, or has a value that cannot be used.
     """
-    options = _typed_options(SftOptions, values, SECTIONS)
+    options = from_known_keys(SftOptions, values)
+    _check_common(options)
     from trl import SFTConfig
     check_trainer_keys('sft', options.sft, SFTConfig)
     if (values.get('prompts') or {}).get('with_rating', options.with_scores) != options.with_scores:
@@ -236,18 +250,9 @@ def check_trainer_keys(section: str, values: dict[str, Any], config_class: type)
             raise OptionError(f'{section}: {key}: {values[key]!r} must be a number.')
 
 
-def _typed_options(cls: type, values: dict[str, Any], sections: dict[str, type]):
-    values = {'prompts': {}, 'path': {}, 'val': {}, 'logger': {}, 'export': {}, **values}
-    for name, section in sections.items():
-        if name in values:
-            values[name] = from_known_keys(section, values[name] or {}, name)
-    options = from_known_keys(cls, values, 'options')
+def _check_common(options: ReasoningOptions) -> None:
     network = options.network
-    if network.train not in TRAINED_PARTS:
-        raise OptionError(f'network: train: "{network.train}" is not one of {", ".join(TRAINED_PARTS)}.'
-                          f'{did_you_mean(network.train, TRAINED_PARTS)}')
     if (network.train == 'lora') != (network.lora is not None):
         raise OptionError('network: lora: must be given with train: lora, and only then.')
     if not any(name.split('_')[0] == 'train' for name in options.datasets):
         raise OptionError('datasets: train: must be given.')
-    return options

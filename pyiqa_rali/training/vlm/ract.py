@@ -6,13 +6,14 @@ images, and one student for all by supervised fine-tuning on those texts.
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import MinLen
 
-from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
+from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.files import write_json
-from pyiqa_rali.core.options import from_known_keys, override, read_yaml
+from pyiqa_rali.core.options import Seed, from_known_keys, override, read_yaml
 from pyiqa_rali.core.processes import is_main, world_size
 from pyiqa_rali.core.runs import claim_run
 from pyiqa_rali.data.tables import reading_options
@@ -24,13 +25,14 @@ from pyiqa_rali.vlm.loading import load_vlm
 from pyiqa_rali.vlm.tables import image_files
 from pyiqa_rali.vlm.write_texts import OF_NO_TEXT, WritingOptions, write_texts
 
-STEPS = ('teach', 'write', 'tune')
+Step = Literal['teach', 'write', 'tune']
+STEPS: tuple[Step, ...] = ('teach', 'write', 'tune')
 FIRST_TEACHER = 'first teacher'
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RactOptions:
-    """One run of RACT, checked.
+    """One run of RACT.
 
     Attributes:
         name: of the run.
@@ -45,14 +47,14 @@ class RactOptions:
     """
 
     name: str
-    manual_seed: int
-    datasets: dict[str, dict[str, Any]]
+    manual_seed: Seed
+    datasets: Annotated[dict[str, dict[str, Any]], MinLen(1)]
     teacher: str
     texts: WritingOptions
     student: dict[str, Any]
-    steps: list[str] = field(default_factory=lambda: list(STEPS))
+    steps: Annotated[list[Step], MinLen(1)] = field(default_factory=lambda: list(STEPS))
     path: PathOptions = field(default_factory=PathOptions)
-    model_type: str = 'RACT'
+    model_type: Literal['RACT'] = 'RACT'
 
 
 def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: list[str] = ()) -> dict[str, Any]:
@@ -83,17 +85,9 @@ def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: list[st
 
 def ract_options(values: dict[str, Any]) -> RactOptions:
     """Turn plain values into checked options."""
-    sections = {'texts': WritingOptions, 'path': PathOptions}
-    typed = {name: from_known_keys(sections[name], value or {}, name) if name in sections else value
-             for name, value in values.items()}
-    options = from_known_keys(RactOptions, typed, 'options')
-    for step in options.steps:
-        if step not in STEPS:
-            raise OptionError(f'steps: "{step}" is not one of {", ".join(STEPS)}.{did_you_mean(step, STEPS)}')
-    if not options.steps or options.steps != [step for step in STEPS if step in options.steps]:
+    options = from_known_keys(RactOptions, values)
+    if options.steps != [step for step in STEPS if step in options.steps]:
         raise OptionError(f'steps: {options.steps} must be some of {list(STEPS)}, in this order.')
-    if not options.datasets:
-        raise OptionError('datasets: must name one data set at least.')
     return options
 
 
