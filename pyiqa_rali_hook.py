@@ -9,7 +9,7 @@ import os
 import sys
 
 SWITCH = 'PYIQA_RALI_AUTO'
-HOST_MODULES = ('pyiqa.default_model_configs', 'pyiqa.utils.registry')
+HOST_MODULES = ('pyiqa.default_model_configs', 'pyiqa.utils.registry', 'pyiqa.models.inference_model')
 
 
 def install():

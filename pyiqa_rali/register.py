@@ -1,9 +1,11 @@
-"""All that pyiqa is told about this package: metric names, the architecture and the data set.
+"""All that pyiqa is told about this package: metric names, architectures, data sets, and that our nets know their range.
 
-This is the only file that touches pyiqa's registries and its table of metrics. It imports neither pyiqa nor torch.
+This is the only file that touches pyiqa's registries, its table of metrics and its class of metrics. It imports neither pyiqa
+nor torch.
 """
 
 import copy
+import functools
 import sys
 import warnings
 from types import ModuleType
@@ -65,6 +67,60 @@ def add_archs_and_datasets(module: ModuleType) -> None:
     _add_lazily(module.DATASET_REGISTRY, DATASETS, 'data set')
 
 
+def let_nets_tell_facts(module: ModuleType) -> None:
+    """Let `pyiqa.models.inference_model` take range, direction and white of our metrics from their nets; others stay.
+
+    Range and direction depend on the weights, which pyiqa's table is older than. They are looked up whenever they are asked
+    for, so that they follow every way in which weights can change: `load_weights`, `load_state_dict`, copies, pickles.
+    """
+    metric = module.InferenceModel
+    if isinstance(vars(metric).get('score_range'), FactOfNet):
+        return
+    metric.score_range, metric.lower_better = FactOfNet('score_range'), FactOfNet('lower_better')
+    check = metric.is_valid_input
+
+    @functools.wraps(check)
+    def is_valid_input(self: Any, x: Any) -> None:
+        """Check the input as pyiqa does, in float32 where the net is ours: in half precision white is not below 1.000001."""
+        scaled = getattr(_net_of(self), 'as_checked', None)
+        check(self, scaled(x) if scaled is not None and hasattr(x, 'dtype') else x)
+
+    metric.is_valid_input = is_valid_input
+
+
+class FactOfNet:
+    """Attribute of a pyiqa metric that its net decides, if the net has `metric_facts`; otherwise a plain attribute.
+
+    Args:
+        name: of the attribute, and in `metric_facts`.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __get__(self, metric: Any, owner: type | None = None) -> Any:
+        """Return the net's value; of a metric without such a net, what was assigned."""
+        if metric is None:
+            return self
+        facts = getattr(_net_of(metric), 'metric_facts', None)
+        if facts is not None:
+            return facts[self.name]
+        try:
+            return vars(metric)[self.name]
+        except KeyError:
+            raise AttributeError(f'{type(metric).__name__} has no attribute {self.name!r}') from None
+
+    def __set__(self, metric: Any, value: Any) -> None:
+        """Keep a value where a plain attribute is, so that pickles do not depend on this class."""
+        vars(metric)[self.name] = value
+
+
+def _net_of(metric: Any) -> Any:
+    """Return a metric's net, also inside DataParallel; None before there is one."""
+    net = vars(metric).get('_modules', {}).get('net')
+    return getattr(net, 'module', net)
+
+
 def _add_lazily(registry: Any, entries: dict[str, str], kind: str) -> None:
     for name, import_path in entries.items():
         if (id(registry), name) in _registered:
@@ -81,5 +137,7 @@ def _warn_taken(kind: str, name: str) -> None:
                   'registered. Register yours under another name to have both.', RuntimeWarning, stacklevel=4)
 
 
-ADDITIONS = {'pyiqa.default_model_configs': add_metrics, 'pyiqa.utils.registry': add_archs_and_datasets}
-_COMPLETE_WITH = {'pyiqa.default_model_configs': 'DEFAULT_CONFIGS', 'pyiqa.utils.registry': 'ARCH_REGISTRY'}
+ADDITIONS = {'pyiqa.default_model_configs': add_metrics, 'pyiqa.utils.registry': add_archs_and_datasets,
+             'pyiqa.models.inference_model': let_nets_tell_facts}
+_COMPLETE_WITH = {'pyiqa.default_model_configs': 'DEFAULT_CONFIGS', 'pyiqa.utils.registry': 'ARCH_REGISTRY',
+                  'pyiqa.models.inference_model': 'InferenceModel'}

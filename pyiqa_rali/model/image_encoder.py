@@ -1,6 +1,7 @@
 """Image encoders by name: open_clip's vision towers, and timm backbones with a projection."""
 
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -77,6 +78,7 @@ class ImageEncoder(nn.Module):
         self.preprocess = Preprocess(config.preprocessing)
         self.backbone = backbone.to(memory_format=torch.channels_last)  # convolutions run 1.5 times faster on CPUs
         self.projection = projection
+        self._weight_names = [next((name for name, _ in module.named_parameters()), None) for module in (backbone, projection)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return image features (N, C), not normalised, for (N, 3 or 1, H, W) pictures in [0, 1]."""
@@ -85,9 +87,17 @@ class ImageEncoder(nn.Module):
     def encode(self, prepared: Tensor) -> Tensor:
         """Return image features (N, C) for preprocessed pictures (N, 3, h, w)."""
         parts = prepared.split(self._pictures_at_once(prepared))
-        dtype = next(self.backbone.parameters()).dtype
+        dtype, last = self._dtypes()
         features = torch.cat([self.backbone(part.to(dtype, memory_format=torch.channels_last)) for part in parts])
-        return self.projection(features.to(next(self.projection.parameters(), features).dtype))
+        return self.projection(features.to(last or features.dtype))
+
+    def _dtypes(self) -> list[torch.dtype | None]:
+        """Return the types of backbone and projection (None: it has no weights), by the name of a weight.
+
+        The replicas of `DataParallel` have their weights as plain attributes, and `parameters()` of them is empty.
+        """
+        return [name and attrgetter(name)(module).dtype
+                for name, module in zip(self._weight_names, (self.backbone, self.projection), strict=True)]
 
     def _pictures_at_once(self, prepared: Tensor) -> int:
         """Return how many pictures pass a convolutional backbone together: on CPUs few, and the whole batch elsewhere.

@@ -18,6 +18,8 @@ MIN_SIZE = 16
 RESIZE_MODES = ('shortest', 'longest', 'squash', 'native')
 INTERPOLATIONS = ('bicubic', 'bilinear')
 CROP_ROUNDINGS = ('nearest', 'floor')
+FLOAT64 = {'cpu': True, 'cuda': True, 'mps': False}  # kinds of devices with double precision; others are tried
+WHITE = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}  # of whole numbers, where the type alone tells it
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,13 @@ def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 class Preprocess(nn.Module):
-    """Turn (N, 3 or 1, H, W) pictures in [0, 1] of any float type into (N, 3, h, w) encoder input in float32.
+    """Turn (N, 3 or 1, H, W) pictures, of any type that `as_unit_float` takes, into (N, 3, h, w) encoder input in float32.
 
     Attributes:
         exact: let Pillow itself resize, on 8-bit pictures and without gradients.
 
     Raises:
-        OptionError: the tensor has another shape, or an edge is shorter than 16 pixels.
+        OptionError: the tensor has another shape or type, or an edge is shorter than 16 pixels.
     """
 
     def __init__(self, preprocessing: Preprocessing):
@@ -88,7 +90,7 @@ class Preprocess(nn.Module):
 
 
 def as_rgb_float(images: Tensor) -> Tensor:
-    """Return (N, 3, H, W) float32, from a shorter edge of 16 pixels on: gray is repeated, uint8 is divided by 255."""
+    """Return (N, 3, H, W) float32, from a shorter edge of 16 pixels on: gray is repeated, whole numbers are scaled."""
     if images.dim() == 4 and min(images.shape[-2:]) < MIN_SIZE:
         raise OptionError(f'images are {images.shape[-1]} x {images.shape[-2]} pixels; the shorter edge must have at '
                           f'least {MIN_SIZE}. Leave such images out, or enlarge them first.')
@@ -96,11 +98,25 @@ def as_rgb_float(images: Tensor) -> Tensor:
 
 
 def of_any_size_as_rgb_float(images: Tensor) -> Tensor:
-    """Return (N, 3, H, W) float32: gray is repeated, uint8 is divided by 255."""
+    """Return (N, 3, H, W) float32: gray is repeated, whole numbers are scaled (see `as_unit_float`)."""
     if images.dim() != 4 or images.shape[1] not in (1, 3):
         raise OptionError(f'images have shape {tuple(images.shape)}; they must be (N, 3, H, W) or (N, 1, H, W).')
-    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    return images.expand(-1, 3, -1, -1)
+    return as_unit_float(images).expand(-1, 3, -1, -1)
+
+
+def as_unit_float(images: Tensor) -> Tensor:
+    """Return pictures in float32: float types are cast, uint8 and uint16 are divided by the largest value of their type.
+
+    Raises:
+        OptionError: another type of whole numbers, which says nothing about the value of white (a picture of 0 to 255 is as
+            likely in int64 as one of 0 to 65535), or complex numbers.
+    """
+    if images.dtype.is_floating_point:
+        return images.float()
+    if images.dtype not in WHITE:
+        raise OptionError(f'images have the type {images.dtype}, which does not tell the value of white. Scale them to [0, 1] '
+                          '(such as images.float() / 255 for values from 0 to 255), or give uint8 or uint16.')
+    return images.float() / WHITE[images.dtype]
 
 
 def fit_to_encoder(images: Tensor, preprocessing: Preprocessing, resizer: Callable[..., Tensor] | None = None) -> Tensor:
@@ -140,7 +156,15 @@ def resize(images: Tensor, height: int, width: int, interpolation: str = 'bicubi
 
     Pillow clips after each pass, so that the order shows at saturated edges: width first, but height first when the
     picture becomes lower and wider at once (Pillow 13).
+
+    A device without double precision (Apple's GPUs) leaves the resizing to the CPU, so that the scores are the same there.
     """
+    if not has_float64(images.device.type):
+        return _resize(images.cpu(), height, width, interpolation).to(images.device)
+    return _resize(images, height, width, interpolation)
+
+
+def _resize(images: Tensor, height: int, width: int, interpolation: str) -> Tensor:
     passes = [(None, width), (height, None)]
     if height < images.shape[-2] and width > images.shape[-1]:
         passes.reverse()
@@ -149,6 +173,17 @@ def resize(images: Tensor, height: int, width: int, interpolation: str = 'bicubi
         if size != tuple(images.shape[-2:]):
             images = _resize_pass(images, size, interpolation)
     return images
+
+
+def has_float64(device_type: str) -> bool:
+    """Whether tensors in double precision can be had on a kind of device."""
+    if device_type not in FLOAT64:
+        try:
+            torch.empty(0, dtype=torch.float64, device=device_type)
+            FLOAT64[device_type] = True
+        except (RuntimeError, TypeError, NotImplementedError):
+            FLOAT64[device_type] = False
+    return FLOAT64[device_type]
 
 
 def _resize_pass(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.explanation import NUM_BASIS, NUM_TEXTS, Explanation, explain
 from pyiqa_rali.model.image_encoder import ImageEncoderConfig, build_image_encoder, is_own_tower
 from pyiqa_rali.model.precision import check_device, check_precision
+from pyiqa_rali.model.preprocessing import as_unit_float
+from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.model.text_bank import build_bank
 
 
@@ -35,6 +37,9 @@ class RALI(nn.Module):
         exact: take pictures as 8-bit ones and let Pillow resize them, as the released model does; scores on files then
             are its own, and the pixels have no gradient.
         revision: branch, tag or commit, for weights from the hub.
+        trainable: let the weights ask for gradients, and `train()` reach the encoder, for a training of one's own. By default
+            a checkpoint's weights ask for none, and scores do not depend on the mode of a model that the metric is a part
+            of; without a checkpoint there is nothing but training to be done.
 
     Raises:
         CheckpointError: the weights cannot be found or read.
@@ -44,13 +49,15 @@ class RALI(nn.Module):
     def __init__(self, pretrained: bool | str = True, pretrained_model_path: str | os.PathLike | None = None,
                  image_encoder: dict[str, Any] | None = None, pca_dim: int | None = None, num_basis: int | None = None,
                  mos_range: tuple[float, float] | None = None, lower_better: bool | None = None, precision: str = 'fp32',
-                 exact: bool = False, revision: str | None = None):
+                 exact: bool = False, revision: str | None = None, trainable: bool | None = None):
         super().__init__()
-        self._owner = None
+        check_trainable(trainable)
         self.precision, self._dtype, self.exact = precision, check_precision(precision), exact
         described = {'image_encoder': image_encoder, 'pca_dim': pca_dim, 'num_basis': num_basis, 'mos_range': mos_range,
                      'lower_better': lower_better}
-        if pretrained_model_path is None and pretrained is False:
+        without_weights = pretrained_model_path is None and pretrained is False
+        self.trainable = without_weights if trainable is None else trainable
+        if without_weights:
             self._build_from_arguments(described)
         else:
             self._refuse_with_weights(described)
@@ -74,8 +81,31 @@ class RALI(nn.Module):
         below, above = (basis_scores < low).any(), (basis_scores > high).any()
         return f'{"~" if below else ""}{low:g}, {"~" if above else ""}{high:g}'
 
+    @property
+    def lower_better(self) -> bool:
+        """Whether low scores mean good quality."""
+        return bool(self._metadata['lower_better'])
+
+    @property
+    def metric_facts(self) -> dict[str, Any]:
+        """What pyiqa's metric says of itself, from the weights that are loaded (see `pyiqa_rali.register`)."""
+        return {'score_range': self.score_range, 'lower_better': self.lower_better}
+
+    @staticmethod
+    def as_checked(images: Tensor) -> Tensor:
+        """Return pictures as pyiqa's metric checks their range: float32, whole numbers scaled."""
+        return as_unit_float(images)
+
+    def train(self, mode: bool = True) -> 'RALI':
+        """Set the mode where training was asked for (`trainable`); else a metric that scores stays as it is."""
+        return super().train(mode and self.trainable)
+
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N, 1), float32, in the unit of the training MOS, for (N, 3 or 1, H, W) pictures in [0, 1]."""
+        """Return scores (N, 1), float32, in the unit of the training MOS.
+
+        Args:
+            images: (N, 3 or 1, H, W) in [0, 1] of any float type, or uint8 or uint16.
+        """
         return self.score_prepared(self.prepare(images))
 
     @property
@@ -84,13 +114,15 @@ class RALI(nn.Module):
         return self.image_encoder.config.preprocessing.image_size is not None
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Return the encoder's input (N, 3, h, w) for pictures in [0, 1] or uint8."""
-        return self.image_encoder.preprocess(images)
+        """Return the encoder's input (N, 3, h, w), float32, for pictures as `forward` takes them."""
+        with self._own_precision(images):
+            return self.image_encoder.preprocess(images)
 
     def score_prepared(self, prepared: Tensor) -> Tensor:
-        """Return scores (N, 1) for what `prepare` made of pictures of any sizes."""
+        """Return scores (N, 1), float32, for what `prepare` made of pictures of any sizes."""
         check_device(self.precision, self.scorer.basis_vectors.device)
-        return self.scorer(self.image_encoder.encode(prepared))
+        with self._own_precision(prepared):
+            return self.scorer(self.image_encoder.encode(prepared)).float()
 
     def explain(self, images: Tensor, num_texts: int = NUM_TEXTS, num_basis: int = NUM_BASIS) -> list[Explanation]:
         """Return why each picture of (N, 3 or 1, H, W) in [0, 1] has its score, from the checkpoint's text bank.
@@ -104,7 +136,8 @@ class RALI(nn.Module):
             CheckpointError: the checkpoint has no text bank; the message says how to add one.
             OptionError: a number below 1.
         """
-        return explain(self.image_encoder, self.scorer, self.bank, images, num_texts, num_basis)
+        with self._own_precision(images):
+            return explain(self.image_encoder, self.scorer, self.bank, images, num_texts, num_basis)
 
     def get_extra_state(self) -> Tensor:
         """Carry the metadata in the state dict, so that pyiqa's `.pth` files describe themselves."""
@@ -128,7 +161,7 @@ class RALI(nn.Module):
         checkpoint_format.check_scorer_tensors(tensors, 'these weights')
         checkpoint_format.check_bank(tensors, metadata, 'these weights')
         before = {name: getattr(self, name) for name in ('image_encoder', 'scorer', 'bank', '_metadata')}
-        current = self.scorer.basis_vectors
+        current, training = self.scorer.basis_vectors, self.training
         try:
             self._build(metadata, *_scorer_sizes(tensors))
             self.to(device=current.device, dtype=current.dtype)
@@ -138,12 +171,17 @@ class RALI(nn.Module):
             for name, value in before.items():
                 setattr(self, name, value)
             raise
-        self._tell_owner()
+        self._narrow()  # tensors that were assigned have brought their own type
+        self._settle(training)
         return result
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the link to the metric out of copies: a weak reference can be neither pickled nor copied."""
-        return {**self.__dict__, '_owner': None}
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any],
+                              *args: Any) -> None:
+        """Load the weights of any export as a part of a larger module too, whose `load_state_dict` knows nothing of ours."""
+        own = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
+        if prefix and own:
+            self.load_state_dict(own, assign=local_metadata.get('assign_to_params_buffers', False))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _build_from_arguments(self, described: dict[str, Any]) -> None:
         missing = [name for name, value in described.items() if value is None]
@@ -155,6 +193,7 @@ class RALI(nn.Module):
                     'training': 'none: random weights'}
         self._build(metadata, encoder.embed_dim, described['pca_dim'], described['num_basis'])
         self._narrow()
+        self._settle(training=False)
 
     def _refuse_with_weights(self, described: dict[str, Any]) -> None:
         given = [name for name, value in described.items() if value is not None]
@@ -175,6 +214,19 @@ class RALI(nn.Module):
         wanted = {name: tensor.dtype for name, tensor in self.state_dict().items()}
         _load_into(self, checkpoint_format.with_types(path, tensors, wanted), True, True, path)
         self.image_encoder.backbone.to(memory_format=torch.channels_last)
+        self._settle(training=False)
+
+    def _settle(self, training: bool) -> None:
+        """Bring new modules into the mode, and their weights to ask for gradients or not, as this metric is to be used."""
+        self.train(training)
+        self.requires_grad_(self.trainable)
+
+    def _own_precision(self, images: Tensor) -> contextlib.AbstractContextManager:
+        """Keep a surrounding autocast out: scores are computed in the precision that was asked for. Training may use it."""
+        kind = images.device.type
+        if self.training or not torch.amp.is_autocast_available(kind):
+            return contextlib.nullcontext()
+        return torch.autocast(kind, enabled=False)
 
     def _narrow(self) -> None:
         if self._dtype != torch.float32:
@@ -183,17 +235,17 @@ class RALI(nn.Module):
     def _build(self, metadata: dict[str, Any], feature_dim: int, pca_dim: int, num_basis: int) -> None:
         config = ImageEncoderConfig.from_dict(metadata['image_encoder'])
         self._metadata = metadata
-        self.image_encoder = build_image_encoder(config)
-        self.image_encoder.preprocess.exact = self.exact
-        self.scorer = BasisScorer(feature_dim, pca_dim, num_basis)
-        self.bank = build_bank(metadata, feature_dim)
-        self.eval()
+        with _float32_by_default():
+            self.image_encoder = build_image_encoder(config)
+            self.image_encoder.preprocess.exact = self.exact
+            self.scorer = BasisScorer(feature_dim, pca_dim, num_basis)
+            self.bank = build_bank(metadata, feature_dim)
 
-    def _tell_owner(self) -> None:
-        owner = self._owner() if self._owner is not None else None
-        if owner is not None:
-            owner.score_range = self.score_range
-            owner.lower_better = self._metadata['lower_better']
+
+def check_trainable(trainable: bool | None) -> None:
+    """Raise OptionError for what is no truth value."""
+    if trainable not in (None, True, False):
+        raise OptionError(f'trainable: {trainable!r} must be true or false.')
 
 
 def _is_own_tower(metadata: dict[str, Any]) -> bool:
@@ -218,15 +270,15 @@ def _load_into(net: RALI, tensors: dict[str, Tensor], strict: bool, assign: bool
                               f'({net.metadata["image_encoder"]["name"]}): {error}') from error
 
 
-def _tell_owner_when_registered(parent: nn.Module, name: str, child: nn.Module | None) -> None:
-    """Correct `score_range` and `lower_better` of the pyiqa metric that takes a RALI in.
+@contextlib.contextmanager
+def _float32_by_default() -> Iterator[None]:
+    """Build in float32 in programs whose default is another type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
-    pyiqa sets both from its table before the weights are known and hands the net nothing; PyTorch's registration hook is
-    the one public place where a module learns about its parent.
-    """
-    if isinstance(child, RALI) and hasattr(parent, 'score_range'):
-        child._owner = weakref.ref(parent)
-        child._tell_owner()
 
-
-torch.nn.modules.module.register_module_module_registration_hook(_tell_owner_when_registered)
+share_as_one_block(RALI)

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from pyiqa_rali.core.errors import DataError
+from pyiqa_rali.model.preprocessing import has_float64
 from pyiqa_rali.vlm.chat import rendered_chat
 from pyiqa_rali.vlm.decoding import Sampling
 from pyiqa_rali.vlm.loading import ReasoningModel
@@ -55,12 +56,14 @@ class GumbelSampling(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self.penalty is not None:
             scores = self.penalty(self._without_padding(input_ids), scores)
-        scores = scores.double() / self.temperature
+        home, precise = scores.device, has_float64(scores.device.type)
+        scores = (scores if precise else scores.cpu()).double() / self.temperature
         for bound in self.bounds:
             scores = bound(input_ids, scores)
         drawn = [torch.empty(scores.shape[-1], dtype=torch.float64).exponential_(generator=each) for each in self.generators]
         noise = -torch.log(torch.stack(drawn))  # minus the logarithm of an exponential variable is a Gumbel variable
-        return scores + noise.to(scores.device)
+        scores = scores + noise.to(scores.device)
+        return scores if precise else scores.float().to(home)
 
     def _without_padding(self, input_ids: Tensor) -> Tensor:
         """Return the tokens of each row with its padding overwritten by its last token, which is penalised anyway."""
@@ -248,7 +251,7 @@ def _next_tokens(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt
         chunk = nodes[start:start + batch_size]
         inputs = encode(reasoner, [images[number] for number, _, _ in chunk], prompt,
                         [[*prefixes[number], *path] for number, path, _ in chunk])
-        logits = reasoner.model(**inputs, logits_to_keep=1).logits[:, -1].double().cpu()
+        logits = reasoner.model(**inputs, logits_to_keep=1).logits[:, -1].cpu().double()
         for row, (_, path, _) in zip(logits, chunk, strict=True):
             found.append(torch.softmax(row[torch.tensor(branches[path])], dim=0).tolist())
     return found

@@ -1,10 +1,10 @@
 """The reasoning model as a pyiqa architecture: a vision-language model that writes about quality, and rates it."""
 
+import contextlib
 import hashlib
 import os
 import warnings
-import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import check_choice
 from pyiqa_rali.data.mos import MosScale
-from pyiqa_rali.model.preprocessing import of_any_size_as_rgb_float
+from pyiqa_rali.model.preprocessing import as_unit_float, of_any_size_as_rgb_float
+from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
 from pyiqa_rali.vlm.decoding import RELEASES, Sampling
 from pyiqa_rali.vlm.prompts import card_for
@@ -105,15 +106,15 @@ class ReasoningScorer(nn.Module):
             raise OptionError('pretrained_model_path: must name a folder, or a hub repository as owner/name, of a '
                               'vision-language model. There is no default one.')
         from pyiqa_rali.vlm.loading import ReasoningModel, load_vlm
-        if not isinstance(source, ReasoningModel):
+        if not isinstance(source, ReasoningModel):  # one that is given may be in training
             source = load_vlm(source, dtype, attn_implementation, device_map, min_pixels, max_pixels)
+            source.model.requires_grad_(False)  # no gradient passes a text
         self._reasoner = _Hidden(source)
         self.model = self.reasoner.model
         self.card = card_for(source.card, source.folder, prompts, release, score_prompt=score_prompt,
                              system_prompt=system_prompt, rating_range=rating_range)
         self.scale = _scale(mos_range, lower_better)
         self.failures = 0
-        self._owner = None
 
     @property
     def reasoner(self) -> Any:
@@ -145,8 +146,25 @@ class ReasoningScorer(nn.Module):
                 'rating_range': self.card.rating_range, 'rating_key': self.card.rating_key, 'mode': self.mode,
                 'decoding': sampled if self.mode in SAMPLED_MODES else 'greedy', 'max_new_tokens': self.max_new_tokens}
 
+    @property
+    def metric_facts(self) -> dict[str, Any]:
+        """What pyiqa's metric says of itself (see `pyiqa_rali.register`)."""
+        return {'score_range': self.score_range, 'lower_better': self.lower_better}
+
+    @staticmethod
+    def as_checked(images: Tensor) -> Tensor:
+        """Return pictures as pyiqa's metric checks their range: float32, whole numbers scaled."""
+        return as_unit_float(images)
+
+    def train(self, mode: bool = True) -> 'ReasoningScorer':
+        """Leave the mode as it is when a surrounding model is trained: it never changes scores."""
+        return self if mode else super().train(False)
+
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N, 1), float32, for (N, 3 or 1, H, W) pictures in [0, 1]; NaN where no rating could be had.
+        """Return scores (N, 1), float32; NaN where no rating could be had.
+
+        Args:
+            images: (N, 3 or 1, H, W) in [0, 1] of any float type, or uint8 or uint16.
 
         Raises:
             OptionError: a gradient is asked for, and none can flow to the pixels: the score is read from a text.
@@ -167,21 +185,18 @@ class ReasoningScorer(nn.Module):
         """Return reasoning text, rating and how it was read, for each picture.
 
         Args:
-            images: (N, 3 or 1, H, W) in [0, 1] or uint8, or PIL pictures.
+            images: (N, 3 or 1, H, W) in [0, 1], uint8 or uint16, or PIL pictures.
         """
         pictures = to_pil(images) if torch.is_tensor(images) else [image.convert('RGB') for image in images]
         found = []
-        for start in range(0, len(pictures), self.batch_size):
-            found += self._describe_batch(pictures[start:start + self.batch_size])
+        with _undisturbed(self.model):
+            for start in range(0, len(pictures), self.batch_size):
+                found += self._describe_batch(pictures[start:start + self.batch_size])
         return found
 
     def _apply(self, *args: Any, **kwargs: Any) -> 'ReasoningScorer':
         """Move or cast the model, unless a device map has placed it already."""
         return self if self.spread else super()._apply(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the link to the metric out of copies."""
-        return {**self.__dict__, '_owner': None}
 
     def _describe_batch(self, pictures: list[Image.Image]) -> list[Description]:
         if self.mode in SAMPLED_MODES:
@@ -260,7 +275,7 @@ def _expected(text: str, rating: float) -> Description:
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """Return (N, 3 or 1, H, W) pictures, in [0, 1] or uint8, as 8-bit RGB.
+    """Return (N, 3 or 1, H, W) pictures, in [0, 1], uint8 or uint16, as 8-bit RGB.
 
     Raises:
         OptionError: the shape is another, or values are out of [0, 1] by more than an 8-bit step.
@@ -268,7 +283,7 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     pixels = of_any_size_as_rgb_float(images.detach()) * 255
     if pixels.numel() and not (pixels.min() >= -1 and pixels.max() <= 256):
         raise OptionError(f'images have values from {images.min():g} to {images.max():g}; they must be in [0, 1], or of type '
-                          'uint8.')
+                          'uint8 or uint16.')
     pixels = pixels.clamp(0, 255).round().to(torch.uint8).cpu()
     return [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in pixels]
 
@@ -318,11 +333,19 @@ def _mean_description(samples: list[Description]) -> Description:
     return Description(rated[0].reasoning_text, mean, status, rated[0].completion)
 
 
-def _tell_owner_when_registered(parent: nn.Module, name: str, child: nn.Module | None) -> None:
-    """Correct `score_range` and `lower_better` of the pyiqa metric that takes a scorer in; pyiqa took them from a table."""
-    if isinstance(child, ReasoningScorer) and hasattr(parent, 'score_range'):
-        child._owner = weakref.ref(parent)
-        parent.score_range, parent.lower_better = child.score_range, child.lower_better
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Generate as for scoring, whatever surrounds it: without dropout, and in the weights' own precision."""
+    training, kind = model.training, next(model.parameters()).device.type
+    plain = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext()
+    if training:
+        model.eval()
+    try:
+        with plain:
+            yield
+    finally:
+        if training:
+            model.train()
 
 
-torch.nn.modules.module.register_module_module_registration_hook(_tell_owner_when_registered)
+share_as_one_block(ReasoningScorer)

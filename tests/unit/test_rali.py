@@ -1,4 +1,3 @@
-import copy
 import json
 
 import pytest
@@ -99,38 +98,12 @@ def test_load_state_dict_takes_any_export(tmp_path):
     assert first.score_range == '0, 100' and first.metadata['lower_better'] is True
 
 
-class Metric(torch.nn.Module):
-    """What pyiqa's metric does with a net."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.score_range, self.lower_better = 'unknown', None
-        self.net = net
-
-
-def test_the_metric_learns_range_and_direction():
-    metric = Metric(random_rali(mos_range=(0, 9), lower_better=True))
-    assert metric.score_range == '0, 9' and metric.lower_better is True
-    other = random_rali(mos_range=(1, 5))
-    metric.net.load_state_dict(other.state_dict())
-    assert metric.score_range == '1, 5' and metric.lower_better is False
-    assert copy.deepcopy(metric).net.score_range == '1, 5'
-
-
 @pytest.mark.parametrize('basis_scores, expected', [
     ((1, 2, 3, 5), '1, 5'), ((0.9, 2, 3, 5), '~1, 5'), ((1, 2, 3, 5.1), '1, ~5'), ((-1, 2, 3, 8), '~1, ~5')])
 def test_the_range_says_which_ends_a_score_can_pass(basis_scores, expected):
     net = random_rali(num_basis=4, mos_range=(1, 5))
     net.scorer.basis_scores.data = torch.tensor(basis_scores, dtype=torch.float32)
     assert net.score_range == expected
-
-
-def test_other_modules_are_left_alone():
-    parent = torch.nn.Module()
-    parent.score_range = 'mine'
-    parent.child = torch.nn.Linear(1, 1)
-    assert parent.score_range == 'mine'
-    torch.nn.Sequential(random_rali())
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [

@@ -23,24 +23,38 @@ class Registry:
         self.lazy[name] = import_path
 DATASET_REGISTRY, ARCH_REGISTRY = Registry(), Registry()
 """
+METRIC = """
+class InferenceModel:
+    def __init__(self, net, score_range=None):
+        self.score_range, self.lower_better = score_range, None
+        self.__dict__['_modules'] = {'net': net}
+    def is_valid_input(self, x):
+        assert x < 1
+"""
 SHOW = """
 import json, sys
 from pyiqa.default_model_configs import DEFAULT_CONFIGS
 from pyiqa.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 print(json.dumps([list(DEFAULT_CONFIGS), list(ARCH_REGISTRY.lazy), list(DATASET_REGISTRY.lazy),
                   [type(finder).__name__ for finder in sys.meta_path].count('HostFinder'),
-                  [name for name in ('torch', 'transformers', 'trl') if name in sys.modules]]))
+                  [name for name in ('torch', 'transformers', 'trl') if name in sys.modules],
+                  type(vars(sys.modules['pyiqa.models.inference_model'].InferenceModel).get('score_range')).__name__]))
 """
-ALL = [['psnr', *register.METRICS], ['RALI', 'ReasoningScorer'], ['SyntheticNRDataset', 'ManifestNRDataset'], 0, []]
-NONE = [['psnr'], [], [], 0, []]
+ALL = [['psnr', *register.METRICS], ['RALI', 'ReasoningScorer'], ['SyntheticNRDataset', 'ManifestNRDataset'], 0, [],
+       'FactOfNet']
+NONE = [['psnr'], [], [], 0, [], 'NoneType']
 START = 'import pyiqa_rali_hook\npyiqa_rali_hook.install()\n'
 
 
 @pytest.fixture
 def stand_in(tmp_path):
-    """A package in pyiqa's place with the two modules that registration needs, which imports in no time."""
+    """A package in pyiqa's place with the three modules that registration needs, which imports in no time."""
     (tmp_path / 'pyiqa' / 'utils').mkdir(parents=True)
-    (tmp_path / 'pyiqa' / '__init__.py').write_text('import pyiqa.default_model_configs, pyiqa.utils.registry\n')
+    (tmp_path / 'pyiqa' / '__init__.py').write_text(
+        'import pyiqa.default_model_configs, pyiqa.utils.registry, pyiqa.models.inference_model\n')
+    (tmp_path / 'pyiqa' / 'models').mkdir()
+    (tmp_path / 'pyiqa' / 'models' / '__init__.py').write_text('')
+    (tmp_path / 'pyiqa' / 'models' / 'inference_model.py').write_text(METRIC)
     (tmp_path / 'pyiqa' / 'default_model_configs.py').write_text(TABLE)
     (tmp_path / 'pyiqa' / 'utils' / '__init__.py').write_text('')
     (tmp_path / 'pyiqa' / 'utils' / 'registry.py').write_text(REGISTRY)
@@ -153,6 +167,31 @@ def test_pyiqa_may_change_its_entries_without_changing_ours():
     register.add_metrics(module)
     module.DEFAULT_CONFIGS['rali']['metric_opts']['pretrained'] = 'changed'
     assert register.METRICS['rali']['metric_opts']['pretrained'] == 'rali'
+
+
+def test_a_metric_asks_its_net_for_range_and_direction_and_others_keep_their_own():
+    namespace = {}
+    exec(METRIC, namespace)
+    metric = namespace['InferenceModel']
+    for _ in range(2):
+        register.let_nets_tell_facts(SimpleNamespace(InferenceModel=metric))
+    net = SimpleNamespace(metric_facts={'score_range': '1, 5', 'lower_better': False}, as_checked=lambda x: x)
+    ours, wrapped, other = metric(net, 'table'), metric(SimpleNamespace(module=net), 'table'), metric(None, 'table')
+    assert (ours.score_range, ours.lower_better) == (wrapped.score_range, wrapped.lower_better) == ('1, 5', False)
+    net.metric_facts['score_range'] = '~1, ~5'
+    assert ours.score_range == '~1, ~5' and (other.score_range, other.lower_better) == ('table', None)
+    assert vars(ours)['score_range'] == 'table'  # a pickle is pyiqa's own
+    with pytest.raises(AssertionError):
+        ours.is_valid_input(2)
+
+
+def test_no_hook_into_every_module_of_the_process_is_left():
+    import torch
+
+    from pyiqa_rali.model.rali import RALI  # noqa: F401
+    from pyiqa_rali.vlm.scorer import ReasoningScorer  # noqa: F401
+    hooks = torch.nn.modules.module._global_module_registration_hooks
+    assert not [hook for hook in hooks.values() if hook.__module__.startswith('pyiqa_rali')]
 
 
 @pytest.mark.parametrize('name', register.METRICS)
