@@ -154,17 +154,17 @@ def measure(args: argparse.Namespace, rows: Any, folder: Path, weights: Path) ->
 
 def report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """Print the tables, and write them, the CSV and the figures."""
-    from pyiqa_rali.core.files import atomic_open
+    from pyiqa_rali.core.files import write_text
+    from pyiqa_rali.core.tables import write_csv
     from pyiqa_rali.studies.benchmark.figures import draw
-    from pyiqa_rali.studies.benchmark.report import footnotes, table_text, with_ratios, write_csv
+    from pyiqa_rali.studies.benchmark.report import COLUMNS, footnotes, table_text, with_ratios
     out = Path(args.out)
     rows = with_ratios(rows)
     machine = (f'{cpu_name()}, {os.cpu_count()} CPUs; {args.device}; median of {args.repeats} calls at most, after one that is '
                f'not counted; torch {metadata.version("torch")}, transformers {metadata.version("transformers")}')
     text = f'{table_text(rows)}\n\n{machine}\n{footnotes(args.encoder, rows)}'
     print(text)
-    write_csv(out / 'benchmark.csv', rows)
-    with atomic_open(out / 'benchmark.txt') as stream:
-        stream.write(text + '\n')
+    write_csv(out / 'benchmark.csv', COLUMNS, rows)
+    write_text(out / 'benchmark.txt', text + '\n')
     drawn = draw(rows, out / 'figures')
     print(f'{out / "benchmark.csv"}, {", ".join(path.name for path in drawn)} in {out / "figures"}', file=sys.stderr)

@@ -11,14 +11,14 @@ from pyiqa_rali.core.files import atomic_open
 
 
 def csv_line(cells: Iterable[Any], end: str = '\n') -> str:
-    """Return cells as one row of a CSV; None and NaN become empty cells.
+    """Return cells as one row of a CSV; None becomes an empty cell.
 
     Example:
         >>> csv_line(['a, b', 0.5, None])
         '"a, b",0.5,\\n'
     """
     stream = io.StringIO(newline='')
-    csv.writer(stream).writerow(['' if is_missing(cell) else cell for cell in cells])
+    csv.writer(stream).writerow(cells)
     # csv quotes the characters of its own line end only: with the default, \r\n, a lone \r in a file's name is quoted too
     return stream.getvalue()[:-2] + end
 
@@ -29,13 +29,15 @@ def write_csv(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Se
     Args:
         path: the file; names of images that are not valid UTF-8 stand in it byte for byte.
         columns: the header.
-        rows: cells in the order of the columns, or by column; None and NaN become empty cells.
+        rows: cells in the order of the columns; or by column, where others are left out. A cell is empty for None, NaN and
+            columns that a row lacks.
     """
     with atomic_open(path, 'wb') as stream:
         stream.write(csv_line(columns).encode())
         for row in rows:
-            cells = [row[column] for column in columns] if isinstance(row, Mapping) else row
-            stream.write(csv_line(cells).encode('utf-8', 'surrogateescape'))
+            cells = [row.get(column) for column in columns] if isinstance(row, Mapping) else row
+            line = csv_line('' if is_missing(cell) else cell for cell in cells)
+            stream.write(line.encode('utf-8', 'surrogateescape'))
 
 
 def is_missing(cell: Any) -> bool:

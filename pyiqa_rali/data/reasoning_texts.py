@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyiqa_rali.core.errors import DataError, OptionError, some
-from pyiqa_rali.core.files import atomic_open
+from pyiqa_rali.core.runs import JsonRows, RowFile
 from pyiqa_rali.data.delimited import read_text
 
 PRISTINE = 'pristine'  # stands for the distortions where there is none
@@ -84,12 +85,14 @@ def _refuse_bad_texts(pairs: list[tuple[str, list[ReasoningText]]], path: Path) 
 
 def save_reasoning_texts(path: str | os.PathLike, texts: dict[str, list[ReasoningText]]) -> None:
     """Write the file, atomically."""
-    with atomic_open(path) as stream:
-        for image, items in texts.items():
-            row = {'image': image, 'texts': [{'text': item.text, 'seed': item.seed, 'model': item.model} for item in items]}
-            if items and items[0].distortions is not None:
-                row['distortions'] = items[0].distortions
-            stream.write(json.dumps(row, ensure_ascii=False) + '\n')
+    RowFile(path, JsonRows(values=_row)).replace(texts.items())
+
+
+def _row(item: tuple[str, list[ReasoningText]]) -> dict[str, Any]:
+    image, texts = item
+    row = {'image': image, 'texts': [{'text': each.text, 'seed': each.seed, 'model': each.model} for each in texts]}
+    known = texts[0].distortions if texts else None
+    return row if known is None else {**row, 'distortions': known}
 
 
 def paired(distortion: str | None, levels: str | float | None) -> Distortions:

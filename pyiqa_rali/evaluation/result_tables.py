@@ -1,12 +1,11 @@
 """The tables of an evaluation: CSV for programs, Markdown for people."""
 
-import csv
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.core.files import atomic_open
+from pyiqa_rali.core.tables import markdown_table, write_csv
 from pyiqa_rali.evaluation.paper import FITS
 from pyiqa_rali.evaluation.scoring import ScoredImage
 from pyiqa_rali.measures.agreement import MEASURES
@@ -27,16 +26,12 @@ Scored = dict[str, dict[str, list[ScoredImage]]]  # by data set, then metric
 
 def write_rows(path: Path, columns: tuple[str, ...], rows: Iterable[dict[str, Any]]) -> None:
     """Write rows as CSV, numbers with six decimals, an empty cell for NaN."""
-    with atomic_open(path) as stream:
-        writer = csv.writer(stream, lineterminator='\n')
-        writer.writerow(columns)
-        for row in rows:
-            writer.writerow([_cell(row[column]) for column in columns])
+    write_csv(path, columns, ([_cell(row[column]) for column in columns] for row in rows))
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, float):
-        return '' if math.isnan(value) else f'{value:.6f}' if abs(value) >= 1e-4 or value == 0 else f'{value:.3e}'
+        return value if math.isnan(value) else f'{value:.6f}' if abs(value) >= 1e-4 or value == 0 else f'{value:.3e}'
     return value
 
 
@@ -58,12 +53,9 @@ def missing(scored: Scored) -> list[dict[str, Any]]:
 def write_scores(folder: Path, scored: Scored) -> None:
     """Write one table a data set: image, MOS, and a column for each metric; an empty cell is no score."""
     for dataset, metrics in scored.items():
-        with atomic_open(folder / f'{dataset}.csv') as stream:
-            writer = csv.writer(stream, lineterminator='\n')
-            writer.writerow(['image', 'mos', *metrics])
-            for images in zip(*metrics.values(), strict=True):
-                writer.writerow([images[0].image, repr(images[0].mos),
-                                 *('' if each.score is None else f'{each.score:.7g}' for each in images)])
+        write_csv(folder / f'{dataset}.csv', ['image', 'mos', *metrics], (
+            [images[0].image, repr(images[0].mos), *(None if each.score is None else f'{each.score:.7g}' for each in images)]
+            for images in zip(*metrics.values(), strict=True)))
 
 
 def write_pyiqa_row(path: Path, results: list[dict[str, Any]], datasets: list[str], metrics: list[str]) -> None:
@@ -73,10 +65,8 @@ def write_pyiqa_row(path: Path, results: list[dict[str, Any]], datasets: list[st
     """
     found = {(row['dataset'], row['metric']): '/'.join(f'{row[measure]:.4f}' for measure in ('plcc', 'srcc', 'krcc'))
              for row in results}
-    with atomic_open(path) as stream:
-        writer = csv.writer(stream, lineterminator='\n')
-        writer.writerow(['Metric name', *(f'{dataset}(PLCC/SRCC/KRCC)' for dataset in datasets)])
-        writer.writerows([metric, *(found[dataset, metric] for dataset in datasets)] for metric in metrics)
+    write_csv(path, ['Metric name', *(f'{dataset}(PLCC/SRCC/KRCC)' for dataset in datasets)],
+              ([metric, *(found[dataset, metric] for dataset in datasets)] for metric in metrics))
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -93,7 +83,7 @@ def markdown(results: dict[str, Any]) -> str:
     parts += ['## Counts', _count_text(rows)]
     parts += ['## Who is better', _significance_text(results)]
     if results['paper']:
-        parts += ['## Beside the paper', _table(
+        parts += ['## Beside the paper', markdown_table(
             ['metric', 'data set', 'measure', 'ours', 'paper', 'difference', 'published PLCC', 'source'],
             [[row['metric'], row['dataset'], TITLES[row['measure']], _number(row['ours']), _number(row['paper']),
               _number(row['difference'], '+.3f'), FITS.get(row['fit'], ''), f'{row["method"]}: {row["source"]}']
@@ -105,7 +95,7 @@ def _count_text(rows: list[dict[str, Any]]) -> str:
     failed = sum(row['fit'] != 'ok' for row in rows)
     told = (f'Images without a score: {sum(row["missing"] for row in rows)} (listed in missing.csv). Logistic fits that '
             f'failed: {failed} of {len(rows)}.')
-    return told + '\n\n' + _table(['data set', 'metric', 'images', 'without a score', 'logistic fit'],
+    return told + '\n\n' + markdown_table(['data set', 'metric', 'images', 'without a score', 'logistic fit'],
                                   [[row['dataset'], row['metric'], row['images'], row['missing'], row['fit']] for row in rows])
 
 
@@ -129,7 +119,7 @@ def _measure_table(by_pair: dict[tuple[str, str], dict[str, Any]], measure: str,
         values = [row[measure] for row in found]
         mean = math.nan if any(_is_nan(value) for value in values) else sum(values) / len(values)
         lines.append([metric, *cells, *([_number(mean)] if averaged else [])])
-    return _table(['metric', *datasets, *(['mean'] if averaged else [])], lines)
+    return markdown_table(['metric', *datasets, *(['mean'] if averaged else [])], lines)
 
 
 def _with_interval(row: dict[str, Any], measure: str) -> str:
@@ -144,7 +134,7 @@ def _significance_text(results: dict[str, Any]) -> str:
     intro = ('Pairs on the images that both have scores for. SRCC: paired bootstrap; PLCC without fit: the test of Williams. '
              'p-values are corrected by the method of Holm over the pairs of a data set; a metric is named when p < '
              f'{results["alpha"]:g}.')
-    return intro + '\n\n' + _table(
+    return intro + '\n\n' + markdown_table(
         ['data set', 'a', 'b', 'SRCC a - b', 'p', 'better by SRCC', 'PLCC a - b', 'p', 'better by PLCC'],
         [[row['dataset'], row['metric_a'], row['metric_b'],
           ' '.join([_number(row['srcc_difference'], '+.3f'),
@@ -159,8 +149,3 @@ def _number(value: float | None, form: str = '.3f') -> str:
 
 def _is_nan(value: float | None) -> bool:
     return value is None or math.isnan(value)
-
-
-def _table(header: list[str], rows: list[list[Any]]) -> str:
-    lines = [header, ['---'] * len(header), *rows]
-    return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in line) + ' |' for line in lines)

@@ -8,7 +8,7 @@ import yaml
 
 import pyiqa_rali
 from pyiqa_rali.core.errors import DataError
-from pyiqa_rali.core.files import atomic_open
+from pyiqa_rali.core.files import write_text
 from pyiqa_rali.report.blocks import Report, Section, Table
 from pyiqa_rali.report.evaluation_run import evaluation_section
 from pyiqa_rali.report.files_run import ablation_section, analysis_section, files_section
@@ -45,8 +45,7 @@ def write_report(folders: list[Path], out: Path, title: str) -> Report:
     if left_out:
         sections.append(Section(LEFT_OUT, [Table('These hold nothing that a report can show', ('folder', 'why'), left_out)]))
     report = Report(title, sections, (f'Made by pyiqa-rali {pyiqa_rali.__version__} with Python {platform.python_version()}.',))
-    with atomic_open(out) as stream:
-        stream.write(page(report))
+    write_text(out, page(report))
     write_markdown(report, out.with_suffix('.md'))
     return report
 

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from pyiqa_rali.core.files import atomic_open
+from pyiqa_rali.core.files import atomic_open, write_text
+from pyiqa_rali.core.tables import markdown_table
 from pyiqa_rali.report.blocks import Block, Case, Cases, Commands, Figure, Report, Section, Table, Text
 
 
@@ -14,8 +15,7 @@ def write_markdown(report: Report, path: Path) -> None:
     lines = [f'# {_plain(report.title)}', '', *(f'{_plain(fact)}  ' for fact in report.facts), '']
     for section in report.sections:
         lines += writer.section(section, 2)
-    with atomic_open(path) as stream:
-        stream.write('\n'.join(lines).rstrip() + '\n')
+    write_text(path, '\n'.join(lines).rstrip() + '\n')
 
 
 class _Writer:
@@ -45,19 +45,17 @@ class _Writer:
         return [_plain(block.text)]
 
     def _table(self, block: Table) -> list[str]:
-        lines = [_row(block.headers), _row(['---'] * len(block.headers)), *(_row(row) for row in block.rows)]
-        return [f'*{_plain(block.caption)}*', '', *lines, *_again(block.command)]
+        return [f'*{_plain(block.caption)}*', '', markdown_table(block.headers, block.rows, _plain), *_again(block.command)]
 
     def _figure(self, block: Figure) -> list[str]:
         return [f'![{_plain(block.caption)}]({self._picture(block.png, "png")})', *_again(block.command)]
 
     def _cases(self, block: Cases) -> list[str]:
-        lines = [_plain(block.caption), '', _row(['picture', '', 'what is known']), _row(['---'] * 3)]
-        return [*lines, *(self._case(each) for each in block.items)]
+        return [_plain(block.caption), '', markdown_table(['picture', '', 'what is known'], map(self._case, block.items), str)]
 
-    def _case(self, item: Case) -> str:
+    def _case(self, item: Case) -> list[str]:
         shown = f'![{_plain(item.title)}]({self._picture(item.jpeg, "jpg")})' if item.jpeg else item.problem
-        return _row([shown, item.kind, '<br>'.join(map(_plain, [item.title, *item.lines]))], escaped=True)
+        return [shown, item.kind, '<br>'.join(map(_plain, [item.title, *item.lines]))]
 
     def _commands(self, block: Commands) -> list[str]:
         return ['```bash', *block.lines, '```']
@@ -68,10 +66,6 @@ class _Writer:
         with atomic_open(self.folder / name, 'wb') as stream:
             stream.write(content)
         return f'{self.folder.name}/{name}'.replace(' ', '%20')
-
-
-def _row(cells, escaped: bool = False) -> str:
-    return '| ' + ' | '.join(cell if escaped else _plain(cell) for cell in cells) + ' |'
 
 
 def _plain(text: str) -> str:

@@ -1,7 +1,6 @@
 """The files that describe a data set of `make-dataset`: table, reasoning texts, options and provenance."""
 
 import copy
-import csv
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 import yaml
 
 from pyiqa_rali import __version__
-from pyiqa_rali.core.files import atomic_open
+from pyiqa_rali.core.files import write_text
+from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.photographs import PHASES, Photograph, split_photographs
 from pyiqa_rali.data.reasoning_texts import ReasoningText, save_reasoning_texts
@@ -36,10 +36,9 @@ def write_tables(settings: DatasetSettings, photographs: list[Photograph], recor
     folder = Path(settings.out)
     _write_table(folder / TABLE, settings, rows, splits)
     save_reasoning_texts(folder / TEXTS, {row['image']: _texts(settings, row) for row in rows})
-    with atomic_open(folder / OPTIONS) as stream:
-        stream.write(dataset_options(settings, list(splits)))
-    with atomic_open(folder / README) as stream:
-        stream.write(_readme(settings, photographs, rows, [name for record in records for name in record['without_effect']]))
+    write_text(folder / OPTIONS, dataset_options(settings, list(splits)))
+    idle = [name for record in records for name in record['without_effect']]
+    write_text(folder / README, _readme(settings, photographs, rows, idle))
     return len(rows)
 
 
@@ -68,19 +67,19 @@ def _ratio_name(ratios: tuple[float, float, float]) -> str:
 
 def _write_table(path: Path, settings: DatasetSettings, rows: list[dict[str, Any]], splits: dict[str, dict[str, str]]) -> None:
     held_out_splits = [f'{name}_held_out' for name in splits] if settings.hold_out else []
-    with atomic_open(path) as stream:
-        writer = csv.writer(stream, lineterminator='\n')
-        writer.writerow(['image_name', 'mos', 'photograph', 'distortion', 'family', 'level', 'held_out', *settings.metrics,
-                         *splits, *held_out_splits])
-        for row in rows:
-            held_out = any(name in settings.hold_out for name, _ in row['steps'])
-            phases = [phase_of[row['photograph']] for phase_of in splits.values()]
-            writer.writerow([row['image'], f'{row["mos"]:.4f}', row['photograph'],
-                             '+'.join(name for name, _ in row['steps']) or row['family'],
-                             row['family'], '+'.join(f'{level:g}' for _, level in row['steps']) or 0, int(held_out),
-                             *(row['metrics'][name] for name in settings.metrics),
-                             *(NOT_USED if held_out else phase for phase in phases),
-                             *(phase if held_out and phase == 'test' else NOT_USED for phase in phases if held_out_splits)])
+    columns = ['image_name', 'mos', 'photograph', 'distortion', 'family', 'level', 'held_out', *settings.metrics, *splits,
+               *held_out_splits]
+    lines = []
+    for row in rows:
+        held_out = any(name in settings.hold_out for name, _ in row['steps'])
+        phases = [phase_of[row['photograph']] for phase_of in splits.values()]
+        lines.append([row['image'], f'{row["mos"]:.4f}', row['photograph'],
+                      '+'.join(name for name, _ in row['steps']) or row['family'],
+                      row['family'], '+'.join(f'{level:g}' for _, level in row['steps']) or 0, int(held_out),
+                      *(row['metrics'][name] for name in settings.metrics),
+                      *(NOT_USED if held_out else phase for phase in phases),
+                      *(phase if held_out and phase == 'test' else NOT_USED for phase in phases if held_out_splits)])
+    write_csv(path, columns, lines)
 
 
 def _texts(settings: DatasetSettings, row: dict[str, Any]) -> list[ReasoningText]:

@@ -77,8 +77,8 @@ class AnalysisFolder:
         return KeyedRows(self.root / f'{name}.jsonl')
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a table as CSV; the first row gives the columns, and a value that does not exist is an empty cell."""
-        write_csv(self.root / f'{name}.csv', list(rows[0]), rows)
+        """Write a table as CSV; the rows give the columns, and a value that does not exist is an empty cell."""
+        write_csv(self.root / f'{name}.csv', list(dict.fromkeys(column for row in rows for column in row)), rows)
 
     def results(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Write the results, and return them as written: NaN, which JSON does not have, becomes null."""

@@ -1,12 +1,10 @@
 """A benchmark's rows beside those of the release's path: ratios, shares, the table for the screen, and the CSV."""
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.core.files import atomic_open
 from pyiqa_rali.studies.benchmark.cells import KEYS, row_key
 from pyiqa_rali.studies.benchmark.subjects import LEFT_OUT, OFFLINE, RALI, RELEASE
 
@@ -62,15 +60,6 @@ def compare_scores(scores: list[float], reference: list[float], score_range: flo
     if len(scores) > 2:
         found['srcc'] = float(spearmanr(scores, reference).statistic)
     return found
-
-
-def write_csv(path: Path, rows: Iterable[Row]) -> None:
-    """Write one line a row; what a row does not have stays empty."""
-    import csv
-    with atomic_open(path) as stream:
-        writer = csv.DictWriter(stream, COLUMNS, extrasaction='ignore', lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _number(form: str, scale: float = 1.0) -> Callable[[Any], str]:

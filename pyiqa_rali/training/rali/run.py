@@ -1,6 +1,5 @@
 """One training run: the three stages in order, each reading the files that the one before wrote."""
 
-import csv
 import json
 import random
 from pathlib import Path
@@ -11,9 +10,10 @@ import torch
 
 from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
-from pyiqa_rali.core.files import atomic_open, atomic_path, write_json
+from pyiqa_rali.core.files import atomic_path, write_json
 from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.core.records import read_record
+from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.core.versions import versions
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.tables import QualityTable, build_table, complete, mos_scale
@@ -299,10 +299,8 @@ def choose_device(num_gpu: int | str) -> torch.device:
 
 def write_scores(path: Path, image_names: list[str], mos: np.ndarray, scores: np.ndarray) -> None:
     """Write image, MOS and score of a validation set as CSV."""
-    with atomic_open(path) as stream:
-        writer = csv.writer(stream)
-        writer.writerow(['image', 'mos', 'score'])
-        writer.writerows(zip(image_names, mos.tolist(), scores.tolist(), strict=True))
+    rows = zip(image_names, map(repr, mos.tolist()), map(repr, scores.tolist()), strict=True)  # 'nan' is a score, no empty cell
+    write_csv(path, ['image', 'mos', 'score'], rows)
 
 
 def seed_everything(seed: int) -> None:
