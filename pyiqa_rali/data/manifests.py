@@ -64,7 +64,7 @@ class ManifestNRDataset(GeneralNRDataset):
         rows = read_manifest(opt['meta_info_file'], opt['format'], opt.get('mos_column'), split_column(opt))
         if opt.get('mos_range') is None:
             raise OptionError(f'data set {name}: mos_range: must be given. {range_told(opt, rows)}')
-        scale = MosScale(opt['mos_range'], opt.get('lower_better'))
+        scale = MosScale(opt['mos_range'], opt.get('lower_better'))  # type: ignore[arg-type]  # it refuses None
         scale.check_labels([row.mos for row in rows], f'{opt["meta_info_file"]} ({opt.get("mos_column") or "MOS"})')
         names, paths = _names_and_paths(rows, Path(opt['dataroot_target']), opt['format'])
         self.meta_info = pd.DataFrame([{'image_name': name, 'mos': row.mos, **row.splits}
@@ -218,7 +218,8 @@ def _names_and_paths(rows: list[ManifestRow], root: Path, kind: str) -> tuple[li
 
 
 def _by_name(root: Path, names: Iterable[str]) -> dict[str, str]:
-    wanted, found = set(names), {}
+    wanted = set(names)
+    found: dict[str, str] = {}
     for folder, _, files in os.walk(root, followlinks=True):
         for name in wanted.intersection(files):
             path = os.path.join(folder, name)

@@ -3,11 +3,15 @@
 import logging
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pyiqa_rali.core.errors import DataError, OptionError
 
-Number = TypeVar('Number')
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+Number = TypeVar('Number', float, 'np.ndarray', 'Tensor')
 
 ENOUGH_LABELS, LEAST_SHARE = 100, 0.5  # of labels to tell their range from, and of the declared range that they should fill
 

@@ -90,7 +90,7 @@ def save_reasoning_texts(path: str | os.PathLike, texts: dict[str, list[Reasonin
 
 def _row(item: tuple[str, list[ReasoningText]]) -> dict[str, Any]:
     image, texts = item
-    row = {'image': image, 'texts': [{'text': each.text, 'seed': each.seed, 'model': each.model} for each in texts]}
+    row: dict[str, Any] = {'image': image, 'texts': [{'text': each.text, 'seed': each.seed, 'model': each.model} for each in texts]}
     known = texts[0].distortions if texts else None
     return row if known is None else {**row, 'distortions': known}
 
@@ -140,8 +140,9 @@ def join_texts(image_names: Iterable[str], texts: dict[str, list[ReasoningText]]
         for start in range(len(parts)):
             by_end.setdefault('/'.join(parts[start:]), []).append(position)
     found: dict[int, list[str]] = {}
-    problems = {'texts name an image that fits several files': [], 'texts name the same image as another text does': [],
-                'texts name an image that is not in the table': [], 'training images have no text': []}
+    problems: dict[str, list[str]] = {
+        'texts name an image that fits several files': [], 'texts name the same image as another text does': [],
+        'texts name an image that is not in the table': [], 'training images have no text': []}
     ambiguous, repeated, unknown, missing = problems.values()
     for name, items in texts.items():
         written, slashed = Path(name).as_posix(), Path(name.replace('\\', '/')).as_posix()  # the latter as Windows writes it

@@ -40,7 +40,7 @@ class QualityTable(Dataset):
         reading: how pictures are read.
     """
 
-    def __init__(self, base: Dataset, scale: MosScale, name: str, seed: int, reading: ReadingOptions = READING):
+    def __init__(self, base: Any, scale: MosScale, name: str, seed: int, reading: ReadingOptions = READING):
         self.base, self.scale, self.name, self.seed, self.reading = base, scale, name, seed, reading
         self.draws_anew = bool(getattr(base, 'draws_anew', False))
 

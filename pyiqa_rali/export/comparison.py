@@ -38,7 +38,7 @@ def compare(net: RALI, models: dict[str, str | os.PathLike], pictures: Iterable[
     try:
         scorers = {'torch': _torch_scorer(net), **{name: _onnx_scorer(path) for name, path in models.items()}}
         inputs = [as_input(picture) for picture in pictures]
-        scores = {name: [] for name in scorers}
+        scores: dict[str, list[float]] = {name: [] for name in scorers}
         for images in tqdm(inputs, desc='compare', unit='picture'):
             for name, score in scorers.items():
                 scores[name].append(score(images))
@@ -63,7 +63,7 @@ def loss(scores: np.ndarray, expected: np.ndarray, score_range: float) -> dict[s
 
 def time_in_turn(scorers: dict[str, Scorer], images: np.ndarray, repeats: int = REPEATS) -> dict[str, float]:
     """Return each scorer's median time in milliseconds; they take turns, after one call each that is not counted."""
-    seconds = {name: [] for name in scorers}
+    seconds: dict[str, list[float]] = {name: [] for name in scorers}
     for _ in range(repeats + 1):
         for name, score in scorers.items():
             start = time.perf_counter()

@@ -32,6 +32,9 @@ class FittedScorer(nn.Module):
         net: the metric; its modules are used, not copied, unless a convolution has to be exchanged.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, net: RALI):
         super().__init__()
         encoder = net.image_encoder
@@ -142,6 +145,8 @@ def _exported(fitted: FittedScorer, size: int | None, opset: int):
                                         input_names=[INPUT], output_names=[OUTPUT], verbose=False)
     finally:
         logging.disable(before)
+    if program is None:
+        raise OptionError('export-onnx: torch.onnx.export gave no program; this version of torch cannot export the encoder.')
     return program.model
 
 

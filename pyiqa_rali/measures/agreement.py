@@ -69,9 +69,11 @@ def agreement(scores: ndarray, mos: ndarray, indices: ndarray, confidence: float
     else:
         values.update({measure: float(calculate_metric((fitted, mos), {'type': f'calculate_{kind}'}))
                        for measure, kind in (('plcc_fitted', 'plcc'), ('rmse', 'rmse'))})
+    of_measure = dict.fromkeys(MEASURES, scores)
+    if fitted is not None:
+        of_measure.update(plcc_fitted=fitted, rmse=fitted)
     intervals = {measure: (np.nan, np.nan) if np.isnan(values[measure]) else
-                 percentile_interval(resampled(measure, fitted if measure in ('plcc_fitted', 'rmse') else scores, mos, indices),
-                                     confidence) for measure in MEASURES}
+                 percentile_interval(resampled(measure, of_measure[measure], mos, indices), confidence) for measure in MEASURES}
     return Agreement({measure: values[measure] for measure in MEASURES}, intervals, fit)
 
 

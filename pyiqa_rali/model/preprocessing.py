@@ -74,6 +74,9 @@ class Preprocess(nn.Module):
         OptionError: the tensor has another shape or type, or an edge is shorter than 16 pixels.
     """
 
+    mean: Tensor  # (1, 3, 1, 1)
+    std: Tensor  # (1, 3, 1, 1)
+
     def __init__(self, preprocessing: Preprocessing):
         super().__init__()
         self.preprocessing = preprocessing

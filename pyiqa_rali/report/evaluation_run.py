@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.evaluation.paper import FITS
-from pyiqa_rali.report.blocks import Block, Commands, Section, Table, Text, number
+from pyiqa_rali.report.blocks import Block, Case, Commands, Section, Table, Text, number
 from pyiqa_rali.report.pictures import case
 from pyiqa_rali.report.scored import ScoredSet, scored_section
 
@@ -84,9 +85,12 @@ def _scatters(folder: Path, anchor: str, dataset: str, facts: dict[str, Any], me
                           np.array([float(row['mos']) for row in scored]), np.array([float(row[label]) for row in scored]),
                           same_scale=False, opposite=bool(metric['lower_better']) != bool(facts['lower_better']),
                           missing=len(rows) - len(scored), command=command)
-        sections.append(scored_section(found, lambda name, kind, position, lines, images=images: case(
-            name, kind, images[position], lines)))
+        sections.append(scored_section(found, _case_of(images)))
     return sections
+
+
+def _case_of(images: list[str]) -> Callable[[str, str, int, list[str]], Case]:
+    return lambda name, kind, position, lines: case(name, kind, images[position], lines)
 
 
 def _slug(name: str) -> str:

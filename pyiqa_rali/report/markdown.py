@@ -1,7 +1,9 @@
 """A report as Markdown, with its figures and pictures as files in a folder beside it."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pyiqa_rali.core.files import atomic_open, write_text
 from pyiqa_rali.core.tables import markdown_table
@@ -38,7 +40,8 @@ class _Writer:
         return lines
 
     def _block(self, block: Block) -> list[str]:
-        makers = {Text: self._text, Table: self._table, Figure: self._figure, Cases: self._cases, Commands: self._commands}
+        makers: dict[type, Callable[[Any], list[str]]] = {Text: self._text, Table: self._table, Figure: self._figure,
+                                                          Cases: self._cases, Commands: self._commands}
         return makers[type(block)](block)
 
     def _text(self, block: Text) -> list[str]:

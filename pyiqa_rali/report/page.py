@@ -2,8 +2,10 @@
 
 import base64
 import re
+from collections.abc import Callable
 from html import escape
 from importlib import resources
+from typing import Any
 
 from pyiqa_rali.report.blocks import NOT_DEFINED, Block, Case, Cases, Commands, Figure, Report, Section, Table, Text
 
@@ -43,7 +45,9 @@ def _section(anchor: str, section: Section, level: int) -> str:
 
 
 def _block(block: Block) -> str:
-    return {Text: _text, Table: _table, Figure: _figure, Cases: _cases, Commands: _commands}[type(block)](block)
+    makers: dict[type, Callable[[Any], str]] = {Text: _text, Table: _table, Figure: _figure, Cases: _cases,
+                                                Commands: _commands}
+    return makers[type(block)](block)
 
 
 def _text(block: Text) -> str:

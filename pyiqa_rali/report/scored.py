@@ -52,8 +52,9 @@ def scored_section(found: ScoredSet, case_of: Callable[[str, str, int, list[str]
     blocks: list[Block] = [_table(found)]
     if len(found.scores):
         errors = errors_of(found.scores, found.mos, found.same_scale, found.opposite)
-        chosen = {kind: [(position, f'{found.anchor}-{kind}-{rank}') for rank, position in enumerate(positions)]
-                  for kind, positions in choose_cases(errors, found.mos).items()}
+        chosen: dict[str, Sequence[tuple[int, str]]] = {
+            kind: [(position, f'{found.anchor}-{kind}-{rank}') for rank, position in enumerate(positions)]
+            for kind, positions in choose_cases(errors, found.mos).items()}
         svg, png = scatter(found.scores, found.mos, chosen, 'MOS', 'score', found.same_scale)
         blocks.append(Figure('Each point is an image. The marked ones lead to their pictures below.', svg, png, found.command))
         items = [case_of(anchor, kind, position, _lines(found, position, errors[position]))
@@ -82,7 +83,7 @@ def _lines(found: ScoredSet, position: int, error: float) -> list[str]:
     return [f'score {found.scores[position]:.3g}, MOS {found.mos[position]:.3g}', off]
 
 
-def _caption(chosen: dict[str, list], found: ScoredSet) -> str:
+def _caption(chosen: dict[str, Sequence[tuple[int, str]]], found: ScoredSet) -> str:
     measure = 'distance between score and MOS' if found.same_scale else 'distance between the ranks of score and MOS'
     kinds = '; '.join(f'{kind}: {MEANING[kind]}' for kind, points in chosen.items() if points)
     return f'The pictures behind the points, by the {measure} ({kinds}).'

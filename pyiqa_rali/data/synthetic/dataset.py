@@ -96,19 +96,21 @@ class SyntheticNRDataset(Dataset):
         """Return cell `index` of photographs x types x levels; the levels of one row share their random numbers."""
         if index >= len(self):
             raise IndexError(f'data set {self.options.name}: item {index} of {len(self)}.')
-        row, level = divmod(index, len(self.options.levels))
+        levels = self.options.levels or []
+        row, level = divmod(index, len(levels))
         position, kind = divmod(row, len(self.types))
         picture = self._picture(position)
         top, left = (picture.shape[0] - self.crop[0]) // 2, (picture.shape[1] - self.crop[1]) // 2
         reference = np.ascontiguousarray(picture[top:top + self.crop[0], left:left + self.crop[1]])
-        steps = [(self.types[kind], float(self.options.levels[level]))]
+        steps = [(self.types[kind], float(levels[level]))]
         distorted, steps = distort_visibly(reference, steps, np.random.default_rng([self.options.seed, row]))
         return Draw(self.photographs[position].photograph_id, reference, distorted, steps,
                     np.random.default_rng([self.options.seed, index]))
 
     def _choose(self, count: int, rng: np.random.Generator) -> list[tuple[str, float]]:
         names = [self.types[position] for position in rng.choice(len(self.types), count, replace=False)]
-        return [(name, float(rng.uniform(*self.options.level_range))) for name in by_camera_order(names)]
+        low, high = self.options.level_range
+        return [(name, float(rng.uniform(low, high))) for name in by_camera_order(names)]
 
     def _cut(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return a random crop of the photograph at a random scale, flipped or not."""
@@ -144,7 +146,8 @@ class SyntheticNRDataset(Dataset):
 def _photographs(options: SyntheticOptions) -> list[Photograph]:
     """Return the photographs of the phase; with `num_photographs`, the first crop of each of the first so many."""
     every = list_photographs(options.dataroot_photos, options.photo_groups)
-    photographs = split_photographs(every, options.split_seed, tuple(options.split_ratios))[options.phase]
+    train, val, test = options.split_ratios
+    photographs = split_photographs(every, options.split_seed, (train, val, test))[options.phase]
     if options.num_photographs is None:
         return photographs
     first = {item.photograph_id: item for item in reversed(photographs)}
@@ -168,7 +171,7 @@ def distort_visibly(image: np.ndarray, steps: list[tuple[str, float]],
     Returns:
         The distorted picture, and the steps that changed some value of it by more than 1 of 255.
     """
-    effective = []
+    effective: list[tuple[str, float]] = []
     for name, level in steps:
         distorted = distort(image, name, level, rng)
         if cv2.absdiff(distorted, image).max() > 1:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.image_files import read_rgb
-from pyiqa_rali.data.reasoning_texts import paired
+from pyiqa_rali.data.reasoning_texts import Distortions, paired
 from pyiqa_rali.data.synthetic.dataset import SyntheticNRDataset
 from pyiqa_rali.data.synthetic.settings import IMAGES
 from pyiqa_rali.data.synthetic.tables import TABLE
@@ -31,7 +31,7 @@ class KnownPicture:
     image: str
     pixels: np.ndarray
     mos: float
-    distortions: list[tuple[str, float]]
+    distortions: Distortions
 
 
 class TablePictures:

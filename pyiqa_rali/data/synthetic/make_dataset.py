@@ -58,7 +58,8 @@ def make_dataset(settings: DatasetSettings, workers: int = 1) -> int:
     with tqdm(total=len(blocks), initial=len(blocks) - len(missing), desc='make-dataset', unit='block') as progress:
         for _ in _work(settings, missing, min(workers, len(missing))):
             progress.update()
-    return write_tables(settings, photographs, [read_record(settings, block) for block in blocks])
+    made = [record for block in blocks if (record := read_record(settings, block)) is not None]
+    return write_tables(settings, photographs, made)
 
 
 def _work(settings: DatasetSettings, blocks: list[Block], workers: int) -> Iterator[int]:
@@ -85,8 +86,10 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    parent_process().join()
-    os._exit(1)
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.core.records import RunRecord
 from pyiqa_rali.model.image_encoder import Standardise
-from pyiqa_rali.training.rali.batches import AlignmentDataset, ResumableSampler, training_loader
+from pyiqa_rali.training.rali.batches import AlignmentDataset, JoinedAlignment, ResumableSampler, training_loader
 from pyiqa_rali.training.rali.losses import ContrastiveLoss, contrastive_backward
 from pyiqa_rali.training.rali.options import AlignOptions, LoggerOptions
 from pyiqa_rali.training.rali.parameter_groups import trainable_groups
@@ -60,7 +60,7 @@ def make_alignment(towers: Towers, options: AlignOptions, device: torch.device) 
                            -10.0 if towers.logit_bias is None else towers.logit_bias, options.max_logit_scale)
     for module in (towers.image_encoder, towers.text_encoder, loss):
         module.to(device).eval()
-    optimizer = torch.optim.AdamW(trainable_groups(towers, loss, options), betas=tuple(options.betas))
+    optimizer = torch.optim.AdamW(trainable_groups(towers, loss, options), betas=(options.betas[0], options.betas[1]))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, options.warmup_iter, options.total_iter))
     scaler = torch.amp.GradScaler(device.type) if options.amp == 'float16' else None
@@ -80,7 +80,7 @@ def learning_rate_factor(step: int, warmup_iter: int, total_iter: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def align(towers: Towers, dataset: AlignmentDataset, loader_values: dict[str, Any], options: AlignOptions,
+def align(towers: Towers, dataset: AlignmentDataset | JoinedAlignment, loader_values: dict[str, Any], options: AlignOptions,
           logger: LoggerOptions, folder: Path, seed: int, device: torch.device, resume: bool, tb_folder: Path | None = None,
           validate=None) -> None:
     """Train the image encoder for `options.total_iter` steps; on return `towers` holds the aligned weights.
@@ -114,7 +114,8 @@ def align(towers: Towers, dataset: AlignmentDataset, loader_values: dict[str, An
         record.close()
 
 
-def _loader(dataset: AlignmentDataset, values: dict[str, Any], seed: int, start: int, total: int) -> DataLoader:
+def _loader(dataset: AlignmentDataset | JoinedAlignment, values: dict[str, Any], seed: int, start: int,
+            total: int) -> DataLoader:
     if not values.get('batch_size_per_gpu'):
         raise DataError('datasets: train: batch_size_per_gpu: must be given.')
     sampler = ResumableSampler(len(dataset), values['batch_size_per_gpu'], processes.rank(), processes.world_size(),
@@ -127,7 +128,7 @@ def _run_steps(alignment: Alignment, loader: DataLoader, options: AlignOptions, 
     progress = tqdm(loader, total=options.total_iter, initial=alignment.step, desc='stage 1: align', unit='step',
                     disable=not processes.is_main())
     for batch in progress:
-        rate = alignment.scheduler.get_last_lr()[0]
+        rate = float(alignment.scheduler.get_last_lr()[0])
         loss = train_step(alignment, batch, options, device)
         progress.set_postfix(loss=f'{loss:.4f}', scale=f'{alignment.loss.logit_scale.exp().item():.1f}')
         done, last = alignment.step, alignment.step == options.total_iter
@@ -146,7 +147,7 @@ def train_step(alignment: Alignment, batch: dict[str, Any], options: AlignOption
         DataError: the loss is not a number.
     """
     towers = alignment.towers
-    dtype = {'bfloat16': torch.bfloat16, 'float16': torch.float16}.get(options.amp)
+    dtype = {None: None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}[options.amp]
 
     def encode_images(images):
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
@@ -173,14 +174,19 @@ def _optimizer_step(alignment: Alignment, options: AlignOptions) -> None:
         scaler.unscale_(optimizer)
     if options.grad_clip:
         torch.nn.utils.clip_grad_norm_(trained, options.grad_clip)
-    (scaler.step(optimizer), scaler.update()) if scaler else optimizer.step()
+    if scaler:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     alignment.scheduler.step()
     alignment.step += 1
 
 
 @torch.no_grad()
-def _standardise_projection(towers: Towers, dataset: AlignmentDataset, options: AlignOptions, device: torch.device) -> None:
+def _standardise_projection(towers: Towers, dataset: AlignmentDataset | JoinedAlignment, options: AlignOptions,
+                            device: torch.device) -> None:
     """Fix the projection's input standardisation from the first pictures; open_clip towers have none."""
     modules = [module for module in towers.image_encoder.projection.modules() if isinstance(module, Standardise)]
     if not modules:

@@ -41,7 +41,7 @@ class AlignmentDataset(Dataset):
         return self.__getitems__([key])[0]
 
     def _finish(self, item: dict[str, Any], index: int, draw: int) -> dict[str, Any]:
-        texts = item['reasoning_texts'] if self.texts is None else self.texts[index]
+        texts: list[str] = item['reasoning_texts'] if self.texts is None else self.texts[index]
         texts = texts[:self.texts_per_image]
         chosen = np.random.default_rng([self.table.seed, draw]).integers(len(texts))
         image = fit_to_encoder(item['img'].unsqueeze(0), self.preprocessing)[0]
@@ -58,7 +58,7 @@ class JoinedAlignment(Dataset):
     def __init__(self, parts: list[AlignmentDataset]):
         self.parts, self.table = parts, parts[0].table
         self.starts = np.cumsum([0, *(len(part) for part in parts)])
-        self.texts = [texts for part in parts for texts in part.texts]
+        self.texts = [texts for part in parts for texts in part.texts or ()]
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -98,7 +98,7 @@ class ResumableSampler(Sampler):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         together = self.batch_size * self.world_size
         steps_per_epoch = max(1, self.size // together)
-        epoch, order = -1, None
+        epoch, order = -1, np.empty(0, dtype=np.int64)
         for step in range(self.start_iter, self.total_iter):
             if not self.draws_anew and step // steps_per_epoch != epoch:
                 epoch = step // steps_per_epoch

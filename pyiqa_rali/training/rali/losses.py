@@ -62,27 +62,34 @@ def contrastive_backward(loss: ContrastiveLoss, encode_images: Encode, images: T
     Returns:
         The loss of the batch over all ranks, detached.
     """
-    whole = chunk_size is None or chunk_size >= len(images)
+    size = len(images) if chunk_size is None else chunk_size
+    whole = size >= len(images)
     if whole:
         image_outputs, text_outputs = encode_images(images), encode_texts(texts)
     else:
-        starts = range(0, len(images), chunk_size)
+        starts = range(0, len(images), size)
         with torch.no_grad():
-            image_outputs = torch.cat([encode_images(images[start:start + chunk_size]) for start in starts])
-            text_outputs = torch.cat([encode_texts(texts[start:start + chunk_size]) for start in starts])
+            image_outputs = torch.cat([encode_images(images[start:start + size]) for start in starts])
+            text_outputs = torch.cat([encode_texts(texts[start:start + size]) for start in starts])
     image_features = image_outputs.detach().requires_grad_()
     text_features = text_outputs.detach().requires_grad_()
     value = loss(gather_features(image_features), gather_features(text_features))
-    (scaler.scale(value) if scaler else value).backward()
+    image_gradient, text_gradient = _gradients(scaler.scale(value) if scaler else value, image_features, text_features)
     if whole:
-        _backward_through(image_outputs, image_features.grad)
-        _backward_through(text_outputs, text_features.grad)
+        _backward_through(image_outputs, image_gradient)
+        _backward_through(text_outputs, text_gradient)
     else:
         for start in starts:
-            part = slice(start, start + chunk_size)
-            _backward_through(encode_images(images[part]), image_features.grad[part])
-            _backward_through(encode_texts(texts[part]), text_features.grad[part])
+            part = slice(start, start + size)
+            _backward_through(encode_images(images[part]), image_gradient[part])
+            _backward_through(encode_texts(texts[part]), text_gradient[part])
     return value.detach()
+
+
+def _gradients(value: Tensor, *features: Tensor) -> list[Tensor]:
+    """Run backward, which also reaches the loss's own parameters, and return the gradient of each leaf."""
+    value.backward()
+    return [torch.zeros_like(feature) if feature.grad is None else feature.grad for feature in features]
 
 
 def _backward_through(outputs: Tensor, gradient: Tensor) -> None:

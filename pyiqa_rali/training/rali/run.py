@@ -291,7 +291,7 @@ def choose_device(num_gpu: int | str) -> torch.device:
     if not torch.cuda.is_available():
         print(f'num_gpu: {num_gpu}: no CUDA device was found; the CPU is used.')
         return torch.device('cpu')
-    if num_gpu != 'auto' and num_gpu > 1 and processes.world_size() == 1:
+    if isinstance(num_gpu, int) and num_gpu > 1 and processes.world_size() == 1:
         raise OptionError(f'num_gpu: {num_gpu} needs torchrun: torchrun --nproc_per_node {num_gpu} -m pyiqa_rali.train -opt '
                           'FILE --launcher pytorch')
     return torch.device('cuda', torch.cuda.current_device())

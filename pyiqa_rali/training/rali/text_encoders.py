@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,9 +74,9 @@ class TextEncoder(nn.Module):
 class OpenClipText(TextEncoder):
     """The text tower of an open_clip model."""
 
-    def __init__(self, model: nn.Module, tokenizer, embed_dim: int, train: bool = False, split_sentences: bool = False):
+    def __init__(self, model: Any, tokenizer: Any, embed_dim: int, train: bool = False, split_sentences: bool = False):
         super().__init__(train, split_sentences)
-        model.visual = None
+        model.visual = nn.Identity()  # the image tower's memory is given back
         self.model, self.tokenizer, self.embed_dim = model, tokenizer, embed_dim
         self.context_length = tokenizer.context_length
 
@@ -104,7 +105,7 @@ class SentenceEncoder(TextEncoder):
         OptionError, CheckpointError: it is nowhere to be had, or is no sentence encoder.
     """
 
-    def __init__(self, path: str, train: bool = False, split_sentences: bool = False):
+    def __init__(self, path: str | None, train: bool = False, split_sentences: bool = False):
         super().__init__(train, split_sentences)
         from transformers import AutoModel, AutoTokenizer
         folder = resolve_text_encoder(path)

@@ -123,7 +123,7 @@ def _told(what: str, from_hub: bool) -> Iterator[None]:
                               'set HF_ENDPOINT to a mirror that can be reached.') from error
 
 
-def _open_clip_preprocessing(model: nn.Module, encoder: EncoderOptions) -> Preprocessing:
+def _open_clip_preprocessing(model: Any, encoder: EncoderOptions) -> Preprocessing:
     size = model.visual.image_size
     size = size[0] if isinstance(size, (tuple, list)) else size
     own = getattr(model.visual, 'preprocess_cfg', {})
@@ -146,7 +146,7 @@ def _timm_towers(encoder: EncoderOptions, text: TextEncoderOptions) -> Towers:
 
 def _timm_config(encoder: EncoderOptions, embed_dim: int) -> ImageEncoderConfig:
     import timm
-    own = timm.data.resolve_data_config({}, model=timm.create_model(encoder.name, pretrained=False)) \
+    own: dict[str, Any] = timm.data.resolve_data_config({}, model=timm.create_model(encoder.name, pretrained=False)) \
         if timm.is_model(encoder.name) else {'input_size': (3, 224, 224), 'crop_pct': 1.0, 'interpolation': 'bicubic',
                                              'mean': Preprocessing.mean, 'std': Preprocessing.std}
     size = own['input_size'][-1]
@@ -168,7 +168,7 @@ def _timm_weights(encoder: EncoderOptions) -> dict[str, Tensor]:
         full = timm.create_model(encoder.name, pretrained=encoder.pretrained is True)
     if encoder.pretrained is True:
         return full.state_dict()
-    found = torch.load(weight_file(encoder.pretrained), map_location='cpu', weights_only=True)
+    found = torch.load(weight_file(str(encoder.pretrained)), map_location='cpu', weights_only=True)
     return _with_timm_names(found, full.state_dict(), encoder)
 
 
