@@ -90,7 +90,8 @@ def save_reasoning_texts(path: str | os.PathLike, texts: dict[str, list[Reasonin
 
 def _row(item: tuple[str, list[ReasoningText]]) -> dict[str, Any]:
     image, texts = item
-    row: dict[str, Any] = {'image': image, 'texts': [{'text': each.text, 'seed': each.seed, 'model': each.model} for each in texts]}
+    told = [{'text': each.text, 'seed': each.seed, 'model': each.model} for each in texts]
+    row: dict[str, Any] = {'image': image, 'texts': told}
     known = texts[0].distortions if texts else None
     return row if known is None else {**row, 'distortions': known}
 
