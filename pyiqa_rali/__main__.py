@@ -25,7 +25,7 @@ COMMANDS = {
     'make-dataset': ('make_dataset', 'Make a data set from photographs: distorted pictures, synthetic labels, texts.'),
     'evaluate': ('evaluate', 'Evaluate metrics on data sets with human scores: correlations, intervals, significance.'),
     'analyse': ('analyse', 'Analyse trained models: attention, reasoning, domains, teachers, efficiency.'),
-    'ablate': ('ablate', 'Train variants of one option file for several seeds and splits, and put them into a table.'),
+    'ablate': ('ablate', 'Train variants of one option file for several seeds and splits, and compare them.'),
     'benchmark': ('benchmark', 'Measure time, memory and scores beside the release and the other metrics of pyiqa.'),
     'report': ('report', 'Make one HTML page and a Markdown file of what runs have left.'),
     'protocol': ('protocol', 'Test the light model: seeds, splits by photograph, unseen distortions, baselines.'),

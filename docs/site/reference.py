@@ -13,6 +13,8 @@ from typing import Any
 
 import griffe
 
+from pyiqa_rali.cli.arguments import CommandParser
+
 HELP_WIDTH = '100'
 IN_EVERY_FILE = {  # keys whose meaning is the same in all option files; a class may say more of its own
     'name': 'Of the run, and of its folder below `path: experiments_root`.',
@@ -158,17 +160,17 @@ def _bound_text(bound: Any) -> str:
 
 
 def every_help() -> str:
-    """Return what `--help` prints for every command and for training, each below a heading."""
+    """Return what `--help-all` prints for every command and for training, each below a heading."""
     from pyiqa_rali import __main__, train
 
     os.environ['COLUMNS'] = HELP_WIDTH
     parsers = [(parser.prog, parser) for name in __main__.COMMANDS for parser in _leaves(__main__.build_parser(name), name)]
     parsers.append((train.build_parser().prog, train.build_parser()))
-    return '\n\n'.join(f'## {name.removeprefix("pyiqa-rali ")}\n\n```text\n{parser.format_help().rstrip()}\n```'
+    return '\n\n'.join(f'## {name.removeprefix("pyiqa-rali ")}\n\n```text\n{parser.format_help(everything=True).rstrip()}\n```'
                        for name, parser in parsers)
 
 
-def _leaves(parser: argparse.ArgumentParser, name: str) -> Iterator[argparse.ArgumentParser]:
+def _leaves(parser: CommandParser, name: str) -> Iterator[CommandParser]:
     """Yield the parser of a command and those of the commands in it."""
     chosen = _subparsers(parser)[name]
     yield chosen
@@ -176,5 +178,5 @@ def _leaves(parser: argparse.ArgumentParser, name: str) -> Iterator[argparse.Arg
         yield from _leaves(chosen, inner)
 
 
-def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+def _subparsers(parser: CommandParser) -> dict[str, CommandParser]:
     return next((action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)), {})

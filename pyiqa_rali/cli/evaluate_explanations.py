@@ -1,31 +1,27 @@
 """Measure explanations on pictures whose distortions are known."""
 
 import argparse
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from pyiqa_rali.cli.arguments import CommandParser, check_least
 from pyiqa_rali.core.options import refuse_changed
 
-PICTURES, RESULTS, SETTINGS, FIGURE = 'pictures.jsonl', 'results.json', 'settings.json', 'explanations.png'
-BATCH = 16
 DRAWN = {'photos': None, 'phase': 'test', 'split_seed': 0, 'ratios': (0.8, 0.05, 0.15), 'num_photographs': None,
-         'levels': (1, 2, 3, 4, 5), 'composites': None, 'size': (384, 512)}  # defaults
+         'levels': (1, 2, 3, 4, 5), 'composites': None, 'size': (384, 512)}  # those of studies.explanations.DrawnSettings
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `pyiqa-rali evaluate-explanations`."""
-    parser.epilog = 'A run that was stopped goes on when it is started again with the same arguments.'
+def add_arguments(parser: CommandParser) -> None:
+    """Declare the arguments."""
     parser.add_argument('folder', nargs='?', metavar='FOLDER', help='data set of make-dataset; without it, pictures are drawn '
                                                                     'from photographs: each with each type at each level')
-    parser.add_argument('--out', required=True, metavar='FOLDER', help='where results.json, pictures.jsonl and a figure go')
+    parser.add_argument('--out', required=True, metavar='DIR', help='where results.json, pictures.jsonl and a figure go')
     parser.add_argument('-m', '--metric', help='rali-lite or rali (default: rali-lite, with --weights rali)')
     parser.add_argument('--weights', metavar='PATH', help='file or folder of an export with a text bank')
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
     drawn = parser.add_argument_group('pictures that are drawn')
     drawn.add_argument('--photos', metavar='DIR', help='photographs (default: those that the dependencies install)')
     drawn.add_argument('--phase', default=DRAWN['phase'], help='which of the split: train, val or test (default: %(default)s)')
-    drawn.add_argument('--split-seed', type=int, default=DRAWN['split_seed'],
+    drawn.add_argument('--split-seed', type=int, default=DRAWN['split_seed'], metavar='N',
                        help='of the split (default: %(default)s, that of rali-lite)')
     drawn.add_argument('--ratios', nargs=3, type=float, default=DRAWN['ratios'], metavar=('TRAIN', 'VAL', 'TEST'),
                        help='shares of the split (default: those of rali-lite, 0.8 0.05 0.15)')
@@ -36,72 +32,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                                                    'two distortions and a tenth with none')
     drawn.add_argument('--size', nargs=2, type=int, default=DRAWN['size'], metavar=('HEIGHT', 'WIDTH'),
                        help='pixels (default: 384 512)')
+    parser.add_examples(
+        ('pyiqa-rali evaluate-explanations datasets/demo --out experiments/explanations', ''),
+        ('pyiqa-rali evaluate-explanations --photos photos/ --num-photographs 8 --out explanations', ''),
+        notes='A run that was stopped goes on when it is started again with the same arguments.')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explain the pictures that are not done yet, measure all, print and draw.
+    """Explain the pictures that are not done yet, measure all, and print.
 
     Raises:
         OptionError, DataError, CheckpointError: with what to do.
     """
-    from tqdm import tqdm
-
     from pyiqa_rali.cli.explain import make_explainer
-    from pyiqa_rali.core.files import write_json
-    from pyiqa_rali.core.runs import KeyedRows, claim_folder
-    from pyiqa_rali.figures.explanations import draw_measures
-    from pyiqa_rali.studies.explanations import measure_explanations
-    metric = make_explainer(args)
-    pictures, settings = open_pictures(args)
-    out = Path(args.out)
-    from pyiqa_rali.model.digest import weights_digest
-    claim_folder(out / SETTINGS, {**settings, 'weights': weights_digest(metric.net)}, '--out')
-    kept = KeyedRows(out / PICTURES, 'image', durable=False)
-    left = [index for index, name in enumerate(pictures.names()) if name not in kept.done]
-    with tqdm(total=len(left), unit='picture', disable=None) as bar:
-        for start in range(0, len(left), BATCH):
-            chunk = list(explain_pictures(metric.net, pictures.read(left[start:start + BATCH])))
-            kept.add(chunk)
-            bar.update(len(chunk))
-    rows = list(kept.done.values())
-    found = measure_explanations(rows)
-    write_json(out / RESULTS, found)
-    draw_measures(found, rows, out / FIGURE)
-    print('\n'.join(report(found)))
+    from pyiqa_rali.studies.explanations import DrawnSettings, evaluate_explanations
+    check_least(args, {'num_photographs': 1, 'composites': 1})
+    source = args.folder
+    if source:
+        refuse_changed(args, DRAWN, 'is about pictures that are drawn, but these come from FOLDER')
+    else:
+        source = DrawnSettings(**{name: getattr(args, name) for name in DRAWN})
+    found = evaluate_explanations(make_explainer(args.metric, args.weights, args.device).net, source, args.out)
+    print('\n'.join(lines_of(found.measures)))
     return 0
 
 
-def open_pictures(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """Return the pictures, and the arguments that they follow from."""
-    from pyiqa_rali.data.synthetic.dataset import SyntheticNRDataset
-    from pyiqa_rali.data.synthetic.known_distortions import DrawnPictures, TablePictures
-    if args.folder:
-        refuse_changed(args, DRAWN, 'is about pictures that are drawn, but these come from FOLDER')
-        return TablePictures(args.folder), {'folder': args.folder}
-    chosen = {'dataroot_photos': args.photos, 'phase': args.phase, 'split_seed': args.split_seed,
-              'split_ratios': list(args.ratios), 'crop_size': list(args.size), 'num_photographs': args.num_photographs}
-    if args.composites is not None:
-        chosen.update(samples_per_epoch=args.composites, composite_probability=0.5, pristine_probability=0.1)
-    else:
-        chosen.update(levels=list(map(float, args.levels)))
-    options = {'name': 'photographs', 'type': 'SyntheticNRDataset', 'source_scale': [1.0, 1.0], 'texts_per_image': 0, **chosen}
-    return DrawnPictures(SyntheticNRDataset(options)), chosen
-
-
-def explain_pictures(net: Any, pictures: Iterator[Any]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each picture (see `measure_explanations`)."""
-    from pyiqa_rali.data.synthetic.dataset import as_tensor
-    device = next(net.parameters()).device
-    for picture in pictures:
-        found = net.explain(as_tensor([picture.pixels]).to(device))[0]
-        yield {'image': picture.image, 'distortions': picture.distortions, 'mos': picture.mos, 'score': found.score,
-               'uncertainty': found.uncertainty, 'shares': {vote.distortion: round(vote.share, 6) for vote in found.votes},
-               'levels': {vote.distortion: vote.level if vote.level is None else round(vote.level, 4)
-                          for vote in found.votes}}
-
-
-def report(found: dict[str, Any]) -> list[str]:
-    """Return the lines that are printed."""
+def lines_of(found: dict[str, Any]) -> list[str]:
+    """Return what is printed of the measures."""
     lines = [f'{found["pictures"]} pictures']
     for name, key in (('all types', 'all_types'), ('common types', 'common_types'),
                       ('the same, with votes for others left out', 'among_common_types')):

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from pyiqa_rali.model.explanation import check_counts
     check_counts(args.num_texts, args.num_basis)
     reading = reading_settings(args)
-    metric = make_explainer(args)
+    metric = make_explainer(args.metric, args.weights, args.device)
     names, count, failed = FigureNames(args.out), 0, 0
     for path in ImageFinder(args.images):
         found, error, pixels = _explain(metric, path, reading, args)
@@ -53,8 +53,13 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def make_explainer(args: argparse.Namespace) -> Any:
+def make_explainer(metric: str | None, weights: str | None, device: str | None) -> Any:
     """Make a metric that can explain.
+
+    Args:
+        metric: its name; None takes rali-lite, with weights rali.
+        weights: file or folder of an export.
+        device: torch's name of the device; None takes a GPU if there is one.
 
     Raises:
         OptionError: the metric is of another architecture.
@@ -65,13 +70,13 @@ def make_explainer(args: argparse.Namespace) -> Any:
     from pyiqa_rali.core.errors import CheckpointError
     from pyiqa_rali.model.explanation import NO_BANK
     from pyiqa_rali.scoring.metrics import make_metric
-    name = args.metric or ('rali' if args.weights else 'rali-lite')
+    name = metric or ('rali' if weights else 'rali-lite')
     if DEFAULT_CONFIGS.get(name, RALI)['metric_opts']['type'] != 'RALI':
         raise OptionError(f'--metric: "{name}" has no basis and no text bank; only rali and rali-lite explain their scores.')
-    metric = make_metric(name, args.weights, args.device)
-    if metric.net.bank is None:
-        raise CheckpointError(f'{args.weights or name}: {NO_BANK}')
-    return metric
+    made = make_metric(name, weights, device)
+    if made.net.bank is None:
+        raise CheckpointError(f'{weights or name}: {NO_BANK}')
+    return made
 
 
 class FigureNames:

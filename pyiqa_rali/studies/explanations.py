@@ -1,20 +1,140 @@
 """How right explanations are on pictures whose distortions are known: class, level, and what the uncertainty is worth."""
 
+import os
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from pyiqa_rali.core.errors import DataError
+from pyiqa_rali.core.files import write_json
+from pyiqa_rali.core.runs import KeyedRows, claim_folder
 from pyiqa_rali.data.distortions import DISTORTIONS
 from pyiqa_rali.data.reasoning_texts import PRISTINE
+from pyiqa_rali.data.synthetic.dataset import SyntheticNRDataset, as_tensor
+from pyiqa_rali.data.synthetic.known_distortions import DrawnPictures, KnownPicture, TablePictures
+from pyiqa_rali.figures.explanations import draw_measures
 from pyiqa_rali.measures.correlations import correlations, measures_of
+from pyiqa_rali.model.digest import weights_digest
+from pyiqa_rali.model.rali import RALI
 
 # types that most data sets with synthetic distortions have, from every family of ours but one ('spatial' has pixelation)
 COMMON_TYPES = ('gaussian_blur', 'motion_blur', 'jpeg', 'jpeg2000', 'white_noise', 'impulse_noise', 'brighten', 'darken',
                 'low_contrast', 'desaturate', 'color_cast', 'pixelate', 'oversharpen')
 BINS = 10
 METRICS = measures_of('plcc', 'srcc')
+PICTURES, RESULTS, SETTINGS, FIGURE = 'pictures.jsonl', 'results.json', 'settings.json', 'explanations.png'
+BATCH = 16
+
+
+@dataclass
+class DrawnSettings:
+    """Pictures that are drawn from photographs: each crop with each type of distortion at each level.
+
+    Attributes:
+        photos: folder of photographs; None takes those that the dependencies install.
+        phase: which part of the split: 'train', 'val' or 'test'.
+        split_seed: of the split; 0 is that of rali-lite.
+        ratios: shares of the split for training, validation and test; the default are those of rali-lite.
+        num_photographs: only so many, one crop of each; None takes all crops.
+        levels: in [0.5, 5.5].
+        composites: instead of the grid, so many random pictures, half of them with two distortions and a tenth with none.
+        size: (height, width) of the crops, in pixels.
+    """
+
+    photos: str | None = None
+    phase: str = 'test'
+    split_seed: int = 0
+    ratios: Sequence[float] = (0.8, 0.05, 0.15)
+    num_photographs: int | None = None
+    levels: Sequence[float] = (1, 2, 3, 4, 5)
+    composites: int | None = None
+    size: Sequence[int] = (384, 512)
+
+    def values(self) -> dict[str, Any]:
+        """Return the keys of a `SyntheticNRDataset` that follow from these."""
+        found = {'dataroot_photos': self.photos, 'phase': self.phase, 'split_seed': self.split_seed,
+                 'split_ratios': list(self.ratios), 'crop_size': list(self.size), 'num_photographs': self.num_photographs}
+        if self.composites is not None:
+            return {**found, 'samples_per_epoch': self.composites, 'composite_probability': 0.5, 'pristine_probability': 0.1}
+        return {**found, 'levels': [float(level) for level in self.levels]}
+
+    def pictures(self) -> DrawnPictures:
+        """Return the pictures.
+
+        Raises:
+            OptionError, DataError: a value or the photographs cannot be used.
+        """
+        return DrawnPictures(SyntheticNRDataset({'name': 'photographs', 'type': 'SyntheticNRDataset', 'texts_per_image': 0,
+                                                 'source_scale': [1.0, 1.0], **self.values()}))
+
+
+@dataclass
+class ExplanationResult:
+    """How right explanations are.
+
+    Attributes:
+        root: the folder with results.json, pictures.jsonl and the figure.
+        measures: what `measure_explanations` returns.
+        pictures: one row a picture; see `measure_explanations`.
+        figure: the drawing, a PNG file.
+    """
+
+    root: Path
+    measures: dict[str, Any]
+    pictures: list[dict[str, Any]]
+    figure: Path
+
+
+def evaluate_explanations(net: RALI, source: str | os.PathLike | DrawnSettings, out: str | os.PathLike) -> ExplanationResult:
+    """Explain pictures whose distortions are known, and measure all explanations.
+
+    Pictures that a stopped run has explained are not explained again.
+
+    Args:
+        net: a RALI whose checkpoint has a text bank.
+        source: a data set of `make-dataset`, or what to draw from photographs.
+        out: the folder to write.
+
+    Raises:
+        OptionError: a value cannot be used, or the folder holds results of something else.
+        DataError: pictures or their table cannot be used.
+        CheckpointError: the checkpoint has no text bank.
+    """
+    pictures: DrawnPictures | TablePictures
+    if isinstance(source, DrawnSettings):
+        pictures, settings = source.pictures(), source.values()
+    else:
+        pictures, settings = TablePictures(str(source)), {'folder': str(source)}
+    root = Path(out)
+    claim_folder(root / SETTINGS, {**settings, 'weights': weights_digest(net)}, '--out')
+    kept = KeyedRows(root / PICTURES, 'image', durable=False)
+    left = [index for index, name in enumerate(pictures.names()) if name not in kept.done]
+    with tqdm(total=len(left), unit='picture', disable=None) as bar:
+        for start in range(0, len(left), BATCH):
+            chunk = list(_explained(net, pictures.read(left[start:start + BATCH])))
+            kept.add(chunk)
+            bar.update(len(chunk))
+    rows = list(kept.done.values())
+    found = measure_explanations(rows)
+    write_json(root / RESULTS, found)
+    draw_measures(found, rows, root / FIGURE)
+    return ExplanationResult(root, found, rows, root / FIGURE)
+
+
+def _explained(net: RALI, pictures: Iterable[KnownPicture]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each picture (see `measure_explanations`)."""
+    device = next(net.parameters()).device
+    for picture in pictures:
+        found = net.explain(as_tensor([picture.pixels]).to(device))[0]
+        yield {'image': picture.image, 'distortions': picture.distortions, 'mos': picture.mos, 'score': found.score,
+               'uncertainty': found.uncertainty, 'shares': {vote.distortion: round(vote.share, 6) for vote in found.votes},
+               'levels': {vote.distortion: vote.level if vote.level is None else round(vote.level, 4)
+                          for vote in found.votes}}
 
 
 def measure_explanations(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,19 +2,134 @@
 
 import copy
 import csv
+import os
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from tqdm import tqdm
 
+from pyiqa_rali.core.files import write_json, write_yaml
+from pyiqa_rali.core.runs import differences, read_claim
+from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.measures.correlations import correlations, measures_of
+from pyiqa_rali.studies.baselines import Brisque, Piqe, ridge_scores
+from pyiqa_rali.training.rali.features import embed, load_features
+from pyiqa_rali.training.rali.options import TrainOptions, train_options
+from pyiqa_rali.training.rali.run import train
+from pyiqa_rali.training.rali.run_folder import RunFolder
+from pyiqa_rali.training.rali.towers import build_towers
 
 HELD_OUT = ('motion_blur', 'color_shift', 'vignette', 'haze', 'multiplicative_noise', 'webp', 'aliasing', 'ringing')
 LEVELS = (1.0, 2.0, 3.0, 4.0, 5.0)
 METRICS = measures_of('plcc', 'srcc')
 SETS = ('test_in_domain', 'test_out_of_domain')
+
+
+@dataclass
+class ProtocolResult:
+    """What the protocol measured.
+
+    Attributes:
+        path: the JSON file with all of it.
+        seeds: for each seed and test set the number of images, PLCC, SRCC, 'level_order', and each baseline's PLCC and SRCC.
+        median: the median of each number over the seeds.
+    """
+
+    path: Path
+    seeds: dict[int, dict[str, Any]]
+    median: dict[str, Any]
+
+
+def run_protocol(values: Mapping[str, Any], out: str | os.PathLike, seeds: Sequence[int] = (0, 1, 2),
+                 photos: str | None = None, num_photographs: int | None = None, with_baselines: bool = True) -> ProtocolResult:
+    """Train and measure once for every seed; an interrupted protocol goes on where it stopped.
+
+    Args:
+        values: options of a light run, such as options/rali_lite.yml as read from YAML.
+        out: the JSON file of the results; each seed's own stand in the folder of the same name without '.json'.
+        seeds: of the runs, each with its own split of the photographs.
+        photos: folder of photographs; None takes the installed ones.
+        num_photographs: so many test photographs of each split; None takes all.
+        with_baselines: also measure ridge regression on the frozen backbone, PIQE and BRISQUE.
+
+    Raises:
+        OptionError, DataError, CheckpointError: the runs cannot be trained; the message says why.
+    """
+    path = Path(out)
+    results: dict[int, dict[str, Any]] = {}
+    for seed in seeds:
+        options = protocol_options(dict(values), seed, photos, num_photographs)
+        option_file = path.with_suffix('') / f'seed_{seed}.yml'
+        write_yaml(option_file, options)
+        finished = _finished_result(option_file.with_suffix('.json'), options, with_baselines)
+        if finished is None:
+            train(str(option_file), auto_resume=True)
+            finished = measure_run(options, with_baselines)
+            write_json(option_file.with_suffix('.json'), {'options': options, 'baselines': with_baselines, 'result': finished})
+        results[seed] = finished
+        write_json(path, {'held_out': HELD_OUT, 'seeds': results, 'median': medians(list(results.values()))})
+    return ProtocolResult(path, results, medians(list(results.values())))
+
+
+def _finished_result(path: Path, options: dict[str, Any], with_baselines: bool) -> dict[str, Any] | None:
+    """Return what an earlier call measured with the same options, or None."""
+    found = read_claim(path)
+    if found is None or differences({**found, 'result': None}, {'options': options, 'baselines': with_baselines}):
+        return None
+    return dict(found['result'])
+
+
+def measure_run(values: dict[str, Any], with_baselines: bool) -> dict[str, Any]:
+    """Return correlations, level order and baselines of one finished run.
+
+    Args:
+        values: its options.
+        with_baselines: whether the baselines are measured too.
+    """
+    options = train_options(values)
+    folder = RunFolder(options)
+    found: dict[str, Any] = {}
+    for section in SETS:
+        names, mos, scores = read_scores(folder.scores(section))
+        found[section] = {'images': len(names), **measure(mos, scores, section), 'level_order': level_order(names, scores)}
+        if with_baselines:
+            for name, metric in (('piqe', Piqe()), ('brisque', Brisque())):
+                baseline = [metric(picture) for picture in tqdm(_pictures(options, section), total=len(names),
+                                                                desc=f'{name} on {section}')]
+                found[section][name] = measure(mos, np.array(baseline), name)
+    if with_baselines:
+        _add_ridge(found, options, folder)
+    return found
+
+
+def _pictures(options: TrainOptions, section: str) -> Iterator[np.ndarray]:
+    """Yield the pictures of a test set as uint8 (H, W, 3)."""
+    table = build_table(section, options.datasets[section], options.manual_seed)
+    for index in range(len(table)):
+        yield table.base.draw(index).distorted
+
+
+def _add_ridge(found: dict[str, Any], options: TrainOptions, folder: RunFolder) -> None:
+    """Add ridge regression on the backbone as it was before alignment, at the same resolution, on the same pictures."""
+    encoder = build_towers(options.network, options.text_encoder, options.path).image_encoder.eval()
+    encoder.projection = torch.nn.Identity()
+
+    def embedded(section: str) -> Any:
+        table = build_table(section, options.datasets[section], options.manual_seed)
+        return embed(encoder, table, torch.device('cpu'), num_workers=options.datasets[section].get('num_worker_per_gpu', 0))
+
+    basis = embedded('basis').image_features.numpy().astype(np.float64)
+    labels = load_features(folder.features('basis')).mos_label.numpy().astype(np.float64)
+    for section in SETS:
+        test = embedded(section)
+        scores = ridge_scores(basis, labels, test.image_features.numpy().astype(np.float64))
+        found[section]['ridge'] = measure(test.mos_label.numpy(), scores, 'ridge')
 
 
 def protocol_options(values: dict[str, Any], seed: int, photos: str | None, num_photographs: int | None) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import yaml
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.studies.ablation.run import ablation_options, changed, file_digest, plan, run_cell
+from pyiqa_rali.studies.ablation.plan import ablation_options, changed, file_digest, plan
+from pyiqa_rali.studies.ablation.run import run_cell
 from pyiqa_rali.training.rali.run import train
 from tests.tiny import tiny_options
 

@@ -7,7 +7,7 @@ import pytest
 from pyiqa_rali.core.options import read_yaml
 from pyiqa_rali.data.tables import complete, mos_scale
 from pyiqa_rali.evaluation.options import evaluate_options
-from pyiqa_rali.studies.ablation.run import ablation_options, plan
+from pyiqa_rali.studies.ablation.plan import ablation_options, plan
 from pyiqa_rali.studies.chain.options import chain_options
 from pyiqa_rali.training.rali.options import train_options
 from pyiqa_rali.training.vlm.options import grpo_options, sft_options

@@ -5,249 +5,151 @@ on. So a cell that several variants share is run once, a finished one is kept, a
 differ only after stage 1 share the aligned encoder and its features through files.
 """
 
-import copy
-import functools
-import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-from annotated_types import MinLen
+from tqdm import tqdm
 
-from pyiqa_rali.core.errors import OptionError, did_you_mean
-from pyiqa_rali.core.files import atomic_path, model_sha256, write_json, write_yaml
-from pyiqa_rali.core.jobs import end_with_parent
-from pyiqa_rali.core.options import from_known_keys, read_yaml
-from pyiqa_rali.core.runs import MAY_CHANGE
-from pyiqa_rali.core.versions import package_versions
-from pyiqa_rali.training.rali.options import PathOptions, train_options
-from pyiqa_rali.training.rali.run import check_sections, train
-from pyiqa_rali.training.rali.run_folder import OF_LATER_STAGES, RunFolder
-from pyiqa_rali.training.rali.text_encoders import resolve_text_encoder
-from pyiqa_rali.training.rali.towers import weight_file
+from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.files import atomic_path, write_json, write_text, write_yaml
+from pyiqa_rali.core.jobs import Job, end_with_parent, last_line, run_jobs
+from pyiqa_rali.core.runs import claim_run
+from pyiqa_rali.studies.ablation.figures import draw_ablation, draw_sweeps
+from pyiqa_rali.studies.ablation.plan import AblationOptions, Cell, plan
+from pyiqa_rali.studies.ablation.table import PAPER, TableRow, fill, markdown, write_cells, write_table
+from pyiqa_rali.training.rali.options import train_options
+from pyiqa_rali.training.rali.run import train
+from pyiqa_rali.training.rali.run_folder import RunFolder
 
-ABLATION = 'ablation'  # the group of the variants; each sweep is a group too
-DIGITS = 12
 CELL = 'cell.json'
-FILE_KEYS = ('meta_info_file', 'reasoning_texts', 'split_file', 'calibration', 'photo_groups')
+THREAD_VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
 
 
 @dataclass
-class SweepOptions:
-    """One option at several values.
+class AblationResult:
+    """The table of an ablation.
 
     Attributes:
-        key: the option, such as 'compress:num_basis'.
-        values: what it is set to.
+        root: its folder.
+        rows: one for each variant and each value of a sweep; the first is what the others are compared with.
+        sections: the data sets that correlations are averaged over.
+        markdown: the table as text.
+        figures: the drawings that were made, PNG files.
     """
 
-    key: str
-    values: Annotated[list[Any], MinLen(1)]
+    root: Path
+    rows: list[TableRow]
+    sections: list[str]
+    markdown: str
+    figures: list[Path]
 
 
-@dataclass(kw_only=True)
-class AblationOptions:
-    """Variants, sweeps and repeats.
+class Ablation:
+    """A planned ablation and its folder, `path: experiments_root` / `name`.
+
+    Args:
+        options: variants, sweeps and repeats.
 
     Attributes:
-        name: of the folder.
-        base: option file of RALI that every cell starts from.
-        repeats: changes of each repeat, such as {'manual_seed': 1, 'datasets:*:split_index': ...}.
-        variants: changes of each variant; the first is what the others are compared with.
-        sweeps: options that are set to several values in turn, by name.
-        changes: of all cells.
-        datasets: sections that are added to the base's data sets.
-        sections: whose correlations are averaged; None takes every test section, or every val section where none is.
-        metrics: of the table, among the base's `val: metrics`.
-        keep_models: keep each cell's exports and resumable state.
-        paper: the paper's average PLCC for variants, shown beside ours.
-        path: where to write.
-    """
-
-    name: str
-    base: str
-    repeats: Annotated[list[dict[str, Any]], MinLen(1)]
-    variants: Annotated[dict[str, dict[str, Any]], MinLen(1)]
-    sweeps: dict[str, SweepOptions] = field(default_factory=dict)
-    changes: dict[str, Any] = field(default_factory=dict)
-    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
-    sections: list[str] | None = None
-    metrics: list[str] = field(default_factory=lambda: ['plcc', 'srcc'])
-    keep_models: bool = False
-    paper: dict[str, float] = field(default_factory=dict)
-    path: PathOptions = field(default_factory=PathOptions)
-    model_type: Literal['ABLATION'] = 'ABLATION'
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of the table.
-
-    Attributes:
-        name: of the row.
-        group: 'ablation', or the sweep's name.
-        value: the swept option's value; None outside sweeps.
-        changes: of the base's options.
-    """
-
-    name: str
-    group: str
-    value: Any
-    changes: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training run.
-
-    Attributes:
-        key: digest of all that its result depends on.
-        encoder: digest of all that its aligned encoder and features depend on.
-        values: its options, without name and folder.
-    """
-
-    key: str
-    encoder: str
-    values: dict[str, Any]
-
-
-def ablation_options(values: dict[str, Any]) -> AblationOptions:
-    """Turn plain values into checked options.
-
-    Raises:
-        OptionError: a key is unknown or missing, or there is nothing to compare.
-    """
-    options = from_known_keys(AblationOptions, values)
-    unknown = [name for name in options.paper if name not in options.variants]
-    if unknown:
-        raise OptionError(f'paper: "{unknown[0]}" is not one of the variants ({", ".join(options.variants)}).'
-                          f'{did_you_mean(unknown[0], options.variants)}')
-    for name in options.sweeps:
-        if name == ABLATION:
-            raise OptionError(f'sweeps: {name}: needs another name: the group of the variants is called so.')
-    return options
-
-
-def variants_of(options: AblationOptions) -> list[Variant]:
-    """Return the rows of the table: variants, then sweeps."""
-    rows = [Variant(name, ABLATION, None, changes or {}) for name, changes in options.variants.items()]
-    reference = rows[0].changes
-    for name, sweep in options.sweeps.items():
-        rows += [Variant(f'{name} = {"~" if value is None else value}', name, value, {**reference, sweep.key: value})
-                 for value in sweep.values]
-    names = [row.name for row in rows]
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated:
-        raise OptionError(f'variants, sweeps: "{repeated}" stands in them twice.')
-    return rows
-
-
-def plan(options: AblationOptions) -> tuple[list[tuple[Variant, int, str]], dict[str, Cell]]:
-    """Return (variant, repeat, cell's key) of every place in the table, and the different cells by key.
+        places: (variant, repeat, cell's key) of every place in the table.
+        cells: the different trainings, by key.
 
     Raises:
         OptionError, DataError: the options of a cell cannot be used; the message names its variant.
     """
-    base = read_yaml(options.base)
-    base['datasets'] = {**(base.get('datasets') or {}), **options.datasets}
-    places, cells = [], {}
-    for variant in variants_of(options):
-        for number, repeat in enumerate(options.repeats):
-            values = copy.deepcopy(base)
-            try:
-                for changes in (options.changes, repeat, variant.changes):
-                    values = changed(values, changes)
-                if not options.keep_models:  # a bank is for explanations by the export, which is not kept
-                    values['bank'] = None
-                cell = make_cell(values)
-            except OptionError as error:
-                raise OptionError(f'{variant.name}, repeat {number}: {error}') from error
-            cells[cell.key] = cell
-            places.append((variant, number, cell.key))
-    return places, cells
-
-
-def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return options with 'section:key' entries set; '*' stands for every section at its place.
-
-    Raises:
-        OptionError: there is no such section.
-    """
-    values = copy.deepcopy(values)
-    for key, value in changes.items():
-        *parents, last = key.split(':')
-        sections = [values]
-        for name in parents:
-            sections = [child for section in sections for child in _children(section, name, key)]
-        for section in sections:
-            section[last] = value
-    return values
-
-
-def _children(section: dict[str, Any], name: str, key: str) -> list[dict[str, Any]]:
-    if name == '*':
-        return [child for child in section.values() if isinstance(child, dict)]
-    if not isinstance(section.get(name), dict):
-        known = [each for each, child in section.items() if isinstance(child, dict)]
-        raise OptionError(f'"{key}": there is no section "{name}"; there are {", ".join(known)}.{did_you_mean(name, known)}')
-    return [section[name]]
-
-
-def make_cell(values: dict[str, Any]) -> Cell:
-    """Check a cell's options and compute its digests; tables, texts, weights and package versions are part of them."""
-    options = train_options({**values, 'name': 'cell'})
-    sections = check_sections(options)
-    plain = asdict(options)
-    start = plain['path']['pretrain_network']
-    named = {f'{name}:{key}': section.get(key) for name, section in sections.items() for key in FILE_KEYS}
-    named['encoder'] = _installed((options.network.get('image_encoder') or {}).get('pretrained'), weight_file)
-    named['text_encoder'] = _installed(options.text_encoder.path, resolve_text_encoder)
-    content = {key: file_digest(path) for key, path in named.items() if isinstance(path, str) and os.path.exists(path)}
-    begin = {'pretrain_network': file_digest(start) if start and os.path.isfile(start) else start,
-             'strict_load': plain['path']['strict_load'], 'versions': package_versions()}
-    kept = {name: value for name, value in plain.items() if name not in ('name', *MAY_CHANGE)}
-    later = {name for name in OF_LATER_STAGES['compress'] if name != 'export'}  # export: dtype rounds the encoder
-    early = {name: value for name, value in kept.items() if name not in later}
-    return Cell(digest(kept, begin, content), digest(early, begin, content), values)
-
-
-def _installed(source: Any, path_of: Callable[[str], Any]) -> Any:
-    """Return where weights are that a package has installed; anything else as it is."""
-    return str(path_of(source)) if isinstance(source, str) and source.startswith('installed:') else source
-
-
-@functools.cache
-def file_digest(path: str) -> str:
-    """Return the digest of a file or of a model's folder, computed once in a process."""
-    return model_sha256(path)
-
-
-def digest(*parts: Any) -> str:
-    """Return a short digest of plain values."""
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
-
-
-class AblationFolder:
-    """Paths of one ablation's files.
-
-    Args:
-        options: its folder is `path: experiments_root` / `name`.
-    """
 
     def __init__(self, options: AblationOptions):
+        self.options = options
+        self.places, self.cells = plan(options)
         self.root = Path(options.path.experiments_root) / options.name
-        self.cells, self.encoders, self.logs = self.root / 'cells', self.root / 'encoders', self.root / 'logs'
-        self.figures = self.root / 'figures'
 
-    def result(self, key: str) -> Path:
+    @property
+    def left(self) -> list[Cell]:
+        """The cells that are not trained yet."""
+        return [cell for cell in self.cells.values() if not self._result(cell).exists()]
+
+    def summary(self) -> str:
+        """Return how much there is to do, in one line."""
+        encoders = len({cell.encoder for cell in self.cells.values()})
+        return (f'{len(self.places)} places in the table, {len(self.cells)} different trainings with {encoders} image '
+                f'encoders; {len(self.left)} trainings are left.')
+
+    def run(self, processes: int = 1, threads: int = 1) -> AblationResult:
+        """Train what is missing, then write cells.csv, table.csv, table.md and draw.
+
+        Args:
+            processes: trainings at the same time.
+            threads: of each.
+
+        Raises:
+            OptionError: a number is below 1.
+            DataError: trainings failed; the message names the log.
+        """
+        for name, value in (('processes', processes), ('threads', threads)):
+            if value < 1:
+                raise OptionError(f'{name}: {value} must be 1 at least.')
+        plain = asdict(self.options)
+        # any option may change: cells know by themselves what they depend on
+        claim_run(self.root, plain, continues=True, free=tuple(plain))
+        if self.left:
+            self._train(self.left, processes, threads)
+        return self._report()
+
+    def _result(self, cell: Cell) -> Path:
         """Return the file that says that a cell is finished, and how it ended."""
-        return self.cells / key / CELL
+        return self.root / 'cells' / cell.key / CELL
+
+    def _train(self, cells: Sequence[Cell], processes: int, threads: int) -> None:
+        """Train cells in processes of their own; those with one encoder follow each other in one process."""
+        jobs = []
+        for encoder in dict.fromkeys(cell.encoder for cell in cells):
+            request = self.root / 'logs' / f'{encoder}.json'
+            write_json(request, {
+                'cells': str(self.root / 'cells'), 'encoders': str(self.root / 'encoders'),
+                'keep_models': self.options.keep_models,
+                'wanted': [{each.name: getattr(cell, each.name) for each in fields(Cell)} for cell in cells
+                           if cell.encoder == encoder]})
+            jobs.append(Job([sys.executable, '-m', __name__, str(request)], request.with_suffix('.log')))
+        with tqdm(total=len(cells), desc='ablate', unit='training') as bar:
+            def look() -> None:
+                finished = sum(self._result(cell).exists() for cell in cells)
+                if finished > bar.n:
+                    bar.update(finished - bar.n)
+            failed = run_jobs(jobs, processes, dict.fromkeys(THREAD_VARIABLES, str(threads)), look)
+        if failed:
+            left = sum(not self._result(cell).exists() for cell in cells)
+            raise DataError(f'{left} of {len(cells)} trainings failed. The first says: {last_line(failed[0].log)} See '
+                            f'{failed[0].log}. Mend it and start the same command again: finished trainings are kept.')
+
+    def _report(self) -> AblationResult:
+        """Write the tables and the drawings."""
+        options = self.options
+        rows: dict[str, TableRow] = {}
+        for variant, _, key in self.places:
+            row = rows.setdefault(variant.name, TableRow(variant.name, variant.group, variant.value, [],
+                                                         options.paper.get(variant.name)))
+            row.results.append(json.loads(self._result(self.cells[key]).read_text(encoding='utf-8'))['best'])
+        table = list(rows.values())
+        write_cells(self.root / 'cells.csv', self.places, table)
+        sections = fill(table, options.sections, options.metrics)
+        write_table(self.root / 'table.csv', table)
+        text = markdown(table, sections)
+        write_text(self.root / 'table.md', text)
+        figures, metric = self.root / 'figures', options.metrics[0]
+        ablation, sweeps = figures / 'ablation.png', figures / 'sweeps.png'
+        draw_ablation([row for row in table if row.group == table[0].group], ablation, metric, PAPER)
+        draw_sweeps(table, sweeps, metric)
+        return AblationResult(self.root, table, sections, text, [ablation, *([sweeps] if options.sweeps else [])])
+
+
+def ablate(options: AblationOptions, processes: int = 1, threads: int = 1) -> AblationResult:
+    """Train the variants of an ablation that are not trained yet, and return its table; see `Ablation`."""
+    return Ablation(options).run(processes, threads)
 
 
 def run_cell(folder: Path, encoders: Path, cell: Cell, keep_models: bool) -> None:
@@ -292,12 +194,6 @@ def share(source: Path, target: Path) -> None:
         except OSError:  # no hard links on this file system
             with atomic_path(copied) as temporary:
                 shutil.copyfile(path, temporary)
-
-
-def write_request(path: Path, folder: AblationFolder, cells: list[Cell], keep_models: bool) -> None:
-    """Write down what one process shall train, for `train_request`."""
-    write_json(path, {'cells': str(folder.cells), 'encoders': str(folder.encoders), 'keep_models': keep_models,
-                      'wanted': [{each.name: getattr(cell, each.name) for each in fields(Cell)} for cell in cells]})
 
 
 def train_request(path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.tables import markdown_table, write_csv
+from pyiqa_rali.studies.ablation.plan import Variant
 
 PAPER = 'paper, not measured here: PLCC over 7 sets'
 
@@ -69,6 +70,21 @@ def _value(result: dict[str, float], section: str, metric: str) -> float:
 def spread(values: np.ndarray) -> float:
     """Return the standard deviation of a sample; NaN for one value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def write_cells(path: Path, places: Sequence[tuple[Variant, int, str]], table: Sequence[TableRow]) -> None:
+    """Write one line for each variant and repeat, with all correlations of its training.
+
+    Args:
+        path: the CSV file.
+        places: (variant, repeat, cell's key) of each line.
+        table: the rows with their results.
+    """
+    results = {row.name: row.results for row in table}
+    columns = list(table[0].results[0])
+    write_csv(path, ['variant', 'group', 'value', 'repeat', 'key', *columns], (
+        [variant.name, variant.group, variant.value, repeat, key,
+         *(results[variant.name][repeat][column] for column in columns)] for variant, repeat, key in places))
 
 
 def write_table(path: Path, rows: Sequence[TableRow]) -> None:

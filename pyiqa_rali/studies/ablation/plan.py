@@ -1,0 +1,223 @@
+"""What an ablation trains: its options, the rows of its table, and the cells, named by all that their results depend on."""
+
+import copy
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen
+
+from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.core.files import model_sha256
+from pyiqa_rali.core.options import from_known_keys, read_yaml
+from pyiqa_rali.core.runs import MAY_CHANGE
+from pyiqa_rali.core.versions import package_versions
+from pyiqa_rali.training.rali.options import PathOptions, train_options
+from pyiqa_rali.training.rali.run import check_sections
+from pyiqa_rali.training.rali.run_folder import OF_LATER_STAGES
+from pyiqa_rali.training.rali.text_encoders import resolve_text_encoder
+from pyiqa_rali.training.rali.towers import weight_file
+
+ABLATION = 'ablation'  # the group of the variants; each sweep is a group too
+DIGITS = 12
+FILE_KEYS = ('meta_info_file', 'reasoning_texts', 'split_file', 'calibration', 'photo_groups')
+
+
+@dataclass
+class SweepOptions:
+    """One option at several values.
+
+    Attributes:
+        key: the option, such as 'compress:num_basis'.
+        values: what it is set to.
+    """
+
+    key: str
+    values: Annotated[list[Any], MinLen(1)]
+
+
+@dataclass(kw_only=True)
+class AblationOptions:
+    """Variants, sweeps and repeats.
+
+    Attributes:
+        name: of the folder.
+        base: option file of RALI that every cell starts from.
+        repeats: changes of each repeat, such as {'manual_seed': 1, 'datasets:*:split_index': ...}.
+        variants: changes of each variant; the first is what the others are compared with.
+        sweeps: options that are set to several values in turn, by name.
+        changes: of all cells.
+        datasets: sections that are added to the base's data sets.
+        sections: whose correlations are averaged; None takes every test section, or every val section where none is.
+        metrics: of the table, among the base's `val: metrics`.
+        keep_models: keep each cell's exports and resumable state.
+        paper: the paper's average PLCC for variants, shown beside ours.
+        path: where to write.
+    """
+
+    name: str
+    base: str
+    repeats: Annotated[list[dict[str, Any]], MinLen(1)]
+    variants: Annotated[dict[str, dict[str, Any]], MinLen(1)]
+    sweeps: dict[str, SweepOptions] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sections: list[str] | None = None
+    metrics: list[str] = field(default_factory=lambda: ['plcc', 'srcc'])
+    keep_models: bool = False
+    paper: dict[str, float] = field(default_factory=dict)
+    path: PathOptions = field(default_factory=PathOptions)
+    model_type: Literal['ABLATION'] = 'ABLATION'
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        name: of the row.
+        group: 'ablation', or the sweep's name.
+        value: the swept option's value; None outside sweeps.
+        changes: of the base's options.
+    """
+
+    name: str
+    group: str
+    value: Any
+    changes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run.
+
+    Attributes:
+        key: digest of all that its result depends on.
+        encoder: digest of all that its aligned encoder and features depend on.
+        values: its options, without name and folder.
+    """
+
+    key: str
+    encoder: str
+    values: dict[str, Any]
+
+
+def ablation_options(values: dict[str, Any]) -> AblationOptions:
+    """Turn plain values into checked options.
+
+    Raises:
+        OptionError: a key is unknown or missing, or there is nothing to compare.
+    """
+    options = from_known_keys(AblationOptions, values)
+    unknown = [name for name in options.paper if name not in options.variants]
+    if unknown:
+        raise OptionError(f'paper: "{unknown[0]}" is not one of the variants ({", ".join(options.variants)}).'
+                          f'{did_you_mean(unknown[0], options.variants)}')
+    for name in options.sweeps:
+        if name == ABLATION:
+            raise OptionError(f'sweeps: {name}: needs another name: the group of the variants is called so.')
+    return options
+
+
+def variants_of(options: AblationOptions) -> list[Variant]:
+    """Return the rows of the table: variants, then sweeps."""
+    rows = [Variant(name, ABLATION, None, changes or {}) for name, changes in options.variants.items()]
+    reference = rows[0].changes
+    for name, sweep in options.sweeps.items():
+        rows += [Variant(f'{name} = {"~" if value is None else value}', name, value, {**reference, sweep.key: value})
+                 for value in sweep.values]
+    names = [row.name for row in rows]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated:
+        raise OptionError(f'variants, sweeps: "{repeated}" stands in them twice.')
+    return rows
+
+
+def plan(options: AblationOptions) -> tuple[list[tuple[Variant, int, str]], dict[str, Cell]]:
+    """Return (variant, repeat, cell's key) of every place in the table, and the different cells by key.
+
+    Raises:
+        OptionError, DataError: the options of a cell cannot be used; the message names its variant.
+    """
+    base = read_yaml(options.base)
+    base['datasets'] = {**(base.get('datasets') or {}), **options.datasets}
+    places, cells = [], {}
+    for variant in variants_of(options):
+        for number, repeat in enumerate(options.repeats):
+            values = copy.deepcopy(base)
+            try:
+                for changes in (options.changes, repeat, variant.changes):
+                    values = changed(values, changes)
+                if not options.keep_models:  # a bank is for explanations by the export, which is not kept
+                    values['bank'] = None
+                cell = make_cell(values)
+            except OptionError as error:
+                raise OptionError(f'{variant.name}, repeat {number}: {error}') from error
+            cells[cell.key] = cell
+            places.append((variant, number, cell.key))
+    return places, cells
+
+
+def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return options with 'section:key' entries set; '*' stands for every section at its place.
+
+    Raises:
+        OptionError: there is no such section.
+    """
+    values = copy.deepcopy(values)
+    for key, value in changes.items():
+        *parents, last = key.split(':')
+        sections = [values]
+        for name in parents:
+            sections = [child for section in sections for child in _children(section, name, key)]
+        for section in sections:
+            section[last] = value
+    return values
+
+
+def _children(section: dict[str, Any], name: str, key: str) -> list[dict[str, Any]]:
+    if name == '*':
+        return [child for child in section.values() if isinstance(child, dict)]
+    if not isinstance(section.get(name), dict):
+        known = [each for each, child in section.items() if isinstance(child, dict)]
+        raise OptionError(f'"{key}": there is no section "{name}"; there are {", ".join(known)}.{did_you_mean(name, known)}')
+    return [section[name]]
+
+
+def make_cell(values: dict[str, Any]) -> Cell:
+    """Check a cell's options and compute its digests; tables, texts, weights and package versions are part of them."""
+    options = train_options({**values, 'name': 'cell'})
+    sections = check_sections(options)
+    plain = asdict(options)
+    start = plain['path']['pretrain_network']
+    named = {f'{name}:{key}': section.get(key) for name, section in sections.items() for key in FILE_KEYS}
+    named['encoder'] = _installed((options.network.get('image_encoder') or {}).get('pretrained'), weight_file)
+    named['text_encoder'] = _installed(options.text_encoder.path, resolve_text_encoder)
+    content = {key: file_digest(path) for key, path in named.items() if isinstance(path, str) and os.path.exists(path)}
+    begin = {'pretrain_network': file_digest(start) if start and os.path.isfile(start) else start,
+             'strict_load': plain['path']['strict_load'], 'versions': package_versions()}
+    kept = {name: value for name, value in plain.items() if name not in ('name', *MAY_CHANGE)}
+    later = {name for name in OF_LATER_STAGES['compress'] if name != 'export'}  # export: dtype rounds the encoder
+    early = {name: value for name, value in kept.items() if name not in later}
+    return Cell(digest(kept, begin, content), digest(early, begin, content), values)
+
+
+def _installed(source: Any, path_of: Callable[[str], Any]) -> Any:
+    """Return where weights are that a package has installed; anything else as it is."""
+    return str(path_of(source)) if isinstance(source, str) and source.startswith('installed:') else source
+
+
+@functools.cache
+def file_digest(path: str) -> str:
+    """Return the digest of a file or of a model's folder, computed once in a process."""
+    return model_sha256(path)
+
+
+def digest(*parts: Any) -> str:
+    """Return a short digest of plain values."""
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
