@@ -1,10 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 
-from pyiqa_rali.core.options import read_yaml
+from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.data.distortions import DISTORTIONS, FAMILIES
 from pyiqa_rali.studies.baselines import ridge_scores
-from pyiqa_rali.studies.protocol import HELD_OUT, level_order, medians, protocol_options
+from pyiqa_rali.studies.protocol import HELD_OUT, level_order, medians, protocol_options, run_protocol
 from pyiqa_rali.training.rali.options import train_options
 
 LITE = 'options/rali_lite.yml'
@@ -69,3 +71,21 @@ def test_the_leave_one_out_error_is_exact():
 def test_medians_of_nested_results():
     results = [{'a': {'plcc': value}, 'images': 5, 'names': ['x']} for value in (0.1, 0.9, 0.4)]
     assert medians(results) == {'a': {'plcc': 0.4}, 'images': 5.0}
+
+
+@pytest.mark.slow
+def test_the_protocol_trains_measures_and_goes_on(tmp_path, monkeypatch):
+    small = ['datasets:train:crop_size=64', 'datasets:train:batch_size_per_gpu=8', 'datasets:train:num_worker_per_gpu=0',
+             'datasets:basis:crop_size=64', 'datasets:basis:samples_per_epoch=24', 'datasets:basis:num_worker_per_gpu=0',
+             'datasets:val:crop_size=64', 'datasets:val:samples_per_epoch=8', 'datasets:val:num_worker_per_gpu=0',
+             'align:total_iter=2', 'align:standardise_samples=8', 'align:prompts=~', 'bank=~', 'compress:pca_dim=8',
+             'compress:num_buckets=4', 'compress:num_basis=8', 'score:total_epochs=2', f'path:experiments_root={tmp_path}']
+    values = override(read_yaml(LITE), small)
+    monkeypatch.setattr('pyiqa_rali.studies.protocol.LEVELS', (2.0, 4.0))
+    found = run_protocol(values, tmp_path / 'protocol.json', [3], num_photographs=1)
+    assert found.median == json.loads((tmp_path / 'protocol.json').read_text())['median']
+    known, unseen = (found.seeds[3][name] for name in ('test_in_domain', 'test_out_of_domain'))
+    assert known['images'] == 2 * (len(DISTORTIONS) - len(HELD_OUT)) and unseen['images'] == 2 * len(HELD_OUT)
+    assert all(-1 <= each[name]['srcc'] <= 1 for each in (known, unseen) for name in ('ridge', 'piqe', 'brisque'))
+    monkeypatch.setattr('pyiqa_rali.studies.protocol.train', None)
+    assert run_protocol(values, tmp_path / 'protocol.json', [3], num_photographs=1) == found
