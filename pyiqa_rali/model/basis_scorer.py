@@ -10,7 +10,8 @@ class BasisScorer(nn.Module):
 
     With image features x (C,), z = `pca_components` ((x - `pca_mean`) / `pca_scale`), w = softmax(cos(z, mu_i) / tau)
     over the K `basis_vectors` mu_i, and the score is the sum of w_i times `basis_scores` f_i. A score is a convex
-    combination of the basis scores and has their unit.
+    combination of the basis scores and has their unit. The division by `pca_scale` is not in the paper's formula; the
+    released checkpoint has it, and with ones it changes nothing.
 
     Args:
         feature_dim: width C of the image features.

@@ -21,7 +21,7 @@ from pyiqa_rali.__main__ import main
 from pyiqa_rali.core import hub
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.model import default, locate
-from pyiqa_rali.model.checkpoint import load_metadata, save_checkpoint
+from pyiqa_rali.model.checkpoint import load_checkpoint, load_metadata, save_checkpoint
 from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.model.release import conversion
 from tests.tiny import tiny_released_folder
@@ -91,6 +91,16 @@ def test_a_hub_that_listens_is_reached(monkeypatch):
         assert hub.can_reach(f'http://127.0.0.1:{server.server_port}')
     finally:
         server.server_close()
+
+
+def test_an_earlier_conversion_is_brought_to_the_range_of_the_labels_without_the_hub(released, tmp_path):
+    tensors, metadata = load_checkpoint(conversion.converted(released))
+    earlier = conversion.cache_folder() / 'rali_ByteDance%2FQ-Insight%2FRALI@main_1.safetensors'
+    save_checkpoint(earlier, tensors, {**metadata, 'mos_range': [1.3, 4.4]})
+    path = locate.locate_checkpoint('rali')
+    assert path != earlier and load_metadata(path) == {**metadata, 'mos_range': [1, 5]}
+    found = load_checkpoint(path)[0]
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
 def test_the_hub_cache_is_used(released, tmp_path):

@@ -29,8 +29,10 @@ def copied(released, tmp_path):
 def test_its_metadata(released):
     tensors, metadata = read_released(released)
     assert metadata['temperature'] == pytest.approx(0.07, rel=1e-5)
-    scores = tensors['scorer.basis_scores']
-    assert metadata['mos_range'] == [scores.min().item(), scores.max().item()]
+    assert metadata['mos_range'] == [1, 5]  # the unit of its labels; scores that pass an end are told by a tilde
+    basis_scores = tensors['scorer.basis_scores']
+    expected = f'{"~" if basis_scores.min() < 1 else ""}1, {"~" if basis_scores.max() > 5 else ""}5'
+    assert RALI(pretrained_model_path=released).score_range == expected
     assert is_released(released) and not is_released(released / 'best')
     assert not any('text' in name for name in tensors)
 

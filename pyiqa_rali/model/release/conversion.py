@@ -14,11 +14,11 @@ from torch import Tensor
 
 from pyiqa_rali.core.errors import CheckpointError
 from pyiqa_rali.core.hub import commit_of, from_hub
-from pyiqa_rali.model.checkpoint import FILE_NAME, save_checkpoint
+from pyiqa_rali.model.checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
 from pyiqa_rali.model.release.clip_settings import PROCESSOR_FILES
-from pyiqa_rali.model.release.released import FILES, is_released, not_there_yet, read_released
+from pyiqa_rali.model.release.released import FILES, MOS_RANGE, is_released, not_there_yet, read_released
 
-LAYOUT = 1  # counts changes of what a conversion writes; an older one is made again
+LAYOUT = 2  # counts changes of what a conversion writes; an older one is made again, or from the first one (`_from_first`)
 SECONDS_OF_A_DEAD_WRITER = 3600
 
 
@@ -48,9 +48,11 @@ def converted_from_hub(source: str, revision: str | None, choices: str) -> Path:
         CheckpointError: it is not in the cache, the hub does not give it, or it is no checkpoint.
     """
     name = urllib.parse.quote(f'{source.replace(":", "/")}@{revision or "main"}', safe='@')
-    target = cache_folder() / f'rali_{name}_{LAYOUT}.safetensors'
+    target, first = (cache_folder() / f'rali_{name}_{layout}.safetensors' for layout in (LAYOUT, 1))
     if target.exists():
         return target
+    if first.exists():
+        return _once(target, lambda: _from_first(first))
     folder = fetch(source, revision, choices)
     if (folder / FILE_NAME).is_file():
         return folder / FILE_NAME
@@ -85,6 +87,12 @@ def read_fetched(folder: Path, source: str) -> tuple[dict[str, Tensor], dict[str
     """Return tensors and metadata of a folder from the hub, with where it came from."""
     tensors, metadata = read_released(folder)
     return tensors, {**metadata, 'training': {**metadata['training'], 'source': source, 'revision': commit_of(folder)}}
+
+
+def _from_first(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a conversion of the first layout, whose range was that of its basis scores, as this layout has it."""
+    tensors, metadata = load_checkpoint(path)
+    return tensors, {**metadata, 'mos_range': list(MOS_RANGE)}
 
 
 def _once(target: Path, read: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]) -> Path:

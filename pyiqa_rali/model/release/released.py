@@ -23,6 +23,7 @@ FILES = ('best/config.json', 'ckpt.pt', 'pca.pkl')
 WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json')
 SHARDS = ('best/model*.safetensors', 'best/model.safetensors.index.json', 'best/pytorch_model*.bin',
           'best/pytorch_model.bin.index.json')
+MOS_RANGE = (1.0, 5.0)
 SCORER = ('pca_scale', 'pca_components', 'prototypes', 'proto_scores', 'logit_scale')
 
 
@@ -44,8 +45,8 @@ def not_there_yet(folder: Path) -> list[str]:
 def read_released(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return our tensors and metadata for a released folder.
 
-    Scores keep the unit of its basis scores. That unit is written down nowhere in the folder, so `mos_range` is the range
-    that its scores can take: from the lowest to the highest basis score.
+    Scores keep the unit of its basis scores: DeQA-Score's `gt_score_norm`, from 1 to 5. No file of the folder says so; the
+    release's own evaluation compares its scores with these labels.
 
     Raises:
         CheckpointError: a file is missing or unreadable, or a tensor is missing, unknown, of another shape, or not finite.
@@ -62,9 +63,8 @@ def read_released(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     tensors.update({f'scorer.{name}': tensor for name, tensor in scorer_tensors(folder, state).items()})
     check_scorer_tensors(tensors, folder)
     _check_values(tensors, folder)
-    scores = tensors['scorer.basis_scores']
     metadata = {'format_version': FORMAT_VERSION, 'name': 'RALI (released)', 'image_encoder': config.to_dict(),
-                'mos_range': [float(scores.min()), float(scores.max())], 'lower_better': False,
+                'mos_range': list(MOS_RANGE), 'lower_better': False,
                 'temperature': float(tensors['scorer.temperature']), 'licence': 'Apache-2.0',
                 'training': {'data': 'KonIQ-10k, by the authors of arXiv 2510.11369', 'source': 'ByteDance/Q-Insight, RALI'}}
     return tensors, metadata

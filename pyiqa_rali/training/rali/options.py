@@ -100,7 +100,8 @@ class CompressOptions:
         bucket_range: what the buckets cover: 'labels', from the lowest to the highest label that occurs, or 'mos_range', the
             declared range, parts of which may hold no images (version 0.1).
         num_basis: number K of basis vectors over all buckets.
-        standardise: divide by each feature's standard deviation before PCA.
+        standardise: divide by each feature's standard deviation before PCA, as the released checkpoint's `pca_scale` can; the
+            paper's formula does not.
         backend: 'scipy' or 'torch' (k-means on the training device).
         kmeans_iter: k-means iterations.
     """
