@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, 2 for options or data that cannot be used, 130 after Ctrl-C.
     """
     args = build_parser().parse_args(argv)
-    return exit_status(PROGRAM, lambda: run(args))
+    return exit_status(PROGRAM, lambda: run(args), messages_on_stdout=True)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     kind = override(read_yaml(args.opt), args.force_yml).get('model_type', 'RALI')
     if kind == 'RALI':
         from pyiqa_rali.training.rali.run import train
-        train(args.opt, args.auto_resume, args.launcher, args.force_yml)
+        print_results(train(args.opt, args.auto_resume, args.launcher, args.force_yml))
     elif kind == 'GRPO':
         from pyiqa_rali.training.vlm.grpo import train_grpo
         print_results(train_grpo(args.opt, args.auto_resume, args.force_yml))
@@ -50,8 +50,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """Print what came out as JSON."""
-    print(json.dumps(results, indent=2))
+    """Print what came out as JSON; in processes and stages that have no results, nothing."""
+    if results:
+        print(json.dumps(results, indent=2))
 
 
 def build_parser() -> CommandParser:

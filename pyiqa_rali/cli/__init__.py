@@ -5,25 +5,28 @@ import sys
 from collections.abc import Callable
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.core.messages import messages_shown
 
 USER_ERRORS = (OptionError, DataError, CheckpointError, OSError)
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
-def exit_status(program: str, work: Callable[[], int | None]) -> int:
+def exit_status(program: str, work: Callable[[], int | None], messages_on_stdout: bool = False) -> int:
     """Run a command and turn what the user can mend into one line on stderr.
 
     Args:
         program: what the line starts with.
         work: the command; returns its exit status, None for 0.
+        messages_on_stdout: show the library's messages on stdout and not on stderr: they are this command's output.
 
     Returns:
         What `work` returned, 2 after an error that the user can mend, 130 after Ctrl-C. Other errors keep their
         traceback.
     """
     try:
-        status = work() or 0
+        with messages_shown(messages_on_stdout):
+            status = work() or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
         print(f'{program}: interrupted', file=sys.stderr)

@@ -7,10 +7,13 @@ the record says something else. Results that come one by one are rows of a `RowF
 
 import contextlib
 import csv
+import glob
 import io
 import json
+import logging
 import operator
 import os
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +32,8 @@ LONGEST_SHOWN = 200  # characters of a value in a message
 LONGEST_FIRST_LINE = 1 << 20  # bytes that are read of a file of another kind
 
 Row = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 # Records -------------------------------------------------------------------------------------------------------------------
@@ -187,10 +192,18 @@ def claim_run(root: Path, options: dict[str, Any], continues: bool, free: Sequen
                               f'{where}was {_shown(found[0].before)}, is {_shown(found[0].now)}. Use the same options, or '
                               'another name.')
     elif root.exists() and not continues:
-        from pyiqa.utils.misc import mkdir_and_rename
-        mkdir_and_rename(str(root))
+        _archive(root)
     _write_claim(record, options)
     write_json(root / 'versions.json', versions())
+
+
+def _archive(root: Path) -> None:
+    """Rename a folder as pyiqa does, with the time behind its name."""
+    name = f'{root.name}_archived_{time.strftime("%Y%m%d_%H%M%S")}'
+    taken = len(list(root.parent.glob(f'{glob.escape(name)}*')))  # in the same second
+    target = root.with_name(f'{name}_{taken}' if taken else name)
+    root.rename(target)
+    logger.info('%s was there already; it is archived as %s', root, target.name)
 
 
 # Rows ----------------------------------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pyiqa_rali.core.errors import DataError, some
 from pyiqa_rali.core.files import without_nan, write_json, write_text, write_yaml
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.core.runs import read_claim, refuse_foreign
 from pyiqa_rali.core.versions import versions
@@ -108,7 +108,7 @@ class Evaluation:
         """Measure agreement, compare metrics and set the paper's values beside."""
         statistics = self.options.statistics
         rows, significance = [], []
-        for name in tqdm(self.data, desc='agreement and tests', unit='data set'):
+        for name in progress_bar(self.data, desc='agreement and tests', unit='data set'):
             mos, scores = self._oriented(name)
             rows += [self._row(name, label, mos, scores[label]) for label in scores]
             significance += compare_metrics(scores, mos, Comparison(statistics.bootstrap, statistics.confidence,

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from pyiqa_rali.core.errors import OptionError, first_line
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.data.image_files import UnreadableImage
 from pyiqa_rali.data.table_pictures import reads_rows, row_paths
 from pyiqa_rali.data.tables import QualityTable
@@ -86,7 +86,7 @@ def score_table(metric: Any, table: QualityTable, values: dict[str, Any], cache:
     factor = float(values.get('img_range') or 1) if reads_rows(table.base) else 1.0
     found = score_windows(TableReader(table, with_references), chunks(wanted, batch_size), Scorer(metric, batch_size, factor),
                           values.get('num_worker_per_gpu', 0) if wanted else 0, score_in_workers=False)
-    with tqdm(total=len(pairs), initial=len(pairs) - len(wanted), desc=f'{label} on {table.name}', unit='image',
+    with progress_bar(total=len(pairs), initial=len(pairs) - len(wanted), desc=f'{label} on {table.name}', unit='image',
               disable=not wanted) as bar:
         for window in found:
             for each in window:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from pyiqa_rali.core.errors import CheckpointError
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.model.preprocessing import MIN_SIZE, Preprocessing
 from pyiqa_rali.model.rali import RALI
 
@@ -48,7 +48,7 @@ def check_agreement(path: str | os.PathLike, net: RALI, name: str) -> dict[str, 
     generator = torch.Generator().manual_seed(0)
     sizes = checked_sizes(net.image_encoder.config.preprocessing)
     found = []
-    for shape in tqdm(sizes, desc='check', unit='size'):
+    for shape in progress_bar(sizes, desc='check', unit='size'):
         images = varied_pictures(shape, generator)
         with torch.no_grad():
             expected = net(images)

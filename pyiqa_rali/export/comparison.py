@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.export.agreement import open_session
 from pyiqa_rali.export.pictures import as_input
 from pyiqa_rali.measures.correlations import correlations, measures_of
@@ -39,7 +39,7 @@ def compare(net: RALI, models: dict[str, str | os.PathLike], pictures: Iterable[
         scorers = {'torch': _torch_scorer(net), **{name: _onnx_scorer(path) for name, path in models.items()}}
         inputs = [as_input(picture) for picture in pictures]
         scores: dict[str, list[float]] = {name: [] for name in scorers}
-        for images in tqdm(inputs, desc='compare', unit='picture'):
+        for images in progress_bar(inputs, desc='compare', unit='picture'):
             for name, score in scorers.items():
                 scores[name].append(score(images))
         milliseconds = time_in_turn(scorers, inputs[0])

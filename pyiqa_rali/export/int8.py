@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.files import atomic_path
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.export.fitting import PREFIX
 from pyiqa_rali.export.pictures import as_input
 
@@ -87,7 +87,7 @@ def _quantise_static(source: str | os.PathLike, target: Path, pictures: Iterable
 
         def __init__(self):
             self.read = 0
-            self.inputs: Iterator = iter(tqdm(pictures, desc='calibrate', unit='picture'))
+            self.inputs: Iterator = iter(progress_bar(pictures, desc='calibrate', unit='picture'))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             picture = next(self.inputs, None)

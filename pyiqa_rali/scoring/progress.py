@@ -1,15 +1,19 @@
 """What a large job tells while it runs and at its end: counts, speed, and every image without a score."""
 
+import logging
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.scoring.score_table import ImageScore
 from pyiqa_rali.scoring.shards import is_shard
 
 SECONDS_BETWEEN_LINES = 30.0
+
+logger = logging.getLogger(__name__)
 
 
 class Progress:
@@ -21,11 +25,10 @@ class Progress:
     """
 
     def __init__(self, world: int = 1, silent: bool = False):
-        from tqdm import tqdm
         self._silent = silent
         self._which = f'process 1 of {world}' if world > 1 else 'score'
         self._on_terminal = sys.stderr.isatty() and not silent
-        self._bar = tqdm(unit=' images', desc=self._which, disable=not self._on_terminal, file=sys.stderr)
+        self._bar = progress_bar(unit=' images', desc=self._which, disable=not self._on_terminal, file=sys.stderr)
         self._start = self._told = time.monotonic()
         self.count = self.failed = 0
 
@@ -49,8 +52,7 @@ class Progress:
         self._bar.update(len(scores))
         if not self._on_terminal and not self._silent and time.monotonic() - self._told > SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()
-            print(f'{self._which}: {self.count} images, {self.rate:.1f} images/s, {self.failed} without a score',
-                  file=sys.stderr, flush=True)
+            logger.info('%s: %d images, %.1f images/s, %d without a score', self._which, self.count, self.rate, self.failed)
 
     def clear(self) -> None:
         """Make room for a line on the screen."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.files import write_json
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.runs import KeyedRows, claim_folder
 from pyiqa_rali.data.distortions import DISTORTIONS
 from pyiqa_rali.data.reasoning_texts import PRISTINE
@@ -114,7 +114,7 @@ def evaluate_explanations(net: RALI, source: str | os.PathLike | DrawnSettings, 
     claim_folder(root / SETTINGS, {**settings, 'weights': weights_digest(net)}, '--out')
     kept = KeyedRows(root / PICTURES, 'image', durable=False)
     left = [index for index, name in enumerate(pictures.names()) if name not in kept.done]
-    with tqdm(total=len(left), unit='picture', disable=None) as bar:
+    with progress_bar(total=len(left), unit='picture', disable=None) as bar:
         for start in range(0, len(left), BATCH):
             chunk = list(_explained(net, pictures.read(left[start:start + BATCH])))
             kept.add(chunk)

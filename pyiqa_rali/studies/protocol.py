@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pyiqa_rali.core.files import write_json, write_yaml
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.runs import differences, read_claim
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.measures.correlations import correlations, measures_of
@@ -100,7 +100,7 @@ def measure_run(values: dict[str, Any], with_baselines: bool) -> dict[str, Any]:
         found[section] = {'images': len(names), **measure(mos, scores, section), 'level_order': level_order(names, scores)}
         if with_baselines:
             for name, metric in (('piqe', Piqe()), ('brisque', Brisque())):
-                baseline = [metric(picture) for picture in tqdm(_pictures(options, section), total=len(names),
+                baseline = [metric(picture) for picture in progress_bar(_pictures(options, section), total=len(names),
                                                                 desc=f'{name} on {section}')]
                 found[section][name] = measure(mos, np.array(baseline), name)
     if with_baselines:

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from annotated_types import Gt, Le
 from PIL import Image
-from tqdm import tqdm
 
 from pyiqa_rali.core.errors import DataError, OptionError, first_line, some
 from pyiqa_rali.core.files import write_json
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.options import Count, Positive, Whole
 from pyiqa_rali.core.runs import JsonRows, RowFile, read_claim, refuse_differences
 from pyiqa_rali.data.image_files import READING, ReadingOptions
@@ -106,7 +106,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     report = WritingReport()
     left = [(name, image) for name, image in zip(names, images, strict=True) if name not in done]
     rows = _rows(part)
-    with tqdm(total=len(images), initial=len(done), desc='write-texts', unit='image') as bar:
+    with progress_bar(total=len(images), initial=len(done), desc='write-texts', unit='image') as bar:
         for start in range(0, len(left), options.batch_size):
             chunk = left[start:start + options.batch_size]
             found = _texts_of(reasoner, chunk, settings['model'], options, report, completer or complete, reading)

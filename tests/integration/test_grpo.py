@@ -192,8 +192,10 @@ def test_two_processes_compare_their_images(data, tmp_path):
     assert ReasoningScorer(pretrained_model_path=tmp_path / 'tiny' / 'models' / 'reasoning', max_new_tokens=8)
 
 
-def test_a_resumed_run_refuses_other_options(data, tmp_path):
+def test_a_resumed_run_refuses_other_options(data, tmp_path, capfd):
     train_grpo(write_options(data, tmp_path, grpo__max_steps=2))
+    told = capfd.readouterr()
+    assert told.out == '' and 'step 2' not in told.err and '/2 [' not in told.err  # the library prints nothing, nor the trainer
     (tmp_path / 'tiny' / 'models' / 'reasoning').rename(tmp_path / 'elsewhere')
     with pytest.raises(OptionError, match='the options differ .* in "grpo": learning_rate: was 0.001, is 0.5'):
         train_grpo(write_options(data, tmp_path, grpo__max_steps=2, grpo__learning_rate=0.5), auto_resume=True)

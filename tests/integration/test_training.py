@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -86,6 +87,7 @@ def test_a_killed_run_resumes_to_bit_identical_weights(tmp_path):
     resumed = run_process(options, '--auto_resume')
     output, _ = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, output
+    assert re.search(r'^stage 2: \d+ images, ', output, re.M) and '"export": ' in output  # the command prints
     assert same_weights(expected, log.parent.parent / 'models' / 'rali.safetensors')
     steps = [line.split(',')[0] for line in log.read_text().splitlines()[1:]]
     assert steps == [str(step) for step in range(40)]
@@ -97,9 +99,10 @@ def test_a_resumed_run_refuses_other_options(tmp_path):
         train(str(write_options(tmp_path, align__lr=0.5)), auto_resume=True)
 
 
-def test_a_run_of_the_same_name_is_archived(tmp_path):
+def test_a_run_of_the_same_name_is_archived(tmp_path, capfd):
     train(str(write_options(tmp_path)))
     train(str(write_options(tmp_path)))
+    assert capfd.readouterr() == ('', '')  # and the library prints nothing
     assert len(list((tmp_path / 'experiments').glob('tiny_archived_*'))) == 1
 
 

@@ -209,5 +209,6 @@ def test_a_run_goes_on_with_the_same_options_or_is_archived(tmp_path):
     assert yaml.safe_load((root / 'options.yml').read_text())['logger'] == {'figures': False}
     with pytest.raises(OptionError, match='the options differ .* in "align": lr: was 0.001, is 0.5. Use the same options'):
         claim_run(root, {**options, 'align': {'lr': 0.5, 'steps': 10}}, True, ('logger',))
-    claim_run(root, {**options, 'align': {'lr': 0.5}}, False, ())
-    assert len(list(tmp_path.glob('run*'))) == 2
+    for number in range(2, 4):
+        claim_run(root, {**options, 'align': {'lr': 0.5}}, False, ())
+        assert len(list(tmp_path.glob('run_archived_*'))) + 1 == number == len(list(tmp_path.iterdir()))

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from pyiqa_rali import __version__
 from pyiqa_rali.core.files import write_json
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.data.photographs import Photograph
 from pyiqa_rali.data.synthetic.dataset import SyntheticNRDataset, as_tensor
 from pyiqa_rali.data.synthetic.pseudo_mos import CHUNK, METRICS, FullReferenceMetrics, quantile_table
@@ -35,7 +35,7 @@ def calibrate(path: str | Path, photos: str | None = None, groups: str | None = 
                                   'samples_per_epoch': draws})
     measure = FullReferenceMetrics(metrics)
     measured: dict[str, list[np.ndarray]] = {name: [] for name in measure.names}
-    for start in tqdm(range(0, draws, CHUNK), desc='calibrate', unit='batch'):
+    for start in progress_bar(range(0, draws, CHUNK), desc='calibrate', unit='batch'):
         batch = [dataset.draw(index) for index in range(start, min(start + CHUNK, draws))]
         values = measure(as_tensor([draw.reference for draw in batch]), as_tensor([draw.distorted for draw in batch]))
         for name, found in values.items():

@@ -10,10 +10,10 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.files import remove_leftovers
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.data.photographs import check_sizes, list_photographs
 from pyiqa_rali.data.synthetic.blocks import make_block, read_record
 from pyiqa_rali.data.synthetic.pseudo_mos import PseudoMos, load_calibration
@@ -55,7 +55,7 @@ def make_dataset(settings: DatasetSettings, workers: int = 1) -> int:
         remove_leftovers(Path(settings.out) / part)
     blocks = plan(settings, photographs)
     missing = [block for block in blocks if read_record(settings, block) is None]
-    with tqdm(total=len(blocks), initial=len(blocks) - len(missing), desc='make-dataset', unit='block') as progress:
+    with progress_bar(total=len(blocks), initial=len(blocks) - len(missing), desc='make-dataset', unit='block') as progress:
         for _ in _work(settings, missing, min(workers, len(missing))):
             progress.update()
     made = [record for block in blocks if (record := read_record(settings, block)) is not None]

@@ -2,8 +2,8 @@
 
 import contextlib
 import hashlib
+import logging
 import os
-import sys
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -20,6 +20,8 @@ from pyiqa_rali.model.release.released import FILES, MOS_RANGE, is_released, not
 
 LAYOUT = 2  # counts changes of what a conversion writes; an older one is made again, or from the first one (`_from_first`)
 SECONDS_OF_A_DEAD_WRITER = 3600
+
+logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -105,7 +107,7 @@ def _once(target: Path, read: Callable[[], tuple[dict[str, Tensor], dict[str, An
         with FileLock(f'{target}.lock'):
             if not target.exists():
                 _remove_dead_parts(target)
-                print(f'pyiqa-rali: converting the released RALI, once, to {target}', file=sys.stderr)
+                logger.warning('pyiqa-rali: converting the released RALI, once, to %s', target)
                 save_checkpoint(target, *read())
     except OSError as error:
         raise CheckpointError(f'{target}: cannot be written ({error}). Weights of pyiqa are kept there; TORCH_HOME '

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.files import atomic_path, write_json, write_text, write_yaml
 from pyiqa_rali.core.jobs import Job, end_with_parent, last_line, run_jobs
+from pyiqa_rali.core.messages import messages_shown, progress_bar
 from pyiqa_rali.core.runs import claim_run
 from pyiqa_rali.studies.ablation.figures import draw_ablation, draw_sweeps
 from pyiqa_rali.studies.ablation.plan import AblationOptions, Cell, plan
@@ -115,7 +114,7 @@ class Ablation:
                 'wanted': [{each.name: getattr(cell, each.name) for each in fields(Cell)} for cell in cells
                            if cell.encoder == encoder]})
             jobs.append(Job([sys.executable, '-m', __name__, str(request)], request.with_suffix('.log')))
-        with tqdm(total=len(cells), desc='ablate', unit='training') as bar:
+        with progress_bar(total=len(cells), desc='ablate', unit='training') as bar:
             def look() -> None:
                 finished = sum(self._result(cell).exists() for cell in cells)
                 if finished > bar.n:
@@ -205,4 +204,5 @@ def train_request(path: Path) -> None:
 
 if __name__ == '__main__':
     end_with_parent()
-    train_request(Path(sys.argv[1]))
+    with messages_shown(on_stdout=True):
+        train_request(Path(sys.argv[1]))

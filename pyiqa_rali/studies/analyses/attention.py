@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.data.image_files import ImageFinder
 from pyiqa_rali.figures.analyses import draw_attention
 from pyiqa_rali.model.digest import weights_digest
@@ -67,7 +67,7 @@ def analyse_attention(images: Sequence[str | os.PathLike], model: ReasonerSettin
     folder.check_weights({'model': weights_digest(reasoner.model)})
     completions = greedy_completions(reasoner, files, folder.rows('completions'), model)
     rows = folder.rows('attention')
-    for path, completion in tqdm(list(zip(files, completions, strict=True)), desc='attention', unit='image'):
+    for path, completion in progress_bar(list(zip(files, completions, strict=True)), desc='attention', unit='image'):
         if path not in rows.done:
             found = attention_shares(reasoner, read_picture(path), reasoner.card.prompt(), completion,
                                      reasoner.card.rating_key)

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.files import model_sha256
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.figures.analyses import draw_costs
 from pyiqa_rali.model.locate import locate_checkpoint
 from pyiqa_rali.studies.analyses.folder import AnalysisFolder, AnalysisResult
@@ -49,7 +48,7 @@ def analyse_efficiency(metrics: Sequence[str], model: str | os.PathLike, image: 
                                                 'repeats': repeats, 'threads': threads, 'device': device})
     folder.check_weights(weights_of(wanted))
     rows = with_shares([cost_of(*each, str(image), repeats, threads, device)
-                        for each in tqdm(wanted, desc='efficiency', unit='metric')])
+                        for each in progress_bar(wanted, desc='efficiency', unit='metric')])
     draw_costs(rows, COSTS, folder.picture('efficiency'))
     shown = [{key: value for key, value in row.items() if key != 'seconds'} for row in rows]
     return folder.finish({'costs': shown}, {'metrics': rows, 'paper': PAPER}, folder.picture('efficiency'))

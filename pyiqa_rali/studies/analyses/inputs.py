@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.options import read_yaml
 from pyiqa_rali.core.runs import KeyedRows
 from pyiqa_rali.vlm.generation import complete, decode
@@ -50,7 +50,7 @@ def greedy_completions(reasoner: ReasoningModel, paths: Sequence[str], rows: Key
                        settings: ReasonerSettings) -> list[list[int]]:
     """Return the token ids of one completion for each image; those that stand in the file are not written again."""
     left = [path for path in paths if path not in rows.done]
-    with tqdm(total=len(paths), initial=len(paths) - len(left), desc='reasoning', unit='image') as bar:
+    with progress_bar(total=len(paths), initial=len(paths) - len(left), desc='reasoning', unit='image') as bar:
         for start in range(0, len(left), settings.batch_size):
             chunk = left[start:start + settings.batch_size]
             found = complete(reasoner, [read_picture(path) for path in chunk], reasoner.card.prompt(),

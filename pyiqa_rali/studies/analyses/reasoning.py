@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.runs import KeyedRows
 from pyiqa_rali.figures.analyses import draw_conditions
 from pyiqa_rali.measures.correlations import correlations, measures_of
@@ -71,7 +71,7 @@ def rate(reasoner: ReasoningModel, paths: Sequence[str], completions: Sequence[S
     """
     card = reasoner.card
     left = [place for place, path in enumerate(paths) if path not in rows.done]
-    with tqdm(total=len(paths), initial=len(paths) - len(left), desc='ratings', unit='image') as bar:
+    with progress_bar(total=len(paths), initial=len(paths) - len(left), desc='ratings', unit='image') as bar:
         for start in range(0, len(left), settings.batch_size):
             chunk = left[start:start + settings.batch_size]
             pictures = [read_picture(paths[place]) for place in chunk]

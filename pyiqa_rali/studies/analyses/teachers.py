@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.processes import torch_device
 from pyiqa_rali.core.runs import KeyedRows
 from pyiqa_rali.data.tables import build_table
@@ -68,7 +68,7 @@ def _scored(models: Mapping[str, RALI], sections: Mapping[str, dict[str, Any]], 
     for section, options in sections.items():
         table = build_table(section, options, seed)
         found[section] = []
-        for place in tqdm(drawn(len(table), limit, seed), desc=f'scores: {section}', unit='image'):
+        for place in progress_bar(drawn(len(table), limit, seed), desc=f'scores: {section}', unit='image'):
             key = f'{section}/{place}'
             if key not in rows.done:
                 item = table[place]

@@ -1,6 +1,9 @@
 """The grid of a benchmark: presets, cells, and rows that know what they are the measurement of."""
 
+import json
 import os
+import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,6 +71,13 @@ def cells_of(subject: Subject, inputs: list[str], sizes: list[tuple[int, int]], 
 def row_key(row: dict[str, Any]) -> tuple[Any, ...]:
     """Return what a row is the measurement of."""
     return tuple(row.get(name) for name in KEYS)
+
+
+def send_rows(rows: Iterable[dict[str, Any]]) -> None:
+    """Write each row, as soon as it is measured, to standard output, where the parent process reads them."""
+    for row in rows:
+        sys.stdout.write(f'{json.dumps(row)}\n')
+        sys.stdout.flush()
 
 
 def parse_size(option: str, text: str) -> tuple[int, int]:

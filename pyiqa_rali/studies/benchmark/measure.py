@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.studies.benchmark.cells import Cell
+from pyiqa_rali.studies.benchmark.cells import Cell, send_rows
 from pyiqa_rali.studies.benchmark.subjects import OWN, Subject, bare_tower, build
 
 LARGEST_PIXELS = 100_000_000  # of a call: 1.2 GB as float32, a few times that inside the metrics
@@ -205,5 +205,4 @@ def peak_memory_mb() -> float:
 
 
 if __name__ == '__main__':
-    for line in main(json.loads(sys.argv[1])):
-        print(json.dumps(line), flush=True)
+    send_rows(main(json.loads(sys.argv[1])))

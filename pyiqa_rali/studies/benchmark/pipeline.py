@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.core.errors import DataError
+from pyiqa_rali.studies.benchmark.cells import send_rows
 from pyiqa_rali.studies.benchmark.subjects import Subject, build
 
 BATCH = 8
@@ -111,5 +112,4 @@ def write_jpegs(folder: Path, pictures: list[Path], size: tuple[int, int], count
 
 
 if __name__ == '__main__':
-    for line in main(json.loads(sys.argv[1])):
-        print(json.dumps(line), flush=True)
+    send_rows(main(json.loads(sys.argv[1])))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pyiqa_rali.studies.benchmark.cells import send_rows
 from pyiqa_rali.studies.benchmark.measure import peaks, reset_peaks, time_calls, times
 from pyiqa_rali.studies.benchmark.subjects import Subject, build
 
@@ -112,5 +113,4 @@ def reasoner_inputs(config: Any, batch: int, shape: tuple[int, int], device: str
 
 
 if __name__ == '__main__':
-    for line in main(json.loads(sys.argv[1])):
-        print(json.dumps(line), flush=True)
+    send_rows(main(json.loads(sys.argv[1])))

@@ -3,9 +3,9 @@
 Each step leaves its files in the run's folder, and is skipped when a run goes on with --auto_resume and they are there.
 """
 
+import logging
 import math
 import statistics
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ from pyiqa_rali.vlm.write_texts import OF_NO_TEXT, write_texts
 
 SHOWN_IMAGES = 8
 
+logger = logging.getLogger(__name__)
+
 
 def run_chain(opt_path: str | Path, auto_resume: bool = False, overrides: list[str] = ()) -> dict[str, Any]:
     """Run the chain of an option file for each of its seeds, and return the figures; None for those without a value.
@@ -63,7 +65,7 @@ def run_chain(opt_path: str | Path, auto_resume: bool = False, overrides: list[s
     medians, without = medians_of(found)
     if without:
         told = some(f'{name} (seed {", ".join(map(str, seeds))})' for name, seeds in without.items())
-        print(f'medians: {len(without)} figures have no value for some seeds, which are left out: {told}', file=sys.stderr)
+        logger.warning('medians: %d figures have no value for some seeds, which are left out: %s', len(without), told)
     results = without_nan({'medians': medians, 'seeds_without_value': without,
                            'seeds': {str(seed): values for seed, values in found.items()}})
     write_json(root / 'results.json', results)

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.files import atomic_path
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.records import RunRecord
 from pyiqa_rali.model.image_encoder import Standardise
 from pyiqa_rali.training.rali.batches import AlignmentDataset, JoinedAlignment, ResumableSampler, training_loader
@@ -125,7 +125,7 @@ def _loader(dataset: AlignmentDataset | JoinedAlignment, values: dict[str, Any],
 
 def _run_steps(alignment: Alignment, loader: DataLoader, options: AlignOptions, logger: LoggerOptions,
                record: RunRecord | None, state_file: Path, device: torch.device, validate) -> None:
-    progress = tqdm(loader, total=options.total_iter, initial=alignment.step, desc='stage 1: align', unit='step',
+    progress = progress_bar(loader, total=options.total_iter, initial=alignment.step, desc='stage 1: align', unit='step',
                     disable=not processes.is_main())
     for batch in progress:
         rate = float(alignment.scheduler.get_last_lr()[0])
@@ -195,7 +195,7 @@ def _standardise_projection(towers: Towers, dataset: AlignmentDataset | JoinedAl
     chosen = torch.linspace(0, size - 1, min(size, options.standardise_samples)).long().tolist()
     encoder = towers.image_encoder
     features = []
-    for start in tqdm(range(0, len(chosen), 16), desc='standardise', unit='batch', disable=not processes.is_main()):
+    for start in progress_bar(range(0, len(chosen), 16), desc='standardise', unit='batch', disable=not processes.is_main()):
         images = [dataset[index, index]['img'] for index in chosen[start:start + 16]]
         features += [encoder.backbone(encoder.preprocess(image.unsqueeze(0).to(device))).float() for image in images]
     modules[0].fit(torch.cat(features))

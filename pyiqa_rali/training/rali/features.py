@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from pyiqa_rali.core.errors import CheckpointError
 from pyiqa_rali.core.files import atomic_path
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.data.tables import QualityTable
 from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
@@ -62,7 +62,7 @@ def embed(encoder: ImageEncoder, table: QualityTable, device: torch.device, batc
     labels: list[float] = []
     names: list[str] = []
     with torch.inference_mode():
-        for decoded, mos_labels in tqdm(loader, desc=f'features: {table.name}', unit='batch'):
+        for decoded, mos_labels in progress_bar(loader, desc=f'features: {table.name}', unit='batch'):
             found = {}
             for indices, (images,) in decoded.equal_sizes(device):
                 found |= zip(indices, encoder(images.contiguous()).float().cpu(), strict=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.records import RunRecord
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.training.rali.features import FeatureTable
@@ -39,7 +39,7 @@ def fine_tune(scorer: BasisScorer, train: FeatureTable, options: ScoreOptions, s
         with torch.no_grad():
             compressed = scorer.compress(train.image_features)
         generator = torch.Generator().manual_seed(seed)
-        progress = tqdm(range(1, options.total_epochs + 1), desc='stage 3: score', unit='epoch')
+        progress = progress_bar(range(1, options.total_epochs + 1), desc='stage 3: score', unit='epoch')
         for epoch in progress:
             loss = _train_epoch(scorer, compressed, train.mos_label, optimizer, options, generator)
             values = validate(scorer)

@@ -1,6 +1,6 @@
 """One training run: the three stages in order, each reading the files that the one before wrote."""
 
-import json
+import logging
 import random
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from pyiqa_rali.training.rali.towers import Towers, build_towers
 from pyiqa_rali.training.rali.zero_shot import ZeroShotValidation
 
 FEATURE_BATCH = 16
+
+logger = logging.getLogger(__name__)
 
 
 def train(opt_path: str, auto_resume: bool = False, launcher: str = 'none', overrides: list[str] = ()) -> dict[str, Any]:
@@ -117,9 +119,10 @@ class Run:
         from safetensors.torch import save_file
         with atomic_path(self.folder.basis) as temporary:
             save_file(tensors, temporary)
-        print(f'stage 2: {found.report["images"]} images, {len(found.basis_scores)} basis vectors, '
-              f'{found.report["empty_buckets"]} of {found.report["num_buckets"]} MOS buckets empty '
-              f'({found.report["empty_buckets_over_mos_range"]} if they covered the declared mos_range)')
+        report = found.report
+        logger.info('stage 2: %d images, %d basis vectors, %d of %d MOS buckets empty (%d if they covered the declared '
+                    'mos_range)', report['images'], len(found.basis_scores), report['empty_buckets'], report['num_buckets'],
+                    report['empty_buckets_over_mos_range'])
 
     def score(self) -> dict[str, Any]:
         """Stage 3: fine-tune, export, validate, draw."""
@@ -133,7 +136,6 @@ class Run:
         results = {'name': self.options.name, 'best': best, 'export': str(self.folder.export)}
         write_json(self.folder.results, results)
         self._write_and_draw(scorer, val_features)
-        print(json.dumps(results, indent=2))
         return results
 
     def _embed(self, encoder: ImageEncoder, section: str) -> FeatureTable:
@@ -254,8 +256,9 @@ class Run:
         every = sorted({text for each in texts for text in each})
         long = towers.text_encoder.count_long(every)
         if long:
-            print(f'stage 1: {long} of {len(every)} texts are longer than the {towers.text_encoder.context_length} tokens of '
-                  'the text encoder and lose their end; text_encoder: split_sentences: true encodes them by sentences.')
+            logger.warning('stage 1: %d of %d texts are longer than the %d tokens of the text encoder and lose their end; '
+                           'text_encoder: split_sentences: true encodes them by sentences.', long, len(every),
+                           towers.text_encoder.context_length)
 
 
 def check_sections(options: TrainOptions) -> dict[str, dict[str, Any]]:
@@ -289,7 +292,7 @@ def choose_device(num_gpu: int | str) -> torch.device:
     if num_gpu == 0 or (num_gpu == 'auto' and not torch.cuda.is_available()):
         return torch.device('cpu')
     if not torch.cuda.is_available():
-        print(f'num_gpu: {num_gpu}: no CUDA device was found; the CPU is used.')
+        logger.warning('num_gpu: %s: no CUDA device was found; the CPU is used.', num_gpu)
         return torch.device('cpu')
     if isinstance(num_gpu, int) and num_gpu > 1 and processes.world_size() == 1:
         raise OptionError(f'num_gpu: {num_gpu} needs torchrun: torchrun --nproc_per_node {num_gpu} -m pyiqa_rali.train -opt '

@@ -1,5 +1,6 @@
 """What is written and watched while a reasoning model is trained: CSV, TensorBoard, samples, validation, alarms."""
 
+import logging
 import math
 import warnings
 from pathlib import Path
@@ -23,6 +24,8 @@ SFT_COLUMNS = ('loss', 'mean_token_accuracy', 'grad_norm', 'learning_rate')
 SAMPLES_EACH_TIME = 4
 # signs of a policy that stops exploring or runs out of room
 MOST_ZERO_STD, MOST_ENTROPY_LOSS, MOST_CLIPPED = 0.6, 5.0, 0.2
+
+logger = logging.getLogger(__name__)
 
 
 class RecordCallback(TrainerCallback):
@@ -172,7 +175,7 @@ class ValidationCallback(TrainerCallback):
             return  # a run that was killed at its end has it already
         self.record.add(state.global_step, {key: value for key, value in values.items() if not math.isnan(value)})
         shown = ', '.join(f'{key} {value:.3f}' for key, value in values.items())
-        print(f'step {state.global_step}: {shown}', flush=True)
+        logger.info('step %d: %s', state.global_step, shown)
 
     def _of_set(self, name: str, rows: list[Row]) -> dict[str, float]:
         mos = np.array([row.mos for row in rows])

@@ -12,6 +12,7 @@ import torch
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.files import atomic_folder, write_json
+from pyiqa_rali.core.messages import are_shown
 from pyiqa_rali.core.processes import barrier, is_main
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.runs import claim_run, differences, read_claim
@@ -222,7 +223,8 @@ def common_settings(section: str, options: GrpoOptions | SftOptions, given: dict
     """
     if given.get('bf16') and not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
         raise OptionError(f'{section}: bf16: true needs a GPU with bfloat16, and there is none here. Set bf16: false.')
-    return {'use_cpu': not torch.cuda.is_available(), **given, 'output_dir': str(folder.checkpoints),
+    quiet = {} if are_shown() else {'disable_tqdm': True}
+    return {'use_cpu': not torch.cuda.is_available(), **quiet, **given, 'output_dir': str(folder.checkpoints),
             'seed': options.manual_seed, 'logging_steps': options.logger.print_freq,
             'save_steps': options.logger.save_checkpoint_freq, 'save_strategy': 'steps', 'report_to': [],
             'remove_unused_columns': False}
@@ -231,6 +233,9 @@ def common_settings(section: str, options: GrpoOptions | SftOptions, given: dict
 def train_and_export(trainer: Any, reasoner: ReasoningModel, folder: ReasoningFolder, options: GrpoOptions | SftOptions,
                      checkpoint: Path | None) -> dict[str, Any]:
     """Train from the checkpoint, if there is one, draw the curves and export the model; returns `results`."""
+    if not are_shown():
+        from transformers import PrinterCallback
+        trainer.remove_callback(PrinterCallback)  # prints what is logged where there is no progress bar
     if checkpoint and is_last(checkpoint) and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
         end_from(trainer, checkpoint)
     else:

@@ -1,0 +1,66 @@
+"""What is shown while the library works: nothing to those who call it from Python, lines and progress bars at the commands.
+
+Modules log to `logging.getLogger(__name__)`, all below the logger 'pyiqa_rali'. Commands show what is logged, from INFO on; so
+does a program with its own handler that sets this logger to INFO. Progress bars follow the same switch.
+"""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+LOGGER = logging.getLogger('pyiqa_rali')
+
+
+def are_shown() -> bool:
+    """Whether messages of the level INFO, and with them progress bars, are wanted."""
+    return LOGGER.isEnabledFor(logging.INFO)
+
+
+def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
+    """Return tqdm's bar on stderr, which shows nothing unless messages are shown.
+
+    Args:
+        iterable: what is gone through; None where `update` is called.
+        options: of `tqdm.tqdm`, such as `desc` and `unit`; `disable` hides the bar at the commands too.
+    """
+    from tqdm import tqdm
+    return tqdm(iterable, **{**options, 'disable': True if not are_shown() else options.get('disable', False)})
+
+
+@contextlib.contextmanager
+def messages_shown(on_stdout: bool = False) -> Iterator[None]:
+    """Show plain messages while the block runs: those of a command.
+
+    Args:
+        on_stdout: show messages below WARNING on stdout, for commands whose output they are; all others go to stderr.
+    """
+    if any(isinstance(handler, _PlainLines) for handler in LOGGER.handlers):  # a command that was called by another one
+        yield
+        return
+    handler, level, propagate = _PlainLines(on_stdout), LOGGER.level, LOGGER.propagate
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
+        LOGGER.propagate = propagate
+
+
+class _PlainLines(logging.Handler):
+    """Writes messages as they are, above a progress bar if there is one; the streams are those of the moment."""
+
+    def __init__(self, on_stdout: bool):
+        super().__init__()
+        self._on_stdout = on_stdout
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message; a reader that has closed our output is an error of the command, as with `print`."""
+        from tqdm import tqdm
+        stream = sys.stdout if self._on_stdout and record.levelno < logging.WARNING else sys.stderr
+        tqdm.write(self.format(record), file=stream)
+        stream.flush()
