@@ -1,6 +1,7 @@
 """The files of the page on extending work: each is written to a folder, and run as the page says."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import yaml
 from PIL import Image
 
 from tests.docs.pages import ROOT, blocks_of
-from tests.tiny import tiny_options
+from tests.integration.test_grpo import read_csv, start_cold, table, write_options
+from tests.tiny import tiny_options, tiny_vlm
 
 pytestmark = pytest.mark.slow
 PAGE = ROOT / 'docs' / 'extend.md'
@@ -61,3 +63,34 @@ def test_a_data_set_of_ones_own_is_evaluated(tmp_path):
     (tmp_path / 'beaches' / 'test' / 'nameless.png').write_bytes(b'')
     refused = run(tmp_path, 'my_dataset.py', 'evaluate', '-opt', 'evaluate.yml')
     assert refused.returncode == 2 and 'nameless.png: its name must end with _MOS.png' in refused.stderr
+
+
+def test_a_reward_of_ones_own_is_trained_with(tmp_path):
+    write_file('my_rewards.py', tmp_path)
+    write_pictures(tmp_path)
+    start_cold(tmp_path, tiny_vlm(tmp_path / 'random'))
+    text = next(block.text for block in blocks_of(PAGE) if 'my_rewards:brevity' in block.text and block.language == 'yaml')
+    runs = tmp_path / 'runs'
+    runs.mkdir()
+    options = write_options(tmp_path, runs, rewards=yaml.safe_load(text)['rewards'], grpo__max_steps=2, val__val_freq=None)
+    result = run(tmp_path, '-m', 'pyiqa_rali.train', '-opt', options)
+    assert result.returncode == 0, result.stderr
+    log = read_csv(runs / 'tiny' / 'log.csv')
+    assert all(0 <= float(row['rewards/brevity/mean']) <= 1 for row in log) and float(log[0]['rewards/brevity/mean']) > 0
+    shutil.rmtree(runs / 'tiny' / 'models')
+    (tmp_path / 'my_rewards.py').write_text((tmp_path / 'my_rewards.py').read_text() + '\n# changed\n')
+    resumed = run(tmp_path, '-m', 'pyiqa_rali.train', '-opt', options, '--auto_resume')
+    assert resumed.returncode == 2 and 'rewards: functions: my_rewards:brevity: is no longer what' in resumed.stderr
+    (tmp_path / 'my_rewards.py').unlink()
+    missing = run(tmp_path, '-m', 'pyiqa_rali.train', '-opt', options)
+    assert missing.returncode == 2 and 'Start from the folder that holds my_rewards.py' in missing.stderr
+
+
+def write_pictures(folder: Path) -> None:
+    """Write twelve gray pictures and the table that `write_options` names."""
+    (folder / 'images').mkdir()
+    rows = ['image,mos,a_split']
+    for number in range(12):
+        Image.fromarray(np.full((32, 32, 3), 20 * number, dtype=np.uint8)).save(folder / 'images' / f'{number}.png')
+        rows.append(f'{number}.png,{100 * number / 11:.1f},{"val" if number % 4 == 3 else "train"}')
+    Path(table(folder)['meta_info_file']).write_text('\n'.join(rows))

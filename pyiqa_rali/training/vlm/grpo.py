@@ -15,6 +15,7 @@ from pyiqa_rali.training.vlm.monitor import (
     ValidationCallback,
 )
 from pyiqa_rali.training.vlm.options import GrpoOptions, grpo_options
+from pyiqa_rali.training.vlm.own_rewards import own_reward_files
 from pyiqa_rali.training.vlm.reward_functions import Reward, reward_functions, text_of
 from pyiqa_rali.training.vlm.run import (
     ReasoningFolder,
@@ -71,6 +72,7 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
         models = {'network: pretrained': reasoner.folder}
         if options.rewards.reader:
             models['rewards: reader'] = locate_vlm(options.rewards.reader)
+        models |= own_reward_files(options.rewards.functions)
         note_inputs(folder, models, rows, auto_resume)
     if config.beta and adapter is None:
         keep_merged_start(reasoner, folder, is_main())

@@ -66,6 +66,8 @@ class RewardOptions:
             would never write itself it cannot read either, and may take for anything. None has no bound.
         reader: the model that reads; None takes the one that training starts from.
         class_words: for naming, the words that name each class.
+        functions: functions of your own, by 'module:function', with their weights; they are called as TRL calls its reward
+            functions.
     """
 
     format: NotNegative = 1.0
@@ -80,6 +82,7 @@ class RewardOptions:
     most_surprise: Positive | None = None
     reader: str | None = None
     class_words: dict[str, Annotated[list[str], MinLen(1)]] = field(default_factory=dict)
+    functions: dict[str, Positive] = field(default_factory=dict)
 
 
 @dataclass
@@ -197,7 +200,7 @@ def check_rewards(options: RewardOptions) -> None:
     Raises:
         OptionError: a value cannot be used.
     """
-    weights = {name: getattr(options, name) for name in REWARDS}
+    weights = {name: getattr(options, name) for name in REWARDS} | options.functions
     if not any(weights.values()):
         raise OptionError(f'rewards: {weights}: one of these weights must be above 0.')
     for name in ('reader', 'most_surprise'):
@@ -210,6 +213,10 @@ def check_rewards(options: RewardOptions) -> None:
     empty = [name for name, words in options.class_words.items() if not all(map(str.strip, words))]
     if empty:
         raise OptionError(f'rewards: class_words: {", ".join(empty)} must have words, none of them empty.')
+    own = [name.rpartition(':')[2] for name in options.functions]
+    taken = [name for name in own if own.count(name) > 1 or name in REWARDS]
+    if taken:
+        raise OptionError(f'rewards: functions: {taken[0]} names two rewards, and the log could not tell them. Rename yours.')
 
 
 def sft_options(values: dict[str, Any]) -> SftOptions:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pyiqa_rali.core.processes import gather, rank
 from pyiqa_rali.training.vlm.options import RewardOptions
+from pyiqa_rali.training.vlm.own_rewards import load_own_reward
 from pyiqa_rali.training.vlm.rewards import (
     Rollout,
     continuous_score_reward,
@@ -23,7 +24,7 @@ Reader = Callable[[list[str | None]], list[float | None]]  # the ratings of text
 
 def reward_functions(options: RewardOptions, card: ReasoningCard,
                      reader: Reader | None = None) -> tuple[list[Reward], list[float]]:
-    """Return the reward functions with a weight above 0, and those weights.
+    """Return the reward functions with a weight above 0, and those weights; the user's own come last.
 
     A function returns None for rows of the other task; their names are those of the options.
 
@@ -39,7 +40,8 @@ def reward_functions(options: RewardOptions, card: ReasoningCard,
     chosen = {name: function for name, function in made.items() if getattr(options, name) > 0}
     for name, function in chosen.items():
         function.__name__ = name  # TRL logs rewards by this name
-    return list(chosen.values()), [getattr(options, name) for name in chosen]
+    own = [load_own_reward(name) for name in options.functions]
+    return [*chosen.values(), *own], [*(getattr(options, name) for name in chosen), *options.functions.values()]
 
 
 def text_of(completion: str | list[dict[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.files import atomic_folder, write_json
+from pyiqa_rali.core.files import atomic_folder, sha256, write_json
 from pyiqa_rali.core.messages import are_shown
 from pyiqa_rali.core.processes import barrier, is_main
 from pyiqa_rali.core.records import read_record
@@ -123,10 +123,16 @@ def keep_merged_start(reasoner: ReasoningModel, folder: ReasoningFolder, writes:
 def note_inputs(folder: ReasoningFolder, models: dict[str, Path], examples: Any, resume: bool) -> None:
     """Note the weights that a run starts from and its training examples, or compare them with those it was begun with.
 
+    Args:
+        folder: of the run.
+        models: by option, folders of models, and single files.
+        examples: what is trained on.
+        resume: whether this run goes on with an earlier one.
+
     Raises:
         OptionError: a run is to go on with other ones.
     """
-    found = {option: identity(model) for option, model in models.items()}
+    found = {option: identity(model) if model.is_dir() else sha256(model) for option, model in models.items()}
     found['datasets'] = hashlib.sha256(repr(examples).encode()).hexdigest()
     before = read_claim(folder.inputs) if resume else None
     if before is not None:
