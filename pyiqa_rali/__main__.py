@@ -13,7 +13,7 @@ PROGRAM = 'pyiqa-rali'
 # name: (module of pyiqa_rali.cli, the first line of its docstring); a module is imported when its command is run.
 COMMANDS = {
     'score': ('score', 'Score images: files, folders, globs, lists and tar shards, into a table if wanted.'),
-    'info': ('info', 'Show what a checkpoint says about itself.'),
+    'info': ('info', 'Show what a checkpoint says about itself, and what a reasoning model will be asked.'),
     'use': ('use', 'Make an own export the default weights of the metric `rali`.'),
     'explain': ('explain', 'Explain the scores of images: nearest texts, distortions, basis, uncertainty.'),
     'add-bank': ('add_bank', 'Add a text bank to a checkpoint, so that it can explain its scores.'),

@@ -13,12 +13,12 @@ from PIL import Image
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.model.release.pickles import read_joblib
-from pyiqa_rali.studies.benchmark import measure, pipeline, reasoner, report
-from pyiqa_rali.studies.benchmark import run as run_module
-from pyiqa_rali.studies.benchmark.cells import Cell, cells_of, parse_size, parse_threads
-from pyiqa_rali.studies.benchmark.random_release import pca_pickle, write_random_release
-from pyiqa_rali.studies.benchmark.release_path import ReleasePath
-from pyiqa_rali.studies.benchmark.run import Rows, measure_subject
+from pyiqa_rali.studies.benchmark import measure, pipeline, processes, reasoner, report
+from pyiqa_rali.studies.benchmark import options as benchmark_module
+from pyiqa_rali.studies.benchmark.cells import Cell, cells_of
+from pyiqa_rali.studies.benchmark.options import PRESETS, benchmark_options, number_of_threads, size_of
+from pyiqa_rali.studies.benchmark.processes import Rows, measure_subject
+from pyiqa_rali.studies.benchmark.release import ENCODERS, ReleasePath, pca_pickle, write_random_release
 from pyiqa_rali.studies.benchmark.subjects import LEFT_OUT, OFFLINE, Subject, build, subjects_for
 
 FEW = ['--encoder', 'tiny', '--sizes', '96x80', '--threads', '1', '--repeats', '2', '--check-images', '0',
@@ -119,7 +119,7 @@ def test_a_process_that_dies_costs_one_cell(tmp_path, monkeypatch):
             raise DataError('the process ended with status -9')
         yield {'section': 'speed', **request['cells'][0], 'median_ms': 2.0}
 
-    monkeypatch.setattr(run_module, 'child_rows', child)
+    monkeypatch.setattr(processes, 'child_rows', child)
     rows = list(measure_subject(Rows(tmp_path, {}, False), _request(), 'x'))
     assert [row.get('error') for row in rows] == [None, 'the process ended with status -9', None] and asked == [2, 1]
 
@@ -132,7 +132,7 @@ def test_a_subject_that_cannot_be_built_is_tried_once(tmp_path, capsys):
 
 def test_the_start_is_the_median_of_several(tmp_path, monkeypatch):
     seconds = iter([5.0, 1.0, 3.0])
-    monkeypatch.setattr(run_module, 'child_rows', lambda module, request, threads: iter(
+    monkeypatch.setattr(processes, 'child_rows', lambda module, request, threads: iter(
         [{'section': 'start', 'start_s': next(seconds)}]))
     row, = measure_subject(Rows(tmp_path, {}, False), _request(cells=[], starts=3), 'x')
     assert row['start_s'] == 3
@@ -254,13 +254,13 @@ def test_the_figures_of_all_axes(tmp_path):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['--repeats', '0'], '--repeats: 0 must be 1 at least'), (['--threads', '0'], '--threads: "0" must be all or a number'),
+    (['--repeats', '0'], 'repeats: 0 must be at least 1'), (['--threads', '0'], 'threads: "0" must be all or a number'),
     (['--sizes', '0x5'], '--sizes: "0x5" must be WIDTHxHEIGHT'), (['--sizes', '512'], '--sizes: "512"'),
-    (['--batches', '0'], '--batches: 0'), (['--preset', 'quik'], 'Did you mean "quick"?'),
-    (['--encoder', 'large'], '--encoder: "large" is not one of'),
+    (['--batches', '0'], 'batches: element 1: 0 must be at least 1'), (['--preset', 'quik'], 'Did you mean "quick"?'),
+    (['--encoder', 'large'], 'encoder: "large" is not one of'),
     (['--inputs', 'files'], 'Did you mean "file"?'), (['--device', 'cuda:99'], '--device: "cuda:99" cannot be used'),
-    (['--precisions', 'fp8', '-m', 'rali-lite'], '--precisions: "fp8" is not one of fp32, bf16, fp16'),
-    (['-m', 'rali-lit'], 'Did you mean "rali-lite"?'), (['--reasoner', '8b'], '--reasoner: "8b" is not one of 7b, tiny'),
+    (['--precisions', 'fp8', '-m', 'rali-lite'], 'precisions: element 1: "fp8" is not one of fp32, bf16, fp16'),
+    (['-m', 'rali-lit'], 'Did you mean "rali-lite"?'), (['--reasoner', '8b'], 'reasoner: "8b" is not one of 7b, tiny'),
     (['--image', '/gone.png', '-m', 'piqe'], '/gone.png: cannot be read as an image')])
 def test_arguments_that_cannot_be_used(tmp_path, capsys, arguments, message):
     assert main(['benchmark', '--out', str(tmp_path / 'out'), *arguments]) == 2
@@ -269,13 +269,26 @@ def test_arguments_that_cannot_be_used(tmp_path, capsys, arguments, message):
 
 @pytest.mark.slow
 def test_one_metric_on_one_file(pictures):
-    from pyiqa_rali.studies.benchmark.speed import measure_metric
+    from pyiqa_rali.studies.benchmark.processes import measure_metric
     found = measure_metric('piqe', str(pictures[0]), 2, 1, 'cpu')
     assert found['repeats'] == 2 and found['parameters'] == 0 and found['start_s'] > found['load_s']
 
 
+@pytest.mark.parametrize('preset', PRESETS)
+def test_presets_are_options_that_can_be_used(preset):
+    changes = {'device': 'cpu', 'sizes': [(64, 48)], 'threads': [1, 'all', 1]}
+    options = benchmark_options(preset, **changes)
+    assert options.peer_sizes == options.sizes == [(64, 48)] and options.threads[0] == 1
+    assert len(set(options.threads)) == len(options.threads) <= 2
+    assert options.repeats == PRESETS[preset]['repeats'] and options.pipeline_metrics == ['rali-lite']
+
+
+def test_the_sizes_that_options_name_are_there():
+    assert set(benchmark_module.ENCODERS) == set(ENCODERS) and set(benchmark_module.REASONERS) == set(reasoner.SIZES)
+
+
 def test_sizes_threads_and_subjects():
-    assert parse_size('--sizes', '4000X3000') == (4000, 3000) and parse_threads('1') == 1 and parse_threads('all') >= 1
+    assert size_of('--sizes', '4000X3000') == (4000, 3000) and number_of_threads('1') == 1 and number_of_threads('all') >= 1
     labels = [subject.label for subject in subjects_for(['rali-lite', 'piqe'], ['fp32', 'bf16'], '', '')]
     assert labels == ['rali-lite fp32', 'rali-lite bf16', 'piqe fp32']
     assert json.loads(json.dumps(Subject('rali', 'bf16').to_dict()))['precision'] == 'bf16'

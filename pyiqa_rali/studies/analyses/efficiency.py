@@ -11,7 +11,7 @@ from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.figures.analyses import draw_costs
 from pyiqa_rali.model.locate import locate_checkpoint
 from pyiqa_rali.studies.analyses.folder import AnalysisFolder, AnalysisResult
-from pyiqa_rali.studies.benchmark.speed import measure_metric
+from pyiqa_rali.studies.benchmark.processes import measure_metric
 from pyiqa_rali.vlm.loading import locate_vlm
 
 COSTS = {'parameters': 'parameters', 'median_ms': 'ms for one image', 'peak_mb': 'peak memory of the process, MB'}

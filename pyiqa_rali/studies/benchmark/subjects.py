@@ -123,7 +123,7 @@ class PyiqaScorer:
 def build(subject: Subject, device: str) -> Any:
     """Return an object with `from_files`, `from_tensor` and `module`."""
     if subject.name == RELEASE:
-        from pyiqa_rali.studies.benchmark.release_path import ReleasePath
+        from pyiqa_rali.studies.benchmark.release import ReleasePath
         return ReleasePath(subject.options['folder'], device)
     return PyiqaScorer(subject, device)
 
