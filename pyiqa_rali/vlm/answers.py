@@ -16,6 +16,7 @@ CLAUSE_END = r'[;{}\[\]]|,\s*["\']|[.!?]\s+[^\W\d]'
 PART_OF_MORE = r'\w|\s*(?:[/%\u2044+\u00b1~]|(?:to|or|out)\b)'
 PERHAPS_CUT_OFF = re.compile(rf'(?<![\d.]){NUMBER}(?:[eE][-+]?|[,/:-])?\s*\Z')  # more digits might have followed
 LONE_NUMBER = re.compile(rf'\s*[*_"\']*({NUMBER})[*_"\']*\s*[.]?\s*')
+SINGLE_NUMBER = re.compile(rf'(?<![\w.]){NUMBER}(?!\.?\d|{PART_OF_MORE})')  # a number of its own in a sentence
 DEEPEST_JSON = 20
 
 
@@ -68,7 +69,7 @@ def lenient_rating(completion: str, rating_range: tuple[float, float], key: str 
     then a number that stands alone. The first of them that is there decides: NaN, infinity, booleans, fractions such as 3/5,
     percentages, ranges, values out of range, and numbers that an unfinished answer ends with are failures.
     """
-    spoken = THOUGHT.sub('', completion).rpartition('</think>')[2].partition('<think>')[0]
+    spoken, _ = _spoken(completion)
     answers = ANSWER.findall(spoken)
     answer, end = answers[-1] if answers else (spoken, '')
     if _is_unfinished(answer, bool(answers), bool(end)) and PERHAPS_CUT_OFF.search(answer):
@@ -83,6 +84,46 @@ def lenient_rating(completion: str, rating_range: tuple[float, float], key: str 
         stated = _stated(text, key)
         return as_rating(float(stated[0]), rating_range) if len(set(stated)) == 1 else None
     return _as_lenient_rating(text, rating_range)
+
+
+def rating_position(completion: str, key: str = 'rating') -> int | None:
+    """Return where the number begins that a completion plainly gives as its rating, or None.
+
+    It is looked for as by `lenient_rating`, but here it may be out of range or cut off; and in an answer tag, a sentence
+    with one number in it counts as well.
+    """
+    spoken, places = _spoken(completion)
+    answers = list(ANSWER.finditer(spoken))
+    begin, end = answers[-1].span(1) if answers else (0, len(spoken))
+    fenced = list(FENCE.finditer(spoken, begin, end))
+    begin, end = fenced[-1].span(1) if fenced else (begin, end)
+    text = spoken[begin:end]
+    found = _number_in(text, key, tagged=bool(answers))
+    return None if found is None else places[begin + found]
+
+
+def _number_in(text: str, key: str, tagged: bool) -> int | None:
+    """Return where the rating of an answer begins in its text."""
+    stated = list(_stated_pattern(key).finditer(text))
+    values = strict_json(text.strip())
+    if values is not None:
+        in_json = [_json_number(value) for value in _values_of(values, key)]
+        stated = [match for match in stated if len(in_json) == 1 and float(match[1]) == in_json[0]][-1:]
+    if values is not None or re.search(_whole(key), text, re.IGNORECASE):
+        return stated[0].start(1) if len({match[1] for match in stated}) == 1 else None
+    alone = LONE_NUMBER.fullmatch(text)
+    if alone:
+        return alone.start(1)
+    numbers = list(SINGLE_NUMBER.finditer(text)) if tagged else []
+    return numbers[0].start() if len(numbers) == 1 and len(re.findall(r'\d+(?:\.\d+)?', text)) == 1 else None
+
+
+def _json_number(value: Any) -> float | None:
+    """Return a number of JSON, or of a string in it."""
+    if isinstance(value, str):
+        match = LONE_NUMBER.fullmatch(value)
+        return float(match[1]) if match else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def reasoning_text(completion: str) -> str:
@@ -105,6 +146,18 @@ def as_rating(value: Any, rating_range: tuple[float, float]) -> float | None:
     return number if math.isfinite(number) and low <= number <= high else None
 
 
+def _spoken(completion: str) -> tuple[str, list[int]]:
+    """Return what stands outside the thoughts, and the place of each of its characters in the completion."""
+    places = list(range(len(completion)))
+    for thought in reversed(list(THOUGHT.finditer(completion))):
+        del places[thought.start():thought.end()]
+    spoken = ''.join(completion[place] for place in places)
+    end = spoken.rfind('</think>')
+    begin = end + len('</think>') if end >= 0 else 0
+    stop = spoken.find('<think>', begin)
+    return spoken[begin:stop if stop >= 0 else None], places[begin:stop if stop >= 0 else None]
+
+
 def _is_unfinished(answer: str, in_tag: bool, closed: bool) -> bool:
     """Whether an answer's tag is open, or without a tag its JSON."""
     return not closed if in_tag else answer.count('{') > answer.count('}')
@@ -112,8 +165,12 @@ def _is_unfinished(answer: str, in_tag: bool, closed: bool) -> bool:
 
 def _stated(text: str, key: str) -> list[str]:
     """Return the numbers that follow the key, without those that have another number in their clause."""
+    return _stated_pattern(key).findall(text)
+
+
+def _stated_pattern(key: str) -> re.Pattern[str]:
     another = rf'(?:(?!{CLAUSE_END}|{_whole(key)}).)*\d'
-    return re.findall(rf'["\']?{_whole(key)}["\']?\s*(?:is|of|=|:)?\s*["\']?({NUMBER})(?!{PART_OF_MORE}|{another})', text,
+    return re.compile(rf'["\']?{_whole(key)}["\']?\s*(?:is|of|=|:)?\s*["\']?({NUMBER})(?!{PART_OF_MORE}|{another})',
                       re.IGNORECASE)
 
 

@@ -1,11 +1,8 @@
-"""Asking a vision-language model about pictures: greedy or sampled completions, and the expectation of the rating.
+"""Asking a vision-language model about pictures: greedy or sampled completions.
 
 What a picture gets depends on the picture, the question and the seed, never on the batch that it came in.
 """
 
-import functools
-import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,11 +24,11 @@ from pyiqa_rali.model.preprocessing import has_float64
 from pyiqa_rali.vlm.chat import rendered_chat
 from pyiqa_rali.vlm.decoding import Sampling
 from pyiqa_rali.vlm.loading import ReasoningModel
+from pyiqa_rali.vlm.memory import Memory, memory_of
 from pyiqa_rali.vlm.prompts import Prompt
 
-ENDS = ('}</answer>', '}', '</answer>', '\n', ' ')  # what may follow a rating
 SAMPLING = Sampling()
-LEAST_MASS = 1e-3  # branches of the rating less probable than this are left out of the expectation
+
 
 
 class GumbelSampling(LogitsProcessor):
@@ -106,7 +103,6 @@ def encode(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prom
     return {key: value.to(device) for key, value in inputs.items()}
 
 
-@torch.no_grad()
 def complete(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt, max_new_tokens: int,
              seeds: Sequence[int] | None = None, sampling: Sampling = SAMPLING) -> list[list[int]]:
     """Return the token ids of one completion for each picture, without what follows its end.
@@ -119,6 +115,14 @@ def complete(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Pr
         seeds: one for each picture; None decodes greedily.
         sampling: how, with seeds.
     """
+    return complete_and_remember(reasoner, images, prompt, max_new_tokens, seeds, sampling)[0]
+
+
+@torch.no_grad()
+def complete_and_remember(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt, max_new_tokens: int,
+                          seeds: Sequence[int] | None = None,
+                          sampling: Sampling = SAMPLING) -> tuple[list[list[int]], Memory | None]:
+    """Return what `complete` does, and what the model remembers of it; None when its cache cannot be used again."""
     inputs = encode(reasoner, images, prompt)
     ends, padding = end_tokens(reasoner)
     processors = LogitsProcessorList()
@@ -129,9 +133,11 @@ def complete(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Pr
     # tokens that stand in the prompt among it: on the digits of the rating scale, too
     config = GenerationConfig(do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0, use_cache=True,
                               max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=padding,
-                              suppress_tokens=placeholder_tokens(reasoner.model.config) or None)
-    found = reasoner.model.generate(**inputs, generation_config=config, logits_processor=processors)
-    return [_until_end(row, ends) for row in found[:, inputs['input_ids'].shape[1]:].tolist()]
+                              return_dict_in_generate=True, suppress_tokens=placeholder_tokens(reasoner.model.config) or None)
+    output = reasoner.model.generate(**inputs, generation_config=config, logits_processor=processors)
+    found = output.sequences[:, inputs['input_ids'].shape[1]:].tolist()
+    memory = memory_of(reasoner.model, output, output.sequences, inputs['attention_mask'])
+    return [_until_end(row, ends) for row in found], memory
 
 
 def end_tokens(reasoner: ReasoningModel) -> tuple[list[int], int]:
@@ -152,129 +158,6 @@ def placeholder_tokens(config: Any) -> list[int]:
 def decode(reasoner: ReasoningModel, completion: Sequence[int]) -> str:
     """Return the text of a completion; the end of the turn is left out, the tags are kept."""
     return reasoner.processor.tokenizer.decode(completion, skip_special_tokens=True)
-
-
-@torch.no_grad()
-def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt,
-                     completions: Sequence[Sequence[int]], rating_range: tuple[float, float], key: str,
-                     batch_size: int) -> list[float]:
-    """Return the expectation of the rating over its digits, after each completion's reasoning.
-
-    The completion is cut where its rating begins, or the answer is begun for it when it has none. Then the probabilities
-    of all ratings with at most `most_decimals` are followed digit by digit, normalised among the ones in the range; further
-    digits are cut off.
-
-    Returns:
-        One number in the range for each picture; NaN when the model's own numbers are NaN.
-    """
-    tokenizer = reasoner.processor.tokenizer
-    branches = rating_branches(tokenizer, rating_range)
-    prefixes = [until_rating(reasoner, completion, key) for completion in completions]
-    weighted, settled = [0.0] * len(images), [0.0] * len(images)  # ratings by their probabilities, and the sum of these
-    frontier = [(number, (), 1.0) for number in range(len(images))]
-    while frontier:
-        open_nodes = [node for node in frontier if len(branches[node[1]]) > 1]
-        chances = iter(_next_tokens(reasoner, images, prompt, prefixes, open_nodes, branches, batch_size))
-        following = []
-        for number, path, mass in frontier:
-            children = branches[path]
-            shares = next(chances) if len(children) > 1 else [1.0]
-            for child, share in zip(children, shares, strict=True):
-                ends = branches[*path, child]
-                if isinstance(ends[0], float):
-                    weighted[number] += mass * share * ends[0]
-                    settled[number] += mass * share
-                else:
-                    following.append((number, (*path, child), mass * share))
-        frontier = _likely(following, settled)
-    expected = [value / mass for value, mass in zip(weighted, settled, strict=True)]
-    return [value if math.isnan(value) else min(max(value, rating_range[0]), rating_range[1]) for value in expected]
-
-
-@functools.lru_cache(maxsize=8)
-def rating_branches(tokenizer: Any, rating_range: tuple[float, float]) -> dict[tuple[int, ...], list]:
-    """Return the tree of token paths of all ratings in the range with at most `most_decimals`.
-
-    A rating with fewer decimals ends with the token that follows it, so that '3.4' is told from the begin of '3.42'.
-
-    Returns:
-        For each path the next tokens; a path's end is the rating itself, as a float.
-    """
-    branches: dict[tuple[int, ...], list] = {}
-    most = most_decimals(rating_range)
-    for decimals in range(most + 1):
-        ends = ('',) if decimals == most > 0 else ENDS  # whole numbers may begin longer ones
-        for text in _ratings_with(decimals, rating_range):
-            for path in filter(None, dict.fromkeys(_path(tokenizer, text, end) for end in ends)):
-                for length, token in enumerate(path):
-                    children = branches.setdefault(path[:length], [])
-                    if token not in children:
-                        children.append(token)
-                branches.setdefault(path, []).append(float(text))
-    return branches
-
-
-def most_decimals(rating_range: tuple[float, float]) -> int:
-    """Return how many decimals of a rating are followed: the fewest whose step is below a three-hundredth of the range.
-
-    Example:
-        >>> most_decimals((0, 1)), most_decimals((1, 5)), most_decimals((0, 10)), most_decimals((0, 100))
-        (3, 2, 2, 1)
-    """
-    return max(0, math.ceil(2.5 - math.log10(rating_range[1] - rating_range[0])))
-
-
-def _ratings_with(decimals: int, rating_range: tuple[float, float]) -> list[str]:
-    steps = 10 ** decimals
-    low, high = (round(bound * steps, 6) for bound in rating_range)
-    return [f'{step / steps:.{decimals}f}' for step in range(math.ceil(low), math.floor(high) + 1)]
-
-
-def _path(tokenizer: Any, rating: str, end: str) -> tuple[int, ...] | None:
-    """Return a rating's tokens and the first one of what follows it; None when a token spans both."""
-    own = tokenizer.encode(rating, add_special_tokens=False)
-    whole = tokenizer.encode(rating + end, add_special_tokens=False)
-    return tuple(whole[:len(own) + bool(end)]) if whole[:len(own)] == own else None
-
-
-def _likely(nodes: list[tuple[int, tuple, float]], settled: list[float]) -> list[tuple[int, tuple, float]]:
-    """Leave out improbable branches; a picture without any other, and without a settled rating, keeps them."""
-    kept = {node[0] for node in nodes if node[2] >= LEAST_MASS}
-    return [node for node in nodes if node[2] >= LEAST_MASS or (node[0] not in kept and settled[node[0]] < LEAST_MASS)]
-
-
-def _next_tokens(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt, prefixes: list[list[int]],
-                 nodes: list[tuple[int, tuple, float]], branches: dict, batch_size: int) -> list[list[float]]:
-    """Return for each node the probabilities of its children, which sum to 1."""
-    found = []
-    for start in range(0, len(nodes), batch_size):
-        chunk = nodes[start:start + batch_size]
-        inputs = encode(reasoner, [images[number] for number, _, _ in chunk], prompt,
-                        [[*prefixes[number], *path] for number, path, _ in chunk])
-        logits = reasoner.model(**inputs, logits_to_keep=1).logits[:, -1].cpu().double()
-        for row, (_, path, _) in zip(logits, chunk, strict=True):
-            found.append(torch.softmax(row[torch.tensor(branches[path])], dim=0).tolist())
-    return found
-
-
-def until_rating(reasoner: ReasoningModel, completion: Sequence[int], key: str) -> list[int]:
-    """Return the tokens of a completion before its rating; without one, its reasoning with the answer begun."""
-    begins = re.search(rf'<answer>\s*(?:\{{\s*"{re.escape(key)}"\s*:\s*)?(?=-?[0-9])', decode(reasoner, completion))
-    if begins:
-        for length in range(len(completion), 0, -1):
-            if len(decode(reasoner, completion[:length])) <= begins.end():
-                return list(completion[:length])
-    reasoning = until_text(reasoner, completion, ('</think>', '<answer>'))
-    begun = reasoner.processor.tokenizer.encode(f'</think><answer>{{"{key}": ', add_special_tokens=False)
-    return [*reasoning, *begun]
-
-
-def until_text(reasoner: ReasoningModel, completion: Sequence[int], ends: tuple[str, ...]) -> list[int]:
-    """Return the tokens before the first of some texts appears."""
-    for length in range(1, len(completion) + 1):
-        if any(end in decode(reasoner, completion[:length]) for end in ends):
-            return list(completion[:length - 1])
-    return list(completion)
 
 
 def _until_end(tokens: list[int], ends: list[int]) -> list[int]:

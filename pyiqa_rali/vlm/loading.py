@@ -33,6 +33,8 @@ class ReasoningModel:
         card: prompts and rating scale; None when the folder has none.
         folder: where it was loaded from.
         loading: dtype and pixel bounds, as they were asked for.
+        reuses_cache: whether expected ratings go on from the cache of the reasoning; None until it was tried.
+        read_again: how many begun ratings were read together with picture and reasoning, because they could not.
     """
 
     model: torch.nn.Module | None
@@ -40,6 +42,8 @@ class ReasoningModel:
     card: ReasoningCard | None
     folder: Path
     loading: dict[str, Any] = field(default_factory=dict)
+    reuses_cache: bool | None = None
+    read_again: int = 0
 
 
 def load_vlm(source: str | os.PathLike, dtype: str = 'auto', attn_implementation: str | None = None,

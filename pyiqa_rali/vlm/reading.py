@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from pyiqa_rali.vlm.generation import encode, expected_ratings
+from pyiqa_rali.vlm.generation import encode
 from pyiqa_rali.vlm.loading import ReasoningModel
 from pyiqa_rali.vlm.prompts import ReasoningCard
+from pyiqa_rali.vlm.ratings import expected_ratings
 
 GRAY = Image.new('RGB', (64, 64), (128, 128, 128))
 

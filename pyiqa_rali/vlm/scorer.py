@@ -201,12 +201,12 @@ class ReasoningScorer(nn.Module):
     def _describe_batch(self, pictures: list[Image.Image]) -> list[Description]:
         if self.mode in SAMPLED_MODES:
             return self._mean_of_samples(pictures, self.num_samples if self.mode == 'mean' else 1)
-        completions = self._complete(pictures, None)
-        texts = self._decode(completions)
         if self.mode == 'expectation':
-            ratings = self._expect(pictures, completions)
-            return [_expected(text, rating) for text, rating in zip(texts, ratings, strict=True)]
-        found = [self._read(text, 'parsed') for text in texts]
+            completions, memory = self._complete_and_remember(pictures)
+            ratings = self._expect(pictures, completions, memory)
+            return [_expected(text, rating) for text, rating in zip(self._decode(completions), ratings, strict=True)]
+        completions = self._complete(pictures, None)
+        found = [self._read(text, 'parsed') for text in self._decode(completions)]
         return self._mended(pictures, found, completions)
 
     def _mean_of_samples(self, pictures: list[Image.Image], count: int) -> list[Description]:
@@ -246,10 +246,14 @@ class ReasoningScorer(nn.Module):
         seeds = None if sample is None else [derived_seed(self.seed, digest(picture), sample, attempt) for picture in pictures]
         return complete(self.reasoner, pictures, self.card.prompt(), self.max_new_tokens, seeds, self.sampling)
 
-    def _expect(self, pictures: list[Image.Image], completions: list[list[int]]) -> list[float]:
-        from pyiqa_rali.vlm.generation import expected_ratings
+    def _complete_and_remember(self, pictures: list[Image.Image]) -> tuple[list[list[int]], Any]:
+        from pyiqa_rali.vlm.generation import complete_and_remember
+        return complete_and_remember(self.reasoner, pictures, self.card.prompt(), self.max_new_tokens)
+
+    def _expect(self, pictures: list[Image.Image], completions: list[list[int]], memory: Any = None) -> list[float]:
+        from pyiqa_rali.vlm.ratings import expected_ratings
         return expected_ratings(self.reasoner, pictures, self.card.prompt(), completions,
-                                tuple(self.card.rating_range), self.card.rating_key, self.batch_size)
+                                tuple(self.card.rating_range), self.card.rating_key, self.batch_size, memory)
 
     def _decode(self, completions: list[list[int]]) -> list[str]:
         from pyiqa_rali.vlm.generation import decode

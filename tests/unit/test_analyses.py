@@ -21,9 +21,10 @@ from pyiqa_rali.studies.analyses.domains import ALIGNED, VISUAL, encoders_of
 from pyiqa_rali.studies.analyses.folder import AnalysisFolder
 from pyiqa_rali.studies.analyses.reasoning import agreement, begun_completion, partners, shuffled_words
 from pyiqa_rali.studies.analyses.teachers import analyse_teachers, consistency
-from pyiqa_rali.vlm.generation import decode, encode, until_rating
+from pyiqa_rali.vlm.generation import decode, encode
 from pyiqa_rali.vlm.loading import load_vlm
 from pyiqa_rali.vlm.prompts import Prompt
+from pyiqa_rali.vlm.ratings import until_rating
 from tests.tiny import tiny_options, tiny_qwen3_vl, tiny_table, tiny_vlm
 
 

@@ -20,9 +20,10 @@ from pyiqa_rali.figures.analyses import draw_attention
 from pyiqa_rali.model.digest import weights_digest
 from pyiqa_rali.studies.analyses.folder import AnalysisFolder, AnalysisResult
 from pyiqa_rali.studies.analyses.inputs import drawn, greedy_completions
-from pyiqa_rali.vlm.generation import decode, encode, until_rating, until_text
+from pyiqa_rali.vlm.generation import decode, encode
 from pyiqa_rali.vlm.loading import ReasoningModel
 from pyiqa_rali.vlm.prompts import Prompt
+from pyiqa_rali.vlm.ratings import until_rating, until_text
 from pyiqa_rali.vlm.settings import ReasonerSettings
 from pyiqa_rali.vlm.tables import read_picture
 

@@ -13,8 +13,9 @@ from pyiqa_rali.model.digest import weights_digest
 from pyiqa_rali.studies.analyses.folder import AnalysisFolder, AnalysisResult
 from pyiqa_rali.studies.analyses.inputs import OptionFile, drawn, greedy_completions, sections_of
 from pyiqa_rali.vlm.answers import reasoning_text
-from pyiqa_rali.vlm.generation import decode, derived_seed, expected_ratings
+from pyiqa_rali.vlm.generation import decode, derived_seed
 from pyiqa_rali.vlm.loading import ReasoningModel
+from pyiqa_rali.vlm.ratings import expected_ratings
 from pyiqa_rali.vlm.settings import ReasonerSettings
 from pyiqa_rali.vlm.tables import read_picture, rows_of
 

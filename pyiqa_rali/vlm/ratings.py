@@ -1,0 +1,195 @@
+"""The expected rating of what a model wrote: where the rating begins, and what may follow there.
+
+The model goes on from what it remembers of its reasoning. Where its cache does not allow that, it reads everything again, which
+is as right and many times slower; the first rating of a model tells.
+"""
+
+import bisect
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pyiqa_rali.core.errors import first_line
+from pyiqa_rali.vlm.answers import rating_position
+from pyiqa_rali.vlm.expectation import Node, expectations, number_tokens
+from pyiqa_rali.vlm.generation import decode, encode
+from pyiqa_rali.vlm.loading import ReasoningModel
+from pyiqa_rali.vlm.memory import Memory, memory_of
+from pyiqa_rali.vlm.prompts import Prompt
+
+# how far probabilities from the cache may be off, as a sum, before the model is taken for one whose cache cannot be used
+MOST_OFF, MOST_OFF_IN_HALF_PRECISION = 1e-4, 0.05
+
+
+@torch.no_grad()
+def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt,
+                     completions: Sequence[Sequence[int]], rating_range: tuple[float, float], key: str,
+                     batch_size: int, memory: Memory | None = None) -> list[float]:
+    """Return the expectation of the rating, after each completion's reasoning.
+
+    The completion is cut where its rating begins, or the answer is begun for it when it plainly has none. Then all ratings that
+    the model may write there are followed token by token; see `expectation`.
+
+    Args:
+        reasoner: model and processor.
+        images: RGB.
+        prompt: what was asked about each.
+        completions: what the model wrote.
+        rating_range: lowest and highest rating.
+        key: the rating's key in the answer's JSON.
+        batch_size: continuations that the model reads at once.
+        memory: of these completions, from `complete_and_remember`; without it, they are read once more.
+
+    Returns:
+        One number in the range for each picture; NaN when the model's own numbers are NaN, or when it would write anything but
+        a rating in the range.
+    """
+    if memory is None and len(images) > batch_size:
+        parts = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
+        return [rating for part in parts for rating in expected_ratings(
+            reasoner, images[part], prompt, completions[part], rating_range, key, batch_size)]
+    if not images:
+        return []
+    begins = [rating_begin(reasoner, completion, key) for completion in completions]
+    if memory is None and reasoner.reuses_cache is not False:
+        memory = read(reasoner, images, prompt, [begin.prefix for begin in begins])
+        begins = [replace(begin, kept=0, pending=[]) for begin in begins]
+    continuations = Continuations(reasoner, images, prompt, begins, batch_size, memory)
+    return expectations(continuations, number_tokens(reasoner.processor.tokenizer), [begin.lead for begin in begins],
+                        rating_range)
+
+
+@dataclass(frozen=True)
+class RatingBegin:
+    """Where a completion's rating begins.
+
+    Attributes:
+        kept: how many tokens of the completion come before it.
+        pending: tokens between these and the rating that the model has not written: an answer that was begun for it.
+        prefix: both together.
+        lead: text between `prefix` and the number, which a token of the number may begin with.
+    """
+
+    kept: int
+    pending: list[int]
+    prefix: list[int]
+    lead: str
+
+
+def rating_begin(reasoner: ReasoningModel, completion: Sequence[int], key: str) -> RatingBegin:
+    """Return where the rating of a completion begins; without one, its reasoning with the answer begun."""
+    text = decode(reasoner, completion)
+    position = rating_position(text, key)
+    if position is not None:
+        kept = tokens_before(reasoner, completion, position)
+        lead = text[len(decode(reasoner, completion[:kept])):position]
+        return RatingBegin(kept, [], list(completion[:kept]), lead)
+    ends = [place for place in (text.find(end) for end in ('</think>', '<answer>')) if place >= 0]
+    end = min(ends, default=len(text))
+    kept = tokens_before(reasoner, completion, end)
+    rest = text[len(decode(reasoner, completion[:kept])):end]
+    tokenizer = reasoner.processor.tokenizer
+    begun = f'{rest}</think><answer>{{"{key}": '
+    pending = tokenizer.encode(begun, add_special_tokens=False)
+    whole = tokenizer.encode(f'{begun}1', add_special_tokens=False)
+    shared = next((place for place, (one, other) in enumerate(zip(pending, whole, strict=False)) if one != other), len(pending))
+    lead = begun[len(tokenizer.decode(pending[:shared])):]  # such as a space that the number's first token begins with
+    return RatingBegin(kept, pending[:shared], [*completion[:kept], *pending[:shared]], lead)
+
+
+def until_rating(reasoner: ReasoningModel, completion: Sequence[int], key: str) -> list[int]:
+    """Return the tokens of a completion before its rating; without one, its reasoning with the answer begun."""
+    return rating_begin(reasoner, completion, key).prefix
+
+
+def tokens_before(reasoner: ReasoningModel, completion: Sequence[int], position: int) -> int:
+    """Return how many of a completion's first tokens lie wholly before a place in its text."""
+    text = decode(reasoner, completion)
+    lengths = range(len(completion) + 1)
+    count = bisect.bisect_right(lengths, position, key=lambda length: len(decode(reasoner, completion[:length]))) - 1
+    while not text[:position].startswith(decode(reasoner, completion[:count])):
+        count -= 1  # a character that is spread over tokens is no text before its last one
+    return count
+
+
+def read(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt,
+         completions: Sequence[Sequence[int]]) -> Memory | None:
+    """Let the model read a prompt with given completions; return what it remembers, all of it as prompt."""
+    inputs = encode(reasoner, images, prompt, completions)
+    output = reasoner.model(**inputs, use_cache=True, logits_to_keep=1)
+    return memory_of(reasoner.model, output, inputs['input_ids'], inputs['attention_mask'])
+
+
+class Continuations:
+    """Asks a model what follows begun ratings.
+
+    Args:
+        reasoner: model and processor; what is found out about its cache is kept there.
+        images: RGB.
+        prompt: what was asked about each.
+        begins: where each rating begins.
+        batch_size: how many the model reads at once.
+        memory: what it remembers of the completions; None reads everything again for each.
+    """
+
+    def __init__(self, reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt, begins: Sequence[RatingBegin],
+                 batch_size: int, memory: Memory | None):
+        self.reasoner, self.images, self.prompt, self.begins = reasoner, images, prompt, begins
+        self.batch_size, self.memory = batch_size, memory
+
+    def __call__(self, nodes: Sequence[Node]) -> Iterator[np.ndarray]:
+        """Yield the probabilities (V,) of the next token at each node."""
+        if self.reasoner.reuses_cache is None:
+            self.reasoner.reuses_cache = self._cache_is_right(nodes[0])
+        for start in range(0, len(nodes), self.batch_size):
+            part = nodes[start:start + self.batch_size]
+            if self.reasoner.reuses_cache and self.memory is not None:
+                logits = self._remembered(part)
+            else:
+                logits = self._read_again(part)
+                self.reasoner.read_again += len(part)
+            yield from torch.softmax(logits.cpu().double(), dim=-1).numpy()
+
+    def _remembered(self, nodes: Sequence[Node]) -> Tensor:
+        begins = [self.begins[node.picture] for node in nodes]
+        return self.memory.next_logits(self.reasoner.model, [node.picture for node in nodes], [begin.kept for begin in begins],
+                                       [[*begin.pending, *node.path] for begin, node in zip(begins, nodes, strict=True)])
+
+    def _read_again(self, nodes: Sequence[Node]) -> Tensor:
+        inputs = encode(self.reasoner, [self.images[node.picture] for node in nodes], self.prompt,
+                        [[*self.begins[node.picture].prefix, *node.path] for node in nodes])
+        return self.reasoner.model(**inputs, logits_to_keep=1).logits[:, -1]
+
+    def _cache_is_right(self, node: Node) -> bool:
+        """Whether going on from memory gives what reading again gives; tried once for each model."""
+        if self.memory is None:
+            reason = 'it does not keep all keys and values'
+        else:
+            try:
+                chances = [torch.softmax(logits.cpu().double(), dim=-1) for logits in (self._remembered([node]),
+                                                                                 self._read_again([node]))]
+            except torch.OutOfMemoryError:
+                raise
+            except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+                reason = f'{type(error).__name__}: {first_line(error)}'
+            else:
+                off = float((chances[0] - chances[1]).abs().sum() / 2)
+                precise = next(self.reasoner.model.parameters()).dtype == torch.float32
+                if not off > (MOST_OFF if precise else MOST_OFF_IN_HALF_PRECISION):  # NaN is no fault of the cache
+                    return True
+                reason = f'probabilities are off by {off:.2g}'
+        warnings.warn(f'{self.reasoner.folder}: the cache of this model cannot be used again ({reason}). Expected ratings are '
+                      'right, but picture and reasoning are read again for each digit.', stacklevel=2)
+        return False
+
+
+def until_text(reasoner: ReasoningModel, completion: Sequence[int], ends: tuple[str, ...]) -> list[int]:
+    """Return the tokens before the first of some texts; all tokens without one."""
+    text = decode(reasoner, completion)
+    places = [place for place in map(text.find, ends) if place >= 0]
+    return list(completion[:tokens_before(reasoner, completion, min(places))]) if places else list(completion)
