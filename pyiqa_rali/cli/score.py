@@ -53,6 +53,7 @@ def add_arguments(parser: CommandParser) -> None:
     group.add_argument('--out', metavar='FILE', help='write the scores to this file instead of the screen')
     group.add_argument('--format', choices=FORMATS, help='of --out (default: by its extension)')
     group.add_argument('--resume', action='store_true', help='go on with --out, without the images that stand in it')
+    group.add_argument('--retry-failed', action='store_true', help='like --resume, and try the images again that have no score')
     group = parser.add_argument_group('speed')
     group.add_argument('--batch-size', type=int, metavar='N',
                        help=f'images scored in one pass, in each process (default: {BATCH_SIZE}, on a GPU '
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     """Score, print or write, and report.
 
     Returns:
-        0; 1 when there are images without a score.
+        0; 1 when there are images without a score, or a folder, list, glob or shard without an image.
 
     Raises:
         OptionError, DataError, CheckpointError, OSError: nothing can be scored at all; the message says why.
@@ -82,19 +83,18 @@ def run(args: argparse.Namespace) -> int:
         refuse_overwriting(Path(args.out), args.resume)  # before anything is loaded
     metric = make_metric(args.metric, args.weights, args.device, options)
     label = metric_label(args.metric, args.weights, options, metric) + ('' if reading.upright else ' as-stored')
-    table = open_table(args.out, args.format, label, args.resume, rank,
-                       world) if args.out else None
+    table = open_table(args.out, args.format, label, args.resume, rank, world, args.retry_failed) if args.out else None
     with processes.joined():
         totals = _score(args, sources, table, metric, rank, world, reading)
         everything, *others = processes.gather(totals)
         if rank == 0:
             for other in others:
                 everything += other
-            if hasattr(table, 'merge'):
-                table.merge()
+            left = table.finish() if table else None
+            everything.failed = everything.failed if left is None else left
             print('\n'.join(everything.lines(metric, args.out)), file=sys.stderr)
         processes.gather(None)  # torchrun ends all processes with the first that fails: none leaves before the table stands
-    return 1 if rank == 0 and everything.failed else 0
+    return 1 if rank == 0 and (everything.failed or everything.empty) else 0
 
 
 def _score(args: argparse.Namespace, sources: ImageSources, table: Any, metric: Any, rank: int, world: int,
@@ -115,7 +115,7 @@ def _score(args: argparse.Namespace, sources: ImageSources, table: Any, metric: 
             goes_on = f'; --resume goes on with {args.out}' if table else ''
             print(f'interrupted after {progress.count} images{goes_on}', file=sys.stderr)
             raise
-    totals.rate, totals.repeated, totals.others = progress.rate, sources.repeated, sources.others
+    totals.rate, totals.repeated, totals.others, totals.empty = progress.rate, sources.repeated, sources.others, sources.empty
     return totals
 
 
@@ -137,9 +137,10 @@ def _check(args: argparse.Namespace, world: int) -> None:
             raise OptionError(f'--{name.replace("_", "-")}: {value} must be at least {least}.')
     if not args.images and not args.lists:
         raise OptionError('PATH: give image files, folders, globs, tar shards, or --list FILE.')
-    for option in ('resume', 'format'):
+    for option, purpose in (('resume', 'go on with'), ('retry_failed', 'go on with'), ('format', 'write')):
         if getattr(args, option) and not args.out:
-            raise OptionError(f'--{option}: needs --out, the table to {"go on with" if option == "resume" else "write"}.')
+            raise OptionError(f'--{option.replace("_", "-")}: needs --out, the table to {purpose}.')
+    args.resume |= args.retry_failed
     if args.out:
         file_format(args.out, args.format)
     elif world > 1:

@@ -16,6 +16,7 @@ from pyiqa_rali.core.runs import RowFile
 from pyiqa_rali.scoring.entries import chunks
 from pyiqa_rali.scoring.score_table import (
     COLUMNS,
+    BestRows,
     CsvLines,
     ImageScore,
     JsonLines,
@@ -96,9 +97,10 @@ class ScoreParts:
         whole: how the table is written and read.
         rank: this process among those that share the images.
         world: how many processes share them.
+        retry: try the images without a score again.
 
     Attributes:
-        finished: the images that stand in the table or in any part already.
+        finished: the images that stand in the table or in any part already, and are not tried again.
         failed: how many of these have no score, for the first process; 0 for the others.
 
     Raises:
@@ -107,19 +109,16 @@ class ScoreParts:
     """
 
     def __init__(self, path: str | os.PathLike, metric: str, resume: bool, whole: Parquet | WholeLines, rank: int = 0,
-                 world: int = 1):
+                 world: int = 1, retry: bool = False):
         self.path, self.metric, self.whole = Path(path), metric, whole
         self.folder = parts_folder(path)
         refuse_overwriting(self.path, resume)
         name = f'{rank:05d}-of-{world:05d}.jsonl'
         if not resume:
             self._refuse_parts(name, world)
-        self.finished: set[str] = set()
-        self.failed = 0
-        for row in self._rows():
-            if self.whole.stored(row.score.image) not in self.finished:
-                self.finished.add(self.whole.stored(row.score.image))
-                self.failed += bool(row.score.error) and rank == 0
+        best = BestRows(self._rows, self.whole.stored)
+        self.finished = best.finished - best.failed if retry else best.finished
+        self.failed = 0 if retry or rank else len(best.failed)
         self._part = ScoreTable(self.folder / name, metric, True, JsonLines(positions=True))
 
     def has(self, image: str) -> bool:
@@ -134,15 +133,20 @@ class ScoreParts:
         """Add lines to this process's part and hand them to the operating system."""
         self._part.write(file, scores)
 
-    def merge(self) -> None:
+    def finish(self) -> int:
         """Write the table: the rows that it had, then those of the parts in the order of the input; remove the parts.
 
         A process that is killed between these two steps leaves parts that the table contains; each image stands in it once.
+
+        Returns:
+            How many images have no score.
         """
-        self.whole.write(self.path, self._once(self._rows()))
+        best = BestRows(self._rows, self.whole.stored)
+        self.whole.write(self.path, iter(best))
         for part in self.folder.glob('*.jsonl'):
             part.unlink()
         self.folder.rmdir()
+        return len(best.failed)
 
     def _rows(self) -> Iterator[ScoreRow]:
         parts = [read_rows(path, JsonLines(positions=True), self.metric) for path in sorted(self.folder.glob('*.jsonl'))]
@@ -159,14 +163,6 @@ class ScoreParts:
             raise
         except ValueError as error:  # pyarrow's own errors among them
             raise DataError(f'--out: {self.path} is not a table of scores: {error}. Give another name.') from error
-
-    def _once(self, rows: Iterator[ScoreRow]) -> Iterator[ScoreRow]:
-        seen: set[str] = set()
-        for row in rows:
-            name = self.whole.stored(row.score.image)
-            if name not in seen:
-                seen.add(name)
-                yield row
 
     def _refuse_parts(self, own: str, world: int) -> None:
         """Raise OptionError for parts of an earlier run; those of this run's other processes may be there."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from pyiqa_rali.core.errors import some
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.scoring.score_table import ImageScore
 from pyiqa_rali.scoring.shards import is_shard
@@ -70,6 +71,7 @@ class Totals:
         finished: images that earlier runs had done.
         repeated: images that were named again.
         others: files that are no images, for each extension.
+        empty: folders, lists, globs and shards that hold no image.
         rate: images a second.
     """
 
@@ -77,6 +79,7 @@ class Totals:
         self.finished, self.failed = finished, failed
         self.count, self.total, self.rate, self.repeated, self.damaged = 0, 0.0, 0.0, 0, 0
         self.others: Counter[str] = Counter()
+        self.empty: list[str] = []
 
     def add(self, scores: list[ImageScore]) -> None:
         """Count the scores of a window."""
@@ -111,8 +114,10 @@ class Totals:
                 yield f'{shards} of them may be tar shards: name them, or give a glob such as "FOLDER/*.tar"'
         if self.repeated:
             yield f'{self.repeated} images were named more than once, and scored once'
+        if self.empty:
+            yield f'NO IMAGE in {some(self.empty)}'
         if self.failed:
             where = f'column "error" of {out}' if out else 'lines with "error"'
             yield f'{self.failed} images have NO SCORE: see the {where}'
         if self.damaged:
-            yield f'{self.damaged} of these are damaged SHARDS: the images behind the damage were not read'
+            yield f'{self.damaged} of these are damaged SHARDS: images in the damaged places were not found'

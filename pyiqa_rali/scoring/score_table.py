@@ -1,7 +1,7 @@
 """The table of scores: one line for each image, also for those without a score; interrupted runs go on with it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,51 @@ def row_values(row: ScoreRow) -> dict[str, Any]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
+class BestRows:
+    """The rows of a table in which an image may have several, because one without a score was tried again: one for each image.
+
+    A row with a score takes the place of rows without one, and among the latter the last one counts. It stands where the first
+    row of its image stood.
+
+    Args:
+        rows: returns them from the first one on, each time that it is called.
+        stored: returns the name of an image as it stands in the table.
+
+    Attributes:
+        finished: the images with a row.
+        failed: those of them without a score.
+    """
+
+    def __init__(self, rows: Callable[[], Iterator[ScoreRow]], stored: Callable[[str], str] = str):
+        self._rows, self._stored = rows, stored
+        self.finished: set[str] = set()
+        self.failed: set[str] = set()
+        self._better: dict[str, ScoreRow] = {}
+        for row in rows():
+            name = stored(row.score.image)
+            if name not in self.finished:
+                self.finished.add(name)
+                if row.score.error:
+                    self.failed.add(name)
+            elif name in self.failed:  # a row without a score, and it was tried again
+                self._better[name] = row
+                if not row.score.error:
+                    self.failed.remove(name)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether an image has several rows."""
+        return bool(self._better)
+
+    def __iter__(self) -> Iterator[ScoreRow]:
+        seen: set[str] = set()
+        for row in self._rows():
+            name = self._stored(row.score.image)
+            if name not in seen:
+                seen.add(name)
+                yield self._better.get(name, row)
+
+
 class ScoreTable:
     """A table that grows by whole lines.
 
@@ -88,9 +133,10 @@ class ScoreTable:
         metric: name of the metric, with its weights if they are the user's; stands in every line.
         resume: go on with the file if it is there.
         lines: the format.
+        retry: try the images without a score again; their new rows take the place of the old ones when all are done.
 
     Attributes:
-        finished: the images that stood in it already.
+        finished: the images that stand in it already, and are not tried again.
         failed: how many of these have no score.
 
     Raises:
@@ -98,16 +144,20 @@ class ScoreTable:
         DataError: the file is not a table of scores.
     """
 
-    def __init__(self, path: str | os.PathLike, metric: str, resume: bool = False, lines: CsvLines | JsonLines | None = None):
-        self.path, self.metric = Path(path), metric
-        self.finished: set[str] = set()
-        self.failed = 0
+    def __init__(self, path: str | os.PathLike, metric: str, resume: bool = False, lines: CsvLines | JsonLines | None = None,
+                 retry: bool = False):
+        self.path, self.metric, self.lines = Path(path), metric, lines or CsvLines()
         refuse_overwriting(self.path, resume)
-        self._file = score_file(self.path, lines or CsvLines())
+        self._file = score_file(self.path, self.lines)
+        best = BestRows(self._checked)
+        self.finished = best.finished - best.failed if retry else best.finished
+        self.failed = 0 if retry else len(best.failed)
+        self._repeats = retry or best.repeated  # of images that were tried again
+
+    def _checked(self) -> Iterator[ScoreRow]:
         for row in self._file.resume():
-            refuse_other_metric(row, metric, self.path)
-            self.finished.add(row.score.image)
-            self.failed += bool(row.score.error)
+            refuse_other_metric(row, self.metric, self.path)
+            yield row
 
     def has(self, image: str) -> bool:
         """Whether an image stood in the table already."""
@@ -120,6 +170,20 @@ class ScoreTable:
     def write(self, file: RowFile, scores: list[ImageScore]) -> None:
         """Add lines and hand them to the operating system."""
         file.add(ScoreRow(each, self.metric) for each in scores)
+
+
+    def finish(self) -> int | None:
+        """Leave one row for each image.
+
+        Returns:
+            How many images have no score; None where no image was tried again and the caller has counted all.
+        """
+        if not self._repeats:
+            return None
+        best = BestRows(lambda: read_rows(self.path, self.lines, self.metric))
+        if best.repeated:
+            self._file.replace(best)
+        return len(best.failed)
 
 
 def score_file(path: Path, lines: CsvLines | JsonLines) -> RowFile:

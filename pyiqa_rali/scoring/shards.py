@@ -6,17 +6,21 @@ shard can only be read from its beginning, so its images are read here.
 
 import gzip
 import os
+import re
 import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from pyiqa_rali.core.errors import first_line
+from pyiqa_rali.core.errors import DataError, first_line
+from pyiqa_rali.data.image_files import refuse_special_file
 from pyiqa_rali.data.image_formats import image_extensions
 from pyiqa_rali.scoring.entries import LARGEST_MEMBER, ImageEntry
 
 OPENERS: dict[str, Callable[..., IO[bytes]]] = {'.tar': open, '.tar.gz': gzip.open, '.tgz': gzip.open}
+END_BLOCKS = 2  # of zeros, at the end of a shard
+_CHECKSUM = re.compile(rb'[0-7 \0]*')  # how the checksum of a header is written
 BETWEEN = '::'  # stands between a shard and its member in the name of an image
 
 
@@ -33,28 +37,48 @@ def is_compressed(path: str) -> bool:
 def shard_entries(path: str, number: int, others: Counter) -> Iterator[ImageEntry]:
     """Yield the images of a shard in their order, and at the end an entry with the reason if the shard is damaged.
 
+    Behind a damaged place, such as a header that a download never wrote, and behind the end of the first of several shards that
+    were joined, the search goes on at the next header.
+
     Args:
         path: the shard.
         number: its place in the input.
         others: counts the members that are no images, by their extension.
     """
     count = 0
+    damages: list[tuple[int, str]] = []  # behind how many members, and what it is
     try:
+        refuse_special_file(os.stat(path).st_mode)
         with _opener(path)(path, 'rb') as stream:
-            watched = _LastBlock(stream)
-            with tarfile.open(fileobj=watched, mode='r:') as shard:
-                while (member := shard.next()) is not None:
-                    count += 1
-                    shard.members.clear()  # tarfile would keep every header
-                    if not member.isdir():
-                        yield from _member_entry(path, (number, count), member, watched, others)
-            watched.check_end()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        yield ImageEntry(path, path, (number, count + 1),
-                         error=f'shard damaged after {count} members: {_reason(error)}')
+            blocks, goes_on = _Blocks(stream), True
+            while goes_on:
+                error = ''
+                try:
+                    for member in _members(blocks):
+                        count += 1
+                        if not member.isdir():
+                            yield from _member_entry(path, (number, count), member, blocks, others)
+                except tarfile.TarError as raised:
+                    error = first_line(raised)
+                damage, goes_on = blocks.find_next()
+                if error or damage:
+                    damages.append((count, (damage or error) if count else (error or damage)))
+    except (DataError, OSError, EOFError, zlib.error) as error:
+        damages.append((count, _reason(error)))
+    if damages:
+        before, what = damages[0]
+        more = f' (and {len(damages) - 1} more damaged places)' if len(damages) > 1 else ''
+        yield ImageEntry(path, path, (number, count + 1), error=f'shard damaged after {before} members: {what}{more}')
 
 
-def _member_entry(path: str, position: tuple[int, int], member: tarfile.TarInfo, stream: '_LastBlock',
+def _members(blocks: '_Blocks') -> Iterator[tarfile.TarInfo]:
+    with tarfile.open(fileobj=blocks, mode='r:') as shard:
+        while (member := shard.next()) is not None:
+            shard.members.clear()  # tarfile would keep every header
+            yield member
+
+
+def _member_entry(path: str, position: tuple[int, int], member: tarfile.TarInfo, stream: '_Blocks',
                   others: Counter) -> Iterator[ImageEntry]:
     extension = os.path.splitext(member.name)[1].lower()
     if extension not in image_extensions():
@@ -82,16 +106,22 @@ def _reason(error: BaseException) -> str:
     return first_line(error)
 
 
-class _LastBlock:
-    """A stream that remembers the last block it gave: tarfile takes a damaged header in the middle for the end."""
+class _Blocks:
+    """The blocks of a shard, for tarfile, which takes everything that is no header for the end; here one looks behind it."""
 
     def __init__(self, stream: IO[bytes]):
         self._stream = stream
         self._last = b''
+        self._ahead = b''  # a header that `find_next` found, to be read again
+        self._start = 0
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""
-        self._last = self._stream.read(size)
+        if self._ahead and 0 <= size < len(self._ahead):
+            self._last, self._ahead = self._ahead[:size], self._ahead[size:]
+        else:
+            rest = self._stream.read(size - len(self._ahead) if size >= 0 else -1)
+            self._last, self._ahead = self._ahead + rest, b''
         return self._last
 
     def read_exactly(self, size: int) -> bytes:
@@ -107,14 +137,41 @@ class _LastBlock:
 
     def seek(self, position: int) -> int:
         """Go to a position."""
+        self._ahead = b''
         return self._stream.seek(position)
 
     def tell(self) -> int:
         """Return the position."""
-        return self._stream.tell()
+        return self._stream.tell() - len(self._ahead)
 
-    def check_end(self) -> None:
-        """Raise tarfile.ReadError if what tarfile took for the end is not the mark that every writer puts there."""
-        if self._last != bytes(tarfile.BLOCKSIZE):
-            what = 'a header is not readable' if self._last else 'the mark at its end is missing: it is cut short'
-            raise tarfile.ReadError(what)
+    def find_next(self) -> tuple[str, bool]:
+        """Go to the next header behind what tarfile took for the end.
+
+        Returns:
+            What is damaged in between, empty for the mark that every writer puts at an end; and whether there is a header.
+        """
+        zeros, other, block = 0, False, self._last
+        while block and not _is_header(block):
+            empty = not block.strip(b'\0')
+            zeros, other = zeros + empty, other or not empty
+            block = self._stream.read(tarfile.BLOCKSIZE)
+        self._ahead = block
+        if other or (block and zeros < END_BLOCKS):
+            return 'a header is not readable', bool(block)
+        if not zeros:
+            return 'the mark at its end is missing: it is cut short', False
+        if block and (self.tell() - self._start) % tarfile.RECORDSIZE:  # most writers fill the last record of a shard
+            return 'zeros stand in the middle: shards that were joined, or a hole', True
+        self._start = self.tell()  # of the next one of several shards that were joined
+        return '', bool(block)
+
+
+def _is_header(block: bytes) -> bool:
+    """Whether a block is the header of a member, by its checksum."""
+    if len(block) != tarfile.BLOCKSIZE or not _CHECKSUM.fullmatch(block, 148, 156):
+        return False  # at the speed of reading
+    try:
+        tarfile.TarInfo.frombuf(block, 'utf-8', 'surrogateescape')
+    except tarfile.HeaderError:
+        return False
+    return True

@@ -2,20 +2,24 @@
 
 import glob
 import itertools
+import math
 import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from pyiqa_rali.core.errors import OptionError, some
 from pyiqa_rali.data.image_files import ImageFinder
 from pyiqa_rali.data.image_formats import image_extensions
 from pyiqa_rali.scoring.entries import ImageEntry
-from pyiqa_rali.scoring.shards import is_compressed, is_shard, shard_entries
+from pyiqa_rali.scoring.lists import listed_paths
+from pyiqa_rali.scoring.shards import BETWEEN, is_compressed, is_shard, shard_entries
 
 STANDARD_INPUT = '-'
 LIST_MARK = '@'
+MOST_WORDS = 1_000_000  # that braces may stand for
 
 
 class ImageSources:
@@ -24,6 +28,7 @@ class ImageSources:
     A source is a file, a folder (all images below it), a tar shard, a glob (`**` goes into folders), any of these with
     braces (`{000..099}`, `{train,val}`), `@FILE` (a list), or `-` (a list from standard input). A list has one file,
     shard or folder a line, relative to the working folder; a line that does not exist becomes an image without a score.
+    Members of one name in one shard are told apart by a number: `shard.tar::a.jpg`, `shard.tar::a.jpg::2`.
 
     Args:
         sources: the words of the command line.
@@ -33,6 +38,7 @@ class ImageSources:
     Attributes:
         others: how many files in folders, globs and shards are no images by their extension, for each extension.
         repeated: how many images were named again, and left out.
+        empty: what holds no image: folders, lists, globs and shards; known when all images have been taken.
 
     Raises:
         FileNotFoundError: a source does not exist.
@@ -43,6 +49,7 @@ class ImageSources:
         self.rank, self.world = rank, world
         self.others: Counter[str] = Counter()
         self.repeated = 0
+        self.empty: list[str] = []
         self._seen: set[str] = set()
         words = [word for source in sources for word in expand_braces(source)]
         _refuse_missing([word for word in words if not _is_known(word)])
@@ -67,13 +74,16 @@ class ImageSources:
         if whole and number % self.world != self.rank:
             return
         others: Counter[str] = Counter()
+        of_name: Counter[str] = Counter()
         for entry in shard_entries(path, number, others):
-            damaged = entry.name == path  # the entry that tells why the shard ends
-            new = damaged or self._is_new(entry.name, whole or self.rank == 0)
-            if new and (whole or sum(entry.position) % self.world == self.rank):
+            of_name[entry.name] += 1
+            if of_name[entry.name] > 1:  # another picture: shards that were joined count anew
+                entry = replace(entry, name=f'{entry.name}{BETWEEN}{of_name[entry.name]}')
+            if whole or sum(entry.position) % self.world == self.rank:
                 yield entry
         if whole or self.rank == 0:
             self.others += others
+            self._tell_if_empty(path, len(of_name))
 
     def _is_new(self, name: str, counts: bool) -> bool:
         if name in self._seen:
@@ -82,25 +92,32 @@ class ImageSources:
         self._seen.add(name)
         return True
 
+    def _tell_if_empty(self, name: str, count: int) -> None:
+        if not count and name not in self.empty:
+            self.empty.append(name)
+
     def _paths(self) -> Iterator[str]:
         for word in self._words:
             if word == STANDARD_INPUT:
-                yield from self._listed(sys.stdin.buffer)
+                yield from self._listed(sys.stdin.buffer, 'standard input')
             elif os.path.exists(word):
                 yield from self._below(word)
             elif word.startswith(LIST_MARK):
                 with open(word[len(LIST_MARK):], 'rb') as lines:
-                    yield from self._listed(lines)
+                    yield from self._listed(lines, word[len(LIST_MARK):])
             else:
                 yield from self._globbed(word)
 
-    def _listed(self, lines: Iterable[bytes]) -> Iterator[str]:
-        for line in lines:
-            path = os.fsdecode(line.rstrip(b'\r\n'))
+    def _listed(self, lines: Iterable[bytes], name: str) -> Iterator[str]:
+        count = 0
+        for path in listed_paths(lines, name):
+            count += 1
             if _extension(path) in image_extensions():  # saves a look at the disk for each of millions
                 yield path
-            elif path:
+            else:
                 yield from self._below(path)
+        if self.rank == 0:
+            self._tell_if_empty(name, count)
 
     def _globbed(self, pattern: str) -> Iterator[str]:
         """Go through what a glob matches; its own extension, if it names one, stands for an image."""
@@ -109,20 +126,28 @@ class ImageSources:
             found = [path for path in found if not os.path.isdir(path)] or found
         extension = os.path.splitext(pattern)[1]
         named = extension and not glob.has_magic(extension)
+        count = 0
         for path in found:
             if named or os.path.isdir(path) or is_shard(path) or _extension(path) in image_extensions():
-                yield from self._below(path)
+                for each in self._below(path, may_be_empty=True):  # that one of its folders is empty, a glob cannot know
+                    count += 1
+                    yield each
             elif self.rank == 0:
                 self.others[_extension(path)] += 1
+        if self.rank == 0:
+            self._tell_if_empty(pattern, count)
 
-    def _below(self, path: str) -> Iterator[str]:
+    def _below(self, path: str, may_be_empty: bool = False) -> Iterator[str]:
         if not os.path.isdir(path):
             yield path
             return
-        finder = ImageFinder([path])
-        yield from finder
+        finder, count = ImageFinder([path]), 0
+        for each in finder:
+            count += 1
+            yield each
         if self.rank == 0:
             self.others += finder.other_extensions
+            self._tell_if_empty(path, count + may_be_empty)
 
 
 def expand_braces(text: str) -> list[str]:
@@ -133,12 +158,14 @@ def expand_braces(text: str) -> list[str]:
         ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
 
     Raises:
-        OptionError: a range runs backwards.
+        OptionError: a range runs backwards, or the braces stand for too many words.
     """
     if os.path.exists(text):
         return [text]
     pieces = re.split(r'\{([^{}]*(?:,|\.\.)[^{}]*)\}', text)
     choices = [_choices(piece) if index % 2 else [piece] for index, piece in enumerate(pieces)]
+    if math.prod(map(len, choices)) > MOST_WORDS:
+        raise OptionError(f'{text}: its braces stand for more than {MOST_WORDS} names. Give a list instead.')
     return [''.join(chosen) for chosen in itertools.product(*choices)]
 
 
@@ -149,6 +176,8 @@ def _choices(inside: str) -> list[str]:
     first, last = found.groups()
     if int(first) > int(last):
         raise OptionError(f'{{{inside}}}: a range must not run backwards.')
+    if int(last) - int(first) >= MOST_WORDS:
+        raise OptionError(f'{{{inside}}}: a range must not have more than {MOST_WORDS} numbers. Give a list instead.')
     width = max(len(first), len(last)) if first.startswith('0') or last.startswith('0') else 0
     return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
 
@@ -163,7 +192,7 @@ def _is_known(word: str) -> bool:
     if word == STANDARD_INPUT or os.path.exists(word):
         return True
     if word.startswith(LIST_MARK):
-        if not os.path.isfile(word[len(LIST_MARK):]):
+        if not os.path.exists(word[len(LIST_MARK):]) or os.path.isdir(word[len(LIST_MARK):]):  # a pipe may be a list
             raise FileNotFoundError(f'{word}: there is no list {word[len(LIST_MARK):]}')
         return True
     if not glob.has_magic(word):

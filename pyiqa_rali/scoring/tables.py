@@ -26,7 +26,8 @@ def file_format(path: str, chosen: str | None) -> str:
     return found
 
 
-def open_table(path: str, chosen: str | None, metric: str, resume: bool, rank: int, world: int) -> ScoreTable | ScoreParts:
+def open_table(path: str, chosen: str | None, metric: str, resume: bool, rank: int, world: int,
+               retry: bool = False) -> ScoreTable | ScoreParts:
     """Return the table that a run writes to.
 
     Raises:
@@ -35,8 +36,8 @@ def open_table(path: str, chosen: str | None, metric: str, resume: bool, rank: i
     """
     found = file_format(path, chosen)
     if found == 'parquet':
-        return ScoreParts(path, metric, resume, Parquet(), rank, world)
+        return ScoreParts(path, metric, resume, Parquet(), rank, world, retry)
     lines = CsvLines() if found == 'csv' else JsonLines()
     if world > 1 or parts_folder(path).exists():
-        return ScoreParts(path, metric, resume, WholeLines(lines, metric), rank, world)
-    return ScoreTable(path, metric, resume, lines)
+        return ScoreParts(path, metric, resume, WholeLines(lines, metric), rank, world, retry)
+    return ScoreTable(path, metric, resume, lines, retry)

@@ -1,6 +1,7 @@
 """Large jobs: workers and batches change no score, kills lose no row, several processes write one table."""
 
 import csv
+import math
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.cli import score
-from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.model.checkpoint import save_checkpoint
 from pyiqa_rali.scoring import engine as pipeline
 from pyiqa_rali.scoring import progress as report
@@ -251,7 +252,7 @@ def test_damaged_shards_are_counted_in_the_report(folder, shard, monkeypatch, ca
     assert main(['score', str(shard), str(folder / '0.png')]) == 1
     told = capsys.readouterr()
     assert f'{shard}\terror: shard damaged after ' in told.out and f'{folder / "0.png"}\t' in told.out
-    assert '1 of these are damaged SHARDS: the images behind the damage were not read' in told.err
+    assert '1 of these are damaged SHARDS: images in the damaged places were not found' in told.err
 
 
 @pytest.mark.parametrize(('words', 'options'), [
@@ -307,3 +308,55 @@ def test_a_table_does_not_go_on_with_other_weights_of_the_same_name(folder, tmp_
 def tensors_and_metadata(seed):
     net = random_rali(seed=seed)
     return tensors_of(net), net.metadata
+
+
+START = """
+import multiprocessing, sys
+if __name__ == '__main__':
+    multiprocessing.set_start_method(sys.argv[1])
+    from pyiqa_rali.__main__ import main
+    sys.exit(main(['score', *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])
+def test_workers_score_under_every_start_method(folder, tmp_path, method):
+    """An embedded model has some hundred tensors: handed over one by one, they would take as many file descriptors."""
+    script, out = tmp_path / 'start.py', tmp_path / f'{method}.csv'
+    script.write_text(START)
+    alone = tmp_path / 'alone.csv'
+    assert main(['score', str(folder), '--out', str(alone), '--device', 'cpu', '--batch-size', '3']) == 1
+    command = f'ulimit -n 256; exec {sys.executable} {script} {method} {folder} --out {out} --device cpu'
+    result = subprocess.run(['bash', '-c', f'{command} --workers 2 --batch-size 3'], capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    assert 'fds' not in result.stderr and 'leaked' not in result.stderr
+    tables = []
+    for path in (alone, out):
+        with open(path, newline='') as stream:
+            tables.append(list(csv.DictReader(stream)))
+    one, other = ([float(row['score'] or 'nan') for row in table] for table in tables)
+    assert other == pytest.approx(one, abs=1e-4, nan_ok=True) and sum(map(math.isnan, one)) == 2
+    assert [(row['image'], row['error']) for row in tables[0]] == [(row['image'], row['error']) for row in tables[1]]
+
+
+def test_a_metric_that_cannot_be_handed_over_says_so(folder):
+    metric = Brightness()
+    metric.helper = lambda: None
+    with pytest.raises(DataError, match='--workers: this metric cannot be handed to other processes .* --workers 0'):
+        pipeline._ScoreThere(pipeline.Scorer(metric, 2), folder).__getstate__()
+
+
+@pytest.mark.slow
+def test_a_damaged_shard_ends_with_status_1_and_all_its_other_images(folder, shard, tmp_path):
+    with tarfile.open(shard) as tar:
+        offset = [member.offset_data - 512 for member in tar][4]
+    content = bytearray(shard.read_bytes())
+    content[offset:offset + 512] = bytes(512)
+    shard.write_bytes(content)
+    out = tmp_path / 't.csv'
+    assert main(['score', str(shard), '--out', str(out), '--device', 'cpu', '-m', 'entropy']) == 1
+    with open(out, newline='') as stream:
+        found = list(csv.DictReader(stream))
+    assert len(found) == 11 and sum(bool(row['score']) for row in found) == 9
+    assert found[-1]['image'] == str(shard) and 'shard damaged after 4 members: a header is not readable' in found[-1]['error']

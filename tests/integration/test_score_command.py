@@ -261,3 +261,61 @@ def test_a_metric_that_returns_another_number_of_scores_is_no_fault_of_the_pictu
     for workers in (0, 1):
         with pytest.raises(DataError, match='^metric Pooled: returned 1 scores for 2 pictures. .*--batch-size'):
             list(score.score_files(paths, Pooled(), 4, workers))
+
+
+@pytest.mark.slow
+def test_pipes_sockets_and_devices_have_rows_and_stop_nothing(folder, tmp_path):
+    for name in ('pipe.png', 'pipe.tar', 'pipe.heic'):
+        os.mkfifo(folder / name)
+    (folder / 'device.png').symlink_to('/dev/zero')
+    out = tmp_path / 't.csv'
+    command = [sys.executable, '-m', 'pyiqa_rali', 'score', str(folder), str(folder / 'pipe.tar'), '--out', str(out), '-m',
+               'entropy', '--device', 'cpu']
+    assert subprocess.run(command, capture_output=True, timeout=300).returncode == 1
+    found = {name: row['error'] for name, row in rows(out).items() if row['error']}
+    assert {name: found[name] for name in ('pipe.png', 'pipe.heic', 'device.png', 'pipe.tar')} == {
+        'pipe.png': 'it is a named pipe and no file', 'pipe.heic': 'it is a named pipe and no file',
+        'device.png': 'it is a device and no file',
+        'pipe.tar': 'shard damaged after 0 members: it is a named pipe and no file'}
+    assert len(rows(out)) == 13 + 4
+
+
+@pytest.mark.parametrize('name', ['t.csv', 't.jsonl', 't.parquet'])
+def test_images_that_failed_are_tried_again_only_when_asked(folder, tmp_path, metric, capsys, name):
+    out = tmp_path / name
+    whole = (folder / '3.png').read_bytes()
+    (folder / '3.png').write_bytes(whole[:60])
+    arguments = ['score', str(folder), '--out', str(out), '--batch-size', '4']
+    assert main(arguments) == 1
+    (folder / '3.png').write_bytes(whole)
+    capsys.readouterr()
+    assert main([*arguments, '--resume']) == 1
+    assert '4 images have NO SCORE' in capsys.readouterr().err
+    assert main([*arguments, '--retry-failed']) == 1
+    told = capsys.readouterr().err
+    assert '1 images scored, mean 0.275' in told and '3 images have NO SCORE' in told
+    assert f'9 were already in {out}' in told
+    again = tmp_path / 'again' / name
+    main([*arguments[:3], str(again), *arguments[4:]])
+    if name.endswith('parquet'):
+        from pyarrow import parquet
+        assert parquet.read_table(out).to_pylist() == parquet.read_table(again).to_pylist()
+    else:
+        assert out.read_bytes() == again.read_bytes()
+
+
+def test_retry_failed_needs_a_table_and_starts_one_where_there_is_none(folder, tmp_path, metric, capsys):
+    assert main(['score', str(folder), '--retry-failed']) == 2
+    assert '--retry-failed: needs --out, the table to go on with' in capsys.readouterr().err
+    assert main(['score', str(folder / '1.png'), '--out', str(tmp_path / 't.csv'), '--retry-failed']) == 0
+    assert list(rows(tmp_path / 't.csv')) == ['1.png']
+
+
+def test_what_holds_no_image_ends_with_status_1_and_is_named(folder, tmp_path, metric, capsys):
+    (tmp_path / 'none').mkdir()
+    (tmp_path / 'none' / 'notes.txt').write_text('no picture')
+    (tmp_path / 'empty.txt').write_text('\n')
+    assert main(['score', str(tmp_path / 'none'), str(folder / '1.png'), '--list', str(tmp_path / 'empty.txt')]) == 1
+    told = capsys.readouterr()
+    assert told.out.count('\n') == 1
+    assert f'NO IMAGE in {tmp_path / "none"}, {tmp_path / "empty.txt"}\n' in told.err and '1 images scored' in told.err

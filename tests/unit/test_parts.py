@@ -10,13 +10,13 @@ SCORES[3] = ImageScore('\udce9.png', None, 'truncated', (3, 0))
 NAMES = ('scores.csv', 'scores.jsonl', 'scores.parquet')
 
 
-def run(path, scores, rank=0, world=1, resume=False, merge=True):
+def run(path, scores, rank=0, world=1, resume=False, merge=True, retry=False):
     """Write a process's share, without what stands in the table already, and merge."""
-    table = open_table(str(path), None, 'm', resume, rank, world)
+    table = open_table(str(path), None, 'm', resume, rank, world, retry)
     with table.open() as stream:
         table.write(stream, [each for each in scores if not table.has(each.image)])
-    if merge and hasattr(table, 'merge'):
-        table.merge()
+    if merge:
+        table.finish()
     return table
 
 
@@ -67,7 +67,7 @@ def test_a_kill_between_the_table_and_the_removal_of_its_parts_doubles_nothing(t
     run(path, SCORES[1::2], 1, 2, merge=False)
     table = run(path, SCORES[::2], 0, 2, merge=False)
     kept = {part: part.read_bytes() for part in table.folder.iterdir()}
-    table.merge()
+    table.finish()
     wanted = content(path)
     table.folder.mkdir()
     for part, text in kept.items():
@@ -134,3 +134,46 @@ def test_a_format_that_cannot_be_told_or_written_is_an_error(monkeypatch):
 
 def test_one_process_without_parts_writes_in_place(tmp_path):
     assert isinstance(open_table(str(tmp_path / 'a.csv'), None, 'm', False, 0, 1), ScoreTable)
+
+
+def outcomes(*values):
+    """Scores of images a, b, c, ...; a text is the reason why there is none."""
+    return [ImageScore(f'{name}.png', *((None, value) if isinstance(value, str) else (value, '')), (index, 0))
+            for index, (name, value) in enumerate(zip('abcdef', values, strict=False))]
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('worlds', [(1, 1), (1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize('killed', [False, True])
+def test_images_tried_again_stand_once_and_where_they_stood(tmp_path, name, worlds, killed):
+    path = tmp_path / name
+    first, second = outcomes(1, 'late', 3, 'gone', 'late', 6), outcomes(9, 2, 9, 'still gone', 5, 9)
+    before, world = worlds
+    for rank in reversed(range(before)):
+        run(path, first[rank::before], rank, before, resume=rank == 0 and before > 1, merge=rank == 0)
+    plain = run(path, second, resume=True)
+    assert plain.failed == 3 and content(path) == content_of(tmp_path, name, first)
+    if killed:
+        run(path, second[:2], 0, 1, resume=True, merge=False, retry=True)
+        again = run(path, [], 0, 1, resume=True, merge=False)
+        assert again.failed == 2 and again.has('b.png') and again.has('d.png')
+    tables_ = [run(path, second[rank::world], rank, world, resume=True, merge=rank == 0, retry=True)
+               for rank in reversed(range(world))]
+    assert all(table.failed == 0 and not table.has('d.png') for table in tables_[:1])
+    assert content(path) == content_of(tmp_path, name, outcomes(1, 2, 3, 'still gone', 5, 6))
+    assert run(path, [], resume=True).failed == 1
+
+
+def content_of(tmp_path, name, scores):
+    target = tmp_path / str(len(list(tmp_path.iterdir()))) / name
+    run(target, scores)
+    return content(target)
+
+
+def test_failures_of_images_that_are_no_longer_asked_for_stay_and_count(tmp_path):
+    path = tmp_path / 't.csv'
+    run(path, outcomes('late', 'gone', 3))
+    table = open_table(str(path), None, 'm', True, 0, 1, True)
+    with table.open() as stream:
+        table.write(stream, outcomes(1)[:1])
+    assert table.finish() == 1 and path.read_text().splitlines()[1:] == ['a.png,1,,m', 'b.png,,gone,m', 'c.png,3,,m']

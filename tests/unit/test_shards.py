@@ -1,5 +1,6 @@
 import gzip
 import io
+import itertools
 import re
 import tarfile
 from collections import Counter
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pyiqa_rali.data.image_files import UnreadableImage
@@ -115,3 +118,95 @@ def test_a_member_that_is_no_picture_says_so_without_an_address(tmp_path):
     path = write_shard(tmp_path / 's.tar', [('0.png', b'no picture')])
     entry, = shard_entries(path, 0, Counter())
     assert error_of(entry) == 'cannot identify image file'
+
+
+
+@pytest.mark.parametrize('name', ['s.tar', 's.tgz'])
+def test_shards_that_were_joined_give_all_their_images(tmp_path, name):
+    first = Path(write_shard(tmp_path / 'a.tar', MEMBERS[:2])).read_bytes()
+    second = Path(write_shard(tmp_path / 'b.tar', MEMBERS[2:])).read_bytes()
+    for pieces in ([first, second], [first, first, second]):
+        content = b''.join(pieces)
+        (tmp_path / name).write_bytes(gzip.compress(content) if name == 's.tgz' else content)
+        found = list(shard_entries(str(tmp_path / name), 0, Counter()))
+        assert [error_of(entry) for entry in found] == [''] * (2 * len(pieces))
+        widths = [read_entry(entry).shape[1] for entry in found]
+        assert widths == [24, 25] * (len(pieces) - 1) + [26, 27]
+
+
+def blocks_of(path):
+    """Return the content of a shard and where the header of each member begins; long names take two more blocks before."""
+    with tarfile.open(path) as tar:
+        return bytearray(path.read_bytes()), [member.offset for member in tar]
+
+
+@pytest.mark.parametrize('name', ['s.tar', 's.tgz'])
+@pytest.mark.parametrize(('lost', 'size', 'fill'), [
+    *((lost, *hole) for lost in range(4) for hole in ((512, b'\0'), (512, b'\xff'), (100, b'x'))),
+    *((lost, 1024, b'\0') for lost in range(3))])  # a whole member; the last one could not be told from a shorter shard
+def test_behind_a_damaged_header_every_other_image_is_found(tmp_path, name, lost, size, fill):
+    content, offsets = blocks_of(Path(write_shard(tmp_path / 'whole.tar', MEMBERS)))
+    content[offsets[lost]:offsets[lost] + size] = fill * size
+    (tmp_path / name).write_bytes(gzip.compress(content) if name == 's.tgz' else content)
+    *images, error = shard_entries(str(tmp_path / name), 3, Counter())
+    names = [entry.name.rpartition('/')[2].rpartition('::')[2] for entry in images if not error_of(entry)]
+    wanted = [f'{index}.png' for index in range(4) if index != lost]
+    assert [each for each in names if each in wanted] == wanted
+    assert error.name == str(tmp_path / name) and error.error.startswith(f'shard damaged after {lost} members: ')
+    assert error.position > max(entry.position for entry in images)
+
+
+def test_several_damaged_places_are_counted_in_one_row(tmp_path):
+    members = [(f'{index}.png', picture(index)) for index in range(6)]
+    content, offsets = blocks_of(Path(write_shard(tmp_path / 's.tar', members)))
+    for lost in (1, 4):
+        content[offsets[lost]:offsets[lost] + 512] = bytes(512)
+    (tmp_path / 's.tar').write_bytes(content)
+    *images, error = shard_entries(str(tmp_path / 's.tar'), 0, Counter())
+    assert [entry.name[-5:] for entry in images] == ['0.png', '2.png', '3.png', '5.png']
+    assert error.error == 'shard damaged after 1 members: a header is not readable (and 1 more damaged places)'
+
+
+@given(st.integers(0, 30_000), st.integers(1, 5000), st.sampled_from([0, 255, 65]))
+def test_no_hole_of_any_kind_loses_an_image_in_silence(tmp_path_factory, start, size, fill):
+    path = tmp_path_factory.mktemp('shard') / 's.tar'
+    content, offsets = blocks_of(Path(write_shard(path, [(f'{index}.png', noisy(index)) for index in range(6)])))
+    end = start + size
+    content[start:end] = bytes([fill]) * len(content[start:end])
+    path.write_bytes(content)
+    found = list(shard_entries(str(path), 0, Counter()))
+    whole = {entry.name for entry in found if not error_of(entry)}
+    touched = {index for index, (begin, after) in enumerate(zip(offsets, [*offsets[1:], len(content)], strict=True))
+               if begin < end and start < after}
+    assert {f'{path}::{index}.png' for index in range(6) if index not in touched} <= whole
+    lost = {index for index, begin in enumerate(offsets) if start <= begin < end and start < begin + 512}
+    assert not lost or any(error_of(entry) for entry in found) or (fill == 0 and whole_members(start, end, offsets))
+
+
+def whole_members(start, end, offsets):
+    """Whether a hole covers members from the first to the last byte, which nothing can tell from a shorter shard."""
+    return any(start <= begin and after <= end for begin, after in itertools.pairwise(offsets)) or end > offsets[-1]
+
+
+def noisy(index):
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(index).integers(0, 256, (36, 40 + index, 3), dtype=np.uint8)).save(stream, 'PNG')
+    return stream.getvalue()
+
+
+def test_a_tar_file_inside_a_shard_is_a_member_and_no_part_of_it(tmp_path):
+    inner = Path(write_shard(tmp_path / 'inner.tar', MEMBERS[:1])).read_bytes()
+    path = write_shard(tmp_path / 's.tar', [('inner.tar', inner), MEMBERS[1]])
+    others = Counter()
+    found = list(shard_entries(path, 0, others))
+    assert [entry.name for entry in found] == [f'{path}::1.png'] and others == {'.tar': 1}
+
+
+def test_zeros_that_may_be_a_hole_or_a_short_end_mark_are_told_and_every_image_is_found(tmp_path):
+    content, offsets = blocks_of(Path(write_shard(tmp_path / 's.tar', MEMBERS[:2])))
+    end = offsets[1] + 1024  # of the data of a small picture
+    second = Path(write_shard(tmp_path / 'b.tar', MEMBERS[2:])).read_bytes()
+    (tmp_path / 's.tar').write_bytes(content[:end] + bytes(1024) + second)
+    *images, error = shard_entries(str(tmp_path / 's.tar'), 0, Counter())
+    assert [read_entry(entry).shape[1] for entry in images] == [24, 25, 26, 27]
+    assert error.error == 'shard damaged after 2 members: zeros stand in the middle: shards that were joined, or a hole'
