@@ -11,24 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import annotated_types
 import griffe
 
 from pyiqa_rali.cli.arguments import CommandParser
 
 HELP_WIDTH = '100'
-IN_EVERY_FILE = {  # keys whose meaning is the same in all option files; a class may say more of its own
-    'name': 'Of the run, and of its folder below `path: experiments_root`.',
-    'manual_seed': 'Seeds everything that is random.',
-    'model_type': 'Which kind of run the file describes.',
-    'datasets': 'Data sets by phase: `train`, `basis`, `val`, `test`; see [Data formats](data.md).',
-    'num_gpu': '`auto` takes the first GPU if there is one; `0` is the CPU; several GPUs through torchrun.',
-    'stages': 'Which of the three stages to run, in their order.',
-    'network': 'What is trained, and where it starts from.',
-    'metrics': "By label: `name` (pyiqa's; the label if left out) and keywords of `pyiqa.create_metric`.",
-    'grpo': "Keys of TRL's `GRPOConfig`.",
-    'sft': "Keys of TRL's `SFTConfig`.",
-    'with_scores': 'Whether a rating follows the text in what is learned.',
-}
 
 
 def marked_block(path: Path, name: str) -> str:
@@ -75,23 +63,17 @@ def _dataclasses_in(hint: Any) -> Iterator[type]:
 
 def _table(cls: type, hints: dict[str, Any]) -> str:
     meanings = attribute_texts(cls)
-    rows = [f'| `{item.name}` | {type_text(hints[item.name])}{_default(item)} | '
-            f'{meanings.get(item.name) or _meaning(item.name, hints[item.name])} |'
-            for item in dataclasses.fields(cls) if item.init]
+    rows = [f'| `{item.name}` | {type_text(hints[item.name])}{_default(item)} | {meanings.get(item.name, "")} |'
+            for item in dataclasses.fields(cls) if item.init and item.name != 'model_type']
     return '\n'.join(['| key | type, default | meaning |', '|---|---|---|', *rows])
 
 
 def attribute_texts(cls: type) -> dict[str, str]:
     """Return what the `Attributes:` of a class's docstring, and of its bases, say of each key, in a line each."""
-    return {attribute.name: _in_cell(attribute.description) for base in reversed(cls.__mro__)
+    return {name: _in_cell(attribute.description) for base in reversed(cls.__mro__)
             for section in griffe.Docstring(vars(base).get('__doc__') or '', lineno=1).parse('google', warnings=False)
-            if section.kind is griffe.DocstringSectionKind.attributes for attribute in section.value}
-
-
-def _meaning(name: str, hint: Any) -> str:
-    """Return what a key means of which its class says nothing: its section's first sentence, or what all files mean by it."""
-    section = next(_dataclasses_in(hint), None)
-    return IN_EVERY_FILE.get(name, '') if section is None else _in_cell(_summary(section))
+            if section.kind is griffe.DocstringSectionKind.attributes for attribute in section.value
+            for name in attribute.name.split(', ')}
 
 
 def _summary(cls: type) -> str:
@@ -134,29 +116,36 @@ def as_yaml(value: Any) -> str:
 
 
 def type_text(hint: Any) -> str:
-    """Return an annotation in words: choices as they are written, `~` for None, bounds behind the type."""
+    """Return an annotation in words: choices as they are written, bounds behind the type, `~` for None.
+
+    Example:
+        >>> type_text(typing.Annotated[int, annotated_types.Ge(1)] | None), type_text(list[typing.Literal['a', 'b']])
+        ('whole number ≥ 1, or `~`', 'list of `a`, `b`')
+    """
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if hint is type(None):
-        return '`~`'
     if origin is typing.Literal:
         return ', '.join(f'`{as_yaml(choice)}`' for choice in parts)
     if origin is typing.Annotated:
-        return ', '.join([type_text(parts[0]), *filter(None, map(_bound_text, parts[1:]))])
+        return ' '.join([type_text(parts[0]), ', '.join(filter(None, map(_bound_text, parts[1:])))])
     if origin in (types.UnionType, typing.Union):
-        return ' or '.join(map(type_text, parts))
-    if dataclasses.is_dataclass(hint) or origin is dict:
+        return ', or '.join([*(type_text(part) for part in parts if part is not type(None)),
+                             *['`~`'] * (type(None) in parts)])
+    if dataclasses.is_dataclass(hint) or dict in (origin, hint):
         return 'section'
+    if origin is tuple and parts[-1] is not ...:
+        return f'list of {len(parts)}: {type_text(parts[0])}'
     if origin in (list, tuple):
-        return f'list of {type_text(parts[0])}' if parts else 'list'
-    return {'str': 'text', 'int': 'whole number', 'float': 'number', 'bool': '`true`, `false`', 'Any': 'any'}.get(
-        getattr(hint, '__name__', str(hint)), getattr(hint, '__name__', str(hint)))
+        return f'list of {type_text(parts[0])}'
+    return {bool: '`true`, `false`', int: 'whole number', float: 'number', str: 'text', list: 'list', tuple: 'list',
+            Any: 'anything'}[hint]
 
 
 def _bound_text(bound: Any) -> str:
-    """Return a bound of the package annotated-types in words; '' for anything else."""
-    words = {'ge': 'at least', 'gt': 'above', 'le': 'at most', 'lt': 'below', 'min_length': 'not fewer than'}
-    return ', '.join(f'{word} {value}' for name, word in words.items()
-                     if isinstance(value := getattr(bound, name, None), int | float) and not isinstance(value, bool))
+    """Return a bound of the package annotated-types in signs; '' for anything else."""
+    parts = list(bound) if isinstance(bound, annotated_types.GroupedMetadata) else [bound]
+    signs = {'ge': '≥', 'gt': '>', 'le': '≤', 'lt': '<', 'multiple_of': 'multiple of', 'min_length': 'with at least',
+             'max_length': 'with at most'}
+    return ', '.join(f'{sign} {getattr(part, name)}' for part in parts for name, sign in signs.items() if hasattr(part, name))
 
 
 def every_help() -> str:

