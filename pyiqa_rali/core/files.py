@@ -9,9 +9,12 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MODEL_SUFFIXES = ('.safetensors', '.bin', '.json', '.jinja', '.txt')  # weights, configuration, tokenizer, prompts
 NUMBER_WITH_EXPONENT = re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$')  # which YAML 1.1 takes for text
@@ -129,6 +132,19 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text, atomically."""
     with atomic_open(path) as stream:
         stream.write(text)
+
+
+def write_picture(path: str | os.PathLike, picture: 'Image', **options: Any) -> None:
+    """Write a picture of Pillow in the format that the file's name stands for, atomically.
+
+    Args:
+        path: the file.
+        picture: what to write.
+        options: of the format, such as `quality`.
+    """
+    from PIL import Image
+    with atomic_open(path, 'wb') as stream:
+        picture.save(stream, Image.registered_extensions()[Path(path).suffix.lower()], **options)
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -64,3 +64,21 @@ class _PlainLines(logging.Handler):
         stream = sys.stdout if self._on_stdout and record.levelno < logging.WARNING else sys.stderr
         tqdm.write(self.format(record), file=stream)
         stream.flush()
+
+
+@contextlib.contextmanager
+def bars_of_transformers() -> Iterator[None]:
+    """Let the bars of transformers, for loading and writing weights, follow our switch; also a decorator of functions."""
+    from transformers.utils import logging as theirs
+    if are_shown() or not theirs.is_progress_bar_enabled():
+        yield
+        return
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    bars_of_the_hub = not are_progress_bars_disabled()  # which follow along: that is undone
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.enable_progress_bar()
+        if not bars_of_the_hub:
+            disable_progress_bars()

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.files import sha256
 from pyiqa_rali.core.hub import commit_of, from_hub, is_hub_name
+from pyiqa_rali.core.messages import bars_of_transformers
 from pyiqa_rali.vlm.prompts import ReasoningCard, read_card
 
 ADAPTER_FILE = 'adapter_config.json'
@@ -191,6 +192,7 @@ def generation_config_of(folder: Path) -> Any:
         return GenerationConfig()
 
 
+@bars_of_transformers()
 def _load(folder: Path, options: dict[str, Any]) -> torch.nn.Module:
     from transformers import AutoModelForImageTextToText
     try:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import torch
 
+from pyiqa_rali.core.files import atomic_folder
+from pyiqa_rali.core.messages import bars_of_transformers
+
 SPECIAL_TOKENS = ['<|endoftext|>', '<|im_start|>', '<|im_end|>', '<|vision_start|>', '<|vision_end|>', '<|image_pad|>',
                   '<|video_pad|>']
 TAGS = ['<think>', '</think>', '<answer>', '</answer>']
@@ -19,6 +22,7 @@ CHAT_TEMPLATE = (
 PATCH_SIZE, MERGE_SIZE = 8, 2
 
 
+@bars_of_transformers()
 def save_tiny_vlm(folder: Path, sentences: Iterable[str], seed: int = 0, image_size: int = 64, width: int = 96,
                   layers: int = 3, vocab_size: int = 1200) -> Path:
     """Write model, tokenizer and processor to a folder that transformers loads, and return it.
@@ -37,9 +41,9 @@ def save_tiny_vlm(folder: Path, sentences: Iterable[str], seed: int = 0, image_s
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(_config(processor.tokenizer, width, layers))
     model.generation_config.update(eos_token_id=processor.tokenizer.eos_token_id, pad_token_id=processor.tokenizer.pad_token_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
     return folder
 
 

@@ -127,12 +127,12 @@ def test_a_model_that_was_half_written_is_written_anew(options, tmp_path, monkey
     chain = Chain(chain_options(yaml.safe_load(options.read_text())), 0, tmp_path, True)
     chain.make_data()
 
-    def killed(folder, *args, **options):
+    def killed(model, folder):
         (folder / 'config.json').write_text('{}')
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr('pyiqa_rali.studies.chain.run.save_tiny_vlm', killed)
+        patch.setattr('transformers.Qwen2_5_VLForConditionalGeneration.save_pretrained', killed)
         chain.make_vlm()
     assert not (tmp_path / 'vlm').exists()
     chain.make_vlm()

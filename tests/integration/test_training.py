@@ -100,8 +100,10 @@ def test_a_resumed_run_refuses_other_options(tmp_path):
 
 
 def test_a_run_of_the_same_name_is_archived(tmp_path, capfd):
-    train(str(write_options(tmp_path)))
-    train(str(write_options(tmp_path)))
+    options = str(write_options(tmp_path))
+    capfd.readouterr()
+    train(options)
+    train(options)
     assert capfd.readouterr() == ('', '')  # and the library prints nothing
     assert len(list((tmp_path / 'experiments').glob('tiny_archived_*'))) == 1
 

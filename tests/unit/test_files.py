@@ -2,9 +2,19 @@ import json
 import os
 
 import pytest
+from PIL import Image
 
 from pyiqa_rali.core.errors import did_you_mean, some
-from pyiqa_rali.core.files import atomic_folder, atomic_open, atomic_path, sha256, without_nan, write_json
+from pyiqa_rali.core.files import (
+    atomic_folder,
+    atomic_open,
+    atomic_path,
+    remove_leftovers,
+    sha256,
+    without_nan,
+    write_json,
+    write_picture,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
@@ -40,6 +50,26 @@ def test_a_folder_is_whole_or_absent(tmp_path):
 def test_json_has_null_for_what_is_no_number():
     assert without_nan({'a': (1.0, float('nan')), 'b': {'c': float('nan'), 'd': 'x'}}) == {'a': [1.0, None], 'b': {'c': None,
                                                                                                              'd': 'x'}}
+
+
+def test_pictures_are_written_in_the_format_of_their_name(tmp_path):
+    picture = Image.new('RGB', (20, 10), 'teal')
+    for name, form in ('a.png', 'PNG'), ('b.JPG', 'JPEG'):
+        write_picture(tmp_path / 'new' / name, picture)
+        with Image.open(tmp_path / 'new' / name) as written:
+            assert (written.format, written.size) == (form, (20, 10))
+    write_picture(tmp_path / 'coarse.jpg', Image.effect_noise((64, 64), 50), quality=5)
+    write_picture(tmp_path / 'fine.jpg', Image.effect_noise((64, 64), 50), quality=95)
+    assert (tmp_path / 'coarse.jpg').stat().st_size < (tmp_path / 'fine.jpg').stat().st_size / 2
+    assert not list(tmp_path.rglob('.*'))
+
+
+def test_leftovers_of_killed_runs_are_removed_and_nothing_else(tmp_path):
+    for name in '.a.csv.123.part', 'b.part', '.hidden':
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path / 'nowhere')
+    assert {path.name for path in tmp_path.iterdir()} == {'b.part', '.hidden'}
 
 
 def test_a_full_disk_is_named_with_the_file():

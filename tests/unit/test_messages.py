@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pyiqa_rali.cli import exit_status
-from pyiqa_rali.core.messages import LOGGER, are_shown, messages_shown, progress_bar
+from pyiqa_rali.core.messages import LOGGER, are_shown, bars_of_transformers, messages_shown, progress_bar
 
 logger = logging.getLogger('pyiqa_rali.training.anything')
 
@@ -48,6 +48,25 @@ def test_bars_can_be_hidden_at_commands_too(capfd):
     with messages_shown():
         list(progress_bar(range(2), disable=True))
     assert capfd.readouterr() == ('', '')
+
+
+def test_bars_of_transformers_follow(monkeypatch):
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers.utils import logging as theirs
+
+    @bars_of_transformers()
+    def seen():
+        return theirs.is_progress_bar_enabled(), not are_progress_bars_disabled()
+
+    before = theirs.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    assert seen() == (False, False) and before == (theirs.is_progress_bar_enabled(), not are_progress_bars_disabled())
+    with messages_shown():
+        assert seen() == before
+    theirs.disable_progress_bar()
+    try:
+        assert seen() == (False, False) and not theirs.is_progress_bar_enabled()
+    finally:
+        theirs.enable_progress_bar()
 
 
 def test_a_reader_that_has_seen_enough_is_told_as_with_print(monkeypatch):

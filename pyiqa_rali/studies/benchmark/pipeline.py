@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.core.errors import DataError
+from pyiqa_rali.core.files import write_picture
 from pyiqa_rali.studies.benchmark.cells import send_rows
 from pyiqa_rali.studies.benchmark.subjects import Subject, build
 
@@ -103,7 +104,7 @@ def write_jpegs(folder: Path, pictures: list[Path], size: tuple[int, int], count
     folder.mkdir(parents=True, exist_ok=True)
     for index, path in enumerate(pictures[:count]):
         picture = Image.fromarray(read_rgb(path)).resize(size, Image.Resampling.LANCZOS)
-        picture.save(folder / f'{index:05d}.jpg', quality=90)
+        write_picture(folder / f'{index:05d}.jpg', picture, quality=90)
     for index in range(min(len(pictures), count), count):
         target = folder / f'{index:05d}.jpg'
         target.unlink(missing_ok=True)

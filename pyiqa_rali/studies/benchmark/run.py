@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pyiqa_rali.core.errors import DataError
-from pyiqa_rali.core.files import write_text
+from pyiqa_rali.core.files import write_picture, write_text
+from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
@@ -91,7 +91,7 @@ class Benchmark:
         Raises:
             OptionError, DataError: nothing can be measured; the message says why.
         """
-        with tempfile.TemporaryDirectory() as folder, tqdm(unit='row', disable=None, file=sys.stderr) as bar:
+        with tempfile.TemporaryDirectory() as folder, progress_bar(unit='row', disable=None, file=sys.stderr) as bar:
             bench = _Bench(self.options, self._rows, Path(folder), Path(self.weights_folder or folder))
             for row in _all_rows(bench):
                 bar.set_description(f'{row["section"]} {row["subject"]}')
@@ -177,7 +177,7 @@ class _Bench:
         picture, found = Image.fromarray(read_rgb(source)), {}
         for width, height in {*self.options.sizes, *(self.options.peer_sizes or [])}:
             path = self.folder / f'{width}x{height}.png'
-            picture.resize((width, height), Image.Resampling.LANCZOS).save(path)
+            write_picture(path, picture.resize((width, height), Image.Resampling.LANCZOS))
             found[f'{width}x{height}'] = str(path)
         return found
 
@@ -192,7 +192,8 @@ class _Bench:
             shrink = generator.uniform(0.3, 1) * min(1, LARGEST_CHECK[1] / max(picture.size))
             size = [max(LARGEST_CHECK[0], round(edge * shrink)) for edge in picture.size]
             path = self.folder / f'check_{index:03d}.{"jpg" if index % 2 else "png"}'
-            picture.resize(size, Image.Resampling.LANCZOS).save(path, **({'quality': 12} if index % 4 == 3 else {}))
+            coarse = {'quality': 12} if index % 4 == 3 else {}
+            write_picture(path, picture.resize(size, Image.Resampling.LANCZOS), **coarse)
             found.append(str(path))
         return found
 

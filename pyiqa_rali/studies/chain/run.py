@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pyiqa_rali.core.errors import some
-from pyiqa_rali.core.files import atomic_folder, without_nan, write_json, write_yaml
+from pyiqa_rali.core.files import without_nan, write_json, write_yaml
 from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.core.runs import claim_run
 from pyiqa_rali.data.synthetic.make_dataset import make_dataset
@@ -119,8 +119,7 @@ class Chain:
     def make_vlm(self) -> None:
         """A tiny vision-language model with random weights, and a tokenizer for the cold start's texts."""
         if not self.steps.vlm.exists():
-            with atomic_folder(self.steps.vlm) as folder:
-                save_tiny_vlm(folder, self._completions(self._rows('train')), self.seed, **asdict(self.options.vlm))
+            save_tiny_vlm(self.steps.vlm, self._completions(self._rows('train')), self.seed, **asdict(self.options.vlm))
 
     def check_batches(self) -> None:
         """Refuse now, when images and tokens can be counted, what GRPO would refuse after the cold start."""

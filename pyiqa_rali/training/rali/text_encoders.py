@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line
 from pyiqa_rali.core.hub import from_hub
+from pyiqa_rali.core.messages import bars_of_transformers
 
 CHOICES = 'give the folder of a copy, or installed:PACKAGE; or, with a network, set HF_ENDPOINT to a mirror that can be reached'
 HUB_FILES = ('*.json', '*.txt', '*.model', '*.safetensors', 'pytorch_model*.bin')
@@ -105,6 +106,7 @@ class SentenceEncoder(TextEncoder):
         OptionError, CheckpointError: it is nowhere to be had, or is no sentence encoder.
     """
 
+    @bars_of_transformers()
     def __init__(self, path: str | None, train: bool = False, split_sentences: bool = False):
         super().__init__(train, split_sentences)
         from transformers import AutoModel, AutoTokenizer
@@ -190,6 +192,7 @@ class ClipText(TextEncoder):
         split_sentences: see `TextEncoder`.
     """
 
+    @bars_of_transformers()
     def __init__(self, folder: str, split_sentences: bool = False):
         super().__init__(False, split_sentences)
         from open_clip import SimpleTokenizer

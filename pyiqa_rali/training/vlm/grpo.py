@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.messages import bars_of_transformers
 from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.core.processes import is_main
 from pyiqa_rali.training.vlm.monitor import (
@@ -53,6 +54,7 @@ def train_grpo(opt_path: str | Path, auto_resume: bool = False, overrides: list[
     return run_grpo(grpo_options(override(read_yaml(opt_path), list(overrides))), auto_resume)
 
 
+@bars_of_transformers()
 def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
     """Train with checked options; see `train_grpo`."""
     switch_telemetry_off()

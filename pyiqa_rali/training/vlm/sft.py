@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.messages import bars_of_transformers
 from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.core.processes import is_main
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
@@ -48,6 +49,7 @@ def train_sft(opt_path: str | Path, auto_resume: bool = False, overrides: list[s
     return run_sft(options, rows, completions, validation, auto_resume)
 
 
+@bars_of_transformers()
 def run_sft(options: SftOptions, rows: list[Row], completions: list[str], validation: dict[str, list[Row]],
             auto_resume: bool = False) -> dict[str, Any]:
     """Fine-tune on given completions.
