@@ -7,6 +7,7 @@ the record says something else. Results that come one by one are rows of a `RowF
 
 import contextlib
 import csv
+import dataclasses
 import glob
 import io
 import json
@@ -27,6 +28,7 @@ from pyiqa_rali.core.tables import csv_line
 from pyiqa_rali.core.versions import versions
 
 MAY_CHANGE = ('logger', 'stages', 'num_gpu', 'path')  # sections of a training run that its results do not depend on
+EARLIER = 'earlier'  # metadata of an option's field: what versions without it did, where its default does something else
 ANOTHER_FOLDER = 'Give another folder, or remove it.'
 LONGEST_SHOWN = 200  # characters of a value in a message
 LONGEST_FIRST_LINE = 1 << 20  # bytes that are read of a file of another kind
@@ -166,14 +168,15 @@ def _write_claim(record: Path, values: Mapping[str, Any]) -> None:
     (write_yaml if record.suffix == '.yml' else write_json)(record, dict(values))
 
 
-def claim_run(root: Path, options: dict[str, Any], continues: bool, free: Sequence[str]) -> None:
+def claim_run(root: Path, options: Any, continues: bool, free: Sequence[str]) -> None:
     """Make the folder of a training run, with its `options.yml` and `versions.json`.
 
-    An earlier run of that name is archived, unless this one goes on with its files.
+    An earlier run of that name is archived, unless this one goes on with its files. An option that its record does not know is
+    one of a later version; it had its default, or what the field's metadata says under `EARLIER`.
 
     Args:
         root: the folder.
-        options: the run's options as plain values.
+        options: the run's options, a dataclass.
         continues: whether this run goes on with the files in the folder.
         free: sections, and keys as 'section:key', that may then differ.
 
@@ -183,8 +186,7 @@ def claim_run(root: Path, options: dict[str, Any], continues: bool, free: Sequen
     record = root / 'options.yml'
     before = read_claim(record) if continues else None
     if before is not None:
-        # whole sections that the record has and this version has not belonged to an earlier version: nothing reads them now
-        found = differences({key: before.get(key) for key in options}, options, free)
+        found = differences(_as_this_version_writes(before, options), dataclasses.asdict(options), free)
         if found:
             section, *keys = found[0].keys
             where = ''.join(f'{key}: ' for key in keys)
@@ -193,8 +195,29 @@ def claim_run(root: Path, options: dict[str, Any], continues: bool, free: Sequen
                               'another name.')
     elif root.exists() and not continues:
         _archive(root)
-    _write_claim(record, options)
+    _write_claim(record, dataclasses.asdict(options))
     write_json(root / 'versions.json', versions())
+
+
+def _as_this_version_writes(record: Any, options: Any) -> Any:
+    """Return an earlier version's record with the options that were added since, and without those that are gone."""
+    if not isinstance(record, dict):
+        return record
+    if dataclasses.is_dataclass(options):
+        return {field.name: _as_this_version_writes(record[field.name], getattr(options, field.name))
+                if field.name in record else _earlier(field) for field in dataclasses.fields(options)}
+    if isinstance(options, dict):
+        return {key: _as_this_version_writes(value, options.get(key)) for key, value in record.items()}
+    return record
+
+
+def _earlier(field: dataclasses.Field) -> Any:
+    """Return what versions that did not know an option did."""
+    default = None if field.default is dataclasses.MISSING else field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    default = field.metadata.get(EARLIER, default)
+    return dataclasses.asdict(default) if dataclasses.is_dataclass(default) else default
 
 
 def _archive(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import dataclass, field
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.runs import (
+    EARLIER,
     CsvRows,
     Difference,
     JsonRows,
@@ -199,16 +201,56 @@ def test_foreign_folders_and_broken_records_are_refused(tmp_path):
             read_claim(tmp_path / 'record.json')
 
 
+@dataclass
+class Align:
+    lr: float = 1e-3
+    betas: tuple[float, ...] = (0.9, 0.98)
+    steps: int = 10
+
+
+@dataclass
+class Options:
+    name: str = 'run'
+    align: Align = field(default_factory=Align)
+    logger: dict = field(default_factory=lambda: {'figures': True})
+    datasets: dict[str, Align] = field(default_factory=lambda: {'train': Align()})
+
+
+@dataclass
+class LaterAlign(Align):
+    warmup: int = 0
+    order: str = field(default='new', metadata={EARLIER: 'old'})
+
+
+@dataclass
+class LaterOptions(Options):
+    align: LaterAlign = field(default_factory=LaterAlign)
+    bank: Align = field(default_factory=Align)
+    datasets: dict[str, LaterAlign] = field(default_factory=lambda: {'train': LaterAlign(order='old')})
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_what_that_version_did(tmp_path):
+    claim_run(tmp_path / 'run', Options(), False, ())
+    record = tmp_path / 'run' / 'options.yml'
+    record.write_text(record.read_text() + 'gone: {x: 1}\n')
+    for changes, message in (({'order': 'new'}, 'order: was .old., is .new.'), ({'order': 'old', 'warmup': 5}, 'was 0, is 5')):
+        with pytest.raises(OptionError, match=message):
+            claim_run(tmp_path / 'run', LaterOptions(align=LaterAlign(**changes)), True, ())
+    with pytest.raises(OptionError, match='in "datasets": val: was None, is {'):
+        sections = {'train': LaterAlign(order='old'), 'val': LaterAlign()}
+        claim_run(tmp_path / 'run', LaterOptions(align=LaterAlign(order='old'), datasets=sections), True, ())
+    claim_run(tmp_path / 'run', LaterOptions(align=LaterAlign(order='old')), True, ())
+    assert set(yaml.safe_load(record.read_text())) == {'name', 'align', 'logger', 'datasets', 'bank'}
+
+
 def test_a_run_goes_on_with_the_same_options_or_is_archived(tmp_path):
-    options = {'name': 'run', 'align': {'lr': 1e-3, 'steps': 10}, 'logger': {'figures': True}, 'gone': {'x': 1}}
     root = tmp_path / 'run'
-    claim_run(root, options, False, ('logger',))
+    claim_run(root, Options(), False, ('logger',))
     assert json.loads((root / 'versions.json').read_text())['python']
-    del options['gone']  # a later version has no such section
-    claim_run(root, {**options, 'logger': {'figures': False}}, True, ('logger', 'align:steps'))
+    claim_run(root, Options(logger={'figures': False}), True, ('logger', 'align:steps'))
     assert yaml.safe_load((root / 'options.yml').read_text())['logger'] == {'figures': False}
     with pytest.raises(OptionError, match='the options differ .* in "align": lr: was 0.001, is 0.5. Use the same options'):
-        claim_run(root, {**options, 'align': {'lr': 0.5, 'steps': 10}}, True, ('logger',))
+        claim_run(root, Options(align=Align(lr=0.5)), True, ('logger',))
     for number in range(2, 4):
-        claim_run(root, {**options, 'align': {'lr': 0.5}}, False, ())
+        claim_run(root, Options(align=Align(lr=0.5)), False, ())
         assert len(list(tmp_path.glob('run_archived_*'))) + 1 == number == len(list(tmp_path.iterdir()))

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from pyiqa_rali.core.errors import DataError, OptionError
@@ -92,9 +92,8 @@ class Ablation:
         for name, value in (('processes', processes), ('threads', threads)):
             if value < 1:
                 raise OptionError(f'{name}: {value} must be 1 at least.')
-        plain = asdict(self.options)
         # any option may change: cells know by themselves what they depend on
-        claim_run(self.root, plain, continues=True, free=tuple(plain))
+        claim_run(self.root, self.options, continues=True, free=[each.name for each in fields(self.options)])
         if self.left:
             self._train(self.left, processes, threads)
         return self._report()

@@ -60,7 +60,7 @@ def run_chain(opt_path: str | Path, auto_resume: bool = False, overrides: list[s
     options = chain_options(override(read_yaml(opt_path), list(overrides)))
     root = Path(options.path.experiments_root) / options.name
     check_steps(ChainSteps(options, options.seeds[0], root))
-    claim_run(root, asdict(options), auto_resume, ('seeds', 'path', *OF_NO_TEXT))
+    claim_run(root, options, auto_resume, ('seeds', 'path', *OF_NO_TEXT))
     found = {seed: Chain(options, seed, root / f'seed_{seed}', auto_resume).run() for seed in options.seeds}
     medians, without = medians_of(found)
     if without:

@@ -7,6 +7,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import Count, NotNegative, Positive, Seed, Whole, check_choice, from_known_keys
+from pyiqa_rali.core.runs import EARLIER
 
 Stage = Literal['align', 'compress', 'score']
 STAGES: tuple[Stage, ...] = ('align', 'compress', 'score')
@@ -109,7 +110,7 @@ class CompressOptions:
     num_basis: Count
     pca_dim: Count | None = None
     num_buckets: Count = 1
-    bucket_range: Literal['labels', 'mos_range'] = 'labels'
+    bucket_range: Literal['labels', 'mos_range'] = field(default='labels', metadata={EARLIER: 'mos_range'})
     standardise: bool = True
     backend: Literal['scipy', 'torch'] = 'scipy'
     kmeans_iter: Whole = 20

@@ -1,6 +1,5 @@
 """The folder of one RALI training run: where its files are, and whether it can go on."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 from pyiqa_rali.core.runs import MAY_CHANGE, claim_run
@@ -52,4 +51,4 @@ class RunFolder:
         """
         continues = resume or options.stages[0] != 'align'
         free = MAY_CHANGE if resume else (*MAY_CHANGE, *OF_LATER_STAGES[options.stages[0]])
-        claim_run(self.root, asdict(options), continues, free)
+        claim_run(self.root, options, continues, free)

@@ -76,7 +76,7 @@ def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: list[st
     run = Ract(options, root, auto_resume)
     run.check()
     if is_main():  # the others wait for it where the trainer's processes join, and touch nothing before
-        claim_run(root, asdict(options), auto_resume or options.steps[0] != 'teach', ('steps', 'path', *OF_NO_TEXT))
+        claim_run(root, options, auto_resume or options.steps[0] != 'teach', ('steps', 'path', *OF_NO_TEXT))
     results: dict[str, Any] = {}
     for step in options.steps:
         results = getattr(run, step)()

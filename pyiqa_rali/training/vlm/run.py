@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ class ReasoningFolder:
         Raises:
             OptionError: the run to resume had other options.
         """
-        claim_run(self.root, asdict(options), resume, MAY_CHANGE)
+        claim_run(self.root, options, resume, MAY_CHANGE)
 
     def last_checkpoint(self, remove: bool = True) -> Path | None:
         """Return the newest checkpoint that was written to its end.
