@@ -62,8 +62,8 @@ def _usual_mode() -> int:
 def atomic_open(path: str | os.PathLike, mode: str = 'w') -> Iterator[IO[Any]]:
     """Open a temporary file that takes the place of `path` when the block succeeds."""
     with atomic_path(path) as temporary:
-        options = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
-        with open(temporary, mode, **options) as stream:
+        binary = 'b' in mode
+        with open(temporary, mode, encoding=None if binary else 'utf-8', newline=None if binary else '') as stream:
             yield stream
 
 

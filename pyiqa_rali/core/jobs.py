@@ -28,7 +28,8 @@ def run_jobs(jobs: Sequence[Job], at_once: int, environment: Mapping[str, str], 
         environment: variables of the processes, beside this one's.
         look: called now and then, to show progress.
     """
-    waiting, running, failed = list(jobs), {}, []
+    running: dict[subprocess.Popen, Job] = {}
+    waiting, failed = list(jobs), []
     try:
         while waiting or running:
             while waiting and len(running) < at_once:

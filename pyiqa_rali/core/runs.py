@@ -72,7 +72,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], free: Sequenc
         >>> differences({'seed': 0, 'align': {'lr': 1e-3}}, {'seed': 0, 'align': {'lr': 0.5}})
         [Difference(keys=('align', 'lr'), before=0.001, now=0.5)]
     """
-    return list(_differences((), *(json.loads(json.dumps(record)) for record in (before, now)), frozenset(free)))
+    first, second = (json.loads(json.dumps(record)) for record in (before, now))
+    return list(_differences((), first, second, frozenset(free)))
 
 
 def _differences(keys: tuple[str, ...], before: dict[str, Any], now: dict[str, Any],
@@ -217,7 +218,7 @@ def _earlier(field: dataclasses.Field) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     default = field.metadata.get(EARLIER, default)
-    return dataclasses.asdict(default) if dataclasses.is_dataclass(default) else default
+    return dataclasses.asdict(default) if dataclasses.is_dataclass(default) and not isinstance(default, type) else default
 
 
 def _archive(root: Path) -> None:

@@ -43,7 +43,7 @@ class ScoreCache:
 
     def get(self, key: str | None) -> float | None:
         """Return the score of an image, or None."""
-        return self._scores.get(key)
+        return None if key is None else self._scores.get(key)
 
     def add(self, key: str, score: float, image: str) -> None:
         """Keep a finite score, on disk at once."""

@@ -68,8 +68,8 @@ class AnalysisFolder:
         record = self.root / OPTIONS
         before = (read_claim(record) or {}).get(WEIGHTS)
         if before is not None:
-            refuse_differences(f'--out: {self.root}', *({f'{WEIGHTS} of {name}': digest for name, digest in each.items()}
-                                                        for each in (before, found)))
+            first, second = ({f'{WEIGHTS} of {name}': digest for name, digest in each.items()} for each in (before, found))
+            refuse_differences(f'--out: {self.root}', first, second)
         write_json(record, {**self._asked, WEIGHTS: dict(found)})
 
     def rows(self, name: str) -> KeyedRows:
