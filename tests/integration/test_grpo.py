@@ -177,7 +177,7 @@ def test_two_processes_compare_their_images(data, tmp_path):
 
     The first validation, before a step, is that of one process: two of the three images in one batch, one in the other's.
     """
-    changes = {'rewards': {'rank': 1.0}, 'grpo__max_steps': 4, 'val__batch_size': 2}
+    changes = {'rewards': {'rank': 1.0, 'margin': 1.0}, 'grpo__max_steps': 4, 'val__batch_size': 2}
     (tmp_path / 'one').mkdir()
     train_grpo(write_options(data, tmp_path / 'one', **changes))
     options = write_options(data, tmp_path, grpo__per_device_train_batch_size=4, **changes)
@@ -188,7 +188,7 @@ def test_two_processes_compare_their_images(data, tmp_path):
     assert [float(value) for value in two[0].values()] == pytest.approx([float(value) for value in one[0].values()], abs=1e-5)
     log = read_csv(tmp_path / 'tiny' / 'log.csv')
     assert [row['step'] for row in log] == ['1', '2', '3', '4']
-    assert all(0 <= float(row['rewards/rank/mean']) <= 1 for row in log)
+    assert all(0 <= float(row[f'rewards/{name}/mean']) <= 1 for row in log for name in ('rank', 'margin'))
     assert ReasoningScorer(pretrained_model_path=tmp_path / 'tiny' / 'models' / 'reasoning', max_new_tokens=8)
 
 

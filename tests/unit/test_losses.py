@@ -1,9 +1,11 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from pyiqa_rali.training.rali.alignment import _optimizer_step
 from pyiqa_rali.training.rali.losses import ContrastiveLoss, contrastive_backward
 
 
@@ -53,6 +55,40 @@ def test_the_scale_stays_below_its_limit():
     image = torch.randn(4, 4)
     limited = ContrastiveLoss('softmax', init_scale=50.0, max_scale=10.0)(image, image)
     assert limited.item() == pytest.approx(ContrastiveLoss('softmax', init_scale=10.0)(image, image).item(), rel=1e-5)
+
+
+def test_a_scale_at_its_limit_comes_back():
+    """The features of the first steps want a higher scale than is allowed, those of the others a lower one."""
+    torch.manual_seed(0)
+    image, other = torch.randn(8, 16), torch.randn(8, 16)
+    loss = ContrastiveLoss('softmax', init_scale=9.0, max_scale=10.0)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=0.1)
+    scales = []
+    for step in range(30):
+        optimizer.zero_grad()
+        loss(image, image if step < 10 else other).backward()
+        optimizer.step()
+        loss.clamp_scale()
+        scales.append(loss.logit_scale.exp().item())
+    assert max(scales) == pytest.approx(10, rel=1e-6) and scales[9] == pytest.approx(10, rel=1e-6) and scales[-1] < 8
+    assert loss.logit_scale.grad.abs() > 0
+
+
+def test_the_scale_is_clamped_as_in_open_clip():
+    for init, expected in ((1000.0, 100.0), (0.1, 1.0), (30.0, 30.0)):
+        assert ContrastiveLoss('softmax', init_scale=init).logit_scale.exp().item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_every_step_of_training_clamps_the_scale():
+    loss = ContrastiveLoss('softmax', init_scale=9.9, max_scale=10.0)
+    encoder = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD([*encoder.parameters(), *loss.parameters()], lr=10.0)
+    towers = SimpleNamespace(image_encoder=encoder, text_encoder=nn.Identity())
+    running = SimpleNamespace(towers=towers, loss=loss, optimizer=optimizer, scaler=None, step=0,
+                              scheduler=SimpleNamespace(step=lambda: None))
+    loss.logit_scale.grad = torch.tensor(-1.0)
+    _optimizer_step(running, SimpleNamespace(grad_clip=None))
+    assert loss.logit_scale.exp().item() == pytest.approx(10, rel=1e-6) and running.step == 1
 
 
 def test_frozen_texts_get_no_gradient():

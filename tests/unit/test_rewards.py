@@ -9,6 +9,7 @@ from pyiqa_rali.training.vlm.rewards import (
     continuous_score_reward,
     degradation_reward,
     format_reward,
+    margin_rewards,
     rank_rewards,
     threshold_score_reward,
 )
@@ -53,6 +54,38 @@ def test_rank_by_hand():
     # image a has mean 3 and variance 2, image b mean 3 and variance 0
     above, below = 0.5 * math.erfc(-1 / 2), 0.5 * math.erfc(1 / 2)
     assert found == pytest.approx([math.sqrt(above), math.sqrt(below), math.sqrt(0.5), math.sqrt(0.5)])
+
+
+# (MOS, ratings) of each image, width -> the reward of each rollout, by hand: the mean over the other images of exp(-d^2 / 2)
+MARGINS = [
+    ([(4, [4.0]), (2, [2.0])], 1.0, [1, 1]),  # both distances are 2
+    ([(4, [5.0]), (2, [3.0])], 1.0, [1, 1]),  # a shift of all ratings changes nothing
+    ([(4, [3.0]), (2, [3.0])], 1.0, [math.exp(-2), math.exp(-2)]),  # d = -2 and 2
+    ([(4, [2.0]), (2, [4.0])], 1.0, [math.exp(-8), math.exp(-8)]),  # the wrong order: d = -4 and 4
+    ([(4, [2.0]), (2, [4.0])], 4.0, [math.exp(-0.5), math.exp(-0.5)]),
+    ([(4, [4.0, 3.0]), (2, [1.0, 3.0])], 1.0, [1, math.exp(-0.5), math.exp(-0.125), math.exp(-1.125)]),  # means 3.5 and 2
+    ([(1, [1.0]), (2, [2.5]), (4, [4.0])], 1.0, [(math.exp(-0.125) + 1) / 2, math.exp(-0.125), (1 + math.exp(-0.125)) / 2]),
+    ([(4, [4.0, None]), (2, [2.0])], 1.0, [1, 0, 1]),  # what cannot be read earns nothing and is in no mean
+    ([(4, [4.0]), (2, [None])], 1.0, [None, 0]), ([(4, [4.0, 5.0])], 1.0, [None, None])]
+
+
+@pytest.mark.parametrize(('images', 'width', 'expected'), MARGINS)
+def test_margins_by_hand(images, width, expected):
+    rollouts = [Rollout(str(number), 'd', mos, rating) for number, (mos, ratings) in enumerate(images) for rating in ratings]
+    found = margin_rewards(rollouts, width)
+    assert [each is None for each in found] == [each is None for each in expected]
+    assert [each for each in found if each is not None] == pytest.approx([each for each in expected if each is not None])
+
+
+def test_margins_are_those_of_one_data_set():
+    rollouts = [Rollout('a', 'one', 1, 5.0), Rollout('b', 'two', 9, 1.0), Rollout('c', 'one', 3, 3.0)]
+    assert margin_rewards(rollouts) == [pytest.approx(math.exp(-8)), None, pytest.approx(math.exp(-8))]
+
+
+def test_margins_calibrate_where_ranks_do_not():
+    true, stretched = ([Rollout(str(mos), 'd', mos, 3 + scale * (mos - 3)) for mos in (1, 3, 5)] for scale in (1.0, 0.5))
+    assert min(margin_rewards(true)) == 1 and max(margin_rewards(stretched)) < 0.7
+    assert rank_rewards(true) == rank_rewards(stretched) == pytest.approx([1, 1, 1])
 
 
 def test_rank_only_compares_within_a_data_set():

@@ -48,6 +48,7 @@ class Alignment:
         if state['text_encoder'] is not None:
             self.towers.text_encoder.load_state_dict(state['text_encoder'])
         self.loss.load_state_dict(state['loss'])
+        self.loss.clamp_scale()  # earlier versions let the parameter go beyond its limit
         self.optimizer.load_state_dict(state['optimizer'])
         self.scheduler.load_state_dict(state['scheduler'])
         if self.scaler:
@@ -179,6 +180,7 @@ def _optimizer_step(alignment: Alignment, options: AlignOptions) -> None:
         scaler.update()
     else:
         optimizer.step()
+    alignment.loss.clamp_scale()
     optimizer.zero_grad(set_to_none=True)
     alignment.scheduler.step()
     alignment.step += 1

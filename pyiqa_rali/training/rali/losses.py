@@ -1,5 +1,6 @@
 """open_clip's contrastive losses, and their exact gradient in small memory."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,7 +19,7 @@ class ContrastiveLoss(nn.Module):
         kind: 'softmax' or 'sigmoid'.
         init_scale: the scale 1 / temperature at the start; it is learned as a logarithm.
         init_bias: the logits' bias at the start, 'sigmoid' only.
-        max_scale: the scale never exceeds it.
+        max_scale: the scale never exceeds it; see `clamp_scale`.
     """
 
     def __init__(self, kind: str = 'softmax', init_scale: float = 1 / 0.07, init_bias: float = -10.0,
@@ -29,12 +30,22 @@ class ContrastiveLoss(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(init_scale).log())
         self.logit_bias = nn.Parameter(torch.tensor(init_bias)) if kind == 'sigmoid' else None
         self._loss = SigLipLoss() if kind == 'sigmoid' else ClipLoss()
+        self.clamp_scale()
+
+    @torch.no_grad()
+    def clamp_scale(self) -> None:
+        """Bring the scale back into [1, max_scale]; to be called after every step of the optimiser, as open_clip does.
+
+        The parameter itself is clamped. Were its exponential clamped in `forward`, a parameter beyond the limit would have no
+        gradient, and could never come back.
+        """
+        self.logit_scale.clamp_(0.0, math.log(self.max_scale))
 
     def forward(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """Return the loss of one batch; row i of both (N, C) inputs belongs together, the rest are negatives."""
         image_features = F.normalize(image_features.float(), dim=-1)
         text_features = F.normalize(text_features.float(), dim=-1)
-        scale = self.logit_scale.exp().clamp(max=self.max_scale)
+        scale = self.logit_scale.exp()
         if self.kind == 'sigmoid':
             return self._loss(image_features, text_features, scale, self.logit_bias)
         return self._loss(image_features, text_features, scale)

@@ -62,7 +62,7 @@ class AlignOptions:
         freeze_layers: how many of the first layers stay as they are; -1 freezes the whole backbone.
         loss: 'softmax' (CLIP) or 'sigmoid' (SigLIP).
         init_logit_scale: the loss's scale at the start (1 / temperature); None takes the model's own, or 1 / 0.07.
-        max_logit_scale: the loss's scale never grows above it.
+        max_logit_scale: the loss's scale never grows above it, nor falls below 1.
         amp: None, 'bfloat16' or 'float16' mixed precision.
         chunk_size: pictures that pass the encoder at once; None means the whole batch. Smaller chunks save memory and give
             the same gradient.

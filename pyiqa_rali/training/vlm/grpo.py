@@ -140,15 +140,17 @@ def check_rewards_can_act(options: GrpoOptions, rows: list[Row], images: int) ->
     if bool(degraded) != bool(options.rewards.degradation):
         raise OptionError(f'rewards: degradation: {options.rewards.degradation:g}: {degraded} of {len(rows)} training images '
                           'are of a DegradationTable. The reward and such a data set go together: give both, or none.')
-    if options.rewards.rank and images < 2:
-        raise OptionError('rewards: rank: compares images, and a generation holds one. Raise per_device_train_batch_size, or '
-                          'lower num_generations.')
+    comparing = [name for name in ('rank', 'margin') if getattr(options.rewards, name)]
+    if comparing and images < 2:
+        raise OptionError(f'rewards: {comparing[0]}: compares images, and a generation holds one. Raise '
+                          'per_device_train_batch_size, or lower num_generations.')
     scales: dict[Any, Any] = {}
     for section, values in options.datasets.items():
         scale = values.get('mos_range'), values.get('lower_better')
-        if options.rewards.rank and section.split('_')[0] == 'train' and scales.setdefault(values.get('name'), scale) != scale:
+        if comparing and section.split('_')[0] == 'train' and scales.setdefault(values.get('name'), scale) != scale:
             raise OptionError(f'datasets: {section}: name: {values.get("name")}: another training set with another MOS scale '
-                              'has this name, and the rank reward compares the images of one name. Give each its own.')
+                              f'has this name, and the {comparing[0]} reward compares the images of one name. Give each '
+                              'its own.')
 
 
 def check_completion_length(options: GrpoOptions, longest: int | None, reasoner: ReasoningModel) -> None:

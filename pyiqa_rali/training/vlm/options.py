@@ -11,7 +11,7 @@ from pyiqa_rali.core.options import Count, NotNegative, Positive, Seed, Whole, f
 from pyiqa_rali.training.rali.options import LoggerOptions, PathOptions
 from pyiqa_rali.vlm.prompts import ReasoningCard
 
-REWARDS = ('format', 'score', 'continuous_score', 'rank', 'degradation', 'reading', 'naming')
+REWARDS = ('format', 'score', 'continuous_score', 'rank', 'margin', 'degradation', 'reading', 'naming')
 # where the trainer's own arguments would contradict a section of the option file
 ELSEWHERE = {'output_dir': 'path: experiments_root and name', 'seed': 'manual_seed', 'reward_weights': 'rewards',
              'logging_steps': 'logger: print_freq', 'save_steps': 'logger: save_checkpoint_freq',
@@ -55,12 +55,15 @@ class RewardOptions:
         score: of 1 when the rating is within `score_threshold` of the MOS, else 0.
         continuous_score: of a reward that falls with the distance to 0 at `score_width`.
         rank: of the Thurstone rank reward.
+        margin: of the margin reward, which falls with how far the distances between the ratings of two images are from those
+            between their MOS, `exp(-(d / margin_width)^2 / 2)`: it ranks like `rank`, and calibrates.
         degradation: of class and severity; for rows of the degradation task alone.
         reading: of the continuous score reward for the rating that a frozen reader finds in the text, without the picture;
             it keeps the text from saying anything while the rating comes from the picture.
         naming: of 1 when the text names the picture's class of distortion, and no other, else 0; for rows with a class
             (`class_column` of their data set, or the degradation task) that has words.
         score_threshold: in the unit of the ratings.
+        margin_width: of the margin reward, in the unit of the ratings.
         score_width: of the continuous and the reading reward, in the unit of the ratings.
         most_surprise: texts with a token that surprises the reader more than this, in nats, earn nothing by reading: what it
             would never write itself it cannot read either, and may take for anything. None has no bound.
@@ -74,10 +77,12 @@ class RewardOptions:
     score: NotNegative = 0.0
     continuous_score: NotNegative = 0.0
     rank: NotNegative = 0.0
+    margin: NotNegative = 0.0
     degradation: NotNegative = 0.0
     reading: NotNegative = 0.0
     naming: NotNegative = 0.0
     score_threshold: NotNegative = 0.35
+    margin_width: Positive = 1.0
     score_width: Positive = 4.0
     most_surprise: Positive | None = None
     reader: str | None = None

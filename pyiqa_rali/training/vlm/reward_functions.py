@@ -1,5 +1,6 @@
-"""The rewards in the form that TRL calls: lists in, lists out, the rank reward over all processes."""
+"""The rewards in the form that TRL calls: lists in, lists out, those that compare images over all processes."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from pyiqa_rali.training.vlm.rewards import (
     continuous_score_reward,
     degradation_reward,
     format_reward,
+    margin_rewards,
     naming_reward,
     rank_rewards,
     threshold_score_reward,
@@ -34,7 +36,9 @@ def reward_functions(options: RewardOptions, card: ReasoningCard,
         reader: rates texts without their pictures; for the reading reward alone.
     """
     made = {'format': format_function(), 'score': score_function(card, options.score_threshold),
-            'continuous_score': continuous_score_function(card, options.score_width), 'rank': rank_function(card),
+            'continuous_score': continuous_score_function(card, options.score_width),
+            'rank': comparing_function(card, rank_rewards),
+            'margin': comparing_function(card, functools.partial(margin_rewards, width=options.margin_width)),
             'degradation': degradation_function(), 'reading': reading_function(reader, options.score_width),
             'naming': naming_function(options.class_words)}
     chosen = {name: function for name, function in made.items() if getattr(options, name) > 0}
@@ -103,14 +107,19 @@ def degradation_function() -> Reward:
     return reward
 
 
-def rank_function(card: ReasoningCard) -> Reward:
-    """Return the rank reward, which compares the rollouts of all processes."""
+def comparing_function(card: ReasoningCard, rewards_of: Callable[[list[Rollout]], list[float | None]]) -> Reward:
+    """Return a reward that compares the rollouts of all processes.
+
+    Args:
+        card: the rating scale.
+        rewards_of: the rewards of given rollouts, such as `rank_rewards`.
+    """
     def reward(completions: list, task: list[str], mos: list[float], image_path: list[str], dataset: list[str],
                **columns: Any) -> list[float | None]:
         own = [Rollout(path, name, label, _rating(completion, card)) if kind == 'score' else None
                for completion, kind, label, path, name in zip(completions, task, mos, image_path, dataset, strict=True)]
         rollouts, start = _of_all_processes(own)
-        found = iter(rank_rewards([rollout for rollout in rollouts if rollout is not None]))
+        found = iter(rewards_of([rollout for rollout in rollouts if rollout is not None]))
         rewards = [None if rollout is None else next(found) for rollout in rollouts]
         return rewards[start:start + len(own)]
     return reward

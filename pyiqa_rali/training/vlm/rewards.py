@@ -1,9 +1,9 @@
-"""Rewards of GRPO as pure functions: what a completion is worth. From Q-Insight and VisualQuality-R1."""
+"""Rewards of GRPO as pure functions: what a completion is worth. From Q-Insight, VisualQuality-R1 and MR-IQA."""
 
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyiqa_rali.vlm.answers import split_completion, strict_json
@@ -13,7 +13,7 @@ EPSILON = 1e-6
 
 @dataclass
 class Rollout:
-    """One rating of one image, for the rank reward.
+    """One rating of one image, for the rewards that compare images.
 
     Attributes:
         image: which image; rollouts with the same name belong together.
@@ -89,11 +89,26 @@ def rank_rewards(rollouts: Sequence[Rollout], epsilon: float = EPSILON) -> list[
         In [0, 1]; 0 for a rating that could not be parsed, which is also left out of means and variances; None when there
         is no other image to compare with.
     """
-    images: dict[tuple[str, str], list[Rollout]] = {}
-    for rollout in rollouts:
-        images.setdefault((rollout.dataset, rollout.image), []).append(rollout)
-    moments = {key: _moments([each.rating for each in group if each.rating is not None]) for key, group in images.items()}
-    return [_rank_reward(rollout, images, moments, epsilon) for rollout in rollouts]
+    images = _images_of(rollouts)
+    return [_compared(rollout, images, lambda own, other: _rank_fidelity(own, other, epsilon)) for rollout in rollouts]
+
+
+def margin_rewards(rollouts: Sequence[Rollout], width: float = 1.0) -> list[float | None]:
+    """Return the margin reward of each rollout (MR-IQA, 2026): it ranks and calibrates at once.
+
+    A rollout of image i is compared with every other image j of its data set: exp(-d^2 / (2 width^2)), where d = (rating -
+    mean_j) - (MOS_i - MOS_j) is how far the distance of the ratings is from that of the MOS. The reward is the mean.
+
+    Args:
+        rollouts: of all images of a generation; ratings and MOS are on one scale.
+        width: 1 in the paper, for ratings from 1 to 5.
+
+    Returns:
+        In [0, 1]; 0 for a rating that could not be parsed, which is also left out of the means; None when there is no other
+        image to compare with.
+    """
+    images = _images_of(rollouts)
+    return [_compared(rollout, images, lambda own, other: _margin_kept(own, other, width)) for rollout in rollouts]
 
 
 def fidelity(probability: float, target: float) -> float:
@@ -106,22 +121,55 @@ def fidelity(probability: float, target: float) -> float:
     return math.sqrt(probability * target) + math.sqrt((1 - probability) * (1 - target))
 
 
-def _rank_reward(rollout: Rollout, images: dict, moments: dict, epsilon: float) -> float | None:
+@dataclass
+class _Rated:
+    """What the rollouts of one image say together: MOS, mean and variance of the ratings; without a rating they are NaN."""
+
+    mos: float
+    mean: float
+    variance: float
+
+
+Images = dict[tuple[str, str], _Rated]
+
+
+def _images_of(rollouts: Sequence[Rollout]) -> Images:
+    groups: dict[tuple[str, str], list[Rollout]] = {}
+    for rollout in rollouts:
+        groups.setdefault((rollout.dataset, rollout.image), []).append(rollout)
+    return {key: _rated(group) for key, group in groups.items()}
+
+
+def _rated(group: Sequence[Rollout]) -> _Rated:
+    ratings = [each.rating for each in group if each.rating is not None]
+    if not ratings:
+        return _Rated(group[0].mos, math.nan, math.nan)
+    return _Rated(group[0].mos, statistics.fmean(ratings), statistics.variance(ratings) if len(ratings) > 1 else 0.0)
+
+
+def _compared(rollout: Rollout, images: Images, compare: Callable[[_Rated, _Rated], float]) -> float | None:
+    """Return the mean of a comparison with every other rated image of the data set.
+
+    Args:
+        rollout: with the rating of its own.
+        images: all of the generation.
+        compare: takes this image, its mean being the rollout's rating, and another one.
+    """
     if rollout.rating is None:
         return 0.0
-    own = rollout.dataset, rollout.image
-    found = []
-    for key, group in images.items():
-        if key == own or key[0] != rollout.dataset or moments[key] is None:
-            continue
-        mean, variance = moments[key]
-        distance = (rollout.rating - mean) / math.sqrt(moments[own][1] + variance + epsilon)
-        target = 0.5 if rollout.mos == group[0].mos else float(rollout.mos > group[0].mos)
-        found.append(fidelity(0.5 * math.erfc(-distance / math.sqrt(2)), target))
+    key = rollout.dataset, rollout.image
+    own = _Rated(rollout.mos, rollout.rating, images[key].variance)
+    found = [compare(own, image) for other, image in images.items()
+             if other != key and other[0] == rollout.dataset and not math.isnan(image.mean)]
     return statistics.fmean(found) if found else None
 
 
-def _moments(ratings: list[float]) -> tuple[float, float] | None:
-    if not ratings:
-        return None
-    return statistics.fmean(ratings), statistics.variance(ratings) if len(ratings) > 1 else 0.0
+def _rank_fidelity(own: _Rated, other: _Rated, epsilon: float) -> float:
+    distance = (own.mean - other.mean) / math.sqrt(own.variance + other.variance + epsilon)
+    target = 0.5 if own.mos == other.mos else float(own.mos > other.mos)
+    return fidelity(0.5 * math.erfc(-distance / math.sqrt(2)), target)
+
+
+def _margin_kept(own: _Rated, other: _Rated, width: float) -> float:
+    off = (own.mean - other.mean) - (own.mos - other.mos)
+    return math.exp(-0.5 * (off / width) ** 2)
