@@ -68,7 +68,7 @@ class Evaluation:
         self.sections = {name: dataset_section(name, values) for name, values in options.datasets.items()}
         self.paper_names = self._paper_names()
         self.data = {name: open_table(name, values, options.manual_seed) for name, values in self.sections.items()}
-        claim_folder(self.root, options)
+        prepare_folder(self.root, options)
         self.scored: tables.Scored = {name: {} for name in self.data}
         self.described: dict[str, dict[str, Any]] = {}
         self.results: dict[str, Any] = {}
@@ -206,7 +206,7 @@ def open_table(name: str, values: dict[str, Any], seed: int) -> QualityTable:
     return table
 
 
-def claim_folder(root: Path, options: EvaluateOptions) -> None:
+def prepare_folder(root: Path, options: EvaluateOptions) -> None:
     """Make the folder, without the results of an evaluation before, and write options and versions.
 
     Raises:
