@@ -2,11 +2,12 @@
 
 import argparse
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.errors import OptionError, some
 
 if TYPE_CHECKING:
     from pyiqa_rali.data.image_files import ReadingOptions
@@ -141,6 +142,19 @@ def add_option_file(parser: argparse.ArgumentParser, default: str | None = None,
     parser.add_argument('-opt', metavar='FILE', required=default is None, default=default, help=f'option file{which}')
     parser.add_argument('--force_yml', nargs='+', action='extend', default=[], metavar='SECTION:KEY=VALUE',
                         help=f'change options of the file{f", such as {change}" if change else ""}')
+
+
+def add_images(parser: CommandParser) -> None:
+    """Declare the images, as `ImageSources` takes them."""
+    parser.add_argument('images', nargs='+', metavar='PATH', help='image file, folder (all images below it), quoted glob, tar '
+                        'shard, @FILE (a list), - (a list from standard input)')
+
+
+def told_empty(empty: Sequence[str]) -> bool:
+    """Whether there are folders, lists, globs or shards without an image, which are named on stderr."""
+    if empty:
+        print(f'NO IMAGE in {some(empty)}', file=sys.stderr)
+    return bool(empty)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -3,27 +3,37 @@
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyiqa_rali.cli.arguments import (
     CommandParser,
+    add_images,
     add_model,
     add_model_settings,
     add_reading_settings,
     check_positive,
     model_settings,
     reading_settings,
+    told_empty,
 )
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.data.image_files import READING, ImageFinder, ReadingOptions
+from pyiqa_rali.data.image_files import ReadingOptions
+from pyiqa_rali.scoring.entries import ImageEntry, chunks, read_entry
+from pyiqa_rali.scoring.sources import ImageSources
 from pyiqa_rali.vlm.decoding import RELEASES
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pyiqa_rali.vlm.loading import ReasoningModel
+    from pyiqa_rali.vlm.scorer import ReasoningScorer
 
 MODES = ('expectation', 'greedy', 'mean', 'release')
 
 
 def add_arguments(parser: CommandParser) -> None:
     """Declare the arguments."""
-    parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER', help='image files, folders with images below them')
+    add_images(parser)
     add_model(parser)
     parser.add_argument('--mode', choices=MODES, default='expectation', help='how the rating is had (default: %(default)s)')
     parser.add_argument('--num-samples', type=int, default=5, metavar='N', help='for --mode mean (default: %(default)s)')
@@ -42,39 +52,41 @@ def run(args: argparse.Namespace) -> int:
     """Describe, image after image; one that cannot be read has a line with the reason.
 
     Returns:
-        0; 1 when there are images without a rating.
+        0; 1 when there are images without a rating, or a folder, list, glob or shard without an image.
     """
     check_positive(args, 'num_samples')
     settings = model_settings(args)
-    reading, files = reading_settings(args), list(ImageFinder(args.images))
-    if not files:
-        raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
+    reading, sources = reading_settings(args), ImageSources(args.images, once=False)
     if args.mode == 'release' and settings.release and args.max_new_tokens is None:
         settings.max_new_tokens = RELEASES[settings.release].max_new_tokens
     net = settings.scorer(args.mode, args.num_samples)
-    failed = 0
-    for start in range(0, len(files), args.batch_size):
-        for path, found in described(net, files[start:start + args.batch_size], reading):
-            failed += isinstance(found, DataError) or found.status == 'failed'
-            print(as_json(path, found) if args.json else as_text(path, found), flush=True)
+    count = failed = 0
+    for entries in chunks(sources, args.batch_size):
+        for entry, found in described(net, entries, reading):
+            count, failed = count + 1, failed + (isinstance(found, DataError) or found.status == 'failed')
+            print(as_json(entry.name, found) if args.json else as_text(entry.name, found), flush=True)
+    if not count:
+        raise OptionError(f'PATH: no image below {", ".join(args.images)}.')
     if failed:
-        print(f'{failed} of {len(files)} images have no rating.', file=sys.stderr)
-    return 1 if failed else 0
+        print(f'{failed} of {count} images have no rating.', file=sys.stderr)
+    return 1 if told_empty(sources.empty) or failed else 0
 
 
-def described(net, files: list[str], reading: ReadingOptions = READING) -> list[tuple[str, Any]]:
-    """Return each file with its description, or with the DataError that says why it has none."""
-    found = [picture_or_error(net.reasoner, path, reading) for path in files]
+def described(net: 'ReasoningScorer', entries: list[ImageEntry], reading: ReadingOptions) -> list[tuple[ImageEntry, Any]]:
+    """Return each image with its description, or with the DataError that says why it has none."""
+    found = [picture_or_error(net.reasoner, entry, reading) for entry in entries]
     descriptions = iter(net.describe([each for each in found if not isinstance(each, DataError)]))
-    return [(path, each if isinstance(each, DataError) else next(descriptions))
-            for path, each in zip(files, found, strict=True)]
+    return [(entry, each if isinstance(each, DataError) else next(descriptions))
+            for entry, each in zip(entries, found, strict=True)]
 
 
-def picture_or_error(reasoner, path: str, reading: ReadingOptions = READING):
-    """Return the picture of a file, or the DataError that says why the model cannot be shown it."""
-    from pyiqa_rali.vlm.write_texts import picture_for
+def picture_or_error(reasoner: 'ReasoningModel', entry: ImageEntry, reading: ReadingOptions) -> 'Image.Image | DataError':
+    """Return a picture, or the DataError that says why the model cannot be shown it."""
+    from PIL import Image
+
+    from pyiqa_rali.vlm.write_texts import shown_picture
     try:
-        return picture_for(reasoner, path, reading)
+        return shown_picture(reasoner, Image.fromarray(read_entry(entry, reading)), entry.name)
     except DataError as error:
         return error
 

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.cli.arguments import CommandParser, add_reading_settings, reading_settings
+from pyiqa_rali.cli.arguments import CommandParser, add_images, add_reading_settings, reading_settings, told_empty
 from pyiqa_rali.core.errors import OptionError
 
 WIDTH, BAR, VOTES = 80, 20, 5
@@ -15,7 +15,7 @@ RALI = {'metric_opts': {'type': 'RALI'}}  # a name that pyiqa does not know is r
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the arguments of `pyiqa-rali explain`."""
-    parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER', help='image files, folders with images below them')
+    add_images(parser)
     parser.add_argument('-m', '--metric', help='rali-lite or rali (default: rali-lite, with --weights rali)')
     parser.add_argument('--weights', metavar='PATH', help='file or folder of an export with a text bank')
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
@@ -30,27 +30,27 @@ def run(args: argparse.Namespace) -> int:
     """Explain, image after image.
 
     Returns:
-        0; 1 when there are images that cannot be explained.
+        0; 1 when there are images that cannot be explained, or a folder, list, glob or shard without an image.
 
     Raises:
         OptionError, CheckpointError, OSError: nothing can be explained at all; the message says why.
     """
-    from pyiqa_rali.data.image_files import ImageFinder
     from pyiqa_rali.model.explanation import check_counts
+    from pyiqa_rali.scoring.sources import ImageSources
     check_counts(args.num_texts, args.num_basis)
-    reading = reading_settings(args)
+    reading, sources = reading_settings(args), ImageSources(args.images, once=False)
     metric = make_explainer(args.metric, args.weights, args.device)
     names, count, failed = FigureNames(args.out), 0, 0
-    for path in ImageFinder(args.images):
-        found, error, pixels = _explain(metric, path, reading, args)
+    for entry in sources:
+        found, error, pixels = _explain(metric, entry, reading, args)
         count, failed = count + 1, failed + (found is None)
-        print(_as_json(path, found, error) if args.json else as_text(path, found, error, metric), flush=True)
+        print(_as_json(entry.name, found, error) if args.json else as_text(entry.name, found, error, metric), flush=True)
         if args.out and found is not None:
             from pyiqa_rali.figures.explanations import draw_explanation
-            draw_explanation(pixels, found, names.next(path), metric.net.metadata['mos_range'], metric.lower_better)
+            draw_explanation(pixels, found, names.next(entry.name), metric.net.metadata['mos_range'], metric.lower_better)
     if not count:
-        raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
-    return 1 if failed else 0
+        raise OptionError(f'PATH: no image below {", ".join(args.images)}.')
+    return 1 if told_empty(sources.empty) or failed else 0
 
 
 def make_explainer(metric: str | None, weights: str | None, device: str | None) -> Any:
@@ -100,14 +100,15 @@ class FigureNames:
         return Path(self.folder) / name
 
 
-def _explain(metric: Any, path: str, reading: Any, args: argparse.Namespace) -> tuple[Any, str, Any]:
+def _explain(metric: Any, entry: Any, reading: Any, args: argparse.Namespace) -> tuple[Any, str, Any]:
     """Return the explanation of one image, or None, why there is none, and the pixels."""
     from pyiqa_rali.core.errors import first_line
-    from pyiqa_rali.data.image_files import UnreadableImage, read_rgb
+    from pyiqa_rali.data.image_files import UnreadableImage
     from pyiqa_rali.data.synthetic.dataset import as_tensor
+    from pyiqa_rali.scoring.entries import read_entry
     device = next(metric.net.parameters()).device
     try:
-        pixels = read_rgb(path, reading)
+        pixels = read_entry(entry, reading)
         return metric.net.explain(as_tensor([pixels]).to(device), args.num_texts, args.num_basis)[0], '', pixels
     except UnreadableImage as error:
         return None, error.reason, None

@@ -22,6 +22,9 @@ from pyiqa_rali.model.text_bank import build_bank
 class RALI(nn.Module):
     """Reasoning-Aligned Lightweight IQA (arXiv 2510.11369): no-reference score of pictures in [0, 1].
 
+    pyiqa's metrics take a path too, and read the file themselves: without EXIF orientation, with 16-bit gray clipped to white,
+    and with the pixels that transparency hides. `pyiqa_rali.data.image_files.read_rgb` reads as this package's commands do.
+
     Args:
         pretrained: 'rali' (the released checkpoint, or the user's default), 'rali-lite' (embedded), a path or a hub
             repository; False builds the model that `image_encoder`, `pca_dim` and `num_basis` describe, with random

@@ -23,7 +23,7 @@ MOST_WORDS = 1_000_000  # that braces may stand for
 
 
 class ImageSources:
-    """Iterator over the images of the sources, in a fixed order, each image once.
+    """Iterator over the images of the sources, in a fixed order.
 
     A source is a file, a folder (all images below it), a tar shard, a glob (`**` goes into folders), any of these with
     braces (`{000..099}`, `{train,val}`), `@FILE` (a list), or `-` (a list from standard input). A list has one file,
@@ -34,6 +34,7 @@ class ImageSources:
         sources: the words of the command line.
         rank: this process among those that share the images.
         world: how many processes share them.
+        once: leave out images that are named again.
 
     Attributes:
         others: how many files in folders, globs and shards are no images by their extension, for each extension.
@@ -45,8 +46,8 @@ class ImageSources:
         OptionError: a glob matches nothing, or standard input cannot be shared.
     """
 
-    def __init__(self, sources: Iterable[str], rank: int = 0, world: int = 1):
-        self.rank, self.world = rank, world
+    def __init__(self, sources: Iterable[str], rank: int = 0, world: int = 1, once: bool = True):
+        self.rank, self.world, self.once = rank, world, once
         self.others: Counter[str] = Counter()
         self.repeated = 0
         self.empty: list[str] = []
@@ -86,7 +87,7 @@ class ImageSources:
             self._tell_if_empty(path, len(of_name))
 
     def _is_new(self, name: str, counts: bool) -> bool:
-        if name in self._seen:
+        if self.once and name in self._seen:
             self.repeated += counts  # once among all processes
             return False
         self._seen.add(name)

@@ -152,11 +152,19 @@ def picture_for(reasoner: ReasoningModel, path: str | Path, reading: ReadingOpti
     Raises:
         DataError: it cannot be read, or the model's processor takes none of its shape; the message names the file.
     """
-    picture = read_picture(str(path), reading)
+    return shown_picture(reasoner, read_picture(str(path), reading), str(path))
+
+
+def shown_picture(reasoner: ReasoningModel, picture: Image.Image, name: str) -> Image.Image:
+    """Return a picture that the model can be shown.
+
+    Raises:
+        DataError: the model's processor takes none of its shape; the message names it.
+    """
     try:
         reasoner.processor.image_processor([picture])
     except ValueError as error:
-        raise DataError(f'{path}: the model cannot be shown a picture of {picture.width}x{picture.height} pixels '
+        raise DataError(f'{name}: the model cannot be shown a picture of {picture.width}x{picture.height} pixels '
                         f'({first_line(error)}). Crop it or leave it out.') from error
     return picture
 

@@ -162,3 +162,37 @@ def test_pictures_beside_the_figures_stay_and_names_are_no_formulas(pictures, tm
     assert main(['explain', str(own), '--out', str(tmp_path)]) == 0
     assert own.read_bytes() == (pictures / 'jpeg.png').read_bytes()
     assert (tmp_path / 'a$_$b_explained.png').is_file()
+
+
+def test_lists_and_shards_are_explained_and_what_holds_no_image_is_named(pictures, tmp_path, capsys):
+    import tarfile
+    with tarfile.open(tmp_path / 's.tar', 'w') as tar:
+        tar.add(pictures / 'jpeg.png', 'in/jpeg.png')
+    (tmp_path / 'none').mkdir()
+    (tmp_path / 'list.txt').write_text(f'{pictures / "white_noise.png"}\r\n{tmp_path / "gone.png"}\r\n')
+    sources = [str(tmp_path / 's.tar'), f'@{tmp_path / "list.txt"}', str(tmp_path / 'none')]
+    assert main(['explain', *sources, '--json', '--out', str(tmp_path / 'figures')]) == 1
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert [line['image'] for line in lines] == [f'{tmp_path / "s.tar"}::in/jpeg.png', str(pictures / 'white_noise.png'),
+                                                 str(tmp_path / 'gone.png')]
+    assert lines[0]['votes'][0]['distortion'] == 'jpeg' and lines[2]['error'] == 'No such file or directory'
+    assert f'NO IMAGE in {tmp_path / "none"}' in printed.err
+    assert sorted(path.name for path in (tmp_path / 'figures').iterdir()) == ['jpeg_explained.png', 'white_noise_explained.png']
+
+
+def test_an_explanation_and_its_score_are_of_one_picture(pictures, tmp_path, capsys):
+    """A turned, transparent and 16-bit file each: what explain says is what score says."""
+    gray = np.asarray(Image.open(pictures / 'jpeg.png').convert('L'))
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.fromarray(gray).save(tmp_path / 'turned.png', exif=exif)
+    alpha = np.where(np.arange(gray.shape[1]) < 160, 0, 255).astype(np.uint8) * np.ones((len(gray), 1), np.uint8)
+    Image.fromarray(np.dstack([gray, alpha])).save(tmp_path / 'transparent.png')
+    Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / 'deep.png')
+    assert main(['explain', str(tmp_path), '--json', '--device', 'cpu']) == 0
+    explained = {line['image']: line['score'] for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert main(['score', str(tmp_path), '--device', 'cpu']) == 0
+    scored = dict(line.split('\t') for line in capsys.readouterr().out.splitlines())
+    assert explained == {image: pytest.approx(float(score), abs=1e-3) for image, score in scored.items()}
+    assert len(set(scored.values())) == 3

@@ -106,9 +106,7 @@ class PyiqaScorer:
         self.module = self.metric.net
 
     def from_files(self, paths: list[str]) -> Tensor:
-        """Return scores of image files: one is handed over as a path, several of one size are read and stacked."""
-        if len(paths) == 1:
-            return self.metric(paths[0])
+        """Return scores of image files of one size."""
         import numpy as np
 
         from pyiqa_rali.data.image_files import read_rgb

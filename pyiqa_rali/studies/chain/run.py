@@ -16,6 +16,8 @@ from pyiqa_rali.core.errors import some
 from pyiqa_rali.core.files import without_nan, write_json, write_yaml
 from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.core.runs import claim_run
+from pyiqa_rali.data.image_files import read_rgb
+from pyiqa_rali.data.synthetic.dataset import as_tensor
 from pyiqa_rali.data.synthetic.make_dataset import make_dataset
 from pyiqa_rali.data.synthetic.view_sentences import view_sentence
 from pyiqa_rali.data.tables import build_table
@@ -159,7 +161,7 @@ class Chain:
         rows = self._rows('test')
         paths, mos = [row.image_path for row in rows], np.array([row.mos for row in rows])
         reasoner, rali = self._metric(self.steps.reasoning), pyiqa_metric('rali', self.rali)
-        rali_scores = np.array([float(rali(path)) for path in paths])
+        rali_scores = np.array([float(rali(as_tensor([read_rgb(path)]))) for path in paths])
         described = reasoner.net.describe([read_picture(path) for path in paths])
         found = {f'rali_test_{name}': value for name, value in score_figures(rali_scores, rows).items()}
         found |= reward_figures(self.steps.reasoning / 'log.csv', self.steps.grpo().logger.print_freq)
