@@ -191,9 +191,12 @@ def claim_run(root: Path, options: Any, continues: bool, free: Sequence[str]) ->
         if found:
             section, *keys = found[0].keys
             where = ''.join(f'{key}: ' for key in keys)
+            remedy = 'Use the same options'
+            if found[0] not in differences(before, dataclasses.asdict(options)):  # the record does not have that value
+                remedy = f'Its version did not have this option; write {found[0].name}: {found[0].before} into the option file'
             raise OptionError(f'the options differ from those of {record}, whose files this run goes on from, in "{section}": '
-                              f'{where}was {_shown(found[0].before)}, is {_shown(found[0].now)}. Use the same options, or '
-                              'another name.')
+                              f'{where}was {_shown(found[0].before)}, is {_shown(found[0].now)}. {remedy}, or use another '
+                              'name.')
     elif root.exists() and not continues:
         _archive(root)
     _write_claim(record, dataclasses.asdict(options))

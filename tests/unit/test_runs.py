@@ -233,7 +233,10 @@ def test_a_run_of_an_earlier_version_goes_on_with_what_that_version_did(tmp_path
     claim_run(tmp_path / 'run', Options(), False, ())
     record = tmp_path / 'run' / 'options.yml'
     record.write_text(record.read_text() + 'gone: {x: 1}\n')
-    for changes, message in (({'order': 'new'}, 'order: was .old., is .new.'), ({'order': 'old', 'warmup': 5}, 'was 0, is 5')):
+    for changes, message in (
+            ({'order': 'new'}, 'order: was .old., is .new.. Its version did not have this option; write align: order: old'),
+            ({'order': 'old', 'warmup': 5}, 'warmup: was 0, is 5. Its version did not have this option'),
+            ({'order': 'old', 'lr': 1}, 'was 0.001, is 1. Use the same options, or use another name')):
         with pytest.raises(OptionError, match=message):
             claim_run(tmp_path / 'run', LaterOptions(align=LaterAlign(**changes)), True, ())
     with pytest.raises(OptionError, match='in "datasets": val: was None, is {'):
