@@ -62,7 +62,7 @@ def _path_of(checkpoint: str) -> str:
     if checkpoint != 'rali-lite':
         return checkpoint
     from pyiqa_rali.model.locate import locate_checkpoint
-    return locate_checkpoint(checkpoint)
+    return str(locate_checkpoint(checkpoint))
 
 
 def _bank(metadata: dict[str, Any]) -> str | dict[str, Any]:

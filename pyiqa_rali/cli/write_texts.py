@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     options = WritingOptions(args.texts_per_image, args.seed, args.temperature, settings.max_new_tokens, args.batch_size,
                              args.attempts, args.top_k, args.top_p)
     reasoner, completer = load_for_vllm(args, settings) if args.backend == 'vllm' else (settings.load(), None)
-    reasoner.card.with_rating &= not args.no_rating
+    reasoner.asked.with_rating &= not args.no_rating
     report = write_texts(reasoner, files, Path(args.out), options, completer=completer, reading=reading)
     print(f'{args.out}: {report.texts} texts on {report.images} images. Tried again: {report.unparsed} without reasoning or '
           f'rating, {report.repeated} that the image had already.', file=sys.stderr)

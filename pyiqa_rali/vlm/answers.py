@@ -57,8 +57,10 @@ def strict_degradation(completion: str) -> tuple[str, str] | None:
     values = strict_json(parts[1]) if parts else None
     if values is None or set(values) != {'distortion_class', 'severity'}:
         return None
-    found = ['null' if values[name] is None else values[name] for name in ('distortion_class', 'severity')]
-    return tuple(value.strip().lower() for value in found) if all(isinstance(value, str) for value in found) else None
+    kind, severity = ('null' if values[name] is None else values[name] for name in ('distortion_class', 'severity'))
+    if not isinstance(kind, str) or not isinstance(severity, str):
+        return None
+    return kind.strip().lower(), severity.strip().lower()
 
 
 def lenient_rating(completion: str, rating_range: tuple[float, float], key: str = 'rating') -> float | None:

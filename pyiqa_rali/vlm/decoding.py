@@ -44,9 +44,9 @@ class Sampling:
 
     def with_values_of(self, generation_config: Any) -> 'Sampling':
         """Return the settings with what is left to the checkpoint taken from its `GenerationConfig`; 1 where that is silent."""
-        left = {name: getattr(generation_config, name, None) or 1.0 for name in LEFT_TO_CHECKPOINT
-                if getattr(self, name) is None}
-        return replace(self, **left)
+        found = {name: getattr(generation_config, name, None) or 1.0 for name in LEFT_TO_CHECKPOINT}
+        return replace(self, temperature=self.temperature or found['temperature'],
+                       repetition_penalty=self.repetition_penalty or found['repetition_penalty'])
 
 
 @dataclass(frozen=True)

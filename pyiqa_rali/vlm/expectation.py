@@ -149,8 +149,9 @@ def expectations(ask: Ask, tokens: NumberTokens, leads: Sequence[str], rating_ra
 def _step(node: Node, chances: np.ndarray, tokens: NumberTokens,
           rating_range: tuple[float, float]) -> tuple[list[Node], list[tuple[float, float]]]:
     """Return the nodes that follow one, and the ratings that end behind it with their probabilities."""
+    alone: list[tuple[int, str]] = []
     if node.number:
-        table, alone = tokens.going_on, []
+        table = tokens.going_on
         ended = [(node.number, 1 - chances[table.ids].sum() - chances[tokens.no_rating].sum())]
     else:
         table, alone = tokens.beginning(node.lead)
@@ -176,7 +177,7 @@ def _rating_of(text: str, rating_range: tuple[float, float]) -> float | None:
         >>> _rating_of('4.', (1, 5)), _rating_of('4.5.', (1, 5)), _rating_of('-', (-1, 1)), _rating_of('05', (1, 5))
         (4.0, 4.5, None, None)
     """
-    begun = NUMBER_BEGUN.match(text).group()
+    begun = _run(NUMBER_BEGUN, text)
     if not any(character in DIGITS for character in begun) or text[len(begun):len(begun) + 1] in tuple(DIGITS):
         return None
     rating = float(begun)

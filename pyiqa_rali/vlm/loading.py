@@ -29,7 +29,8 @@ class ReasoningModel:
     """A vision-language model, its processor, and what it is to be asked.
 
     Attributes:
-        model: transformers' image-text-to-text model, or a peft model around one; None when another backend runs it.
+        model: transformers' image-text-to-text model, or a peft model around one; None when another backend runs it. Its
+            classes come from transformers' automatic ones, so that its type is not known here.
         processor: transformers' processor with its chat template; its tokenizer pads on the left.
         card: prompts and rating scale; None when the folder has none.
         folder: where it was loaded from.
@@ -38,13 +39,24 @@ class ReasoningModel:
         read_again: how many begun ratings were read together with picture and reasoning, because they could not.
     """
 
-    model: torch.nn.Module | None
+    model: Any
     processor: Any
     card: ReasoningCard | None
     folder: Path
     loading: dict[str, Any] = field(default_factory=dict)
     reuses_cache: bool | None = None
     read_again: int = 0
+
+    @property
+    def asked(self) -> ReasoningCard:
+        """The card, which must be there.
+
+        Raises:
+            CheckpointError: the folder has none, and none was given.
+        """
+        if self.card is None:
+            raise CheckpointError(f'{self.folder}: says nothing about its prompts and the scale of its ratings. Give a card.')
+        return self.card
 
 
 def load_vlm(source: str | os.PathLike, dtype: str = 'auto', attn_implementation: str | None = None,

@@ -33,7 +33,7 @@ class Memory:
     offsets: Tensor
 
     @torch.no_grad()
-    def next_logits(self, model: torch.nn.Module, rows: Sequence[int], kept: Sequence[int],
+    def next_logits(self, model: Any, rows: Sequence[int], kept: Sequence[int],
                     continuations: Sequence[Sequence[int]]) -> Tensor:
         """Return the logits (n, V) of what follows n continuations.
 
@@ -65,7 +65,7 @@ class Memory:
                              for keys, values in self.layers])
 
 
-def memory_of(model: torch.nn.Module, output: Any, tokens: Tensor, prompt_mask: Tensor) -> Memory | None:
+def memory_of(model: Any, output: Any, tokens: Tensor, prompt_mask: Tensor) -> Memory | None:
     """Return the memory of a batch, or None when the model keeps something else than all keys and values.
 
     Args:
@@ -91,7 +91,7 @@ def memory_of(model: torch.nn.Module, output: Any, tokens: Tensor, prompt_mask: 
                   prompt_mask.shape[1], offsets.to(tokens.device).view(len(tokens), 1))
 
 
-def _argument(model: torch.nn.Module) -> str:
+def _argument(model: Any) -> str:
     """Return what the model's `forward` calls the cache; transformers is changing the name."""
     base = model.get_base_model() if hasattr(model, 'get_base_model') else model
     return 'cache' if 'cache' in inspect.signature(base.forward).parameters else 'past_key_values'

@@ -73,6 +73,12 @@ class ReasoningCard:
             raise OptionError(f'system_prompt: {self.system_prompt!r} is empty. Leave it out for what the chat template does '
                               'by itself.')
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest rating."""
+        low, high = self.rating_range
+        return low, high
+
     def prompt(self, task: str = 'score') -> Prompt:
         """Return what is asked for a task, 'score' or 'degradation'."""
         low, high = self.rating_range

@@ -149,16 +149,16 @@ class Continuations:
         for start in range(0, len(nodes), self.batch_size):
             part = nodes[start:start + self.batch_size]
             if self.reasoner.reuses_cache and self.memory is not None:
-                logits = self._remembered(part)
+                logits = self._remembered(self.memory, part)
             else:
                 logits = self._read_again(part)
                 self.reasoner.read_again += len(part)
             yield from torch.softmax(logits.cpu().double(), dim=-1).numpy()
 
-    def _remembered(self, nodes: Sequence[Node]) -> Tensor:
+    def _remembered(self, memory: Memory, nodes: Sequence[Node]) -> Tensor:
         begins = [self.begins[node.picture] for node in nodes]
-        return self.memory.next_logits(self.reasoner.model, [node.picture for node in nodes], [begin.kept for begin in begins],
-                                       [[*begin.pending, *node.path] for begin, node in zip(begins, nodes, strict=True)])
+        return memory.next_logits(self.reasoner.model, [node.picture for node in nodes], [begin.kept for begin in begins],
+                                  [[*begin.pending, *node.path] for begin, node in zip(begins, nodes, strict=True)])
 
     def _read_again(self, nodes: Sequence[Node]) -> Tensor:
         inputs = encode(self.reasoner, [self.images[node.picture] for node in nodes], self.prompt,
@@ -171,13 +171,13 @@ class Continuations:
             reason = 'it does not keep all keys and values'
         else:
             try:
-                chances = [torch.softmax(logits.cpu().double(), dim=-1) for logits in (self._remembered([node]),
-                                                                                 self._read_again([node]))]
+                found = self._remembered(self.memory, [node]), self._read_again([node])
             except torch.OutOfMemoryError:
                 raise
             except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
                 reason = f'{type(error).__name__}: {first_line(error)}'
             else:
+                chances = [torch.softmax(logits.cpu().double(), dim=-1) for logits in found]
                 off = float((chances[0] - chances[1]).abs().sum() / 2)
                 precise = next(self.reasoner.model.parameters()).dtype == torch.float32
                 if not off > (MOST_OFF if precise else MOST_OFF_IN_HALF_PRECISION):  # NaN is no fault of the cache

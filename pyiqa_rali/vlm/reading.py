@@ -44,9 +44,9 @@ class BlindReader:
             different = [text for text, nats in zip(different, self.surprise(different), strict=True)
                          if nats <= self.most_surprise]
         read = expected_ratings(self.reasoner, [GRAY] * len(different), self.card.prompt(), self._written(different),
-                                tuple(self.card.rating_range), self.card.rating_key, self.batch_size)
+                                self.card.bounds, self.card.rating_key, self.batch_size)
         found = dict(zip(different, read, strict=True))
-        return [found.get(text) for text in texts]
+        return [None if text is None else found.get(text) for text in texts]
 
     @torch.no_grad()
     def surprise(self, texts: Sequence[str]) -> list[float]:

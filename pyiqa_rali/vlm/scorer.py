@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -20,6 +20,9 @@ from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
 from pyiqa_rali.vlm.decoding import RELEASES, Sampling
 from pyiqa_rali.vlm.prompts import card_for
+
+if TYPE_CHECKING:
+    from pyiqa_rali.vlm.loading import ReasoningModel
 
 MODES = ('expectation', 'greedy', 'mean', 'release')
 SAMPLED_MODES = ('mean', 'release')
@@ -82,7 +85,7 @@ class ReasoningScorer(nn.Module):
         OptionError: an argument has a value that cannot be used.
     """
 
-    def __init__(self, pretrained: str | None = None, pretrained_model_path: str | os.PathLike | None = None,
+    def __init__(self, pretrained: 'str | ReasoningModel | None' = None, pretrained_model_path: str | os.PathLike | None = None,
                  mode: str = 'expectation', num_samples: int = 5, temperature: float | None = None, top_k: int | None = None,
                  top_p: float | None = None, seed: int = 0, resamples: int = 2, max_new_tokens: int | None = None,
                  batch_size: int = 8, dtype: str = 'auto', attn_implementation: str | None = None,
@@ -101,7 +104,7 @@ class ReasoningScorer(nn.Module):
         self.mode, self.num_samples, self.seed = mode, num_samples, seed
         self.resamples, self.max_new_tokens, self.batch_size = resamples, max_new_tokens, batch_size
         self.spread = device_map is not None
-        source = pretrained_model_path if pretrained_model_path is not None else pretrained
+        source: Any = pretrained_model_path if pretrained_model_path is not None else pretrained
         if source in (None, True, False):
             raise OptionError('pretrained_model_path: must name a folder, or a hub repository as owner/name, of a '
                               'vision-language model. There is no default one.')
@@ -237,7 +240,7 @@ class ReasoningScorer(nn.Module):
         return found
 
     def _read(self, text: str, status: str) -> Description:
-        rating = lenient_rating(text, tuple(self.card.rating_range), self.card.rating_key)
+        rating = lenient_rating(text, self.card.bounds, self.card.rating_key)
         return Description(reasoning_text(text), float('nan') if rating is None else rating,
                            'failed' if rating is None else status, text)
 
@@ -253,7 +256,7 @@ class ReasoningScorer(nn.Module):
     def _expect(self, pictures: list[Image.Image], completions: list[list[int]], memory: Any = None) -> list[float]:
         from pyiqa_rali.vlm.ratings import expected_ratings
         return expected_ratings(self.reasoner, pictures, self.card.prompt(), completions,
-                                tuple(self.card.rating_range), self.card.rating_key, self.batch_size, memory)
+                                self.card.bounds, self.card.rating_key, self.batch_size, memory)
 
     def _decode(self, completions: list[list[int]]) -> list[str]:
         from pyiqa_rali.vlm.generation import decode
@@ -323,9 +326,11 @@ def sampling_of(mode: str, release: str | None, **given: Any) -> tuple[Sampling,
 
 
 def _scale(mos_range: Sequence[float] | None, lower_better: bool | None) -> MosScale | None:
-    if (mos_range is None) != (lower_better is None):
+    if mos_range is None and lower_better is None:
+        return None
+    if mos_range is None or lower_better is None:
         raise OptionError('mos_range, lower_better: give both to map ratings to a MOS scale, or none.')
-    return None if mos_range is None else MosScale(tuple(mos_range), lower_better)
+    return MosScale(tuple(mos_range), lower_better)
 
 
 def _mean_description(samples: list[Description]) -> Description:

@@ -12,7 +12,7 @@ from pyiqa_rali.core.processes import torch_device
 from pyiqa_rali.vlm.chat import what_is_asked
 from pyiqa_rali.vlm.decoding import LEFT_TO_CHECKPOINT, RELEASES
 from pyiqa_rali.vlm.loading import ReasoningModel, cached_vlm, generation_config_of, load_without_weights
-from pyiqa_rali.vlm.prompts import ReasoningCard, card_for, read_prompts
+from pyiqa_rali.vlm.prompts import card_for, read_prompts
 from pyiqa_rali.vlm.scorer import ReasoningScorer
 
 OF_A_COMPLETION = ('model', 'prompt', 'system_prompt', 'rating_range', 'dtype', 'max_pixels', 'max_new_tokens', 'seed')
@@ -116,13 +116,13 @@ class ReasonerSettings:
         folder = cached_vlm(self.model)
         if folder is None:
             card = card_for(None, self.model, self.prompts, self.release, **self.given_prompts())
-            asked = {'system_prompt': card.system_prompt, 'question': card.prompt().question,
+            asked: dict[str, Any] = {'system_prompt': card.system_prompt, 'question': card.prompt().question,
                      'chat': 'unknown: the model is not in the cache of the hub; give its folder'}
         else:
             reasoner = replace(self, model=folder).load_without_weights()
-            card = reasoner.card or ReasoningCard()
+            card = reasoner.asked
             asked = what_is_asked(reasoner.processor, card.prompt())
-        found = {'model': str(self.model if folder is None else folder), 'trained': card.training,
+        found: dict[str, Any] = {'model': str(self.model if folder is None else folder), 'trained': card.training,
                  'rating_range': card.rating_range, 'rating_key': card.rating_key, **asked}
         if self.release is not None:
             release = RELEASES[self.release]

@@ -95,9 +95,9 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     """
     names = names or unique_ends(images)
     _refuse_repeated(names)
-    prompt = reasoner.card.prompt()
+    prompt = reasoner.asked.prompt()
     settings = {'model': identity(reasoner.folder), **reasoner.loading, 'prompt': prompt.question,
-                'system_prompt': prompt.system, 'with_rating': reasoner.card.with_rating, **vars(options),
+                'system_prompt': prompt.system, 'with_rating': reasoner.asked.with_rating, **vars(options),
                 'backend': 'transformers' if completer is None else type(completer).__name__}
     if not reading.upright:  # files from before this option say nothing of it
         settings['upright'] = False
@@ -128,11 +128,11 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: st
         missing = list(range(len(chunk)))
         for attempt in range(options.attempts):
             seeds = [derived_seed(options.seed, chunk[each][0], number, attempt) for each in missing]
-            completions = completer(reasoner, [pictures[each] for each in missing], reasoner.card.prompt(),
+            completions = completer(reasoner, [pictures[each] for each in missing], reasoner.asked.prompt(),
                                     options.max_new_tokens, seeds, sampling)
             failed = []
             for each, seed, completion in zip(missing, seeds, completions, strict=True):
-                text = _usable(reasoner.card, decode(reasoner, completion), len(completion) < options.max_new_tokens)
+                text = _usable(reasoner.asked, decode(reasoner, completion), len(completion) < options.max_new_tokens)
                 known = {item.text for item in found[each]}
                 if text is not None and text not in known:
                     found[each].append(ReasoningText(text, seed, model))
@@ -176,7 +176,7 @@ def _usable(card: ReasoningCard, completion: str, ended: bool) -> str | None:
     """
     text = reasoning_text(completion)
     if card.with_rating:
-        whole = lenient_rating(completion, tuple(card.rating_range), card.rating_key) is not None
+        whole = lenient_rating(completion, card.bounds, card.rating_key) is not None
     else:
         whole = ended or '</think>' in completion
     return text if text and whole else None

@@ -70,8 +70,8 @@ def analyse_attention(images: Sequence[str | os.PathLike], model: ReasonerSettin
     rows = folder.rows('attention')
     for path, completion in progress_bar(list(zip(files, completions, strict=True)), desc='attention', unit='image'):
         if path not in rows.done:
-            found = attention_shares(reasoner, read_picture(path), reasoner.card.prompt(), completion,
-                                     reasoner.card.rating_key)
+            found = attention_shares(reasoner, read_picture(path), reasoner.asked.prompt(), completion,
+                                     reasoner.asked.rating_key)
             rows.add([{'key': path, 'shares': found.shares.tolist(), 'tokens': found.tokens.tolist()}])
     shares = np.array([rows.done[path]['shares'] for path in files])
     tokens = np.array([rows.done[path]['tokens'] for path in files])

@@ -53,7 +53,7 @@ def greedy_completions(reasoner: ReasoningModel, paths: Sequence[str], rows: Key
     with progress_bar(total=len(paths), initial=len(paths) - len(left), desc='reasoning', unit='image') as bar:
         for start in range(0, len(left), settings.batch_size):
             chunk = left[start:start + settings.batch_size]
-            found = complete(reasoner, [read_picture(path) for path in chunk], reasoner.card.prompt(),
+            found = complete(reasoner, [read_picture(path) for path in chunk], reasoner.asked.prompt(),
                              settings.max_new_tokens)
             rows.add([{'key': path, 'tokens': tokens, 'text': decode(reasoner, tokens)}
                       for path, tokens in zip(chunk, found, strict=True)])

@@ -43,7 +43,7 @@ def analyse_reasoning(opt: OptionFile, section: str, model: ReasonerSettings, ou
     folder = AnalysisFolder(out, 'reasoning', {**model.of_a_completion(), 'limit': limit, 'datasets': sections})
     reasoner = model.load()
     folder.check_weights({'model': weights_digest(reasoner.model)})
-    images = rows_of(section, sections[section], reasoner.card, model.seed)
+    images = rows_of(section, sections[section], reasoner.asked, model.seed)
     images = [images[place] for place in drawn(len(images), limit, model.seed)]
     paths, mos = [image.image_path for image in images], np.array([image.mos for image in images])
     completions = greedy_completions(reasoner, paths, folder.rows('completions'), model)
@@ -53,7 +53,7 @@ def analyse_reasoning(opt: OptionFile, section: str, model: ReasonerSettings, ou
     table = agreement(ratings, mos, other)
     scores = [{'image': path, 'mos': mos[place], **{name: values[place] for name, values in ratings.items()},
                'other_image': paths[other[place]]} for place, path in enumerate(paths)]
-    draw_conditions(ratings, mos, table, folder.picture('reasoning'), reasoner.card.rating_range)
+    draw_conditions(ratings, mos, table, folder.picture('reasoning'), reasoner.asked.rating_range)
     return folder.finish({'scores': scores, 'table': table},
                          {'dataset': section, 'images': len(paths), 'conditions': table}, folder.picture('reasoning'))
 
@@ -70,7 +70,7 @@ def rate(reasoner: ReasoningModel, paths: Sequence[str], completions: Sequence[S
         rows: where ratings are kept.
         settings: batch size and seed.
     """
-    card = reasoner.card
+    card = reasoner.asked
     left = [place for place, path in enumerate(paths) if path not in rows.done]
     with progress_bar(total=len(paths), initial=len(paths) - len(left), desc='ratings', unit='image') as bar:
         for start in range(0, len(left), settings.batch_size):
@@ -80,7 +80,7 @@ def rate(reasoner: ReasoningModel, paths: Sequence[str], completions: Sequence[S
             for condition in CONDITIONS:
                 begun = [begun_completion(reasoner, condition, completions[place], completions[other[place]],
                                           derived_seed(settings.seed, place)) for place in chunk]
-                found[condition] = expected_ratings(reasoner, pictures, card.prompt(), begun, tuple(card.rating_range),
+                found[condition] = expected_ratings(reasoner, pictures, card.prompt(), begun, card.bounds,
                                                     card.rating_key, settings.batch_size)
             rows.add([{'key': paths[place], **{name: values[number] for name, values in found.items()}}
                       for number, place in enumerate(chunk)])

@@ -1,6 +1,7 @@
 """GRPO: a vision-language model learns to reason about quality, from rewards alone (arXiv 2503.22679, 2505.14460)."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ DEFAULTS = {'bf16': False, 'gradient_checkpointing': False, 'use_bias_correction
 SHORTEST_REASONING = 16  # tokens that a completion must leave for the reasoning
 
 
-def train_grpo(opt_path: str | Path, auto_resume: bool = False, overrides: list[str] = ()) -> dict[str, Any]:
+def train_grpo(opt_path: str | Path, auto_resume: bool = False, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Train as an option file describes; returns the export's folder and the last validation.
 
     Args:

@@ -44,7 +44,8 @@ class RecordCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Add a row when the trainer logs a step."""
-        values = {name: float(logs[name]) for name in self.columns if (logs or {}).get(name) is not None}
+        logs = logs or {}
+        values = {name: float(logs[name]) for name in self.columns if logs.get(name) is not None}
         if state.is_world_process_zero and 'loss' in values:
             self.record.add(state.global_step, values)
 
@@ -162,33 +163,42 @@ class ValidationCallback(TrainerCallback):
         model = self.scorer.model
         training = model.training
         model.eval()
-        values = {}
+        values: dict[str, float] = {}
         for name, rows in self.sets.items():
             values |= {f'{name}/{key}': value for key, value in self._of_set(name, rows).items()}
         model.train(training)
         if self.record is not None:
-            self._write(state, values)
+            self._write(self.record, state, values)
         return values
 
-    def _write(self, state: Any, values: dict[str, float]) -> None:
-        if any(row['step'] == state.global_step for row in read_record(self.record.path)):
+    def _write(self, record: RunRecord, state: Any, values: dict[str, float]) -> None:
+        if any(row['step'] == state.global_step for row in read_record(record.path)):
             return  # a run that was killed at its end has it already
-        self.record.add(state.global_step, {key: value for key, value in values.items() if not math.isnan(value)})
+        record.add(state.global_step, {key: value for key, value in values.items() if not math.isnan(value)})
         shown = ', '.join(f'{key} {value:.3f}' for key, value in values.items())
         logger.info('step %d: %s', state.global_step, shown)
 
     def _of_set(self, name: str, rows: list[Row]) -> dict[str, float]:
         mos = np.array([row.mos for row in rows])
-        found = {}
+        found: dict[str, float] = {}
         for mode in self.modes:
             self.scorer.mode = mode
             described = self._describe(rows)
             ratings = np.array([rating for rating, _ in described])
-            values = correlations(ratings, mos, self.options.metrics, name)
+            values = self._correlations(ratings, mos, name)
             found |= {f'{mode}_{metric}': value for metric, value in values.items()}
             if mode == 'mean':
                 found['unparsed'] = float(sum(status == 'expectation' for _, status in described))
         return found
+
+    def _correlations(self, ratings: np.ndarray, mos: np.ndarray, name: str) -> dict[str, float]:
+        """Return the correlations; NaN when pictures are left without a rating, which must not end a run of days."""
+        unrated = int(np.isnan(ratings).sum())
+        if unrated:
+            logger.warning('%s: %d of %d images have no rating; no correlation is computed at this step', name, unrated,
+                           len(mos))
+            return dict.fromkeys(self.options.metrics, math.nan)
+        return correlations(ratings, mos, self.options.metrics, name)
 
     def _describe(self, rows: list[Row]) -> list[tuple[float, str]]:
         """Return rating and status of each row, in order; this process reads and scores its share of the batches."""

@@ -4,6 +4,7 @@ Three steps, each leaving files that the next one reads: a teacher for each data
 images, and one student for all by supervised fine-tuning on those texts.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,7 +58,7 @@ class RactOptions:
     model_type: Literal['RACT'] = 'RACT'
 
 
-def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: list[str] = ()) -> dict[str, Any]:
+def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run the steps of an option file; returns the student's export.
 
     Args:

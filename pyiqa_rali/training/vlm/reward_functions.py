@@ -82,6 +82,7 @@ def continuous_score_function(card: ReasoningCard, width: float) -> Reward:
 def reading_function(reader: Reader | None, width: float) -> Reward:
     """Return the reading reward: what the continuous score reward gives the rating that a reader finds in the text."""
     def reward(completions: list, task: list[str], mos: list[float], **columns: Any) -> list[float | None]:
+        assert reader is not None  # `make_trainer` loads one for this reward
         texts = [_reasoning(completion) if kind == 'score' else None
                  for completion, kind in zip(completions, task, strict=True)]
         return [continuous_score_reward(rating, label, width) if kind == 'score' else None
@@ -138,4 +139,4 @@ def _reasoning(completion: Any) -> str | None:
 
 
 def _rating(completion: Any, card: ReasoningCard) -> float | None:
-    return strict_rating(text_of(completion), tuple(card.rating_range), card.rating_key)
+    return strict_rating(text_of(completion), card.bounds, card.rating_key)

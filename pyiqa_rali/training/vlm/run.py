@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,15 +208,14 @@ def collect_rows(options: GrpoOptions | SftOptions) -> tuple[list[Row], dict[str
     return training, validation
 
 
-def export_model(model: torch.nn.Module, reasoner: ReasoningModel, folder: Path, merge: bool, training: str) -> Path:
+def export_model(model: Any, reasoner: ReasoningModel, folder: Path, merge: bool, training: str) -> Path:
     """Write the model, its processor and its card to a folder that `create_metric` loads; whole or not at all."""
     if hasattr(model, 'merge_and_unload') and merge:
         model = model.merge_and_unload()
     with atomic_folder(folder) as temporary:
         model.save_pretrained(temporary)
         reasoner.processor.save_pretrained(temporary)
-        reasoner.card.training = training
-        reasoner.card.save(temporary)
+        replace(reasoner.asked, training=training).save(temporary)
     return folder
 
 

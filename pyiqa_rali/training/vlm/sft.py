@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ DEFAULTS = {'bf16': False, 'gradient_checkpointing': False, 'max_length': None, 
 FOREIGN_STYLE = 2.5  # nats a token: texts of a model's own style start far below
 
 
-def train_sft(opt_path: str | Path, auto_resume: bool = False, overrides: list[str] = ()) -> dict[str, Any]:
+def train_sft(opt_path: str | Path, auto_resume: bool = False, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Train as an option file describes; returns the export's folder and the first and last validation.
 
     Args:

@@ -7,7 +7,6 @@ restarts its shuffle when a run is resumed).
 
 from typing import Any
 
-import torch
 from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -22,13 +21,20 @@ class EpochRepeatSampler(RepeatSampler):
 
 
 class ExactResume:
-    """Loads the weights of a checkpoint with `from_pretrained`, strictly; adapters, DeepSpeed and FSDP keep their way."""
+    """Loads the weights of a checkpoint with `from_pretrained`, strictly; adapters, DeepSpeed and FSDP keep their way.
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+    To be mixed into a trainer of transformers, in front of it.
+    """
+
+    model: Any
+    is_deepspeed_enabled: bool
+    is_fsdp_enabled: bool
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         model = self.model if model is None else model
         plain = hasattr(model, 'save_pretrained') and not hasattr(model, 'peft_config')
         if not plain or self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]  # the trainer's
             return
         saved = type(model).from_pretrained(resume_from_checkpoint, local_files_only=True, dtype=model.dtype)
         model.load_state_dict(saved.state_dict(), strict=True)
