@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.train import main
@@ -20,7 +22,8 @@ from pyiqa_rali.training.vlm.grpo import train_grpo
 from pyiqa_rali.training.vlm.options import sft_options
 from pyiqa_rali.training.vlm.ract import run_ract
 from pyiqa_rali.training.vlm.sft import run_sft, train_sft
-from pyiqa_rali.vlm.prompts import ReasoningCard
+from pyiqa_rali.vlm.chat import rendered_chat
+from pyiqa_rali.vlm.prompts import Prompt, ReasoningCard, read_card
 from pyiqa_rali.vlm.scorer import ReasoningScorer
 from pyiqa_rali.vlm.tables import Row
 from tests.tiny import free_port, tiny_vlm
@@ -190,6 +193,40 @@ def test_two_processes_compare_their_images(data, tmp_path):
     assert [row['step'] for row in log] == ['1', '2', '3', '4']
     assert all(0 <= float(row[f'rewards/{name}/mean']) <= 1 for row in log for name in ('rank', 'margin'))
     assert ReasoningScorer(pretrained_model_path=tmp_path / 'tiny' / 'models' / 'reasoning', max_new_tokens=8)
+
+
+def test_a_system_message_is_seen_in_training_and_kept_with_the_weights(data, tmp_path, monkeypatch):
+    seen, generate = [], Qwen2_5_VLForConditionalGeneration.generate
+
+    def watched(self, *rest, **options):
+        seen.extend(options['input_ids'].tolist())
+        return generate(self, *rest, **options)
+    monkeypatch.setattr(Qwen2_5_VLForConditionalGeneration, 'generate', watched)
+    export = train_grpo(write_options(data, tmp_path, grpo__max_steps=1, prompts__system_prompt='Judge it.', val__val_freq=None,
+                                      datasets={'train': table(data)}))['export']
+    net = ReasoningScorer(pretrained_model_path=export, max_new_tokens=8)
+    asked = rendered_chat(net.reasoner.processor, Prompt('Rate it from 1 to 5.', 'Judge it.'))
+    assert net.info['chat'] == asked and asked.startswith('<|im_start|>system\nJudge it.<|im_end|>')
+    chats = net.reasoner.processor.tokenizer.batch_decode(seen)
+    assert {re.sub(r'(<\|image_pad\|>)+', '<|image_pad|>', chat) for chat in chats} == {asked}
+
+
+def test_a_template_without_system_messages_ends_training_at_once(data, tmp_path):
+    copy = shutil.copytree(data / 'vlm', tmp_path / 'vlm')
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" \
+        + (copy / 'chat_template.jinja').read_text()
+    (copy / 'chat_template.jinja').write_text(template)
+    with pytest.raises(OptionError, match='system_prompt: the chat template of this model takes no system message'):
+        train_grpo(write_options(data, tmp_path, prompts__system_prompt='Judge it.', network__pretrained=str(copy)))
+
+
+def test_a_start_that_was_asked_otherwise_is_told(data, tmp_path, caplog):
+    values = {'grpo__max_steps': 1, 'val__val_freq': None, 'datasets': {'train': table(data)}}
+    train_grpo(write_options(data, tmp_path, **values))
+    assert 'was trained with another' not in caplog.text
+    train_grpo(write_options(data, tmp_path, name='other', prompts__system_prompt='Judge it.', **values))
+    assert "prompts: system_prompt: the model that training starts from was trained with another one: None, now 'Judge it.'" \
+        in caplog.text
 
 
 def test_a_resumed_run_refuses_other_options(data, tmp_path, capfd):
@@ -421,7 +458,8 @@ def test_whether_ratings_are_trained_is_said_once(data, tmp_path):
 
 
 def ract_options_file(data, folder, **changes):
-    teacher = yaml.safe_load(Path(write_options(data, folder, grpo__max_steps=2)).read_text())
+    written = write_options(data, folder, grpo__max_steps=2, prompts__system_prompt='Judge it.')
+    teacher = yaml.safe_load(Path(written).read_text())
     (folder / 'teacher.yml').write_text(yaml.safe_dump(teacher))
     student = {'with_scores': False, 'network': {'pretrained': 'first teacher', 'train': 'vision'},
                'prompts': teacher['prompts'], 'logger': teacher['logger'],
@@ -452,6 +490,8 @@ def test_ract_in_one_run_and_step_by_step(data, tmp_path):
     assert changed and all('visual' in name for name in changed)
     card = ReasoningScorer(pretrained_model_path=whole, max_new_tokens=8).card
     assert card.prompt().question == 'Rate it from 1 to 5.' and not card.with_rating  # it learned from texts alone
+    assert card.system_prompt == 'Judge it.' == read_card(root / 'teacher_one' / 'models' / 'reasoning').system_prompt
+    assert json.loads((root / 'texts' / 'one.jsonl.json').read_text())['settings']['system_prompt'] == 'Judge it.'
 
 
 def test_two_processes_archive_an_earlier_run_once(data, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from dataclasses import replace
@@ -20,8 +21,11 @@ from pyiqa_rali.figures.plots import training_curves
 from pyiqa_rali.training.vlm.options import GrpoOptions, NetworkOptions, SftOptions
 from pyiqa_rali.vlm.chat import rendered_chat
 from pyiqa_rali.vlm.loading import EXPORT, ReasoningModel, identity, is_adapter, load_vlm
+from pyiqa_rali.vlm.prompts import ReasoningCard
 from pyiqa_rali.vlm.reading import BlindReader
 from pyiqa_rali.vlm.tables import Row, rows_of
+
+logger = logging.getLogger(__name__)
 
 MAY_CHANGE = ('logger', 'path', 'export')
 VISION_TOWER = ('.visual.', '.vision_tower.', '.vision_model.')
@@ -99,10 +103,20 @@ def load_for_training(options: GrpoOptions | SftOptions) -> ReasoningModel:
     if is_adapter(reasoner.folder) and network.lora is not None and not options.export.merge:
         raise OptionError(f'export: merge: false: {reasoner.folder} is an adapter, and one trained on top of it would be lost '
                           'without it. Set merge: true.')
+    tell_other_prompts(reasoner.card, options.prompts)
     reasoner.card = options.prompts
     rendered_chat(reasoner.processor, options.prompts.prompt())  # a template that takes no system message says so here
     choose_trained(reasoner.model, network)
     return reasoner
+
+
+def tell_other_prompts(before: ReasoningCard | None, now: ReasoningCard) -> None:
+    """Warn when a model that training starts from was trained with other prompts: it has to learn the new ones first."""
+    for name in ('system_prompt', 'score_prompt'):
+        was, value = getattr(before, name, None), getattr(now, name)
+        if before is not None and was != value:
+            logger.warning('prompts: %s: the model that training starts from was trained with another one: %r, now %r', name,
+                           was, value)
 
 
 def keep_merged_start(reasoner: ReasoningModel, folder: ReasoningFolder, writes: bool) -> None:
