@@ -286,11 +286,15 @@ class CsvRows:
         reader = csv.reader(lines)
         columns: list[str] | None = None
         while True:
+            start = reader.line_num + 1
             try:
                 cells = next(reader, None)
             except csv.Error as error:
                 raise _DamagedRow(reader.line_num, error) from error
-            if cells is None or lines.ended:  # lines ended while a row went on: it was cut inside a quoted cell
+            if cells is None:
+                return
+            if lines.ended:  # lines ended while a row went on: it was cut inside a quoted cell
+                _refuse_swallowed_rows(start, cells, columns or cells)
                 return
             if columns is None:
                 columns = cells
@@ -300,6 +304,19 @@ class CsvRows:
                 except (ValueError, KeyError, TypeError) as error:
                     raise _DamagedRow(reader.line_num, cells) from error
                 yield row, lines.place
+
+
+def _refuse_swallowed_rows(line: int, cells: list[str], columns: list[str]) -> None:
+    """Raise _DamagedRow where the last cell holds whole rows: not a kill opened it, but a stray quote that somebody wrote.
+
+    Args:
+        line: at which the row starts.
+        cells: of the row; the last one reaches to the end of the file.
+        columns: of the file.
+    """
+    swallowed = cells[-1].split('\n')[1:-1]
+    if sum(len(row) == len(columns) for row in csv.reader(swallowed)) > 1:
+        raise _DamagedRow(line, f'a quote is opened and never closed: {",".join(cells)[:80]!r}')
 
 
 class _WholeLines:
@@ -362,6 +379,8 @@ class JsonRows:
             if not line.endswith(b'\n'):
                 return
             place += len(line)
+            if line.isspace():
+                continue
             try:
                 row = json.loads(line)
                 if self._keys is not None and set(row) != set(self._keys):

@@ -104,7 +104,15 @@ def test_a_stray_quote_in_a_row_that_others_wrote_costs_no_row(path):
     assert path.read_bytes().endswith(b'c,3,\r\n')
 
 
+@pytest.mark.parametrize(('lines', 'rows'), [('csv', b'image,score,why\r\na,1,\r\n\r\nb,2,\r\n'), (
+    'json', b'{"image": "a", "score": "1", "why": ""}\n\n{"image": "b", "score": "2", "why": ""}\n')])
+def test_empty_lines_hold_no_rows(path, lines, rows):
+    path.write_bytes(rows)
+    assert [row['image'] for row in RowFile(path, FORMATS[lines]).resume()] == ['a', 'b'] and path.read_bytes() == rows
+
+
 @pytest.mark.parametrize(('lines', 'content', 'message'), [
+    ('csv', b'image,score,why\r\na,1,\r\n"b,2,\r\nc,3,\r\nd,4,\r\n', 'line 3 of .* is damaged: a quote is opened and never'),
     ('csv', b'name,mos\na,1\n', r"--out: .*rows is not a table: its first line is 'name,mos', not 'image,score,why'. Give"),
     ('csv', b'a letter', "its first line is 'a letter'"),
     ('csv', b'image,score,why\r\na,1\r\n', r"line 2 of .*\['a', '1'\]. Mend or remove it"),
