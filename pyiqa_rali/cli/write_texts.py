@@ -101,8 +101,8 @@ def data_set_of(opt: str, section: str) -> tuple[str, dict[str, Any], ReadingOpt
         OptionError: the file has no such data set, or one whose images are no files.
     """
     from pyiqa_rali.core.errors import did_you_mean
-    from pyiqa_rali.core.options import read_yaml
-    from pyiqa_rali.data.tables import reading_options as reading_of
+    from pyiqa_rali.core.options import from_known_keys, read_yaml
+    from pyiqa_rali.data.sections import DatasetOptions
     values = read_yaml(opt)
     sections = values.get('datasets')
     if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
@@ -111,7 +111,8 @@ def data_set_of(opt: str, section: str) -> tuple[str, dict[str, Any], ReadingOpt
     if section not in sections:
         raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
     own_phase = values.get('model_type') != 'RACT'  # whose sections are called as one likes, and are all trained on
-    return section if own_phase else 'train', sections[section], reading_of(section, sections[section])
+    options = from_known_keys(DatasetOptions.kind_of(sections[section]), sections[section], f'datasets: {section}')
+    return section if own_phase else 'train', sections[section], options.reading
 
 
 def load_for_vllm(args: argparse.Namespace, settings: 'ReasonerSettings') -> tuple['ReasoningModel', 'VllmCompleter']:

@@ -108,6 +108,32 @@ def _existing(section: Any, name: str, entry: str, leaf: bool = False) -> Any:
     return section[name]
 
 
+class Sparse:
+    """Base of dataclasses whose keys mean something by being given: only these are written into files, and compared."""
+
+    _named: frozenset[str] = frozenset()  # those that a file gave, which may be what the default is too
+
+    def given(self) -> dict[str, Any]:
+        """Return the values that were given, as plain ones."""
+        return {item.name: plain(value) for item in dataclasses.fields(typing.cast(Any, self))
+                if (value := getattr(self, item.name)) != _default(item) or item.name in self._named}
+
+
+def _default(item: dataclasses.Field) -> Any:
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+
+
+def plain(options: Any) -> Any:
+    """Return options as plain values, as they are written into files."""
+    if isinstance(options, Sparse):
+        return options.given()
+    if dataclasses.is_dataclass(options):
+        return {item.name: plain(getattr(options, item.name)) for item in dataclasses.fields(options)}
+    if isinstance(options, Mapping):
+        return {key: plain(value) for key, value in options.items()}
+    return [plain(value) for value in options] if isinstance(options, list | tuple) else options
+
+
 def check_choice(option: str, value: Any, allowed: Collection[Any], also: str = '') -> None:
     """Raise OptionError unless the value is one of those allowed; to be called for choices that no annotation can know.
 
@@ -152,9 +178,12 @@ def from_known_keys(cls: type[Section], values: Mapping[str, Any], section: str 
     hints = _hints(cls)
     typed = {key: _read(value, hints[key], key if section == ROOT else f'{section}: {key}') for key, value in values.items()}
     try:
-        return cls(**typed)
+        made = cls(**typed)
     except OptionError as error:  # of a check between the fields
         raise OptionError(str(error) if section == ROOT else f'{section}: {error}') from error
+    if isinstance(made, Sparse):
+        made._named = frozenset(values)
+    return made
 
 
 def checked(options: Section, section: str = ROOT) -> Section:
@@ -189,9 +218,7 @@ def _read(value: Any, hint: Any, option: str, also: str = '') -> Any:
         check_choice(option, value, arguments, also)
         return value
     if dataclasses.is_dataclass(kind):
-        if isinstance(value, kind):
-            value = {item.name: getattr(value, item.name) for item in dataclasses.fields(value) if item.init}
-        return from_known_keys(kind, {} if value is None else value, option)
+        return _read_section(value, kind, option)
     value = {} if value is None and kind is dict else _plain(value)
     if not _fits(value, hint):
         raise OptionError(f'{option}: {value!r} must be {_in_words(hint)}{also}.')
@@ -199,13 +226,30 @@ def _read(value: Any, hint: Any, option: str, also: str = '') -> Any:
         return kind(_elements(value, kind, arguments, option))
     if isinstance(value, Mapping):
         of_value = arguments[1] if arguments else Any
-        for key in value if arguments and arguments[0] is str else ():
-            if not isinstance(key, str):
-                raise OptionError(f'{option}: the key {key!r} must be of type str. Put it into quotes.')
+        for key in value:
+            _check_key(key, arguments[0] if arguments else Any, option)
         return {key: _read(each, of_value, f'{option}: {key}') for key, each in value.items()}
     if isinstance(value, list):  # where anything may stand
         return [_read(each, Any, f'{option}: element {number}') for number, each in enumerate(value, 1)]
     return _number(value, kind, option)
+
+
+def _read_section(value: Any, cls: type, option: str) -> Any:
+    """Return a value as a dataclass; a class with a method `kind_of` says which of its subclasses plain values are of."""
+    if isinstance(value, cls):
+        made = {item.name: getattr(value, item.name) for item in dataclasses.fields(value) if item.init}
+        return from_known_keys(type(value), value.given() if isinstance(value, Sparse) else made, option)
+    value = {} if value is None else value
+    if hasattr(cls, 'kind_of') and isinstance(value, Mapping):
+        cls = cls.kind_of(value)
+    return from_known_keys(cls, value, option)
+
+
+def _check_key(key: Any, hint: Any, option: str) -> None:
+    if typing.get_origin(hint) is Literal:
+        check_choice(option, key, typing.get_args(hint))
+    elif hint is str and not isinstance(key, str):
+        raise OptionError(f'{option}: the key {key!r} must be of type str. Put it into quotes.')
 
 
 def _read_union(value: Any, branches: tuple[Any, ...], option: str) -> Any:

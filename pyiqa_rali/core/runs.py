@@ -24,6 +24,7 @@ import yaml
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.files import atomic_open, write_json, write_yaml
+from pyiqa_rali.core.options import Sparse, plain
 from pyiqa_rali.core.tables import csv_line
 from pyiqa_rali.core.versions import versions
 
@@ -187,25 +188,25 @@ def claim_run(root: Path, options: Any, continues: bool, free: Sequence[str]) ->
     record = root / 'options.yml'
     before = read_claim(record) if continues else None
     if before is not None:
-        found = differences(_as_this_version_writes(before, options), dataclasses.asdict(options), free)
+        found = differences(_as_this_version_writes(before, options), plain(options), free)
         if found:
             section, *keys = found[0].keys
             where = ''.join(f'{key}: ' for key in keys)
             remedy = 'Use the same options'
-            if found[0] not in differences(before, dataclasses.asdict(options)):  # the record does not have that value
+            if found[0] not in differences(before, plain(options)):  # the record does not have that value
                 remedy = f'Its version did not have this option; write {found[0].name}: {found[0].before} into the option file'
             raise OptionError(f'the options differ from those of {record}, whose files this run goes on from, in "{section}": '
                               f'{where}was {_shown(found[0].before)}, is {_shown(found[0].now)}. {remedy}, or use another '
                               'name.')
     elif root.exists() and not continues:
         _archive(root)
-    _write_claim(record, dataclasses.asdict(options))
+    _write_claim(record, plain(options))
     write_json(root / 'versions.json', versions())
 
 
 def _as_this_version_writes(record: Any, options: Any) -> Any:
     """Return an earlier version's record with the options that were added since, and without those that are gone."""
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or isinstance(options, Sparse):
         return record
     if dataclasses.is_dataclass(options):
         return {field.name: _as_this_version_writes(record[field.name], getattr(options, field.name))
@@ -221,7 +222,7 @@ def _earlier(field: dataclasses.Field) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     default = field.metadata.get(EARLIER, default)
-    return dataclasses.asdict(default) if dataclasses.is_dataclass(default) and not isinstance(default, type) else default
+    return plain(default)
 
 
 def _archive(root: Path) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,19 +11,11 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean, first_line, some
+from pyiqa_rali.core.errors import DataError, OptionError, first_line, some
 from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage, decoding
 from pyiqa_rali.data.mos import MosScale
+from pyiqa_rali.data.sections import DatasetOptions, dataset_section
 from pyiqa_rali.data.table_pictures import image_column, reads_rows, row_paths, row_pictures
-
-PYIQA_KEYS = ('name', 'type', 'phase', 'dataroot_target', 'dataroot_ref', 'meta_info_file', 'split_file', 'split_index',
-              'split_ratio', 'override_phase', 'mos_range', 'lower_better', 'augment', 'img_range')
-LOADER_KEYS = ('batch_size_per_gpu', 'num_worker_per_gpu', 'use_shuffle', 'prefetch_mode', 'num_prefetch_queue',
-               'pin_memory', 'persistent_workers')
-READING_KEYS = ('upright', 'pixel_limit')  # of `ReadingOptions`
-OWN_KEYS = ('reasoning_texts', 'pyiqa_name')
-MANIFEST_KEYS = ('format', 'mos_column')  # of ManifestNRDataset alone
-AUGMENTATIONS = ('hflip', 'vflip', 'random_crop', 'center_crop', 'resize')
 
 
 class QualityTable(Dataset):
@@ -135,28 +127,25 @@ def seeded(seed: int, draw: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def build_table(section: str, values: dict[str, Any], seed: int) -> QualityTable:
+def build_table(section: str, options: DatasetOptions | Mapping[str, Any], seed: int) -> QualityTable:
     """Build one data set of the option file with pyiqa, and check its MOS.
 
     Args:
-        section: its name under `datasets:`, such as 'val_1'; the part before '_' is the phase.
-        values: its options; `pyiqa_name` fills in what pyiqa knows of a data set.
+        section: its name under `datasets:`, such as 'val_1'; see `phase_of`.
+        options: what it holds; `pyiqa_name` fills in what pyiqa knows of a data set.
         seed: the run's seed.
 
     Raises:
         OptionError: a key is unknown, or MOS range or direction is missing.
         DataError: labels are outside the range, not numbers, or all the same.
     """
-    values = complete(section, values)
-    scale = mos_scale(section, values)
-    phase = {'basis': 'train'}.get(section.split('_')[0], section.split('_')[0])
-    options = {'phase': phase, **{key: value for key, value in values.items() if key not in LOADER_KEYS + OWN_KEYS},
-               'mos_normalize': False}
-    base = _build(section, options)
+    whole = dataset_section(section, options)
+    scale, for_pyiqa = whole.scale, whole.for_pyiqa()
+    base = _build(section, for_pyiqa)
     if not len(base):
-        raise DataError(f'datasets: {section}: holds no images in phase "{options["phase"]}"{_splits_told(base)}. Check '
+        raise DataError(f'datasets: {section}: holds no images in phase "{whole.images}"{_splits_told(base)}. Check '
                         'split_index and phase.')
-    table = QualityTable(base, scale, str(values['name']), seed, reading_options(section, values))
+    table = QualityTable(base, scale, str(whole.options.name), seed, whole.options.reading)
     if hasattr(base, 'paths_mos'):
         scale.check_labels([mos for _, mos in table.images_and_mos()], f'datasets: {section}')
     return table
@@ -189,79 +178,3 @@ def _splits_told(base: Any) -> str:
     if meta_info is None or column not in meta_info:
         return ''
     return f'; the column {column} has {some(sorted(set(meta_info[column].astype(str))))}'
-
-
-def complete(section: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with `pyiqa_name` filled in from pyiqa's own list, unknown keys refused.
-
-    Raises:
-        OptionError: pyiqa does not know the name, or a key is unknown.
-    """
-    from pyiqa import get_dataset_info
-    known = {}
-    if 'pyiqa_name' in values:
-        names = get_dataset_info()
-        if values['pyiqa_name'] not in names:
-            raise OptionError(f'datasets: {section}: pyiqa_name: "{values["pyiqa_name"]}" is not a data set that pyiqa '
-                              f'knows ({", ".join(names)}).{did_you_mean(values["pyiqa_name"], names)}')
-        known = {key: value for key, value in names[values['pyiqa_name']].items() if key != 'phase'}
-    values = {**known, **values}
-    if 'type' not in values or 'name' not in values:
-        raise OptionError(f'datasets: {section}: needs name and type (such as GeneralNRDataset), or pyiqa_name.')
-    if values['type'] != 'SyntheticNRDataset':
-        _check_table_keys(section, values)
-    return values
-
-
-def _check_table_keys(section: str, values: dict[str, Any]) -> None:
-    own = OWN_KEYS + READING_KEYS + (MANIFEST_KEYS if values['type'] == 'ManifestNRDataset' else ())
-    known = PYIQA_KEYS + LOADER_KEYS + own
-    for key in values:
-        if key not in known:
-            raise OptionError(f'datasets: {section}: unknown key "{key}"; known are {", ".join(known)}.'
-                              f'{did_you_mean(key, known)}')
-    for key in values.get('augment') or {}:
-        if key not in AUGMENTATIONS:
-            raise OptionError(f'datasets: {section}: augment: "{key}" is not one of {", ".join(AUGMENTATIONS)} '
-                              f'(pyiqa ignores what it does not know).{did_you_mean(key, AUGMENTATIONS)}')
-
-
-def reading_options(section: str, values: dict[str, Any]) -> ReadingOptions:
-    """Return how the pictures of a data set are read.
-
-    Raises:
-        OptionError: `upright` or `pixel_limit` has a value that cannot be used.
-    """
-    try:
-        return ReadingOptions(**{key: values[key] for key in READING_KEYS if key in values})
-    except OptionError as error:
-        raise OptionError(f'datasets: {section}: {error}') from error
-
-
-def mos_scale(section: str, values: dict[str, Any]) -> MosScale:
-    """Return range and direction of a data set's MOS.
-
-    Raises:
-        OptionError: one of them is missing; neither is ever guessed.
-    """
-    for key in ('mos_range', 'lower_better'):
-        if values.get(key) is None:
-            told = _found_range(values) if key == 'mos_range' else ''
-            raise OptionError(f'datasets: {section}: {key}: must be given; it is never guessed. {told}Example: mos_range: '
-                              '[1, 5] and lower_better: false.')
-    return MosScale(tuple(values['mos_range']), values['lower_better'])
-
-
-def _found_range(values: dict[str, Any]) -> str:
-    """Return what the MOS of a table run from and to, for a message; nothing where it cannot be read."""
-    from pyiqa_rali.data.delimited import read_delimited
-    from pyiqa_rali.data.manifests import range_told, read_manifest
-    from pyiqa_rali.data.pyiqa_tables import TABLES
-    try:
-        if values.get('type') == 'ManifestNRDataset':
-            rows = read_manifest(values['meta_info_file'], values['format'], values.get('mos_column'))
-            return range_told(values, rows) + ' '
-        labels = read_delimited(values['meta_info_file']).numbers(TABLES[values['type']].names_at[-1] + 1)
-        return f'The MOS of {values["meta_info_file"]} run from {min(labels):g} to {max(labels):g}. '
-    except (DataError, OptionError, LookupError):
-        return ''

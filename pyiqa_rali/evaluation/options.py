@@ -7,11 +7,12 @@ from annotated_types import Gt, Lt, MinLen
 
 from pyiqa_rali.core.errors import OptionError, some
 from pyiqa_rali.core.options import Count, Seed, from_known_keys
+from pyiqa_rali.data.sections import DatasetOptions, refuse_keys
+from pyiqa_rali.data.synthetic.options import SyntheticOptions
 from pyiqa_rali.measures.significance import fewest_resamples
 
 KIND = 'EVALUATE'
 OWN_METRIC_KEYS = ('name', 'paper_name')
-OWN_DATASET_KEYS = ('paper_name',)
 RESERVED_LABELS = ('image', 'mos')  # columns of the tables of scores
 
 
@@ -62,7 +63,7 @@ class EvaluateOptions:
 
     name: str
     manual_seed: Seed
-    datasets: Annotated[dict[str, dict[str, Any]], MinLen(1)]
+    datasets: Annotated[dict[str, DatasetOptions], MinLen(1)]
     metrics: Annotated[dict[str, dict[str, Any]], MinLen(1)]
     num_gpu: Literal['auto', 0, 1] = 'auto'
     statistics: StatisticsOptions = field(default_factory=StatisticsOptions)
@@ -84,9 +85,10 @@ def evaluate_options(values: dict[str, Any]) -> EvaluateOptions:
     for section in ('datasets', 'metrics'):
         _check_names(section, getattr(options, section))
     for key, value in options.datasets.items():
-        if value.get('type') == 'SyntheticNRDataset':
+        if isinstance(value, SyntheticOptions):
             raise OptionError(f'datasets: {key}: SyntheticNRDataset draws pictures that stand in no file. Make files with '
                               'make-dataset, and give their table.')
+    refuse_keys(options.datasets, ('class_column',), 'has no effect in an evaluation')
     for label in RESERVED_LABELS:
         if label in options.metrics:
             raise OptionError(f'metrics: "{label}" is the name of a column of the tables. Choose another label, and give name.')

@@ -3,7 +3,6 @@
 import math
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ import numpy as np
 from pyiqa_rali.core.errors import DataError, some
 from pyiqa_rali.core.files import without_nan, write_json, write_text, write_yaml
 from pyiqa_rali.core.messages import progress_bar
-from pyiqa_rali.core.options import override, read_yaml
+from pyiqa_rali.core.options import override, plain, read_yaml
 from pyiqa_rali.core.runs import read_claim, refuse_foreign
 from pyiqa_rali.core.versions import versions
-from pyiqa_rali.data.tables import QualityTable, build_table, complete
+from pyiqa_rali.data.sections import DatasetOptions, DatasetSection, dataset_section
+from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.evaluation import result_tables as tables
 from pyiqa_rali.evaluation.metrics import describe_metric, make_metric, metric_section
-from pyiqa_rali.evaluation.options import KIND, OWN_DATASET_KEYS, EvaluateOptions, evaluate_options
+from pyiqa_rali.evaluation.options import KIND, EvaluateOptions, evaluate_options
 from pyiqa_rali.evaluation.paper import beside_paper, paper_values, published_name
 from pyiqa_rali.evaluation.score_cache import ScoreCache
 from pyiqa_rali.evaluation.scoring import score_table
@@ -65,9 +65,9 @@ class Evaluation:
         self.root = Path(options.path.experiments_root) / options.name
         self.device = choose_device(options.num_gpu)
         self.metrics = [metric_section(label, values) for label, values in options.metrics.items()]
-        self.sections = {name: dataset_section(name, values) for name, values in options.datasets.items()}
+        self.sections = {name: tested_section(name, given) for name, given in options.datasets.items()}
         self.paper_names = self._paper_names()
-        self.data = {name: open_table(name, values, options.manual_seed) for name, values in self.sections.items()}
+        self.data = {name: open_table(section, options.manual_seed) for name, section in self.sections.items()}
         prepare_folder(self.root, options)
         self.scored: tables.Scored = {name: {} for name in self.data}
         self.described: dict[str, dict[str, Any]] = {}
@@ -82,7 +82,7 @@ class Evaluation:
                                              'score_range': str(metric.score_range)}
             cache = ScoreCache(self.options.path.score_cache, described)
             for name, table in self.data.items():
-                self.scored[name][section.label] = score_table(metric, table, self.sections[name], cache, section.label)
+                self.scored[name][section.label] = score_table(metric, table, self.sections[name].values, cache, section.label)
 
     def write_scores(self) -> None:
         """Write what stands whatever becomes of the results: scores, counts, and every image without a score."""
@@ -159,8 +159,8 @@ class Evaluation:
         methods, datasets = (list(dict.fromkeys(names)) for names in zip(*paper_values(), strict=True))
         return ({each.label: published_name(each.paper_name, [each.label, each.name], methods, f'metrics: {each.label}')
                  for each in self.metrics},
-                {name: published_name(self.options.datasets[name].get('paper_name'), [name, str(values['name'])], datasets,
-                                      f'datasets: {name}') for name, values in self.sections.items()})
+                {name: published_name(section.values.get('paper_name'), [name, str(section.options.name)], datasets,
+                                      f'datasets: {name}') for name, section in self.sections.items()})
 
     def _draw(self) -> None:
         figures = self.root / 'figures'
@@ -186,23 +186,23 @@ class Evaluation:
         return True
 
 
-def dataset_section(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return a data set's options, complete: what pyiqa knows of it, and its test images unless `phase` says otherwise."""
-    own = {key: value for key, value in values.items() if key not in OWN_DATASET_KEYS}
-    return complete(name, {'name': name, 'phase': 'test', **own} if 'pyiqa_name' not in own else {'phase': 'test', **own})
+def tested_section(name: str, options: DatasetOptions) -> DatasetSection:
+    """Return a data set section: the test images unless `phase` says otherwise, called as the section unless it has a name."""
+    given = options.given()
+    return dataset_section(name, {**({} if 'pyiqa_name' in given else {'name': name}), 'phase': 'test', **given})
 
 
-def open_table(name: str, values: dict[str, Any], seed: int) -> QualityTable:
+def open_table(section: DatasetSection, seed: int) -> QualityTable:
     """Build a data set; one whose pictures are all missing is refused before anything is scored.
 
     Raises:
         OptionError, DataError: it cannot be used.
     """
-    table = build_table(name, values, seed)
+    table = build_table(section.section, section.options, seed)
     images = table.image_names()
     if not any(os.path.exists(image) for image in images):
-        raise DataError(f'datasets: {name}: none of its {len(images)} images is there; the first would be {images[0]}. Correct '
-                        'dataroot_target.')
+        raise DataError(f'datasets: {section.section}: none of its {len(images)} images is there; the first would be '
+                        f'{images[0]}. Correct dataroot_target.')
     return table
 
 
@@ -221,5 +221,5 @@ def prepare_folder(root: Path, options: EvaluateOptions) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    write_yaml(root / 'options.yml', asdict(options))
+    write_yaml(root / 'options.yml', plain(options))
     write_json(root / 'versions.json', versions())

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
+from pyiqa_rali.data.sections import dataset_section
 from pyiqa_rali.figures.svg import histogram
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint import load_checkpoint
@@ -116,7 +117,8 @@ def _training(run: RunFolder, options: TrainOptions, scorer: BasisScorer, source
 
 def _texts(options: TrainOptions, names: list[str]) -> tuple[dict[str, str], str]:
     """Return a text for each image that has one; why not all have, where the run's files are gone or have none."""
-    paths = [values['reasoning_texts'] for values in options.datasets.values() if values.get('reasoning_texts')]
+    sections = [dataset_section(name, section).options for name, section in options.datasets.items()]
+    paths = [section.reasoning_texts for section in sections if section.reasoning_texts]
     if not paths:
         return {}, 'The run drew its texts with its pictures and kept none, so that basis vectors are shown by images alone.'
     by_name: dict[str, list[tuple[str, str]]] = {}

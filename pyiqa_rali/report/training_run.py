@@ -2,15 +2,18 @@
 
 import csv
 import functools
+import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
 from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.options import plain
 from pyiqa_rali.core.records import read_record
-from pyiqa_rali.data.tables import build_table, complete, mos_scale
+from pyiqa_rali.data.sections import DatasetOptions, dataset_section
+from pyiqa_rali.data.synthetic.options import SyntheticOptions
+from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.figures.svg import curves
 from pyiqa_rali.report.basis import basis_section
 from pyiqa_rali.report.blocks import Block, Case, Commands, Figure, Section, Table, Text
@@ -83,17 +86,17 @@ def _facts(options: TrainOptions, run: RunFolder) -> Table:
             ('components, buckets, basis vectors', f'{options.compress.pca_dim or "all"}, {options.compress.num_buckets}, '
                                                    f'{options.compress.num_basis}'),
             ('seed', str(options.manual_seed))]
-    rows += [(f'data: {name}', _data_of(name, values)) for name, values in options.datasets.items()]
+    rows += [(f'data: {name}', _data_of(name, section)) for name, section in options.datasets.items()]
     if run.versions.exists():
         rows += [(name, str(value)) for name, value in yaml.safe_load(run.versions.read_text(encoding='utf-8')).items()
                  if name in ('git_revision', 'torch', 'pyiqa', 'python')]
     return Table('The run', ('what', 'value'), rows)
 
 
-def _data_of(section: str, values: dict[str, Any]) -> str:
-    values = complete(section, values)
-    scale = mos_scale(section, values)
-    return f'{values["name"]}, MOS {scale.mos_range[0]:g} to {scale.mos_range[1]:g}'
+def _data_of(section: str, options: DatasetOptions) -> str:
+    whole = dataset_section(section, options)
+    scale = whole.scale
+    return f'{whole.options.name}, MOS {scale.mos_range[0]:g} to {scale.mos_range[1]:g}'
 
 
 def _curves(run: RunFolder, command: str) -> Section | None:
@@ -109,13 +112,12 @@ def _curves(run: RunFolder, command: str) -> Section | None:
 def _case(options: TrainOptions, section: str, images: list[str], anchor: str, kind: str, position: int,
           lines: list[str]) -> Case:
     """Return an image of a validation set: from its file, or drawn again where the set draws its pictures."""
-    if options.datasets[section].get('type') != 'SyntheticNRDataset':
+    if not isinstance(options.datasets[section], SyntheticOptions):
         return case(anchor, kind, images[position], lines)
-    pixels = _table(section, repr(options.datasets[section]), options.manual_seed)[position]['img']
+    pixels = _table(section, json.dumps(plain(options.datasets[section])), options.manual_seed)[position]['img']
     return Case(anchor, kind, images[position], lines, thumbnail((pixels.permute(1, 2, 0) * 255).round().byte().numpy()))
 
 
 @functools.lru_cache(maxsize=4)
 def _table(section: str, values: str, seed: int):
-    import ast
-    return build_table(section, ast.literal_eval(values), seed)
+    return build_table(section, json.loads(values), seed)

@@ -16,6 +16,7 @@ import torch
 from pyiqa_rali.core.files import write_json, write_yaml
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.runs import differences, read_claim
+from pyiqa_rali.data.sections import dataset_section
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.measures.correlations import correlations, measures_of
 from pyiqa_rali.studies.baselines import Brisque, Piqe, ridge_scores
@@ -122,7 +123,8 @@ def _add_ridge(found: dict[str, Any], options: TrainOptions, folder: RunFolder) 
 
     def embedded(section: str) -> Any:
         table = build_table(section, options.datasets[section], options.manual_seed)
-        return embed(encoder, table, torch.device('cpu'), num_workers=options.datasets[section].get('num_worker_per_gpu', 0))
+        workers = dataset_section(section, options.datasets[section]).options.num_worker_per_gpu or 0
+        return embed(encoder, table, torch.device('cpu'), num_workers=workers)
 
     basis = embedded('basis').image_features.numpy().astype(np.float64)
     labels = load_features(folder.features('basis')).mos_label.numpy().astype(np.float64)

@@ -7,18 +7,19 @@ that are not degraded, as DQ-495K has it (arXiv 2405.18842), whose further class
 
 import logging
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean, some
+from pyiqa_rali.core.errors import DataError, OptionError, some
+from pyiqa_rali.core.options import from_known_keys, plain
 from pyiqa_rali.data.delimited import read_delimited
 from pyiqa_rali.data.manifests import json_records
 from pyiqa_rali.data.pyiqa_tables import existing_name
-from pyiqa_rali.data.tables import READING_KEYS
+from pyiqa_rali.data.sections import DatasetOptions, of_type
 from pyiqa_rali.vlm.prompts import DEGRADATIONS, SEVERITIES
 
-KEYS = ('name', 'type', 'dataroot_target', 'meta_info_file')
-OTHER_CLASSES = ('refuse', 'leave_out')
 COLUMNS = ('image', 'distortion_class', 'severity')
 IMAGE_KEYS = ('image', 'image_A')
 NOTHING = 'null'  # class and severity of an image that is not degraded
@@ -27,22 +28,40 @@ EXAMPLE = '{"image": ..., "distortion_class": "blur", "severity": "moderate"}'
 logger = logging.getLogger(__name__)
 
 
-def read_degradations(section: str, values: dict[str, Any]) -> list[tuple[str, str, str]]:
+@of_type('DegradationTable')
+@dataclass(kw_only=True)
+class DegradationOptions(DatasetOptions):
+    """A section with `type: DegradationTable`.
+
+    Attributes:
+        dataroot_target: folder of the images.
+        meta_info_file: a table with the columns image, distortion_class and severity, or one of the two layouts of JSON.
+        other_classes: 'leave_out' leaves out images of classes that are not asked for.
+    """
+
+    dataroot_target: str | None = None
+    meta_info_file: str | None = None
+    other_classes: Literal['refuse', 'leave_out'] = 'refuse'
+
+
+def read_degradations(section: str, options: DegradationOptions | Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return path, class and severity of every image of a section with `type: DegradationTable`.
 
     Args:
         section: its name under `datasets:`.
-        values: its options: `meta_info_file`, a table with the columns image, distortion_class and severity, or one of the
-            two layouts of JSON; `other_classes: leave_out` leaves out images of classes that are not asked for.
+        options: what it holds.
 
     Raises:
         OptionError: a key is unknown, missing or has a value that is not allowed.
         DataError: a row cannot be used; the message names file and line, or entry.
     """
-    _check_keys(section, values)
-    path, root = Path(values['meta_info_file']), str(values['dataroot_target'])
+    read = from_known_keys(DegradationOptions, plain(options), f'datasets: {section}')
+    for key in ('name', 'dataroot_target', 'meta_info_file'):
+        if getattr(read, key) is None:
+            raise OptionError(f'datasets: {section}: {key}: must be given.')
+    path, root = Path(str(read.meta_info_file)), str(read.dataroot_target)
     records = json_records(path, EXAMPLE) if path.suffix.lower() in ('.json', '.jsonl') else _table_records(path)
-    leaves_out = values.get('other_classes') == 'leave_out'
+    leaves_out = read.other_classes == 'leave_out'
     found: dict[str, tuple[str, str, str]] = {}  # class, severity and place, by path
     others: dict[str, int] = {}
     repeated = []
@@ -67,21 +86,6 @@ def read_degradations(section: str, values: dict[str, Any]) -> list[tuple[str, s
     if not found:
         raise DataError(f'datasets: {section}: {path} has no image of {", ".join(DEGRADATIONS)}.')
     return [(image, kind, severity) for image, (kind, severity, _) in found.items()]
-
-
-def _check_keys(section: str, values: dict[str, Any]) -> None:
-    known = (*KEYS, 'other_classes', *READING_KEYS)
-    for key in values:
-        if key not in known:
-            raise OptionError(f'datasets: {section}: unknown key "{key}"; a DegradationTable has {", ".join(known)}.'
-                              f'{did_you_mean(key, known)}')
-    for key in KEYS:
-        if values.get(key) is None:
-            raise OptionError(f'datasets: {section}: {key}: must be given.')
-    choice = values.get('other_classes', OTHER_CLASSES[0])
-    if choice not in OTHER_CLASSES:
-        raise OptionError(f'datasets: {section}: other_classes: "{choice}" is not one of {", ".join(OTHER_CLASSES)}.'
-                          f'{did_you_mean(choice, OTHER_CLASSES)}')
 
 
 def _table_records(path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """Rows for training a reasoning model: images by path, with MOS on the rating scale or with a degradation."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 from PIL import Image
 
 from pyiqa_rali.core.errors import DataError, OptionError, some
+from pyiqa_rali.core.options import from_known_keys, plain
 from pyiqa_rali.data.image_files import PIXEL_LIMIT, READING, ReadingOptions, UnreadableImage, read_rgb
-from pyiqa_rali.data.tables import build_table, reading_options
+from pyiqa_rali.data.sections import DatasetOptions, TableOptions
+from pyiqa_rali.data.synthetic.options import SyntheticOptions
+from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.vlm.chat import training_messages_of
-from pyiqa_rali.vlm.degradations import read_degradations
+from pyiqa_rali.vlm.degradations import DegradationOptions, read_degradations
 from pyiqa_rali.vlm.prompts import ReasoningCard
 
 CACHED_IMAGES = 256
@@ -50,12 +54,12 @@ class Row:
         return read_picture(self.image_path, ReadingOptions(self.upright, self.pixel_limit))
 
 
-def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int) -> list[Row]:
+def rows_of(section: str, options: DatasetOptions | Mapping[str, Any], card: ReasoningCard, seed: int) -> list[Row]:
     """Return the rows of one data set section.
 
     Args:
         section: its name under `datasets:`.
-        values: its options; `type: DegradationTable` reads classes and severities (`read_degradations`), everything else is
+        options: what it holds; `type: DegradationTable` reads classes and severities (`read_degradations`), everything else is
             pyiqa's, and `class_column` names the table's column with each image's class of distortion, where it has one.
         card: the rating scale.
         seed: the run's seed.
@@ -63,15 +67,15 @@ def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int
     Raises:
         OptionError, DataError: the section or its table cannot be used.
     """
-    if values.get('type') == 'DegradationTable':
-        reading = vars(reading_options(section, values))
-        return [Row(image, str(values['name']), 'degradation', distortion_class=kind, severity=severity, **reading)
-                for image, kind, severity in read_degradations(section, values)]
-    if values.get('type') == 'SyntheticNRDataset':
+    read = from_known_keys(DatasetOptions.kind_of(plain(options)), plain(options), f'datasets: {section}')
+    if isinstance(read, DegradationOptions):
+        return [Row(image, str(read.name), 'degradation', distortion_class=kind, severity=severity, upright=read.upright,
+                    pixel_limit=read.pixel_limit) for image, kind, severity in read_degradations(section, read)]
+    if isinstance(read, SyntheticOptions):
         raise OptionError(f'datasets: {section}: type: SyntheticNRDataset has no files; write a data set with python -m '
                           'pyiqa_rali make-dataset and name its table.')
-    class_column = values.get('class_column')
-    table = build_table(section, {key: value for key, value in values.items() if key != 'class_column'}, seed)
+    class_column = read.class_column if isinstance(read, TableOptions) else None
+    table = build_table(section, read, seed)
     images = table.images_and_mos()
     classes = [''] * len(images) if class_column is None else table.column(class_column)
     low, high = card.rating_range
@@ -80,9 +84,9 @@ def rows_of(section: str, values: dict[str, Any], card: ReasoningCard, seed: int
             for (path, mos), kind in zip(images, classes, strict=True)]
 
 
-def image_files(section: str, values: dict[str, Any], seed: int) -> list[Path]:
+def image_files(section: str, options: DatasetOptions | Mapping[str, Any], seed: int) -> list[Path]:
     """Return the image files of one data set section, for texts on them; arguments and errors are those of `rows_of`."""
-    return [Path(row.image_path) for row in rows_of(section, values, ReasoningCard(), seed)]
+    return [Path(row.image_path) for row in rows_of(section, options, ReasoningCard(), seed)]
 
 
 def training_set(rows: list[Row], card: ReasoningCard, completions: list[str] | None = None) -> Any:

@@ -18,7 +18,7 @@ from pyiqa_rali import train
 from pyiqa_rali.__main__ import build_parser
 from pyiqa_rali.core.options import read_yaml
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
-from pyiqa_rali.data.tables import complete, mos_scale
+from pyiqa_rali.data.sections import dataset_section
 from pyiqa_rali.training.rali.options import TrainOptions
 from tests.docs.pages import PAGES, ROOT, anchors_of, blocks, commands_in, links_of, own_command, prose_of
 from tests.unit.test_option_files import READERS
@@ -107,7 +107,7 @@ def test_options_are_taken(block, tmp_path):
     path.write_text(block.text)
     values = read_yaml(path)
     for section, table in values.get('datasets', {}).items():
-        mos_scale(section, complete(section, {'name': section, **table}))
+        assert dataset_section(section, {'name': section, **table}).scale
     if 'model_type' in values:
         READERS[values['model_type']](values)
     else:

@@ -356,5 +356,5 @@ def test_the_pixel_limit_of_a_data_set_is_an_option(tmp_path):
     assert {row['message'] for row in rows(root / 'missing.csv')} == {
         'its 1920 pixels are more than the limit; raise --pixel-limit (pixel_limit in option files), or make it smaller'}
     values['datasets']['koniq10k']['pixel_limit'] = 0
-    with pytest.raises(OptionError, match='datasets: koniq10k: pixel_limit: 0 must be a whole number'):
+    with pytest.raises(OptionError, match='datasets: koniq10k: pixel_limit: 0 must be at least 1'):
         run(values)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.data.sections import dataset_section
 from pyiqa_rali.data.tables import build_table, seeded
 from pyiqa_rali.model.preprocessing import Preprocessing
 from pyiqa_rali.training.rali.batches import ResumableSampler, alignment_dataset, collate
@@ -49,7 +50,7 @@ def dataset(tmp_path):
     values = {'name': 'tiny', 'type': 'GeneralNRDataset', 'dataroot_target': paths['images'], 'meta_info_file': paths['table'],
               'split_index': 'split_photo', 'mos_range': [1, 5], 'lower_better': False, 'augment': {'random_crop': 32},
               'reasoning_texts': paths['texts']}
-    return alignment_dataset(build_table('train', values, 3), values, None, NATIVE)
+    return alignment_dataset(build_table('train', values, 3), dataset_section('train', values), None, NATIVE)
 
 
 def test_an_item_depends_on_its_draw_alone(dataset):
@@ -89,7 +90,7 @@ def test_missing_texts_are_refused(tmp_path):
     values = {'name': 'tiny', 'type': 'GeneralNRDataset', 'dataroot_target': paths['images'], 'meta_info_file': paths['table'],
               'split_index': 'split_photo', 'mos_range': [1, 5], 'lower_better': False}
     with pytest.raises(OptionError, match='reasoning_texts: must name the JSON-lines file'):
-        alignment_dataset(build_table('train', values, 3), values, None, NATIVE)
+        alignment_dataset(build_table('train', values, 3), dataset_section('train', values), None, NATIVE)
 
 
 def test_pictures_of_different_sizes_do_not_share_a_batch():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pyiqa_rali.core.options import read_yaml
-from pyiqa_rali.data.tables import complete, mos_scale
+from pyiqa_rali.data.sections import LabelledOptions, dataset_section
 from pyiqa_rali.evaluation.options import evaluate_options
 from pyiqa_rali.studies.ablation.plan import ablation_options, plan
 from pyiqa_rali.studies.chain.options import chain_options
@@ -25,8 +25,9 @@ def test_it_is_taken(path):
     values = read_yaml(path)
     options = READERS[values['model_type']](values)
     for section, table in getattr(options, 'datasets', {}).items():
-        if table.get('type') != 'DegradationTable':
-            mos_scale(section, complete(section, table if 'pyiqa_name' in table else {'name': section, **table}))
+        if isinstance(table, dict | LabelledOptions):
+            given = table if isinstance(table, dict) else table.given()
+            assert dataset_section(section, given if 'pyiqa_name' in given else {'name': section, **given}).scale
     if values['model_type'] == 'RACT':
         student = {'name': 'student', 'manual_seed': 0, **values['student'], 'datasets': {'train': {}}}
         assert sft_options(student).network.train == 'vision' and Path(FILES[0].parents[1] / values['teacher']).name

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from annotated_types import Interval, Le, Len, Lt
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pyiqa_rali.core.errors import OptionError
@@ -26,12 +26,14 @@ from pyiqa_rali.core.options import (
     checked,
     from_known_keys,
     override,
+    plain,
     read_yaml,
 )
+from pyiqa_rali.data.sections import DatasetOptions, ManifestOptions, TableOptions
 from pyiqa_rali.data.synthetic.options import SyntheticOptions
 from pyiqa_rali.data.synthetic.settings import DatasetSettings
 from pyiqa_rali.evaluation.options import EvaluatePaths, StatisticsOptions
-from pyiqa_rali.studies.ablation.run import AblationOptions, SweepOptions
+from pyiqa_rali.studies.ablation.plan import AblationOptions, SweepOptions
 from pyiqa_rali.studies.chain.options import ColdStartOptions, TinyVlmOptions
 from pyiqa_rali.training.rali import options as rali
 from pyiqa_rali.training.rali.towers import EncoderOptions
@@ -42,7 +44,7 @@ DATACLASSES = [rali.TextEncoderOptions, rali.ZeroShotPrompts, rali.AlignOptions,
                rali.ValOptions, rali.LoggerOptions, rali.ExportOptions, rali.BankOptions, rali.PathOptions, rali.TrainOptions,
                vlm.NetworkOptions, vlm.RewardOptions, vlm.ReasoningValOptions, vlm.ReasoningExportOptions, EncoderOptions,
                StatisticsOptions, EvaluatePaths, TinyVlmOptions, ColdStartOptions, WritingOptions, SyntheticOptions,
-               DatasetSettings, SweepOptions, AblationOptions]
+               DatasetSettings, TableOptions, ManifestOptions, SweepOptions, AblationOptions]
 
 
 @dataclass
@@ -160,6 +162,8 @@ def test_what_a_dataclass_checks_itself_is_told_with_the_section():
         from_known_keys(Bounds, {'low': 2, 'high': 1})
 
 
+# a case that fails is shown as it was drawn: to make it smaller takes minutes
+QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck), phases=set(Phase) - {Phase.shrink})
 NUMBERS = {int: st.integers(), float: st.floats(allow_nan=False, allow_infinity=False), bool: st.booleans(),
            str: st.text(max_size=9), type(None): st.none()}
 PLAIN = st.recursive(st.one_of(*NUMBERS.values()),
@@ -170,6 +174,9 @@ PLAIN = st.recursive(st.one_of(*NUMBERS.values()),
 def drawn(hint):
     """Return a strategy of the values that an annotation allows."""
     kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is DatasetOptions:  # `type` says of which kind a section is
+        manifests = drawn(ManifestOptions).map(lambda made: dataclasses.replace(made, type='ManifestNRDataset'))
+        return drawn(TableOptions) | manifests
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind, include_extras=True)
         return st.builds(kind, **{item.name: drawn(hints[item.name]) for item in dataclasses.fields(kind)})
@@ -204,17 +211,17 @@ def within(hint, metadata):
 def test_options_are_the_same_after_a_file(cls, tmp_path_factory):
     path = tmp_path_factory.mktemp('options') / 'options.yml'
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(QUICK, max_examples=25)
     @given(drawn(cls))
     def same(options):
-        path.write_text(yaml_text(dataclasses.asdict(options)), encoding='utf-8', newline='')
+        path.write_text(yaml_text(plain(options)), encoding='utf-8', newline='')
         read = from_known_keys(cls, read_yaml(path))
         assert read == options and type(read) is cls
 
     same()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(QUICK, max_examples=100)
 @given(st.sampled_from(DATACLASSES), st.text(min_size=1, max_size=12))
 def test_unknown_keys_are_named(cls, key):
     if key not in {item.name for item in dataclasses.fields(cls)}:
@@ -235,7 +242,7 @@ def places(section, path=()):
             yield from places(value, (*path, key))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(QUICK, max_examples=200)
 @given(st.dictionaries(KEYS.filter(lambda key: ':' not in key), SECTIONS, min_size=1, max_size=3), PLAIN, st.data())
 def test_an_override_changes_one_place_and_nothing_else(values, value, data):
     place = data.draw(st.sampled_from([each for each in places(values) if not any(':' in key for key in each)] or [()]))
@@ -255,7 +262,7 @@ def in_one_line(value):
     return yaml.dump(value, Dumper=yaml.SafeDumper, default_flow_style=True, width=10 ** 9).removesuffix('...\n')
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(QUICK, max_examples=100)
 @given(st.dictionaries(KEYS, SECTIONS, min_size=1, max_size=3), KEYS)
 def test_an_override_of_a_key_that_is_not_there_names_it(values, key):
     if not any(each.split(':')[0] == key.split(':')[0] for each in values):

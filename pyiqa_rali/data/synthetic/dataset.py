@@ -12,13 +12,12 @@ from torch.utils.data import Dataset
 
 from pyiqa_rali.core.options import from_known_keys
 from pyiqa_rali.data.distortions import DISTORTIONS, distort
-from pyiqa_rali.data.image_files import ReadingOptions, read_rgb
+from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.photographs import Photograph, check_sizes, list_photographs, split_photographs
 from pyiqa_rali.data.reasoning_texts import PRISTINE
 from pyiqa_rali.data.synthetic.options import SyntheticOptions, check_options, crop_of, types_of
 from pyiqa_rali.data.synthetic.pseudo_mos import MOS_RANGE, PseudoMos, load_calibration, severity_of
 from pyiqa_rali.data.synthetic.quality_texts import write_texts
-from pyiqa_rali.data.tables import LOADER_KEYS, OWN_KEYS, READING_KEYS
 
 ORDER_OF_FAMILIES = ('blur', 'brightness', 'contrast', 'color', 'spatial', 'sharpness', 'noise', 'compression')
 
@@ -48,10 +47,9 @@ class SyntheticNRDataset(Dataset):
     """
 
     def __init__(self, opt: dict[str, Any]):
-        values = {key: value for key, value in opt.items() if key not in (*LOADER_KEYS, *OWN_KEYS, *READING_KEYS)}
-        self.reading = ReadingOptions(**{key: opt[key] for key in READING_KEYS if key in opt})
-        options = from_known_keys(SyntheticOptions, values, f'data set {opt.get("name", "")}')
+        options = from_known_keys(SyntheticOptions, opt, f'data set {opt.get("name", "")}')
         check_options(options)
+        self.reading = options.reading
         self.options, self.crop, self.types = options, crop_of(options), types_of(options)
         self.draws_anew = options.levels is None
         self.photographs = _photographs(options)
@@ -147,7 +145,7 @@ def _photographs(options: SyntheticOptions) -> list[Photograph]:
     """Return the photographs of the phase; with `num_photographs`, the first crop of each of the first so many."""
     every = list_photographs(options.dataroot_photos, options.photo_groups)
     train, val, test = options.split_ratios
-    photographs = split_photographs(every, options.split_seed, (train, val, test))[options.phase]
+    photographs = split_photographs(every, options.split_seed, (train, val, test))[options.phase or 'train']
     if options.num_photographs is None:
         return photographs
     first = {item.photograph_id: item for item in reversed(photographs)}

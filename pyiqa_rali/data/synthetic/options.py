@@ -9,6 +9,7 @@ from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import Count, NotNegative, Share, Whole
 from pyiqa_rali.data.distortions import DISTORTIONS, check_names
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
+from pyiqa_rali.data.sections import LabelledOptions, of_type
 from pyiqa_rali.data.synthetic.pseudo_mos import DEFAULT_METRICS, MOS_RANGE
 
 LEAST_CROP = 32
@@ -16,13 +17,12 @@ Level = Annotated[float, Ge(LEVEL_RANGE[0]), Le(LEVEL_RANGE[1])]
 Scale = Annotated[float, Ge(0.05), Le(1.0)]
 
 
-@dataclass
-class SyntheticOptions:
-    """Options of a `SyntheticNRDataset`.
+@of_type('SyntheticNRDataset')
+@dataclass(kw_only=True)
+class SyntheticOptions(LabelledOptions):
+    """Options of a `SyntheticNRDataset`; its texts come with the pictures.
 
     Attributes:
-        name: name of the data set.
-        type: SyntheticNRDataset.
         phase: which photographs: train, val or test.
         dataroot_photos: folder of photographs; None takes those that the dependencies install.
         photo_groups: table of crops and photographs (see `list_photographs`).
@@ -50,9 +50,7 @@ class SyntheticOptions:
         mos_normalize: pyiqa's own normalisation; must be False.
     """
 
-    name: str
     type: Literal['SyntheticNRDataset'] = 'SyntheticNRDataset'
-    phase: Literal['train', 'val', 'test'] = 'train'
     dataroot_photos: str | None = None
     photo_groups: str | None = None
     split_seed: Whole = 0

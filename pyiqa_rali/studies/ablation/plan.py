@@ -6,14 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.files import model_sha256
-from pyiqa_rali.core.options import from_known_keys, read_yaml
+from pyiqa_rali.core.options import from_known_keys, plain, read_yaml
 from pyiqa_rali.core.runs import MAY_CHANGE
 from pyiqa_rali.core.versions import package_versions
 from pyiqa_rali.training.rali.options import PathOptions, train_options
@@ -192,15 +192,15 @@ def make_cell(values: dict[str, Any]) -> Cell:
     """Check a cell's options and compute its digests; tables, texts, weights and package versions are part of them."""
     options = train_options({**values, 'name': 'cell'})
     sections = check_sections(options)
-    plain = asdict(options)
-    start = plain['path']['pretrain_network']
-    named = {f'{name}:{key}': section.get(key) for name, section in sections.items() for key in FILE_KEYS}
+    values_of_all = plain(options)
+    start = values_of_all['path']['pretrain_network']
+    named = {f'{name}:{key}': section.values.get(key) for name, section in sections.items() for key in FILE_KEYS}
     named['encoder'] = _installed((options.network.get('image_encoder') or {}).get('pretrained'), weight_file)
     named['text_encoder'] = _installed(options.text_encoder.path, resolve_text_encoder)
     content = {key: file_digest(path) for key, path in named.items() if isinstance(path, str) and os.path.exists(path)}
     begin = {'pretrain_network': file_digest(start) if start and os.path.isfile(start) else start,
-             'strict_load': plain['path']['strict_load'], 'versions': package_versions()}
-    kept = {name: value for name, value in plain.items() if name not in ('name', *MAY_CHANGE)}
+             'strict_load': values_of_all['path']['strict_load'], 'versions': package_versions()}
+    kept = {name: value for name, value in values_of_all.items() if name not in ('name', *MAY_CHANGE)}
     later = {name for name in OF_LATER_STAGES['compress'] if name != 'export'}  # export: dtype rounds the encoder
     early = {name: value for name, value in kept.items() if name not in later}
     return Cell(digest(kept, begin, content), digest(early, begin, content), values)

@@ -10,6 +10,7 @@ import numpy as np
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.tables import markdown_table, write_csv
+from pyiqa_rali.data.sections import sections_for
 from pyiqa_rali.studies.ablation.plan import Variant
 
 PAPER = 'paper, not measured here: PLCC over 7 sets'
@@ -55,7 +56,7 @@ def fill(rows: Sequence[TableRow], sections: Sequence[str] | None, metrics: Sequ
 
 def _test_sections(result: dict[str, float]) -> list[str]:
     names = list(dict.fromkeys(name.split('/')[0] for name in result if '/' in name))
-    return [name for name in names if name.split('_')[0] == 'test'] or names
+    return sections_for(names, 'test') or names
 
 
 def _value(result: dict[str, float], section: str, metric: str) -> float:

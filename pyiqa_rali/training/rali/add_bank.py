@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.options import checked
+from pyiqa_rali.data.sections import dataset_section, sections_for
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.model.checkpoint import load_checkpoint, write_checkpoint
 from pyiqa_rali.model.checkpoint_bank import with_bank
@@ -97,10 +98,10 @@ def _from_options(values: Mapping[str, Any], changes: dict[str, Any], seed: int)
         raise OptionError('text_encoder: train: true: the trained text encoder is not kept after a run. Train with a section '
                           '"bank:" in the option file.')
     towers = build_towers(options.network, options.text_encoder, options.path)
-    sections = {name: section for name, section in options.datasets.items() if name.split('_')[0] == 'train'}
-    parts = [alignment_dataset(build_table(name, section, options.manual_seed), section, options.align.texts_per_image,
-                               towers.image_encoder.config.preprocessing) for name, section in sections.items()]
-    return bank_of_run(parts, list(sections.values()), towers.text_encoder, options.text_encoder,
+    sections = [dataset_section(name, options.datasets[name]) for name in sections_for(options.datasets, 'train')]
+    parts = [alignment_dataset(build_table(each.section, each.options, options.manual_seed), each,
+                               options.align.texts_per_image, towers.image_encoder.config.preprocessing) for each in sections]
+    return bank_of_run(parts, sections, towers.text_encoder, options.text_encoder,
                        _changed(options.bank or BankOptions(), changes), seed)
 
 

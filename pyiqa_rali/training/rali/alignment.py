@@ -13,6 +13,7 @@ from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.records import RunRecord
+from pyiqa_rali.data.sections import DatasetSection
 from pyiqa_rali.model.image_encoder import Standardise
 from pyiqa_rali.training.rali.batches import AlignmentDataset, JoinedAlignment, ResumableSampler, training_loader
 from pyiqa_rali.training.rali.losses import ContrastiveLoss, contrastive_backward
@@ -81,7 +82,7 @@ def learning_rate_factor(step: int, warmup_iter: int, total_iter: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def align(towers: Towers, dataset: AlignmentDataset | JoinedAlignment, loader_values: dict[str, Any], options: AlignOptions,
+def align(towers: Towers, dataset: AlignmentDataset | JoinedAlignment, section: DatasetSection, options: AlignOptions,
           logger: LoggerOptions, folder: Path, seed: int, device: torch.device, resume: bool, tb_folder: Path | None = None,
           validate=None) -> None:
     """Train the image encoder for `options.total_iter` steps; on return `towers` holds the aligned weights.
@@ -89,7 +90,7 @@ def align(towers: Towers, dataset: AlignmentDataset | JoinedAlignment, loader_va
     Args:
         towers: both encoders.
         dataset: images with texts.
-        loader_values: batch size and workers (`datasets: train:`).
+        section: batch size and workers (`datasets: train:`).
         options: stage 1's options.
         logger: how often to write.
         folder: holds the resumable state and `log.csv`.
@@ -109,19 +110,19 @@ def align(towers: Towers, dataset: AlignmentDataset | JoinedAlignment, loader_va
         return
     record = RunRecord(folder / 'log.csv', ['loss', 'logit_scale', 'lr', *(validate.columns if validate else [])],
                        alignment.step, tb_folder) if processes.is_main() else None
-    loader = _loader(dataset, loader_values, seed, alignment.step, options.total_iter)
+    loader = _loader(dataset, section, seed, alignment.step, options.total_iter)
     _run_steps(alignment, loader, options, logger, record, state_file, device, validate)
     if record:
         record.close()
 
 
-def _loader(dataset: AlignmentDataset | JoinedAlignment, values: dict[str, Any], seed: int, start: int,
+def _loader(dataset: AlignmentDataset | JoinedAlignment, section: DatasetSection, seed: int, start: int,
             total: int) -> DataLoader:
-    if not values.get('batch_size_per_gpu'):
-        raise DataError('datasets: train: batch_size_per_gpu: must be given.')
-    sampler = ResumableSampler(len(dataset), values['batch_size_per_gpu'], processes.rank(), processes.world_size(),
+    if section.options.batch_size_per_gpu is None:
+        raise DataError(f'datasets: {section.section}: batch_size_per_gpu: must be given.')
+    sampler = ResumableSampler(len(dataset), section.options.batch_size_per_gpu, processes.rank(), processes.world_size(),
                                seed, start, total, dataset.table.draws_anew)
-    return training_loader(dataset, values, sampler)
+    return training_loader(dataset, section, sampler)
 
 
 def _run_steps(alignment: Alignment, loader: DataLoader, options: AlignOptions, logger: LoggerOptions,

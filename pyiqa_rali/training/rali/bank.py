@@ -16,6 +16,7 @@ from torch import Tensor
 from pyiqa_rali.core.errors import CheckpointError, DataError
 from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.data.reasoning_texts import Distortions, load_reasoning_texts, paired
+from pyiqa_rali.data.sections import DatasetSection
 from pyiqa_rali.model.checkpoint_bank import BANK_KEY, TEXT_FEATURES
 from pyiqa_rali.training.rali.batches import AlignmentDataset
 from pyiqa_rali.training.rali.compression import kmeans
@@ -45,7 +46,7 @@ def candidates_of_file(path: str | os.PathLike, only: Iterable[str] | None = Non
                       if wanted is None or item.text in wanted)
 
 
-def candidates_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[dict[str, Any]],
+def candidates_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[DatasetSection],
                       num_candidates: int) -> list[Candidate]:
     """Return the different texts that a run is aligned with.
 
@@ -55,18 +56,18 @@ def candidates_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[dict
         num_candidates: how many pictures a set that draws anew is asked for, from the first on; tables offer all texts.
     """
     found: list[Candidate] = []
-    for part, values in zip(parts, sections, strict=True):
+    for part, section in zip(parts, sections, strict=True):
         if part.texts is None:
             for start in range(0, num_candidates, ITEMS_AT_ONCE):
                 items = part.table.__getitems__(list(range(start, min(start + ITEMS_AT_ONCE, num_candidates))))
                 found += [Candidate(text, paired(item.get('distortion'), item.get('levels')))
                           for item in items for text in item['reasoning_texts']]
         else:
-            found += candidates_of_file(values['reasoning_texts'], (text for texts in part.texts for text in texts))
+            found += candidates_of_file(str(section.options.reasoning_texts), (text for texts in part.texts for text in texts))
     return _different(found)
 
 
-def bank_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[dict[str, Any]], text_encoder: TextEncoder,
+def bank_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[DatasetSection], text_encoder: TextEncoder,
                 text_options: TextEncoderOptions, options: BankOptions, seed: int) -> tuple[Tensor, dict[str, Any]]:
     """Return the bank of a run: `make_bank` on `candidates_of_run`.
 
@@ -78,7 +79,7 @@ def bank_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[dict[str, 
         options: the section `bank`.
         seed: seeds the choice.
     """
-    origin = {'texts': ', '.join(str(values.get('name')) for values in sections),
+    origin = {'texts': ', '.join(str(section.options.name) for section in sections),
               'text_encoder': text_options.path or text_options.library}
     return make_bank(candidates_of_run(parts, sections, options.num_candidates), text_encoder, options, seed, origin)
 

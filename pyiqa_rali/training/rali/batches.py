@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
+from pyiqa_rali.data.sections import DatasetSection
 from pyiqa_rali.data.tables import QualityTable
 from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
 
@@ -109,7 +110,7 @@ class ResumableSampler(Sampler):
                 yield (draw, draw) if self.draws_anew else (int(order[within]), draw)
 
 
-def alignment_dataset(table: QualityTable, values: dict[str, Any], texts_per_image: int | None,
+def alignment_dataset(table: QualityTable, section: DatasetSection, texts_per_image: int | None,
                       preprocessing: Preprocessing) -> AlignmentDataset:
     """Join a table with its reasoning texts.
 
@@ -119,10 +120,10 @@ def alignment_dataset(table: QualityTable, values: dict[str, Any], texts_per_ima
     """
     if table.draws_anew:
         return AlignmentDataset(table, None, texts_per_image, preprocessing)
-    if not values.get('reasoning_texts'):
-        raise OptionError(f"datasets: {values.get('name', 'train')}: reasoning_texts: must name the JSON-lines file with the "
+    if not section.options.reasoning_texts:
+        raise OptionError(f'datasets: {section.section}: reasoning_texts: must name the JSON-lines file with the '
                           "images' texts.")
-    texts = join_texts(table.image_names(), load_reasoning_texts(values['reasoning_texts']), table.table_names())
+    texts = join_texts(table.image_names(), load_reasoning_texts(section.options.reasoning_texts), table.table_names())
     return AlignmentDataset(table, texts, texts_per_image, preprocessing)
 
 
@@ -141,7 +142,7 @@ def join_datasets(parts: list[AlignmentDataset]) -> AlignmentDataset | JoinedAli
     return JoinedAlignment(parts)
 
 
-def training_loader(dataset: AlignmentDataset | JoinedAlignment, values: dict[str, Any],
+def training_loader(dataset: AlignmentDataset | JoinedAlignment, section: DatasetSection,
                     sampler: ResumableSampler) -> DataLoader:
     """Return pyiqa's loader over the sampler's draws.
 
@@ -154,8 +155,8 @@ def training_loader(dataset: AlignmentDataset | JoinedAlignment, values: dict[st
         raise DataError(f'datasets: train: holds {len(dataset)} images, fewer than the {together} of one batch '
                         f'({sampler.batch_size} x {sampler.world_size} processes). Make batch_size_per_gpu smaller.')
     loader_options = {'phase': 'train', 'batch_size_per_gpu': sampler.batch_size,
-                      'num_worker_per_gpu': values.get('num_worker_per_gpu', 0),
-                      'pin_memory': values.get('pin_memory', False),
+                      'num_worker_per_gpu': section.options.num_worker_per_gpu or 0,
+                      'pin_memory': section.options.pin_memory or False,
                       'persistent_workers': False}
     loader = build_dataloader(dataset, loader_options, num_gpu=0, sampler=sampler, seed=sampler.seed)
     loader.collate_fn = collate

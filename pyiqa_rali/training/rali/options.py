@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import Count, NotNegative, Positive, Seed, Whole, check_choice, from_known_keys
 from pyiqa_rali.core.runs import EARLIER
+from pyiqa_rali.data.sections import DatasetOptions
 
 Stage = Literal['align', 'compress', 'score']
 STAGES: tuple[Stage, ...] = ('align', 'compress', 'score')
@@ -254,7 +255,7 @@ class TrainOptions:
     num_gpu: Literal['auto'] | Whole = 'auto'
     manual_seed: Seed
     stages: Annotated[list[Stage], MinLen(1)] = field(default_factory=lambda: list(STAGES))
-    datasets: dict[str, dict[str, Any]]
+    datasets: dict[str, DatasetOptions]
     network: dict[str, Any]
     text_encoder: TextEncoderOptions = field(default_factory=TextEncoderOptions)
     path: PathOptions = field(default_factory=PathOptions)

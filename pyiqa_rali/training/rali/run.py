@@ -16,7 +16,8 @@ from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.core.versions import versions
 from pyiqa_rali.data.mos import MosScale
-from pyiqa_rali.data.tables import QualityTable, build_table, complete, mos_scale
+from pyiqa_rali.data.sections import PHASES, DatasetSection, dataset_section, phase_of, refuse_keys, sections_for
+from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.figures.run_pictures import draw_run
 from pyiqa_rali.measures.correlations import correlations
 from pyiqa_rali.model.basis_scorer import BasisScorer
@@ -81,13 +82,13 @@ class Run:
             return
         options = self.options
         towers = build_towers(options.network, options.text_encoder, options.path)
-        parts = [alignment_dataset(build_table(section, self.sections[section], options.manual_seed), self.sections[section],
+        parts = [alignment_dataset(build_table(section, options.datasets[section], options.manual_seed), self.sections[section],
                                    options.align.texts_per_image, towers.image_encoder.config.preprocessing)
                  for section in self._train_sections()]
         dataset = join_datasets(parts)
-        values = self.sections[self._train_sections()[0]]
+        first = self.sections[self._train_sections()[0]]
         self._report_long_texts(towers, dataset.texts)
-        align(towers, dataset, values, options.align, options.logger, self.folder.align, options.manual_seed, self.device,
+        align(towers, dataset, first, options.align, options.logger, self.folder.align, options.manual_seed, self.device,
               resume, self.folder.tb_logger, self._zero_shot(towers))
         if processes.is_main():
             self._write_bank(parts, towers)
@@ -139,9 +140,8 @@ class Run:
         return results
 
     def _embed(self, encoder: ImageEncoder, section: str) -> FeatureTable:
-        values = complete(section, self.options.datasets[section])
-        table = build_table(section, values, self.options.manual_seed)
-        return embed(encoder, table, self.device, FEATURE_BATCH, values.get('num_worker_per_gpu', 0))
+        table = build_table(section, self.options.datasets[section], self.options.manual_seed)
+        return embed(encoder, table, self.device, FEATURE_BATCH, self.sections[section].options.num_worker_per_gpu or 0)
 
     def _scorer_from_basis(self) -> BasisScorer:
         from safetensors.torch import load_file
@@ -195,7 +195,7 @@ class Run:
 
     def _training_metadata(self) -> dict[str, Any]:
         options = self.options
-        names = ', '.join(str(self.sections[name].get('name')) for name in self._train_sections())
+        names = ', '.join(str(self.sections[name].options.name) for name in self._train_sections())
         return {'data': options.export.training_data or names, 'seed': options.manual_seed,
                 'stages': options.stages, 'align_iterations': options.align.total_iter,
                 'text_encoder': options.text_encoder.path or options.text_encoder.library,
@@ -204,14 +204,13 @@ class Run:
 
     def _output_scale(self) -> MosScale:
         """Return the scale of the scores: that of the first data set, where there are several."""
-        first = self._basis_sections()[0]
-        return mos_scale(first, self.sections[first])
+        return self.sections[self._basis_sections()[0]].scale
 
     def _train_sections(self) -> list[str]:
-        return [name for name in self.sections if name.split('_')[0] == 'train']
+        return sections_for(self.sections, 'train')
 
     def _basis_sections(self) -> list[str]:
-        return [name for name in self.sections if name.split('_')[0] == 'basis'] or self._train_sections()
+        return sections_for(self.sections, 'basis') or self._train_sections()
 
     def _basis_features(self) -> FeatureTable:
         tables = [load_features(self.folder.features(section)) for section in self._basis_sections()]
@@ -220,7 +219,7 @@ class Run:
                             [name for table in tables for name in table.image_names])
 
     def _val_sections(self) -> list[str]:
-        return [name for name in self.sections if name.split('_')[0] in ('val', 'test')]
+        return sections_for(self.sections, 'val', 'test')
 
     def _write_and_draw(self, scorer: BasisScorer, tables: dict[str, FeatureTable]) -> None:
         scale = self._output_scale()
@@ -261,24 +260,24 @@ class Run:
                            towers.text_encoder.context_length)
 
 
-def check_sections(options: TrainOptions) -> dict[str, dict[str, Any]]:
-    """Return the completed data set sections.
+def check_sections(options: TrainOptions) -> dict[str, DatasetSection]:
+    """Return the data set sections with their gaps filled, by name.
 
     Raises:
         OptionError: a section's name is not train..., basis..., val... or test..., train is missing, or key_dataset is
             unknown.
     """
-    kinds = ('train', 'basis', 'val', 'test')
     for name in options.datasets:
-        if name.split('_')[0] not in kinds:
+        if phase_of(name) is None:
             raise OptionError(f'datasets: "{name}" is not train, basis, val or test (val_1, val_2 and so on for several).'
-                              f'{did_you_mean(name, kinds)}')
-    if not any(name.split('_')[0] == 'train' for name in options.datasets):
+                              f'{did_you_mean(name, PHASES)}')
+    if not sections_for(options.datasets, 'train'):
         raise OptionError('datasets: train: must be given.')
-    validated = [name for name in options.datasets if name.split('_')[0] in ('val', 'test')]
+    validated = sections_for(options.datasets, 'val', 'test')
     if options.val.key_dataset is not None and options.val.key_dataset not in validated:
         raise OptionError(f'val: key_dataset: "{options.val.key_dataset}" is not one of {", ".join(validated) or "none"}.')
-    return {name: complete(name, values) for name, values in options.datasets.items()}
+    refuse_keys(options.datasets, ('class_column', 'paper_name'), 'has no effect in the training of RALI')
+    return {name: dataset_section(name, section) for name, section in options.datasets.items()}
 
 
 def choose_device(num_gpu: int | str) -> torch.device:

@@ -9,6 +9,7 @@ from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.messages import bars_of_transformers
 from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.core.processes import is_main
+from pyiqa_rali.data.sections import dataset_section, sections_for
 from pyiqa_rali.training.vlm.monitor import (
     GRPO_COLUMNS,
     AlarmCallback,
@@ -32,6 +33,7 @@ from pyiqa_rali.training.vlm.run import (
     switch_telemetry_off,
     train_and_export,
 )
+from pyiqa_rali.vlm.degradations import DegradationOptions
 from pyiqa_rali.vlm.generation import placeholder_tokens
 from pyiqa_rali.vlm.loading import ReasoningModel, locate_vlm
 from pyiqa_rali.vlm.tables import Row, training_set
@@ -146,10 +148,13 @@ def check_rewards_can_act(options: GrpoOptions, rows: list[Row], images: int) ->
         raise OptionError(f'rewards: {comparing[0]}: compares images, and a generation holds one. Raise '
                           'per_device_train_batch_size, or lower num_generations.')
     scales: dict[Any, Any] = {}
-    for section, values in options.datasets.items():
-        scale = values.get('mos_range'), values.get('lower_better')
-        if comparing and section.split('_')[0] == 'train' and scales.setdefault(values.get('name'), scale) != scale:
-            raise OptionError(f'datasets: {section}: name: {values.get("name")}: another training set with another MOS scale '
+    for section in sections_for(options.datasets, 'train') if comparing else ():
+        if isinstance(options.datasets[section], DegradationOptions):
+            continue
+        whole = dataset_section(section, options.datasets[section])
+        scale = whole.options.mos_range, whole.options.lower_better
+        if scales.setdefault(whole.options.name, scale) != scale:
+            raise OptionError(f'datasets: {section}: name: {whole.options.name}: another training set with another MOS scale '
                               f'has this name, and the {comparing[0]} reward compares the images of one name. Give each '
                               'its own.')
 

@@ -8,6 +8,7 @@ from annotated_types import MinLen
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.options import Count, NotNegative, Positive, Seed, Whole, from_known_keys
+from pyiqa_rali.data.sections import DatasetOptions, refuse_keys, sections_for
 from pyiqa_rali.training.rali.options import LoggerOptions, PathOptions
 from pyiqa_rali.vlm.prompts import ReasoningCard
 
@@ -143,7 +144,7 @@ class ReasoningOptions:
 
     name: str
     manual_seed: Seed
-    datasets: dict[str, dict[str, Any]]
+    datasets: dict[str, DatasetOptions]
     network: NetworkOptions
     prompts: ReasoningCard = field(default_factory=ReasoningCard)
     path: PathOptions = field(default_factory=PathOptions)
@@ -266,5 +267,6 @@ def _check_common(options: ReasoningOptions) -> None:
     network = options.network
     if (network.train == 'lora') != (network.lora is not None):
         raise OptionError('network: lora: must be given with train: lora, and only then.')
-    if not any(name.split('_')[0] == 'train' for name in options.datasets):
+    refuse_keys(options.datasets, ('paper_name',), 'has no effect in training')
+    if not sections_for(options.datasets, 'train'):
         raise OptionError('datasets: train: must be given.')

@@ -17,7 +17,7 @@ from pyiqa_rali.core.files import write_json
 from pyiqa_rali.core.options import Seed, from_known_keys, override, read_yaml
 from pyiqa_rali.core.processes import is_main, world_size
 from pyiqa_rali.core.runs import claim_run
-from pyiqa_rali.data.tables import reading_options
+from pyiqa_rali.data.sections import DatasetOptions
 from pyiqa_rali.training.rali.options import PathOptions
 from pyiqa_rali.training.vlm.grpo import run_grpo
 from pyiqa_rali.training.vlm.options import GrpoOptions, SftOptions, grpo_options, sft_options
@@ -49,7 +49,7 @@ class RactOptions:
 
     name: str
     manual_seed: Seed
-    datasets: Annotated[dict[str, dict[str, Any]], MinLen(1)]
+    datasets: Annotated[dict[str, DatasetOptions], MinLen(1)]
     teacher: str
     texts: WritingOptions
     student: dict[str, Any]
@@ -117,7 +117,7 @@ class Ract:
             except OptionError as error:
                 raise OptionError(f'{section}: {error}') from error
 
-    def teacher_options(self, name: str, table: dict[str, Any]) -> GrpoOptions:
+    def teacher_options(self, name: str, table: DatasetOptions) -> GrpoOptions:
         """Return the options of a data set's teacher."""
         values = read_yaml(self.options.teacher)
         values.update(name=f'teacher_{name}', manual_seed=self.options.manual_seed, datasets={'train': table},
@@ -132,7 +132,7 @@ class Ract:
         if (values.get('network') or {}).get('pretrained') == FIRST_TEACHER:
             first = self.teacher(next(iter(self.options.datasets)))
             values['network'] = {**values['network'], 'pretrained': str(first)}
-        values['datasets'] = {f'train_{name}': {**table, 'reasoning_texts': str(self.texts(name))}
+        values['datasets'] = {f'train_{name}': {**table.given(), 'reasoning_texts': str(self.texts(name))}
                               for name, table in self.options.datasets.items()}
         values['val'] = {**(values.get('val') or {}), 'val_freq': None}
         return sft_options(values)
@@ -165,7 +165,7 @@ class Ract:
             images = image_files('train', table, self.options.manual_seed)
             settings = WritingOptions(**{**asdict(self.options.texts), 'seed': self.options.manual_seed})
             reports[name] = asdict(write_texts(reasoner, images, self.texts(name), settings,
-                                               reading=reading_options('train', table)))
+                                               reading=table.reading))
         write_json(self.root / 'texts' / 'report.json', reports)
         return {'texts': [str(self.texts(name)) for name in self.options.datasets]}
 

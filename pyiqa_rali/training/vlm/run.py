@@ -17,6 +17,7 @@ from pyiqa_rali.core.messages import are_shown
 from pyiqa_rali.core.processes import barrier, is_main
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.runs import claim_run, differences, read_claim
+from pyiqa_rali.data.sections import phase_of
 from pyiqa_rali.figures.plots import training_curves
 from pyiqa_rali.training.vlm.options import GrpoOptions, NetworkOptions, SftOptions
 from pyiqa_rali.vlm.chat import rendered_chat
@@ -209,9 +210,9 @@ def lora_config(network: NetworkOptions) -> Any:
 def collect_rows(options: GrpoOptions | SftOptions) -> tuple[list[Row], dict[str, list[Row]]]:
     """Return the rows of all training sets together, and those of each validation set by its name."""
     training, validation = [], {}
-    for section, values in options.datasets.items():
-        rows = rows_of(section, values, options.prompts, options.manual_seed)
-        if section.split('_')[0] == 'train':
+    for section, given in options.datasets.items():
+        rows = rows_of(section, given, options.prompts, options.manual_seed)
+        if phase_of(section) == 'train':
             training += rows
         elif any(row.task != 'score' for row in rows):
             raise OptionError(f'datasets: {section}: validation needs scores; a DegradationTable can only be trained on.')

@@ -13,6 +13,7 @@ from pyiqa_rali.core.messages import bars_of_transformers
 from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.core.processes import is_main
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
+from pyiqa_rali.data.sections import LabelledOptions, phase_of
 from pyiqa_rali.training.vlm.monitor import SFT_COLUMNS, RecordCallback, ValidationCallback
 from pyiqa_rali.training.vlm.options import SftOptions, sft_options
 from pyiqa_rali.training.vlm.run import (
@@ -86,15 +87,15 @@ def examples_of(options: SftOptions) -> tuple[list[Row], list[str], dict[str, li
         OptionError, DataError: a training set has no texts, or they do not fit its images.
     """
     rows, completions, validation = [], [], {}
-    for section, values in options.datasets.items():
-        found = rows_of(section, values, options.prompts, options.manual_seed)
-        if section.split('_')[0] != 'train':
+    for section, given in options.datasets.items():
+        found = rows_of(section, given, options.prompts, options.manual_seed)
+        if phase_of(section) != 'train':
             validation[section] = found[:options.val.max_images]
             continue
-        if not values.get('reasoning_texts'):
+        if not isinstance(given, LabelledOptions) or not given.reasoning_texts:
             raise OptionError(f'datasets: {section}: reasoning_texts: must name a JSON-lines file, such as one of python -m '
                               'pyiqa_rali write-texts.')
-        texts = join_texts([row.image_path for row in found], load_reasoning_texts(values['reasoning_texts']))
+        texts = join_texts([row.image_path for row in found], load_reasoning_texts(given.reasoning_texts))
         for row, own in zip(found, texts, strict=True):
             rows += [row] * len(own)
             completions += [completion_of(text, row.mos, options.prompts, options.with_scores) for text in own]
