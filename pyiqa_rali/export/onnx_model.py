@@ -36,11 +36,12 @@ class FittedScorer(nn.Module):
     std: Tensor
 
     def __init__(self, net: RALI):
+        from pyiqa_rali.model.folding import unfolded
         super().__init__()
         encoder = net.image_encoder
         self.register_buffer('mean', encoder.preprocess.mean.float())
         self.register_buffer('std', encoder.preprocess.std.float())
-        self.backbone, self.padded_same = with_plain_padding(encoder.backbone)
+        self.backbone, self.padded_same = with_plain_padding(unfolded(encoder.backbone))
         self.projection, self.scorer = encoder.projection, net.scorer
 
     def forward(self, fitted: Tensor) -> Tensor:

@@ -1,10 +1,18 @@
-"""Matrix products of linear layers on CPUs, by the faster of PyTorch's two libraries."""
+"""Matrix products of linear layers on CPUs, by the one of PyTorch's two libraries that is faster on this machine."""
 
 import functools
+import os
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.model.race import fastest, times
+
+TORCH, ONEDNN, BF16 = 'torch', 'onednn', 'bf16'
+VARIABLE = 'PYIQA_RALI_PRODUCTS'  # torch or onednn, instead of a race
+ROWS, WIDTH, OUT = 577, 1024, 4096  # the largest product of CLIP ViT-L/14-336, for one picture: two thirds of its time
 
 
 class Linear(nn.Linear):
@@ -18,15 +26,62 @@ class Linear(nn.Linear):
 def linear(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return what `torch.nn.functional.linear` does, to float32's rounding.
 
-    In float32 PyTorch asks MKL, which leaves half of the vector units of AMD's CPUs idle; oneDNN, which it brings too, uses
-    them (measured: 1.9 times faster on AVX-512). oneDNN's product has no gradient and no place in exported graphs: there
-    PyTorch's own is taken.
+    In float32 PyTorch asks MKL. oneDNN, which it brings too, is twice as fast on some processors and half as fast on others.
+    Its product has no gradient and no place in exported graphs: there PyTorch's own is taken.
     """
-    plain = (values.dtype != torch.float32 or values.device.type != 'cpu' or torch.is_grad_enabled()
-             or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export())
-    if plain or not onednn_multiplies():
+    elsewhere = (values.dtype != torch.float32 or weight.dtype != torch.float32 or values.device.type != 'cpu'
+                 or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+                 or (torch.is_grad_enabled() and (values.requires_grad or weight.requires_grad or bias.requires_grad)))
+    if elsewhere or not _takes_onednn():
         return F.linear(values, weight, bias)
+    return onednn_linear(values, weight, bias)
+
+
+def onednn_linear(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the product by oneDNN."""
     return torch.ops.mkldnn._linear_pointwise(values, weight, bias, 'none', [], '')
+
+
+def _takes_onednn() -> bool:
+    if torch.get_float32_matmul_precision() == 'medium':  # a program that lets PyTorch multiply in bfloat16 does not ask us to
+        return onednn_multiplies()
+    return product_library() == ONEDNN
+
+
+@functools.cache
+def product_library() -> str:
+    """Return the library of this process, 'torch' or 'onednn': the faster one, unless `PYIQA_RALI_PRODUCTS` names one.
+
+    Raises:
+        OptionError: the variable names another one, or one that this build of PyTorch does not have.
+    """
+    asked = os.environ.get(VARIABLE)
+    if asked is not None and (asked not in (TORCH, ONEDNN) or (asked == ONEDNN and not onednn_multiplies())):
+        raise OptionError(f'{VARIABLE}: "{asked}" must be {TORCH}, or {ONEDNN} where PyTorch has it. Unset it to let the '
+                          'faster one be found.')
+    if asked is not None or not onednn_multiplies():
+        return asked or TORCH
+    values, weight, bias = _operands()
+    with torch.no_grad(), torch.autocast('cpu', enabled=False):
+        return fastest('linear', {TORCH: lambda: F.linear(values, weight, bias),
+                                  ONEDNN: lambda: onednn_linear(values, weight, bias)})
+
+
+@functools.cache
+def bf16_speed() -> float:
+    """Return how much faster a product in bfloat16 is than the best in float32 on this CPU; below 1 it is slower."""
+    values, weight, bias = _operands()
+    half = [each.bfloat16() for each in (values, weight, bias)]
+    with torch.no_grad(), torch.autocast('cpu', enabled=False):
+        found = times('linear in bf16', {BF16: lambda: F.linear(*half),
+                                         product_library(): lambda: linear(values, weight, bias)})
+    return found[product_library()] / found[BF16]
+
+
+def _operands() -> tuple[Tensor, Tensor, Tensor]:
+    """Return values, weight and bias of the product that is raced, the same whatever a program has set as its default."""
+    options = {'dtype': torch.float32, 'device': 'cpu', 'generator': torch.Generator().manual_seed(0)}
+    return torch.randn(1, ROWS, WIDTH, **options), torch.randn(OUT, WIDTH, **options), torch.randn(OUT, **options)
 
 
 @functools.cache
@@ -34,9 +89,11 @@ def onednn_multiplies() -> bool:
     """Whether this build of PyTorch has oneDNN's product in the form that is known here, and it is right."""
     if not torch.backends.mkldnn.is_available():
         return False
-    values, weight, bias = torch.linspace(-1, 1, 24).view(1, 2, 12), torch.linspace(-1, 2, 36).view(3, 12), torch.ones(3)
+    options = {'dtype': torch.float32, 'device': 'cpu'}
+    values, weight = torch.linspace(-1, 1, 24, **options).view(1, 2, 12), torch.linspace(-1, 2, 36, **options).view(3, 12)
+    bias = torch.ones(3, **options)
     try:
-        found = torch.ops.mkldnn._linear_pointwise(values, weight, bias, 'none', [], '')
+        found = onednn_linear(values, weight, bias)
     except (AttributeError, RuntimeError, TypeError):
         return False
     return torch.allclose(found, F.linear(values, weight, bias), atol=1e-5)

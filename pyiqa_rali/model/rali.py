@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +14,12 @@ from pyiqa_rali.model import checkpoint as checkpoint_format
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.explanation import NUM_BASIS, NUM_TEXTS, Explanation, explain
 from pyiqa_rali.model.image_encoder import ImageEncoderConfig, build_image_encoder, is_own_tower
-from pyiqa_rali.model.precision import check_device, check_precision
+from pyiqa_rali.model.precision import check_device, check_precision, reason_for_fp32, warn_of_fp32
 from pyiqa_rali.model.preprocessing import as_unit_float
 from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.model.text_bank import build_bank
+
+_DECIDING = threading.Lock()
 
 
 class RALI(nn.Module):
@@ -35,8 +38,8 @@ class RALI(nn.Module):
         num_basis: with `pretrained=False`, the number K of basis vectors.
         mos_range: with `pretrained=False`, the range of the scores.
         lower_better: with `pretrained=False`, whether low scores mean good quality.
-        precision: of the image encoder, 'fp32', 'bf16' (GPUs, and CPUs with units for it) or 'fp16' (GPUs); the scorer
-            always computes in float32.
+        precision: of the image encoder, 'fp32', 'bf16' (GPUs, and CPUs on which it is faster; on others float32 is taken,
+            with a warning) or 'fp16' (GPUs); the scorer always computes in float32.
         exact: take pictures as 8-bit ones and let Pillow resize them, as the released model does; scores on files then
             are its own, and the pixels have no gradient.
         revision: branch, tag or commit, for weights from the hub.
@@ -56,6 +59,7 @@ class RALI(nn.Module):
         super().__init__()
         check_trainable(trainable)
         self.precision, self._dtype, self.exact = precision, check_precision(precision), exact
+        self._undecided = precision == 'bf16'  # whether it pays on this CPU
         described = {'image_encoder': image_encoder, 'pca_dim': pca_dim, 'num_basis': num_basis, 'mos_range': mos_range,
                      'lower_better': lower_better}
         without_weights = pretrained_model_path is None and pretrained is False
@@ -123,7 +127,10 @@ class RALI(nn.Module):
 
     def score_prepared(self, prepared: Tensor) -> Tensor:
         """Return scores (N, 1), float32, for what `prepare` made of pictures of any sizes."""
-        check_device(self.precision, self.scorer.basis_vectors.device)
+        device = self.scorer.basis_vectors.device
+        check_device(self.precision, device)
+        if self._undecided and device.type == 'cpu':
+            self._decide_on_bf16()
         with self._own_precision(prepared):
             return self.scorer(self.image_encoder.encode(prepared)).float()
 
@@ -168,13 +175,11 @@ class RALI(nn.Module):
         try:
             self._build(metadata, *_scorer_sizes(tensors))
             self.to(device=current.device, dtype=current.dtype)
-            self._narrow()
             result = _load_into(self, tensors, strict, assign, 'these weights')
         except Exception:
             for name, value in before.items():
                 setattr(self, name, value)
             raise
-        self._narrow()  # tensors that were assigned have brought their own type
         self._settle(training)
         return result
 
@@ -195,7 +200,6 @@ class RALI(nn.Module):
                     'mos_range': list(described['mos_range']), 'lower_better': described['lower_better'],
                     'training': 'none: random weights'}
         self._build(metadata, encoder.embed_dim, described['pca_dim'], described['num_basis'])
-        self._narrow()
         self._settle(training=False)
 
     def _refuse_with_weights(self, described: dict[str, Any]) -> None:
@@ -208,21 +212,44 @@ class RALI(nn.Module):
         from pyiqa_rali.model.locate import locate_checkpoint
         path = locate_checkpoint('rali' if source is True else os.fspath(source), revision, may_be_name)
         tensors, metadata = checkpoint_format.load_checkpoint(path)
+        own_tower = _is_own_tower(metadata)
         try:
-            with torch.device('meta') if _is_own_tower(metadata) else contextlib.nullcontext():
+            with torch.device('meta') if own_tower else contextlib.nullcontext():
                 self._build(metadata, *_scorer_sizes(tensors))
         except OptionError as error:
             raise CheckpointError(f'{path}: {error}') from error
-        self._narrow()
+        if own_tower:  # the file's tensors are cast while they are read
+            self._decide_if_on_cpu()
+            self._narrow()
         wanted = {name: tensor.dtype for name, tensor in self.state_dict().items()}
         _load_into(self, checkpoint_format.with_types(path, tensors, wanted), True, True, path)
         self.image_encoder.backbone.to(memory_format=torch.channels_last)
         self._settle(training=False)
 
+    def _decide_if_on_cpu(self) -> None:
+        """Decide between bfloat16 and float32 before there are rounded weights, where nothing but the CPU can be meant."""
+        if self._undecided and not torch.accelerator.is_available():
+            self._decide_on_bf16()
+
+    def _decide_on_bf16(self) -> None:
+        """Compute in float32 from now on where bfloat16 is the slower one; weights that are rounded already stay rounded."""
+        with _DECIDING:
+            if self._undecided:
+                reason = reason_for_fp32(self.image_encoder)
+                if reason is not None:
+                    warn_of_fp32(reason)
+                    self.precision, self._dtype = 'fp32', torch.float32
+                    self._narrow()
+                self._undecided = False
+
     def _settle(self, training: bool) -> None:
-        """Bring new modules into the mode, and their weights to ask for gradients or not, as this metric is to be used."""
+        """Bring new weights into the mode and precision of this metric, and to ask for gradients or not."""
         self.train(training)
         self.requires_grad_(self.trainable)
+        if not self.trainable:
+            self.image_encoder.fold()
+        self._decide_if_on_cpu()
+        self._narrow()
 
     def _own_precision(self, images: Tensor) -> contextlib.AbstractContextManager:
         """Keep a surrounding autocast out: scores are computed in the precision that was asked for. Training may use it."""
@@ -232,8 +259,7 @@ class RALI(nn.Module):
         return torch.autocast(kind, enabled=False)
 
     def _narrow(self) -> None:
-        if self._dtype != torch.float32:
-            self.image_encoder.narrow(self._dtype)
+        self.image_encoder.narrow(self._dtype)
 
     def _build(self, metadata: dict[str, Any], feature_dim: int, pca_dim: int, num_basis: int) -> None:
         config = ImageEncoderConfig.from_dict(metadata['image_encoder'])

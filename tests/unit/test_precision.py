@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -108,11 +109,41 @@ def test_what_a_precision_cannot_do_is_said(saved, monkeypatch):
         RALI(pretrained_model_path=saved, precision='bf61')
     with pytest.raises(OptionError, match='precision: fp16 is for GPUs; on a CPU take fp32, or bf16'):
         RALI(pretrained_model_path=saved, precision='fp16')(images())
-    precision._warn_of_emulation.cache_clear()
+
+
+@pytest.mark.parametrize('encoder', [ENCODER, TIMM], ids=['clip', 'timm'])
+@pytest.mark.parametrize('gpu', [False, True])
+def test_bf16_gives_way_to_float32_where_that_is_faster(encoder, gpu, tmp_path, monkeypatch):
+    """With a GPU in the machine it is decided at the first score on the CPU, when the weights are rounded already."""
+    net = random_rali(encoder)
+    save_checkpoint(tmp_path / 'rali.safetensors', tensors_of(net), net.metadata)
+    expected = RALI(pretrained_model_path=tmp_path)(images())
     monkeypatch.setattr(precision, 'cpu_has_bf16', lambda: False)
-    net = RALI(pretrained_model_path=saved, precision='bf16')
-    with pytest.warns(RuntimeWarning, match='bf16 is emulated by this CPU, .* slower than fp32'):
-        net(images())
+    monkeypatch.setattr(torch.accelerator, 'is_available', lambda: gpu)
+    with pytest.warns(RuntimeWarning, match=r'bf16 is slower than fp32 on this CPU \(it has no units for it\); fp32 is taken'):
+        slow = RALI(pretrained_model_path=tmp_path, precision='bf16')
+        found = slow(images())
+    assert torch.equal(found, expected) if not gpu else (found - expected).abs().max() < 0.05
+    assert {each.dtype for each in slow.parameters()} == {torch.float32} and slow.precision == 'fp32'
+    slow.load_state_dict(net.state_dict())
+    assert torch.equal(slow(images()), expected)
+
+
+@pytest.mark.parametrize(('seconds', 'dtype'), [({'fp32': 1.0, 'bf16': 0.5}, torch.bfloat16), ({'fp32': 1.0, 'bf16': 2.0},
+                                                                                              torch.float32)])
+@pytest.mark.parametrize('encoder', [ENCODER, TIMM], ids=['clip', 'timm'])
+def test_with_units_for_bf16_a_race_decides(encoder, seconds, dtype, tmp_path, monkeypatch):
+    net = random_rali(encoder)
+    save_checkpoint(tmp_path / 'rali.safetensors', tensors_of(net), net.metadata)
+    monkeypatch.setattr(precision, 'cpu_has_bf16', lambda: True)
+    monkeypatch.setattr(precision, 'times', lambda question, ways: [way() for way in ways.values()] and seconds)
+    monkeypatch.setattr(precision, 'bf16_speed', lambda: seconds['fp32'] / seconds['bf16'])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        found = RALI(pretrained_model_path=tmp_path, precision='bf16')
+    assert [str(each.message).count('it takes 2.0 times as long') for each in caught] == [1] * (dtype == torch.float32)
+    weight = found.image_encoder.backbone.conv1 if encoder is ENCODER else next(found.image_encoder.backbone.parameters())
+    assert getattr(weight, 'weight', weight).dtype == dtype
 
 
 def test_units_are_found_in_what_the_system_says(monkeypatch):

@@ -1,0 +1,150 @@
+"""Batch norms folded into the convolutions before them, for scoring: a pass over every feature map less.
+
+In evaluation a batch norm is y = g (x - m) / s + b for each channel. With the convolution before it, it is one convolution with
+weights times g / s and another bias. The modules keep their own weights under their names, so that state dicts, exports and
+digests are those of the network that was trained; the folded weights stand beside them as buffers that no state dict holds.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers.conv2d_same import conv2d_same
+from torch import Tensor, nn
+
+LARGEST_ERROR = 1e-4  # of the features' largest value
+TRIED_SIZE = 64  # pixels, where a backbone takes any size
+
+
+class FoldedConv2d(nn.Conv2d):
+    """A convolution with the batch norm after it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the normalised feature maps."""
+        return self._conv_forward(images, self.folded_weight, self.folded_bias)
+
+
+class FoldedConv2dSame(Conv2dSame):
+    """A convolution that pads as TensorFlow does, with the batch norm after it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the normalised feature maps."""
+        return conv2d_same(images, self.folded_weight, self.folded_bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class FoldedBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm that the convolution before it has done."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the feature maps as they come."""
+        return images
+
+
+class FoldedBatchNormAct2d(BatchNormAct2d):
+    """A batch norm that the convolution before it has done, and its activation."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the activated feature maps."""
+        return self.act(self.drop(images))
+
+
+FOLDED = {nn.Conv2d: FoldedConv2d, Conv2dSame: FoldedConv2dSame, nn.BatchNorm2d: FoldedBatchNorm2d,
+          BatchNormAct2d: FoldedBatchNormAct2d}
+PLAIN = {folded: plain for plain, folded in FOLDED.items()}
+CONVOLUTIONS, NORMS = (nn.Conv2d, Conv2dSame), (nn.BatchNorm2d, BatchNormAct2d)
+
+
+@torch.no_grad()
+def fold(backbone: nn.Module, size: int | None) -> bool:
+    """Fold what can be folded, if the features stay what they were.
+
+    Args:
+        backbone: in evaluation mode, in float32.
+        size: of the pictures that it takes, in pixels; None for any.
+
+    Returns:
+        Whether something was folded.
+    """
+    if not any(type(module) in NORMS for module in backbone.modules()):
+        return False
+    weight = next(backbone.parameters())
+    picture = torch.linspace(-2, 2, 3 * (size or TRIED_SIZE) ** 2, device=weight.device, dtype=torch.float32)
+    picture = picture.sin().view(1, 3, size or TRIED_SIZE, size or TRIED_SIZE).to(weight.dtype)
+    pairs, expected = _pairs(backbone, picture)
+    for convolution, norm in pairs:
+        _fold_pair(convolution, norm)
+    if pairs and not (backbone(picture) - expected).abs().max() <= LARGEST_ERROR * expected.abs().max():
+        unfold(backbone)  # a convolution's output went elsewhere too, or values are not finite
+        return False
+    return bool(pairs)
+
+
+def unfold(backbone: nn.Module) -> None:
+    """Let convolutions and batch norms compute with their own weights again."""
+    for module in backbone.modules():
+        if type(module) in PLAIN:
+            module.__class__ = PLAIN[type(module)]
+            for name in ('folded_weight', 'folded_bias'):
+                module._buffers.pop(name, None)
+                module._non_persistent_buffers_set.discard(name)
+
+
+def unfolded(backbone: nn.Module) -> nn.Module:
+    """Return the backbone, or, where something is folded, a copy in which nothing is."""
+    if any(type(module) in PLAIN for module in backbone.modules()):
+        backbone = copy.deepcopy(backbone)
+        unfold(backbone)
+    return backbone
+
+
+def state_of(backbone: nn.Module) -> tuple[tuple[int, bool], ...]:
+    """Return what changes when a weight is written to, or asks for a gradient: what is folded does not hold then."""
+    tensors = [tensor for module in backbone.modules() if type(module) in PLAIN for tensor in (
+        *module._parameters.values(), module._buffers.get('running_mean'), module._buffers.get('running_var'))]
+    return tuple((0 if tensor.is_inference() else tensor._version, tensor.requires_grad) for tensor in tensors
+                 if tensor is not None)
+
+
+def _pairs(backbone: nn.Module, picture: Tensor) -> tuple[list[tuple[nn.Module, nn.Module]], Tensor]:
+    """Return each convolution whose output a batch norm takes, with that batch norm, and the features of the picture.
+
+    Modules that run more than once are left out.
+    """
+    outputs: dict[int, tuple[nn.Module, Tensor]] = {}
+    pairs: list[tuple[nn.Module, nn.Module]] = []
+    runs: dict[nn.Module, int] = {}
+
+    def look(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        runs[module] = runs.get(module, 0) + 1
+        if type(module) in CONVOLUTIONS:
+            outputs[id(output)] = (module, output)  # the tensor is held, so that no other gets its number
+        elif id(inputs[0]) in outputs:
+            pairs.append((outputs[id(inputs[0])][0], module))
+
+    hooks = [module.register_forward_hook(look) for module in backbone.modules() if type(module) in (*CONVOLUTIONS, *NORMS)]
+    try:
+        features = backbone(picture)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    taken = [convolution for convolution, _ in pairs]
+    return [(convolution, norm) for convolution, norm in pairs
+            if runs[convolution] == runs[norm] == 1 and taken.count(convolution) == 1 and norm.running_mean is not None
+            and not norm.training], features
+
+
+def _fold_pair(convolution: Any, norm: Any) -> None:
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    bias = -norm.running_mean.double()
+    if convolution.bias is not None:
+        bias = bias + convolution.bias.double()
+    bias = bias * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias.double()
+    weight = (convolution.weight.double() * scale.view(-1, 1, 1, 1)).to(convolution.weight.dtype)
+    convolution.__class__, norm.__class__ = FOLDED[type(convolution)], FOLDED[type(norm)]
+    convolution.register_buffer('folded_weight', weight, persistent=False)
+    convolution.register_buffer('folded_bias', bias.to(convolution.weight.dtype), persistent=False)
