@@ -1,7 +1,6 @@
 """Image encoders by name: open_clip's vision towers, and timm backbones with a projection."""
 
 from dataclasses import asdict, dataclass, field
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -79,7 +78,6 @@ class ImageEncoder(nn.Module):
         self.backbone = backbone.to(memory_format=torch.channels_last)  # convolutions run 1.5 times faster on CPUs
         self.projection = projection
         self._folded: tuple[Any, ...] | None = None  # the state of the weights that are folded
-        self._weight_names = [next((name for name, _ in module.named_parameters()), None) for module in (backbone, projection)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return image features (N, C), not normalised, for (N, 3 or 1, H, W) pictures in [0, 1]."""
@@ -89,17 +87,9 @@ class ImageEncoder(nn.Module):
         """Return image features (N, C) for preprocessed pictures (N, 3, h, w)."""
         self._unfold_if_changed()
         parts = prepared.split(self._pictures_at_once(prepared))
-        dtype, last = self._dtypes()
+        dtype = _dtype_of(self.backbone)
         features = torch.cat([self.backbone(part.to(dtype, memory_format=torch.channels_last)) for part in parts])
-        return self.projection(features.to(last or features.dtype))
-
-    def _dtypes(self) -> list[torch.dtype | None]:
-        """Return the types of backbone and projection (None: it has no weights), by the name of a weight.
-
-        The replicas of `DataParallel` have their weights as plain attributes, and `parameters()` of them is empty.
-        """
-        return [name and attrgetter(name)(module).dtype
-                for name, module in zip(self._weight_names, (self.backbone, self.projection), strict=True)]
+        return self.projection(features.to(_dtype_of(self.projection) or features.dtype))
 
     def _pictures_at_once(self, prepared: Tensor) -> int:
         """Return how many pictures pass a convolutional backbone together: on CPUs few, and the whole batch elsewhere.
@@ -165,6 +155,18 @@ class ImageEncoder(nn.Module):
         else:
             self.backbone.to(dtype)
         self._keep_folded()
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype | None:
+    """Return the type of a module's first weight; None where it has none.
+
+    The replicas of `DataParallel` have no parameters: what these were stands in another dictionary.
+    """
+    for part in module.modules():
+        for weight in (*part._parameters.values(), *vars(part).get('_former_parameters', {}).values()):
+            if weight is not None:
+                return weight.dtype
+    return None
 
 
 class StageStatistics(nn.Module):
