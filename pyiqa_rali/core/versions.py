@@ -5,7 +5,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-PACKAGES = ('pyiqa-rali', 'pyiqa', 'torch', 'timm', 'open_clip_torch', 'transformers', 'numpy', 'scipy')
+PACKAGES = ('pyiqa-rali', 'pyiqa', 'torch', 'timm', 'open_clip_torch', 'transformers', 'numpy', 'scipy', 'scikit-learn')
 
 
 def versions() -> dict[str, str]:

@@ -19,6 +19,7 @@ from pyiqa_rali.core.runs import differences, read_claim
 from pyiqa_rali.data.sections import dataset_section
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.measures.correlations import correlations, measures_of
+from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.studies.baselines import Brisque, Piqe, ridge_scores
 from pyiqa_rali.training.rali.features import embed, load_features
 from pyiqa_rali.training.rali.options import TrainOptions, train_options
@@ -118,8 +119,8 @@ def _pictures(options: TrainOptions, section: str) -> Iterator[np.ndarray]:
 
 def _add_ridge(found: dict[str, Any], options: TrainOptions, folder: RunFolder) -> None:
     """Add ridge regression on the backbone as it was before alignment, at the same resolution, on the same pictures."""
-    encoder = build_towers(options.network, options.text_encoder, options.path).image_encoder.eval()
-    encoder.projection = torch.nn.Identity()
+    built = build_towers(options.network, options.text_encoder, options.path).image_encoder
+    encoder = ImageEncoder(built.config, built.backbone, torch.nn.Identity()).eval()
 
     def embedded(section: str) -> Any:
         table = build_table(section, options.datasets[section], options.manual_seed)

@@ -15,6 +15,8 @@ from pyiqa_rali.training.rali.compression import (
 )
 from pyiqa_rali.training.rali.options import CompressOptions
 
+BACKENDS = ['sklearn', 'torch']
+
 
 def features_and_labels(count=300, width=20, seed=0):
     rng = np.random.default_rng(seed)
@@ -25,7 +27,7 @@ def features_and_labels(count=300, width=20, seed=0):
     return features, labels
 
 
-@pytest.mark.parametrize('backend', ['scipy', 'torch'])
+@pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('num_buckets', [1, 10, 240])
 def test_shapes_scores_and_determinism(backend, num_buckets):
     features, labels = features_and_labels()
@@ -86,11 +88,14 @@ def test_every_label_is_in_the_bucket_that_holds_it(labels, num_buckets):
     assert (low + found * width <= labels + 1e-9).all() and (labels - 1e-9 <= low + (found + 1) * width).all()
 
 
-def test_principal_components_match_a_singular_value_decomposition():
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_principal_components_match_a_singular_value_decomposition(backend):
     features, _ = features_and_labels()
     mean, scale = standardisation(features)
     standardised = (features - mean) / scale
-    components, explained = principal_components(standardised, 5)
+    components, explained = principal_components(standardised, 5, backend)
+    assert (components[np.arange(5), np.abs(components).argmax(axis=1)] > 0).all()
+    assert components @ components.T == pytest.approx(np.eye(5), abs=1e-9)
     _, values, reference = np.linalg.svd(standardised, full_matrices=False)
     assert np.abs(np.abs((components * reference[:5]).sum(axis=1)) - 1).max() < 1e-6
     assert explained == pytest.approx((values[:5] ** 2).sum() / (values ** 2).sum())
@@ -102,15 +107,60 @@ def test_constant_features_keep_scale_one():
     assert (standardisation(features, by_deviation=False)[1] == 1.0).all()
 
 
-def test_kmeans_finds_separate_clusters_and_leaves_none_empty():
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_kmeans_finds_separate_clusters(backend):
     rng = np.random.default_rng(0)
     centers = np.array([[0, 0], [10, 0], [0, 10]])
     points = np.concatenate([center + rng.normal(0, 0.1, (20, 2)) for center in centers])
-    centroids, assignment = kmeans(points, 3, CompressOptions(num_basis=3), seed=1)
+    centroids, assignment = kmeans(points, 3, CompressOptions(num_basis=3, backend=backend), seed=1)
     assert sorted(np.bincount(assignment)) == [20, 20, 20]
     assert np.abs(centroids[np.lexsort(centroids.T)].round() - centers[np.lexsort(centers.T)]).max() == 0
-    same = np.zeros((8, 2))
-    assert (np.bincount(kmeans(same, 4, CompressOptions(num_basis=4), seed=1)[1], minlength=4) > 0).all()
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@given(points=arrays(float, st.tuples(st.integers(1, 30), st.integers(1, 3)), elements=st.integers(0, 2)), data=st.data())
+def test_no_cluster_is_ever_empty_and_centroids_are_means(backend, points, data):
+    """Most of these points stand in one place with others: there are fewer places than clusters."""
+    count = data.draw(st.integers(1, len(points)))
+    options = CompressOptions(num_basis=count, backend=backend, kmeans_iter=data.draw(st.integers(0, 5)))
+    centroids, assignment = kmeans(points, count, options, seed=data.draw(st.integers(0, 2 ** 40)))
+    assert (np.bincount(assignment, minlength=count) > 0).all() and len(centroids) == count
+    for cluster in range(count):
+        assert centroids[cluster] == pytest.approx(points[assignment == cluster].mean(axis=0))
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_features_that_are_all_the_same_still_give_a_basis(backend):
+    options = CompressOptions(num_basis=9, pca_dim=3, num_buckets=4, backend=backend)
+    labels = np.linspace(0, 1, 40)
+    found = compress(np.full((40, 6), 7.0), labels, options, seed=0)
+    assert found.basis_vectors.shape == (9, 3) and not found.basis_vectors.any()
+    assert np.isfinite(found.basis_scores).all() and found.report['explained_variance'] == 1.0
+    assert np.array_equal(found.pca_components @ found.pca_components.T, np.eye(3))
+
+
+def test_more_clusters_than_points_are_refused():
+    with pytest.raises(OptionError, match='num_basis: 5 clusters need as many points at least, and there are 4'):
+        kmeans(np.zeros((4, 2)), 5, CompressOptions(num_basis=5), seed=0)
+
+
+def test_both_backends_find_clusters_that_are_as_tight():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(600, 8)) + 4 * rng.normal(size=(12, 8))[rng.integers(12, size=600)]
+    spread = {}
+    for backend in BACKENDS:
+        centroids, assignment = kmeans(points, 12, CompressOptions(num_basis=12, backend=backend), seed=0)
+        spread[backend] = ((points - centroids[assignment]) ** 2).sum()
+    best = ((points - points.mean(axis=0)) ** 2).sum()
+    assert spread['sklearn'] == pytest.approx(spread['torch'], rel=0.25) and max(spread.values()) < best / 3
+
+
+def test_the_backend_of_version_0_1_is_told_what_it_means_now(caplog):
+    features, labels = features_and_labels()
+    old, now = (compress(features, labels, CompressOptions(num_basis=20, backend=backend), seed=1)
+                for backend in ('scipy', 'sklearn'))
+    assert np.array_equal(old.basis_vectors, now.basis_vectors)
+    assert 'backend: scipy: was the k-means of version 0.1 and now means sklearn' in caplog.text
 
 
 @pytest.mark.parametrize(('counts', 'num_basis', 'expected'), [

@@ -50,24 +50,6 @@ def test_ridge_regression_finds_a_linear_rule():
     assert np.corrcoef(found, labels[150:])[0, 1] > 0.999
 
 
-def test_the_leave_one_out_error_is_exact():
-    from pyiqa_rali.studies.baselines import _leave_one_out
-    rng = np.random.default_rng(1)
-    features, labels = rng.normal(size=(25, 6)), rng.normal(size=25)
-    features -= features.mean(axis=0)
-    labels -= labels.mean()
-    left, values, _ = np.linalg.svd(features, full_matrices=False)
-    found = _leave_one_out(left, values, left.T @ labels, labels, 2.0)
-    errors = []
-    for index in range(25):
-        kept = np.arange(25) != index
-        mean, center = features[kept].mean(axis=0), labels[kept].mean()
-        rows = features[kept] - mean
-        weights = np.linalg.solve(rows.T @ rows + 2.0 * np.eye(6), rows.T @ (labels[kept] - center))
-        errors.append((labels[index] - center - (features[index] - mean) @ weights) ** 2)
-    assert found == pytest.approx(np.mean(errors), rel=1e-6)
-
-
 def test_medians_of_nested_results():
     results = [{'a': {'plcc': value}, 'images': 5, 'names': ['x']} for value in (0.1, 0.9, 0.4)]
     assert medians(results) == {'a': {'plcc': 0.4}, 'images': 5.0}

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 import scipy.spatial.distance
 import torch
-from scipy.special import expit, log_expit
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.options import from_known_keys
@@ -21,6 +19,7 @@ from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
 from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.figures.analyses import draw_spaces
 from pyiqa_rali.model.digest import weights_digest
+from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.studies.analyses.folder import AnalysisFolder, AnalysisResult
 from pyiqa_rali.studies.analyses.inputs import OptionFile, drawn, sections_of
@@ -30,7 +29,6 @@ from pyiqa_rali.training.rali.towers import build_towers
 
 VISUAL, TEXT, ALIGNED = 'visual features', 'reasoning texts', 'aligned embeddings'
 FOLDS = 5
-PENALTY = 1.0  # on the squared weights of standardised features, as scikit-learn's C = 1
 
 
 def analyse_domains(opt: OptionFile, sections: Sequence[str], checkpoint: str | os.PathLike, out: str | os.PathLike,
@@ -74,13 +72,11 @@ def analyse_domains(opt: OptionFile, sections: Sequence[str], checkpoint: str | 
     images = [image for table, _ in chosen.values() for image in table.names]
     rows = [{'space': space, **row} for space, points in spaces.items() for row in gaps(points, of, permutations, seed)]
     maps = {space: plane(standardised(points), seed) for space, points in spaces.items()}
-    methods = sorted({method for _, method in maps.values()})
     places = [{'space': space, 'dataset': of[place], 'image': images[place], 'x': x, 'y': y}
-              for space, (points, _) in maps.items() for place, (x, y) in enumerate(points.tolist())]
-    draw_spaces({space: np.asarray(points) for space, (points, _) in maps.items()}, of, rows, folder.picture('domains'),
-                ', '.join(methods))
+              for space, points in maps.items() for place, (x, y) in enumerate(points.tolist())]
+    draw_spaces(maps, of, rows, folder.picture('domains'), 't-SNE')
     return folder.finish({'distances': rows, 'points': places}, {
-        'distances': rows, 'plane': methods, 'images': {section: len(table.names) for section, (table, _) in chosen.items()}},
+        'distances': rows, 'plane': ['t-SNE'], 'images': {section: len(table.names) for section, (table, _) in chosen.items()}},
         folder.picture('domains'))
 
 
@@ -103,9 +99,10 @@ def encoders_of(values: Mapping[str, Any], checkpoint: str | os.PathLike, seed: 
     aligned = RALI(pretrained_model_path=checkpoint).image_encoder
     torch.manual_seed(seed)
     towers = build_towers(values['network'], text, path)
-    if towers.image_encoder.config.library == 'timm' and not path.pretrain_network:
-        towers.image_encoder.projection = torch.nn.Identity()  # it has random weights before alignment
-    return {VISUAL: towers.image_encoder, TEXT: towers.text_encoder, ALIGNED: aligned}
+    before = towers.image_encoder
+    if before.config.library == 'timm' and not path.pretrain_network:
+        before = ImageEncoder(before.config, before.backbone, torch.nn.Identity())  # its projection has random weights
+    return {VISUAL: before, TEXT: towers.text_encoder, ALIGNED: aligned}
 
 
 class _Chosen:
@@ -207,27 +204,6 @@ def mmd_test(points: np.ndarray, first: np.ndarray, permutations: int, seed: int
     return {'mmd2': float(found), 'p_value': float((1 + (drawn >= found).sum()) / (1 + permutations))}
 
 
-def logistic_regression(features: np.ndarray, labels: np.ndarray, penalty: float = PENALTY) -> tuple[np.ndarray, float]:
-    """Return weights (C,) and bias of a logistic regression with both classes weighted equally.
-
-    Args:
-        features: (n, C).
-        labels: (n,) truth values.
-        penalty: on half the squared weights, against the summed loss.
-    """
-    signs = np.where(labels, 1.0, -1.0)
-    weight = np.where(labels, 0.5 / labels.mean(), 0.5 / (1 - labels.mean()))
-
-    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
-        margin = signs * (features @ values[:-1] + values[-1])
-        slope = -weight * signs * expit(-margin)
-        gradient = np.append(features.T @ slope + penalty * values[:-1], slope.sum())
-        return -(weight * log_expit(margin)).sum() + penalty * values[:-1] @ values[:-1] / 2, gradient
-
-    found = scipy.optimize.minimize(loss, np.zeros(features.shape[1] + 1), jac=True, method='L-BFGS-B')
-    return found.x[:-1], float(found.x[-1])
-
-
 def domain_accuracy(features: np.ndarray, first: np.ndarray, seed: int, folds: int = FOLDS) -> dict[str, float]:
     """Return the cross-validated accuracy with which a linear classifier tells two sets apart; 0.5 is chance.
 
@@ -245,30 +221,22 @@ def domain_accuracy(features: np.ndarray, first: np.ndarray, seed: int, folds: i
     """
     if min(first.sum(), (~first).sum()) < folds:
         raise DataError(f'domain gap: {int(first.sum())} and {int((~first).sum())} points; each set needs {folds}, one a fold.')
-    rng = np.random.default_rng(seed)
-    fold = np.empty(len(first), dtype=int)
-    for members in (np.flatnonzero(first), np.flatnonzero(~first)):
-        fold[rng.permutation(members)] = np.arange(len(members)) % folds
-    accuracies = []
-    for number in range(folds):
-        test = fold == number
-        mean, scale = features[~test].mean(axis=0), features[~test].std(axis=0)
-        scaled = (features - mean) / np.where(scale > 1e-8, scale, 1.0)
-        weights, bias = logistic_regression(scaled[~test], first[~test])
-        right = (scaled[test] @ weights + bias > 0) == first[test]
-        accuracies.append(np.mean([right[first[test]].mean(), right[~first[test]].mean()]))
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    # sets of different size count the same, in training (class_weight) and in what is measured
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(class_weight='balanced', max_iter=1000))
+    accuracies = cross_val_score(classifier, features, first, scoring='balanced_accuracy',
+                                 cv=StratifiedKFold(folds, shuffle=True, random_state=seed))
     return {'accuracy': float(np.mean(accuracies)), 'accuracy_sd': float(np.std(accuracies, ddof=1))}
 
 
-def plane(points: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
-    """Return the points in the plane (n, 2) and by what: t-SNE where scikit-learn is installed, else principal components."""
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError:
-        left, values, _ = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
-        return left[:, :2] * values[:2], 'PCA (t-SNE needs scikit-learn)'
+def plane(points: np.ndarray, seed: int) -> np.ndarray:
+    """Return the points (n, C) in the plane (n, 2), by t-SNE."""
+    from sklearn.manifold import TSNE
     perplexity = min(30.0, (len(points) - 1) / 3)
-    return TSNE(2, perplexity=perplexity, init='pca', random_state=seed).fit_transform(points), 't-SNE'
+    return np.asarray(TSNE(2, perplexity=perplexity, init='pca', random_state=seed).fit_transform(points))
 
 
 def gaps(points: np.ndarray, dataset: Sequence[str], permutations: int, seed: int) -> list[dict[str, float | str]]:

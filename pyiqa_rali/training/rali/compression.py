@@ -1,18 +1,21 @@
 """Stage 2: standardisation, PCA and bucketed k-means (arXiv 2510.11369, feature compression).
 
-Deterministic for a seed, and pure: features and labels in, the scorer's tensors out.
+Deterministic for a seed, and pure: features and labels in, the scorer's tensors out. PCA and k-means are scikit-learn's, or
+run in torch on a GPU.
 """
 
+import logging
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.cluster.vq
-import scipy.linalg
-import scipy.spatial.distance
 import torch
+from torch import Tensor
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.training.rali.options import CompressOptions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -50,9 +53,13 @@ def compress(image_features: np.ndarray, mos_label: np.ndarray, options: Compres
     """
     features = np.asarray(image_features, dtype=np.float64)
     _check_sizes(features.shape, options)
+    if options.backend == 'scipy':
+        logger.warning('compress: backend: scipy: was the k-means of version 0.1 and now means sklearn; the basis vectors '
+                       'differ from those of that version. Write sklearn.')
     mean, scale = standardisation(features, options.standardise)
-    components, explained = principal_components((features - mean) / scale, options.pca_dim)
-    compressed = ((features - mean) / scale) @ components.T
+    standardised = (features - mean) / scale
+    components, explained = principal_components(standardised, options.pca_dim, options.backend)
+    compressed = standardised @ components.T
     vectors, scores, report = bucketed_kmeans(compressed, np.asarray(mos_label, dtype=np.float64), options, seed)
     report = {'images': len(features), 'explained_variance': round(explained, 4), **report}
     return Compression(*(np.ascontiguousarray(array, dtype=np.float32)
@@ -75,15 +82,34 @@ def standardisation(features: np.ndarray, by_deviation: bool = True) -> tuple[np
     return features.mean(axis=0), np.where(usable, scale, 1.0)
 
 
-def principal_components(standardised: np.ndarray, pca_dim: int | None) -> tuple[np.ndarray, float]:
-    """Return the leading (D, C) orthonormal components and the share of variance they hold; None means no PCA."""
+def principal_components(standardised: np.ndarray, pca_dim: int | None,
+                         backend: str = 'sklearn') -> tuple[np.ndarray, float]:
+    """Return the leading (D, C) orthonormal components and the share of variance they hold; None means no PCA.
+
+    The largest entry of each component is positive, so that signs do not depend on who computes them.
+
+    Args:
+        standardised: (n, C), each feature with mean 0.
+        pca_dim: D, at most n and C.
+        backend: 'torch' computes on a GPU if there is one, everything else by scikit-learn.
+    """
     if pca_dim is None:
         return np.eye(standardised.shape[1]), 1.0
-    covariance = standardised.T @ standardised / len(standardised)
-    values, vectors = scipy.linalg.eigh(covariance)
-    components = vectors[:, ::-1][:, :pca_dim].T
+    if not standardised.any():  # no feature varies: every direction is as good, and there is no variance to lose
+        return np.eye(pca_dim, standardised.shape[1]), 1.0
+    if backend == 'torch':
+        return _components_torch(standardised, pca_dim)
+    from sklearn.decomposition import PCA
+    found = PCA(pca_dim, svd_solver='covariance_eigh').fit(standardised)
+    return found.components_, float(found.explained_variance_ratio_.sum())
+
+
+def _components_torch(standardised: np.ndarray, pca_dim: int) -> tuple[np.ndarray, float]:
+    features = torch.from_numpy(standardised).to(_device())
+    values, vectors = torch.linalg.eigh(features.T @ features / len(features))  # rising
+    components = vectors.flip(1)[:, :pca_dim].T.cpu().numpy()
     signs = np.sign(components[np.arange(pca_dim), np.abs(components).argmax(axis=1)])
-    return components * signs[:, None], float(values[::-1][:pca_dim].sum() / values.sum())
+    return components * signs[:, None], float(values[-pca_dim:].sum() / values.sum())
 
 
 def bucketed_kmeans(compressed: np.ndarray, mos_label: np.ndarray, options: CompressOptions,
@@ -151,54 +177,93 @@ def share_basis(counts: np.ndarray, num_basis: int) -> np.ndarray:
 
 
 def kmeans(points: np.ndarray, num_clusters: int, options: CompressOptions, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return centroids (k, D) and the assignment (n,) of k-means++ with no cluster left empty."""
-    if num_clusters == 1:
-        return points.mean(axis=0, keepdims=True), np.zeros(len(points), dtype=int)
-    start = plus_plus(points, num_clusters, np.random.default_rng(seed))
-    step = _assign_torch if options.backend == 'torch' else _assign_scipy
-    centroids = start
-    for _ in range(max(1, options.kmeans_iter)):
-        assignment = _fill_empty(points, centroids, step(points, centroids), num_clusters)
-        updated = np.stack([points[assignment == cluster].mean(axis=0) for cluster in range(num_clusters)])
-        if np.array_equal(updated, centroids):
+    """Return centroids (k, D) and the assignment (n,) of k-means after k-means++, with no cluster left empty.
+
+    Every centroid is the mean of its members. The same points, options and seed give the same bits.
+
+    Args:
+        points: (n, D).
+        num_clusters: k, at most n.
+        options: `backend` and `kmeans_iter`.
+        seed: of the starting centroids.
+
+    Raises:
+        OptionError: there are fewer points than clusters.
+    """
+    if num_clusters > len(points):
+        raise OptionError(f'num_basis: {num_clusters} clusters need as many points at least, and there are {len(points)}.')
+    assign = _assign_torch if options.backend == 'torch' else _assign_sklearn
+    iterations = max(1, options.kmeans_iter)
+    assignment = assign(points, num_clusters, iterations, seed) if num_clusters > 1 else np.zeros(len(points), dtype=int)
+    assignment = _fill_empty(points, assignment, num_clusters)
+    return np.stack([points[assignment == cluster].mean(axis=0) for cluster in range(num_clusters)]), assignment
+
+
+def _assign_sklearn(points: np.ndarray, num_clusters: int, iterations: int, seed: int) -> np.ndarray:
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+    # several threads would add up their parts of a mean in any order, and no run would give another one's bits
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
+        warnings.simplefilter('ignore', ConvergenceWarning)  # fewer different points than clusters: they are filled below
+        found = KMeans(num_clusters, n_init=1, max_iter=iterations, tol=0.0, random_state=seed % 2 ** 32).fit(points)
+    return found.labels_.astype(int)
+
+
+def _assign_torch(points: np.ndarray, num_clusters: int, iterations: int, seed: int) -> np.ndarray:
+    """Return the assignment (n,) of Lloyd's iterations on a GPU, or without one on the CPU."""
+    every = torch.from_numpy(points).to(_device())
+    centroids = _plus_plus(every, num_clusters, np.random.default_rng(seed))
+    for _ in range(iterations):
+        # a product with the one-hot assignment adds up in a fixed order, which scattered additions on a GPU do not
+        member = torch.nn.functional.one_hot(torch.cdist(every, centroids).argmin(dim=1), num_clusters).to(every.dtype)
+        counts = member.sum(dim=0).unsqueeze(1)
+        updated = torch.where(counts > 0, member.T @ every / counts.clamp(min=1), centroids)
+        if torch.equal(updated, centroids):
             break
         centroids = updated
-    return centroids, assignment
+    return torch.cdist(every, centroids).argmin(dim=1).cpu().numpy()
 
 
-def plus_plus(points: np.ndarray, num_clusters: int, rng: np.random.Generator) -> np.ndarray:
-    """Return k starting centroids (k, D) by k-means++: each new one is drawn by its squared distance to the others.
+def _plus_plus(points: Tensor, num_clusters: int, rng: np.random.Generator) -> Tensor:
+    """Return k starting centroids (k, D) by greedy k-means++.
 
-    scipy's own does not take points that are all the same.
+    Each new one is the best of a few points that are drawn by their squared distance to the nearest centroid so far.
     """
+    trials = 2 + int(np.log(num_clusters))
     chosen = [int(rng.integers(len(points)))]
+    nearest = (points - points[chosen[0]]).square().sum(dim=1)
     for _ in range(num_clusters - 1):
-        distance = scipy.spatial.distance.cdist(points, points[chosen], 'sqeuclidean').min(axis=1)
-        distance[chosen] = 0
-        left = np.setdiff1d(np.arange(len(points)), chosen)
-        weights = distance[left] if distance[left].sum() > 0 else np.ones(len(left))
-        chosen.append(int(rng.choice(left, p=weights / weights.sum())))
+        weights = nearest.cpu().numpy()
+        if not weights.sum() > 0:  # all that is left stands where a centroid stands already
+            weights = np.ones(len(points))
+            weights[chosen] = 0
+        drawn = rng.choice(len(points), trials, p=weights / weights.sum())
+        distances = torch.minimum(nearest, torch.stack([(points - points[each]).square().sum(dim=1) for each in drawn]))
+        best = int(distances.sum(dim=1).argmin())
+        chosen.append(int(drawn[best]))
+        nearest = distances[best]
+        nearest[chosen[-1]] = 0
     return points[chosen]
 
 
-def _assign_scipy(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    return scipy.cluster.vq.vq(points, centroids)[0]
+def _device() -> torch.device:
+    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
 
-def _assign_torch(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    distances = torch.cdist(torch.from_numpy(points).to(device), torch.from_numpy(np.asarray(centroids)).to(device))
-    return distances.argmin(dim=1).cpu().numpy()
+def _fill_empty(points: np.ndarray, assignment: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Give each empty cluster the point that is farthest from its cluster's mean, taken from one that keeps others.
 
-
-def _fill_empty(points: np.ndarray, centroids: np.ndarray, assignment: np.ndarray, num_clusters: int) -> np.ndarray:
-    """Give each empty cluster the point farthest from its centroid, taken from a cluster that keeps others."""
+    Where points stand in one place, k-means leaves clusters empty; each would be a basis vector without a score.
+    """
+    counts = np.bincount(assignment, minlength=num_clusters)
+    if counts.all():
+        return assignment
     assignment = assignment.copy()
-    for cluster in range(num_clusters):
-        counts = np.bincount(assignment, minlength=num_clusters)
-        if counts[cluster]:
-            continue
-        distance = np.linalg.norm(points - centroids[assignment], axis=1)
-        distance[counts[assignment] < 2] = -1
-        assignment[distance.argmax()] = cluster
+    means = {cluster: points[assignment == cluster].mean(axis=0) for cluster in np.flatnonzero(counts)}
+    distance = np.linalg.norm(points - np.stack([means[cluster] for cluster in assignment]), axis=1)
+    for cluster in np.flatnonzero(counts == 0):
+        farthest = np.where(counts[assignment] > 1, distance, -1).argmax()
+        counts[assignment[farthest]] -= 1
+        assignment[farthest], counts[cluster], distance[farthest] = cluster, 1, -1
     return assignment

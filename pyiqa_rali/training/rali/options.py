@@ -104,7 +104,8 @@ class CompressOptions:
         num_basis: number K of basis vectors over all buckets.
         standardise: divide by each feature's standard deviation before PCA, as the released checkpoint's `pca_scale` can; the
             paper's formula does not.
-        backend: 'scipy' or 'torch' (k-means on the training device).
+        backend: who computes PCA and k-means: 'sklearn', or 'torch' (on a GPU if there is one). 'scipy', of version 0.1, means
+            'sklearn'.
         kmeans_iter: k-means iterations.
     """
 
@@ -113,7 +114,7 @@ class CompressOptions:
     num_buckets: Count = 1
     bucket_range: Literal['labels', 'mos_range'] = field(default='labels', metadata={EARLIER: 'mos_range'})
     standardise: bool = True
-    backend: Literal['scipy', 'torch'] = 'scipy'
+    backend: Literal['sklearn', 'torch', 'scipy'] = 'sklearn'
     kmeans_iter: Whole = 20
 
 
