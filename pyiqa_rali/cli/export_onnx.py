@@ -84,8 +84,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.opset is not None:
         from pyiqa_rali.export.onnx_model import check_opset
         check_opset(args.opset)
-    from pyiqa_rali.export.onnx_model import require_onnx
-    require_onnx()
+    from pyiqa_rali.model.onnx.network import require_onnx
+    require_onnx('export-onnx')
 
 
 def photographs_of(folder: str | None) -> list | None:
@@ -103,8 +103,9 @@ def load_net(metric: str | None, weights: str | None):
 
 def export_float(net: Any, out: Path, opset: int | None) -> dict[str, Any]:
     """Write the model if it agrees with torch, say so, and return its figures."""
-    from pyiqa_rali.export.agreement import check_agreement
-    from pyiqa_rali.export.onnx_model import DEFAULT_OPSET, onnx_model, save_model
+    from pyiqa_rali.export.onnx_model import onnx_model, save_model
+    from pyiqa_rali.model.onnx.agreement import check_agreement
+    from pyiqa_rali.model.onnx.network import DEFAULT_OPSET
     print('Exporting, which takes a minute or two.', flush=True)
     model = onnx_model(net, opset or DEFAULT_OPSET)
     agreement = save_model(out, model, lambda path: check_agreement(path, net, str(out)))

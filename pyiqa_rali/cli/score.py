@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import os
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.image_files import ReadingOptions
 from pyiqa_rali.scoring.engine import score_files
-from pyiqa_rali.scoring.metrics import make_metric, metric_label, parse_options
+from pyiqa_rali.scoring.entries import ImageEntry
+from pyiqa_rali.scoring.metrics import make_metric, metric_label, parse_options, with_fastest_backend
 from pyiqa_rali.scoring.progress import Progress, Totals
 from pyiqa_rali.scoring.score_table import ImageScore, refuse_overwriting
 from pyiqa_rali.scoring.sources import LIST_MARK, STANDARD_INPUT, ImageSources
-from pyiqa_rali.scoring.tables import FORMATS, file_format, open_table
+from pyiqa_rali.scoring.tables import FORMATS, file_format, holds_metric, open_table
 
+MANY = 300  # images: from here on an export for onnxruntime, of about ten seconds, is soon made up for
 BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS = 8, 32, 8
 
 EPILOG = """\
@@ -82,10 +86,13 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         refuse_overwriting(Path(args.out), args.resume)  # before anything is loaded
     metric = make_metric(args.metric, args.weights, args.device, options)
-    label = metric_label(args.metric, args.weights, options, metric) + ('' if reading.upright else ' as-stored')
+    images, many = _peeked(sources, args)
+    options = _with_backend(args, metric, options, many)
+    label = _label(args, metric, options, reading)
     table = open_table(args.out, args.format, label, args.resume, rank, world, args.retry_failed) if args.out else None
     with processes.joined():
-        totals = _score(args, sources, table, metric, rank, world, reading)
+        totals = _score(args, images, table, metric, rank, world, reading)
+        totals.repeated, totals.others, totals.empty = sources.repeated, sources.others, sources.empty
         everything, *others = processes.gather(totals)
         if rank == 0:
             for other in others:
@@ -97,10 +104,39 @@ def run(args: argparse.Namespace) -> int:
     return 1 if rank == 0 and (everything.failed or everything.empty) else 0
 
 
-def _score(args: argparse.Namespace, sources: ImageSources, table: Any, metric: Any, rank: int, world: int,
+def _peeked(sources: ImageSources, args: argparse.Namespace) -> tuple[Iterator[ImageEntry], bool]:
+    """Return the images, and whether there are enough to prepare for.
+
+    Standard input and compressed shards are not awaited; several processes, each with its share, would not all see the same.
+    """
+    images, first = iter(sources), []
+    if STANDARD_INPUT not in [*args.images, *args.lists] and sources.world == 1:
+        for entry in images:
+            first.append(entry)
+            if len(first) == MANY or entry.content is not None:
+                break
+    return chain(first, images), len(first) == MANY
+
+
+def _label(args: argparse.Namespace, metric: Any, options: dict[str, Any], reading: ReadingOptions) -> str:
+    return metric_label(args.metric, args.weights, options, metric) + ('' if reading.upright else ' as-stored')
+
+
+def _with_backend(args: argparse.Namespace, metric: Any, options: dict[str, Any], many: bool) -> dict[str, Any]:
+    """Return the options with the backend that scores: a table that is resumed goes on as it was begun."""
+    if args.resume:
+        reading = reading_settings(args)
+        held = [holds_metric(args.out, args.format, _label(args, metric, each, reading))
+                for each in (options, {**options, 'backend': 'onnx'})]
+        if any(held):
+            return with_fastest_backend(metric, options, may_export=True) if held[1] else options
+    return with_fastest_backend(metric, options, may_export=many)
+
+
+def _score(args: argparse.Namespace, images: Iterable[ImageEntry], table: Any, metric: Any, rank: int, world: int,
            reading: ReadingOptions) -> Totals:
     totals = Totals(len(table.finished), table.failed) if table else Totals()
-    scores = score_files(sources, metric, *_sizes(args, metric), skip=table.has if table else None, reading=reading)
+    scores = score_files(images, metric, *_sizes(args, metric), skip=table.has if table else None, reading=reading)
     with Progress(world, silent=rank > 0) as progress, table.open() if table else contextlib.nullcontext() as stream:
         try:
             for window in scores:
@@ -115,7 +151,7 @@ def _score(args: argparse.Namespace, sources: ImageSources, table: Any, metric: 
             goes_on = f'; --resume goes on with {args.out}' if table else ''
             print(f'interrupted after {progress.count} images{goes_on}', file=sys.stderr)
             raise
-    totals.rate, totals.repeated, totals.others, totals.empty = progress.rate, sources.repeated, sources.others, sources.empty
+    totals.rate = progress.rate
     return totals
 
 

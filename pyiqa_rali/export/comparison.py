@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from pyiqa_rali.core.messages import progress_bar
-from pyiqa_rali.export.agreement import open_session
 from pyiqa_rali.export.pictures import as_input
 from pyiqa_rali.measures.correlations import correlations, measures_of
+from pyiqa_rali.model.onnx.agreement import open_session
 from pyiqa_rali.model.rali import RALI
 
 REPEATS = 5

@@ -61,7 +61,7 @@ def _remembered(question: str, ways: Mapping[str, Callable[[], Any]]) -> dict[st
         if set(known) == set(ways):
             return known
         found = measured(ways)
-        logger.info('%s: %s', question, ', '.join(f'{name} {1e3 * each:.2f} ms' for name, each in found.items()))
+        logger.debug('%s: %s', question, ', '.join(f'{name} {1e3 * each:.2f} ms' for name, each in found.items()))
         races = _read()
         races.setdefault(machine, {})[question] = found
         with contextlib.suppress(OSError):  # a home that cannot be written: this process remembers

@@ -14,6 +14,7 @@ from pyiqa_rali.model import checkpoint as checkpoint_format
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.explanation import NUM_BASIS, NUM_TEXTS, Explanation, explain
 from pyiqa_rali.model.image_encoder import ImageEncoderConfig, build_image_encoder, is_own_tower
+from pyiqa_rali.model.onnx.backend import OnnxScorer, check_backend
 from pyiqa_rali.model.precision import check_device, check_precision, reason_for_fp32, warn_of_fp32
 from pyiqa_rali.model.preprocessing import as_unit_float
 from pyiqa_rali.model.sharing import share_as_one_block
@@ -46,6 +47,8 @@ class RALI(nn.Module):
         trainable: let the weights ask for gradients, and `train()` reach the encoder, for a training of one's own. By default
             a checkpoint's weights ask for none, and scores do not depend on the mode of a model that the metric is a part
             of; without a checkpoint there is nothing but training to be done.
+        backend: what computes on CPUs: 'torch', or 'onnx', onnxruntime, which is several times faster for convolutional
+            encoders, gives scores within 1e-4 of the range, and has no gradient. The first use of weights exports them.
 
     Raises:
         CheckpointError: the weights cannot be found or read.
@@ -55,7 +58,8 @@ class RALI(nn.Module):
     def __init__(self, pretrained: bool | str = True, pretrained_model_path: str | os.PathLike | None = None,
                  image_encoder: dict[str, Any] | None = None, pca_dim: int | None = None, num_basis: int | None = None,
                  mos_range: tuple[float, float] | None = None, lower_better: bool | None = None, precision: str = 'fp32',
-                 exact: bool = False, revision: str | None = None, trainable: bool | None = None):
+                 exact: bool = False, revision: str | None = None, trainable: bool | None = None,
+                 backend: str = 'torch'):
         super().__init__()
         check_trainable(trainable)
         self.precision, self._dtype, self.exact = precision, check_precision(precision), exact
@@ -70,6 +74,26 @@ class RALI(nn.Module):
             self._refuse_with_weights(described)
             self._load_pretrained(pretrained if pretrained_model_path is None else pretrained_model_path, revision,
                                   may_be_name=pretrained_model_path is None)
+        self.use_backend(backend)
+
+    @property
+    def backend(self) -> str:
+        """What computes scores: 'torch' or 'onnx'."""
+        return 'torch' if self._onnx is None else 'onnx'
+
+    def use_backend(self, backend: str) -> None:
+        """Compute by PyTorch ('torch') or onnxruntime ('onnx') from now on (see `backend` of the constructor).
+
+        Raises:
+            OptionError: there is no such backend, it is not installed, or it does not go with other options.
+            CheckpointError: the exported network does not give PyTorch's scores, or cannot be kept.
+        """
+        check_backend(backend, self.precision, self.trainable)
+        self._onnx: OnnxScorer | None = None
+        if backend == 'onnx':
+            scorer = OnnxScorer()
+            scorer.file(self)  # what can fail, and takes time, does so here
+            self._onnx = scorer
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -127,6 +151,12 @@ class RALI(nn.Module):
 
     def score_prepared(self, prepared: Tensor) -> Tensor:
         """Return scores (N, 1), float32, for what `prepare` made of pictures of any sizes."""
+        if self._onnx is not None and not torch.compiler.is_compiling():
+            return self._onnx(self, prepared)
+        return self.torch_scores(prepared)
+
+    def torch_scores(self, prepared: Tensor) -> Tensor:
+        """Return what `score_prepared` does, by PyTorch whatever the backend is."""
         device = self.scorer.basis_vectors.device
         check_device(self.precision, device)
         if self._undecided and device.type == 'cpu':

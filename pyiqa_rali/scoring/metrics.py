@@ -48,6 +48,34 @@ def make_metric(name: str, weights: str | None, device: str | None, options: dic
         raise OptionError(f'--metric-opt: {name} cannot be made with {_text(options)}: {first_line(error)}') from error
 
 
+def with_fastest_backend(metric: Any, options: dict[str, Any], may_export: bool) -> dict[str, Any]:
+    """Let onnxruntime compute where it is faster and installed, and return the options with what was taken.
+
+    That is a RALI with a convolutional encoder in float32 on a CPU, unless the options name a backend.
+
+    Args:
+        metric: of pyiqa.
+        options: as they were given.
+        may_export: whether there is enough to score for an export, of about ten seconds, that was not made before.
+    """
+    import torch
+
+    from pyiqa_rali.core.messages import LOGGER
+    from pyiqa_rali.model.onnx.backend import can_score
+    from pyiqa_rali.model.rali import RALI
+    net = getattr(metric, 'net', None)
+    fits = (isinstance(net, RALI) and torch.device(metric.device).type == 'cpu' and 'backend' not in options
+            and net.precision == 'fp32' and not net.trainable and net.image_encoder.config.library == 'timm')
+    if not fits or not can_score(net, may_export):
+        return options
+    try:
+        net.use_backend('onnx')
+    except (CheckpointError, OptionError) as error:
+        LOGGER.warning('onnxruntime is not taken: %s', error)
+        return options
+    return {**options, 'backend': 'onnx'}
+
+
 def _check_precision(precision: str, device: Any) -> None:
     """Refuse a precision that the device does not have once, and not as the error of every image."""
     import torch

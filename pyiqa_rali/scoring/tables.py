@@ -1,9 +1,11 @@
 """The table of a run: its format, and whether it grows in place or is put together at the end."""
 
+import contextlib
 import importlib.util
 import os
+from pathlib import Path
 
-from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.scoring.parts import Parquet, ScoreParts, WholeLines, parts_folder
 from pyiqa_rali.scoring.score_table import CsvLines, JsonLines, ScoreTable
 
@@ -24,6 +26,19 @@ def file_format(path: str, chosen: str | None) -> str:
     if found == 'parquet' and importlib.util.find_spec('pyarrow') is None:
         raise OptionError('--out: Parquet needs pyarrow: pip install pyarrow. Or write .csv or .jsonl.')
     return found
+
+
+def holds_metric(path: str, chosen: str | None, metric: str) -> bool:
+    """Whether a table, or a part of it, is there and holds scores of a metric of this name."""
+    whole = Parquet() if file_format(path, chosen) == 'parquet' else None
+    lines = CsvLines() if file_format(path, chosen) == 'csv' else JsonLines()
+    readers = [(Path(path), whole or WholeLines(lines, metric))]
+    readers += [(part, WholeLines(JsonLines(positions=True), metric)) for part in sorted(parts_folder(path).glob('*.jsonl'))]
+    for file, reader in readers:
+        with contextlib.suppress(OptionError, DataError, ValueError, OSError, StopIteration):
+            if next(reader.read(file)).metric == metric:
+                return True
+    return False
 
 
 def open_table(path: str, chosen: str | None, metric: str, resume: bool, rank: int, world: int,

@@ -10,12 +10,13 @@ from PIL import Image
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.export import onnx_model
-from pyiqa_rali.export.agreement import check_agreement, open_session, varied_pictures
 from pyiqa_rali.export.comparison import compare
 from pyiqa_rali.export.fitting import Nodes, add_fitting
 from pyiqa_rali.export.int8 import quantisation_method, quantise
 from pyiqa_rali.export.pictures import as_input
 from pyiqa_rali.model.checkpoint import save_checkpoint
+from pyiqa_rali.model.onnx import network
+from pyiqa_rali.model.onnx.agreement import check_agreement, open_session, varied_pictures
 from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
 from pyiqa_rali.model.rali import RALI
 from tests.tiny import tiny_open_clip_config
@@ -218,12 +219,12 @@ def test_arguments_are_checked_before_any_work(tmp_path, monkeypatch, capsys, ar
 
 
 def test_missing_packages_are_named_with_the_command(monkeypatch, capsys):
-    monkeypatch.setattr(onnx_model, 'NEEDED', ('onnx', 'onnx_that_is_not_there'))
+    monkeypatch.setattr(network, 'NEEDED', ('onnx', 'onnx_that_is_not_there'))
     assert main(['export-onnx', 'a.onnx']) == 2
     assert 'needs onnx_that_is_not_there. Install what is missing: pip install "pyiqa-rali[onnx]".' in capsys.readouterr().err
 
 
 def test_weights_over_two_gigabytes_are_refused(monkeypatch):
-    monkeypatch.setattr(onnx_model, 'LARGEST_FILE', 1000)
+    monkeypatch.setattr(network, 'LARGEST_FILE', 1000)
     with pytest.raises(OptionError, match='an ONNX file holds 2 GB at most'):
         onnx_model.onnx_model(trained({**TIMM, 'name': 'test_efficientnet'}))

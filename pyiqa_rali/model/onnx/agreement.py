@@ -1,19 +1,25 @@
 """Whether an exported model gives the scores of the net that it was made from."""
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pyiqa_rali.core.errors import CheckpointError
 from pyiqa_rali.core.messages import progress_bar
+from pyiqa_rali.model.onnx.network import INPUT
 from pyiqa_rali.model.preprocessing import MIN_SIZE, Preprocessing
-from pyiqa_rali.model.rali import RALI
+
+if TYPE_CHECKING:
+    from pyiqa_rali.model.rali import RALI
 
 TOLERANCE = 1e-4  # of the score range
 SIZE_WITHOUT_TARGET = 224
+NETWORK_SIZES = [(1, 224, 224), (2, 150, 201), (3, 33, 61), (1, MIN_SIZE, 130), (1, 301, MIN_SIZE + 1)]
 
 
 def checked_sizes(preprocessing: Preprocessing) -> list[tuple[int, int, int]]:
@@ -28,7 +34,7 @@ def checked_sizes(preprocessing: Preprocessing) -> list[tuple[int, int, int]]:
             (1, 2 * side + 1, 2 * side - 5)]
 
 
-def check_agreement(path: str | os.PathLike, net: RALI, name: str) -> dict[str, Any]:
+def check_agreement(path: str | os.PathLike, net: 'RALI', name: str) -> dict[str, Any]:
     """Compare the scores of an exported model with those of its net on batches of several sizes.
 
     Args:
@@ -43,16 +49,28 @@ def check_agreement(path: str | os.PathLike, net: RALI, name: str) -> dict[str, 
         CheckpointError: a score differs by more than `TOLERANCE` of the score range.
     """
     session = open_session(path)
+    return _compared(lambda images: session.run(None, {INPUT: images.numpy()})[0], net, net, name,
+                     checked_sizes(net.image_encoder.config.preprocessing))
+
+
+def check_network(path: str | os.PathLike, net: 'RALI', name: str) -> dict[str, Any]:
+    """Compare the scores of an exported network, on prepared pictures, with those of its net; see `check_agreement`."""
+    session = open_session(path)
+    return _compared(lambda images: session.run(None, {INPUT: net.prepare(images).numpy()})[0], net,
+                     lambda images: net.torch_scores(net.prepare(images)), name, NETWORK_SIZES)
+
+
+def _compared(score: Callable[[Tensor], np.ndarray], net: 'RALI', reference: Callable[[Tensor], Tensor], name: str,
+              sizes: list[tuple[int, int, int]]) -> dict[str, Any]:
     low, high = net.metadata['mos_range']
     allowed = TOLERANCE * (high - low)
     generator = torch.Generator().manual_seed(0)
-    sizes = checked_sizes(net.image_encoder.config.preprocessing)
     found = []
     for shape in progress_bar(sizes, desc='check', unit='size'):
         images = varied_pictures(shape, generator)
         with torch.no_grad():
-            expected = net(images)
-        scores = torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
+            expected = reference(images)
+            scores = torch.from_numpy(score(images))
         if scores.shape != expected.shape:
             raise CheckpointError(f'{name}: gives {tuple(scores.shape)} for {shape[0]} pictures of {shape[2]} x {shape[1]}; '
                                   f'torch gives {tuple(expected.shape)}.')

@@ -1,0 +1,1 @@
+"""RALI as a network in ONNX, scored by onnxruntime."""

@@ -1,0 +1,138 @@
+"""Scores by onnxruntime in place of PyTorch: on CPUs, where its convolutions are several times faster.
+
+A network is exported once for each set of weights, checked against PyTorch, and kept among pyiqa's weights. Pictures are
+prepared by PyTorch as ever, so that any size and option of the preparation stays.
+"""
+
+import importlib.util
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
+from pyiqa_rali.model.digest import weights_digest
+from pyiqa_rali.model.onnx.network import INPUT, NEEDED, ScoringNetwork, check_size, exported, require_onnx
+
+if TYPE_CHECKING:
+    from pyiqa_rali.model.rali import RALI
+
+BACKENDS = ('torch', 'onnx')
+LAYOUT = 1  # counts changes of what is exported
+PIXELS_AT_ONCE = 50_000  # larger batches leave the cache, and are slower
+
+logger = logging.getLogger(__name__)
+
+
+def check_backend(backend: str, precision: str, trainable: bool) -> None:
+    """Raise OptionError for a backend that there is not, or that does not go with other options."""
+    if backend not in BACKENDS:
+        raise OptionError(f'backend: "{backend}" is not one of {", ".join(BACKENDS)}.{did_you_mean(backend, BACKENDS)}')
+    if backend == 'onnx' and (precision != 'fp32' or trainable):
+        other = f'precision: {precision}' if precision != 'fp32' else 'trainable: true'
+        raise OptionError(f'backend: onnx computes in float32 with weights that stay, and does not go with {other}. Leave one '
+                          'of them out.')
+    if backend == 'onnx' and not is_installed('onnxruntime'):
+        raise OptionError('backend: onnx needs onnxruntime. Install it: pip install "pyiqa-rali[onnx]".')
+
+
+def is_installed(*packages: str) -> bool:
+    """Whether packages can be imported."""
+    return all(importlib.util.find_spec(name) is not None for name in packages)
+
+
+def can_score(net: 'RALI', may_export: bool) -> bool:
+    """Whether onnxruntime can score a net here.
+
+    Args:
+        net: on the CPU.
+        may_export: whether an export is worth its time, which is about ten seconds.
+    """
+    return is_installed('onnxruntime') and (network_file(net).exists() or (may_export and is_installed(*NEEDED)))
+
+
+def network_file(net: 'RALI') -> Path:
+    """Return where the network of a net's weights is kept."""
+    from pyiqa_rali.model.release.conversion import cache_folder
+    return cache_folder() / f'rali_onnx_{weights_digest(net)[:16]}_{LAYOUT}.onnx'
+
+
+class OnnxScorer:
+    """Scores prepared pictures of one net by onnxruntime."""
+
+    def __init__(self) -> None:
+        self._state: tuple[tuple[int, int], ...] = ()
+        self._path: Path | None = None
+        self._sessions: dict[tuple[Path, int, int], Any] = {}  # of a file, a process and a number of threads
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave sessions out of copies: they belong to this process."""
+        return {'_state': (), '_path': None, '_sessions': {}}
+
+    def __call__(self, net: 'RALI', prepared: Tensor) -> Tensor:
+        """Return scores (N, 1), float32, for prepared pictures (N, 3, h, w).
+
+        Raises:
+            OptionError: they are on another device, or ask for a gradient; or the weights were changed, and must be exported
+                anew without the packages for it.
+            CheckpointError: the network does not give PyTorch's scores, or cannot be kept or read.
+        """
+        if prepared.device.type != 'cpu':
+            raise OptionError(f'backend: onnx computes on the CPU, and the pictures are on {prepared.device}. Leave backend '
+                              'out.')
+        if torch.is_grad_enabled() and prepared.requires_grad:
+            raise OptionError('backend: onnx has no gradient to the pixels. Leave backend out.')
+        session, pictures = self._session(self.file(net)), prepared.detach().contiguous()
+        at_once = max(1, PIXELS_AT_ONCE // (prepared.shape[-2] * prepared.shape[-1]))
+        return torch.cat([torch.from_numpy(session.run(None, {INPUT: part.numpy()})[0]) for part in pictures.split(at_once)])
+
+    def file(self, net: 'RALI') -> Path:
+        """Return the file of the net's weights as they are now; it is made if it is not there."""
+        state = tuple((id(tensor), 0 if tensor.is_inference() else tensor._version)
+                      for tensor in (*net.parameters(), *net.buffers()))
+        if self._path is None or state != self._state:
+            path = network_file(net)
+            if not path.exists():
+                _export(net, path)
+            self._path, self._state = path, state
+        return self._path
+
+    def _session(self, path: Path) -> Any:
+        from pyiqa_rali.model.onnx.agreement import open_session
+        key = (path, os.getpid(), torch.get_num_threads())
+        if key not in self._sessions:
+            try:
+                self._sessions[key] = open_session(path, key[2])
+            except Exception as error:  # onnxruntime has a class for each way in which a file can be broken
+                raise CheckpointError(f'{path}: onnxruntime cannot read it ({error}). Remove it, and it is made '
+                                      'anew.') from error
+        return self._sessions[key]
+
+
+def _export(net: 'RALI', path: Path) -> None:
+    """Write the network of a net, if its scores are PyTorch's; processes that start together wait for the one that does."""
+    import onnx_ir as ir
+    from filelock import FileLock
+
+    from pyiqa_rali.core.files import atomic_path
+    from pyiqa_rali.model.onnx.agreement import check_network
+    require_onnx('backend: onnx')
+    check_size(net, 'backend: onnx')
+    if next(net.parameters()).device.type != 'cpu':
+        raise OptionError('backend: onnx computes on the CPU, and the weights are elsewhere. Leave backend out.')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f'{path}.lock'):
+            if path.exists():
+                return
+            logger.info('Exporting the network for onnxruntime, once, to %s.', path)
+            model = exported(ScoringNetwork(net).eval(), net.image_encoder.config.preprocessing.image_size)
+            with atomic_path(path) as temporary:
+                ir.save(model, temporary)
+                check_network(temporary, net, str(path))
+    except OSError as error:
+        raise CheckpointError(f'{path}: cannot be written ({error}). Weights of pyiqa are kept there; TORCH_HOME names another '
+                              'folder.') from error
