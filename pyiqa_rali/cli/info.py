@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
         CheckpointError: the checkpoint is missing, broken, or not one of ours.
         OptionError: prompts or a scale are given for a checkpoint that is asked nothing.
     """
+    from pyiqa_rali.data.training_images import record_in, told_of
     from pyiqa_rali.model.checkpoint import load_checkpoint
     if is_reasoning_model(args.checkpoint):
         from pyiqa_rali.vlm.settings import ReasonerSettings
@@ -41,8 +42,9 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(metadata, indent=2, ensure_ascii=False))
         return 0
     pca_dim, feature_dim = tensors['scorer.pca_components'].shape
-    found = {'file': str(path), **metadata, 'parameters': _parameters(tensors),
-             'bank': _bank(metadata), 'scorer': {'features (C)': feature_dim, 'components (D)': pca_dim,
+    found = {'file': str(path), **metadata, 'training_images': told_of(record_in(metadata, path)),
+             'parameters': _parameters(tensors), 'bank': _bank(metadata),
+             'scorer': {'features (C)': feature_dim, 'components (D)': pca_dim,
                         'basis vectors (K)': len(tensors['scorer.basis_scores'])}}
     print('\n'.join(readable(found)))
     return 0

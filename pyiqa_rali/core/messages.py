@@ -5,6 +5,7 @@ does a program with its own handler that sets this logger to INFO. Progress bars
 """
 
 import contextlib
+import functools
 import logging
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,12 @@ LOGGER = logging.getLogger('pyiqa_rali')
 def are_shown() -> bool:
     """Whether messages of the level INFO, and with them progress bars, are wanted."""
     return LOGGER.isEnabledFor(logging.INFO)
+
+
+@functools.cache
+def warn_once(logger: logging.Logger, message: str) -> None:
+    """Log a warning the first time that this process has it: a run builds each of its tables several times."""
+    logger.warning('%s', message)
 
 
 def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.messages import warn_once
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,5 +73,5 @@ class MosScale:
                             'them.')
         share = (max(labels) - min(labels)) / (high - low) if labels else 1
         if len(labels) >= ENOUGH_LABELS and share < LEAST_SHARE:
-            logger.warning('%s: the MOS run from %g to %g, %.0f %% of mos_range [%g, %g]. Labels are scaled by mos_range: does '
-                           'it belong to this data set?', name, min(labels), max(labels), 100 * share, low, high)
+            warn_once(logger, f'{name}: the MOS run from {min(labels):g} to {max(labels):g}, {share:.0%} of mos_range '
+                      f'[{low:g}, {high:g}]. Labels are scaled by mos_range: does it belong to this data set?')

@@ -6,6 +6,7 @@ import logging
 import os
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pyiqa.data.ava_dataset import AVADataset
 from pyiqa.data.base_iqa_dataset import BaseIQADataset
@@ -14,6 +15,7 @@ from pyiqa.data.general_nr_dataset import GeneralNRDataset
 from pyiqa.data.livechallenge_dataset import LIVEChallengeDataset
 
 from pyiqa_rali.core.errors import DataError, some
+from pyiqa_rali.core.messages import warn_once
 from pyiqa_rali.data.delimited import DelimitedTable, read_delimited
 from pyiqa_rali.data.image_formats import image_extensions
 
@@ -49,7 +51,7 @@ class ReadTable(BaseIQADataset):
                       _phases(table, opt))
         frame = _as_pandas_would(table)
         for column, values in zip((*self.names_at, mos), (*names, labels), strict=True):
-            frame.isetitem(column, pd.Series(values, dtype=float if column == mos else object))
+            frame.isetitem(column, np.array(values, dtype=float if column == mos else object))
         self.meta_info = frame
         self.paths_mos = frame.values.tolist()
 
@@ -136,8 +138,8 @@ def check_repeats(names: list[str], labels: list[float], where: list[str], phase
                             f'{where[before]}: what is trained on must not be tested on. Keep one of the two rows.')
         again.append(name)
     if again:
-        logger.warning('%s: %d rows name an image that an earlier row names, with the same MOS: %s. Each of these images '
-                       'counts as often as it stands there.', where[0].rpartition(', ')[0], len(again), some(again))
+        warn_once(logger, f'{where[0].rpartition(", ")[0]}: {len(again)} rows name an image that an earlier row names, with '
+                  f'the same MOS: {some(again)}. Each of these images counts as often as it stands there.')
 
 
 def split_column(opt: dict[str, Any]) -> str | None:

@@ -62,6 +62,17 @@ class QualityTable(Dataset):
         return [(row_paths(self.base, index)[0], float(row[image_column(row) + 1]))
                 for index, row in enumerate(self.base.paths_mos)]
 
+    def source_files(self) -> list[str]:
+        """Return the files that the pictures come from: the images, or the photographs of a set that draws its pictures."""
+        photographs = getattr(self.base, 'photographs', None)
+        return self.image_names() if photographs is None else [str(photograph.path) for photograph in photographs]
+
+    def files(self) -> list[str]:
+        """Return all files that are read, reference images of full-reference sets among them."""
+        if not hasattr(self.base, 'paths_mos'):
+            return self.source_files()
+        return [path for index in range(len(self.base.paths_mos)) for path in row_paths(self.base, index)]
+
     def table_names(self) -> list[str]:
         """Return the image names of the whole table, all splits, as they stand in its first column."""
         meta_info = getattr(self.base, 'meta_info', None)

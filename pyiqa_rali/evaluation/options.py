@@ -26,12 +26,15 @@ class StatisticsOptions:
         alpha: a difference between two metrics is significant when its corrected p-value is below.
         missing: what images without a score do: 'fail' ends the run without results, 'count' measures the others and says how
             many there are.
+        overlap: what test images do that a metric was trained on, where its checkpoint keeps a record of them: 'fail' ends
+            the run before the metric scores, 'count' goes on and says how many there are.
     """
 
     bootstrap: Count = 2000
     confidence: Annotated[float, Gt(0), Lt(1)] = 0.95
     alpha: Annotated[float, Gt(0), Lt(1)] = 0.05
     missing: Literal['fail', 'count'] = 'fail'
+    overlap: Literal['fail', 'count'] = 'fail'
 
 
 @dataclass

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.core.tables import markdown_table, write_csv
+from pyiqa_rali.data.training_images import overlap_told
 from pyiqa_rali.evaluation.paper import FITS
 from pyiqa_rali.evaluation.scoring import ScoredImage
 from pyiqa_rali.measures.agreement import MEASURES
@@ -19,6 +20,7 @@ SIGNIFICANCE_COLUMNS = ('dataset', 'metric_a', 'metric_b', 'images', 'srcc_a', '
 PAPER_COLUMNS = ('metric', 'dataset', 'measure', 'ours', 'paper', 'difference', 'method', 'source', 'fit')
 COUNT_COLUMNS = ('dataset', 'metric', 'images', 'scored', *REASONS)
 MISSING_COLUMNS = ('dataset', 'metric', 'image', 'reason', 'message')
+OVERLAP_COLUMNS = ('dataset', 'metric', 'images', 'trained_on', 'first', 'unrecorded')
 TITLES = {'plcc': 'PLCC', 'plcc_fitted': 'PLCC after fit', 'srcc': 'SRCC', 'krcc': 'KRCC', 'rmse': 'RMSE after fit'}
 
 Scored = dict[str, dict[str, list[ScoredImage]]]  # by data set, then metric
@@ -30,6 +32,8 @@ def write_rows(path: Path, columns: tuple[str, ...], rows: Iterable[dict[str, An
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return '; '.join(map(str, value))
     if isinstance(value, float):
         return value if math.isnan(value) else f'{value:.6f}' if abs(value) >= 1e-4 or value == 0 else f'{value:.3e}'
     return value
@@ -81,6 +85,7 @@ def markdown(results: dict[str, Any]) -> str:
     for measure in MEASURES:
         parts += [f'## {TITLES[measure]}', _measure_table(by_pair, measure, metrics, datasets)]
     parts += ['## Counts', _count_text(rows)]
+    parts += ['## Test images that were trained on', _overlap_text(results['overlap'])]
     parts += ['## Who is better', _significance_text(results)]
     if results['paper']:
         parts += ['## Beside the paper', markdown_table(
@@ -97,6 +102,13 @@ def _count_text(rows: list[dict[str, Any]]) -> str:
             f'failed: {failed} of {len(rows)}.')
     return told + '\n\n' + markdown_table(['data set', 'metric', 'images', 'without a score', 'logistic fit'],
                                   [[row['dataset'], row['metric'], row['images'], row['missing'], row['fit']] for row in rows])
+
+
+def _overlap_text(rows: list[dict[str, Any]]) -> str:
+    told = ('Images whose bytes, or name and look, are those of an image that the metric was trained on. '
+            'Only checkpoints of this package keep a record of their training images.')
+    return told + '\n\n' + markdown_table(['data set', 'metric', 'trained on'],
+                                         [[row['dataset'], row['metric'], overlap_told(row)] for row in rows])
 
 
 def _legend(results: dict[str, Any]) -> str:

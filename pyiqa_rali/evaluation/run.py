@@ -16,6 +16,7 @@ from pyiqa_rali.core.runs import read_claim, refuse_foreign
 from pyiqa_rali.core.versions import versions
 from pyiqa_rali.data.sections import DatasetOptions, DatasetSection, dataset_section
 from pyiqa_rali.data.tables import QualityTable, build_table
+from pyiqa_rali.data.training_images import overlap, refuse_overlap
 from pyiqa_rali.evaluation import result_tables as tables
 from pyiqa_rali.evaluation.metrics import describe_metric, make_metric, metric_section
 from pyiqa_rali.evaluation.options import KIND, EvaluateOptions, evaluate_options
@@ -29,7 +30,7 @@ from pyiqa_rali.training.rali.run import choose_device
 
 FEWEST_SCORES = 3
 OUTPUTS = ('results.csv', 'results.json', 'results.md', 'pyiqa_row.csv', 'significance.csv', 'paper.csv', 'counts.csv',
-           'missing.csv', 'scores', 'figures')
+           'missing.csv', 'overlap.csv', 'scores', 'figures')
 
 
 def evaluate(opt_path: str | Path, overrides: list[str] = ()) -> Path:
@@ -41,7 +42,8 @@ def evaluate(opt_path: str | Path, overrides: list[str] = ()) -> Path:
 
     Raises:
         OptionError, CheckpointError: an option cannot be used, or a metric not be made.
-        DataError: a data set cannot be used; or, with `missing: fail`, images have no score.
+        DataError: a data set cannot be used; with `missing: fail`, images have no score; with `overlap: fail`, a metric was
+            trained on test images.
     """
     return run_evaluation(evaluate_options(override(read_yaml(opt_path), list(overrides))))
 
@@ -71,12 +73,14 @@ class Evaluation:
         prepare_folder(self.root, options)
         self.scored: tables.Scored = {name: {} for name in self.data}
         self.described: dict[str, dict[str, Any]] = {}
+        self.overlaps: list[dict[str, Any]] = []
         self.results: dict[str, Any] = {}
 
     def score(self) -> None:
         """Score every data set with every metric, one metric after the other."""
         for section in self.metrics:
             metric = make_metric(section, self.device)
+            self._check_overlaps(section.label, metric)
             described = describe_metric(section, metric)
             self.described[section.label] = {**described, 'lower_better': bool(metric.lower_better),
                                              'score_range': str(metric.score_range)}
@@ -84,11 +88,20 @@ class Evaluation:
             for name, table in self.data.items():
                 self.scored[name][section.label] = score_table(metric, table, self.sections[name].values, cache, section.label)
 
+    def _check_overlaps(self, label: str, metric: Any) -> None:
+        """Note which test images a metric was trained on, and raise DataError unless they are to be counted only."""
+        record = getattr(metric.net, 'training_images', None)  # pyiqa's own metrics keep none
+        for name, table in self.data.items():
+            found = overlap(record, table.source_files())
+            refuse_overlap(found, f'{label} on {name}', 'statistics: overlap', self.options.statistics.overlap)
+            self.overlaps.append({'dataset': name, 'metric': label, **found.plain()})
+
     def write_scores(self) -> None:
         """Write what stands whatever becomes of the results: scores, counts, and every image without a score."""
         tables.write_scores(self.root / 'scores', self.scored)
         tables.write_rows(self.root / 'counts.csv', tables.COUNT_COLUMNS, tables.counts(self.scored))
         tables.write_rows(self.root / 'missing.csv', tables.MISSING_COLUMNS, tables.missing(self.scored))
+        tables.write_rows(self.root / 'overlap.csv', tables.OVERLAP_COLUMNS, self.overlaps)
 
     def refuse_missing(self) -> None:
         """Raise DataError for images without a score, unless they are to be counted only."""
@@ -119,7 +132,7 @@ class Evaluation:
             'datasets': {name: {'mos_range': list(table.scale.mos_range), 'lower_better': table.scale.lower_better,
                                 'images': len(table)} for name, table in self.data.items()},
             'metrics': self.described, 'results': rows, 'significance': significance,
-            'paper': beside_paper(rows, *self.paper_names), 'figures': []}
+            'overlap': self.overlaps, 'paper': beside_paper(rows, *self.paper_names), 'figures': []}
 
     def write_results(self) -> None:
         """Write tables and pictures."""

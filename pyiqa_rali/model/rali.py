@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError, some
+from pyiqa_rali.data.training_images import TrainingImages, record_in
 from pyiqa_rali.model import checkpoint as checkpoint_format
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.explanation import NUM_BASIS, NUM_TEXTS, Explanation, explain
@@ -99,6 +100,15 @@ class RALI(nn.Module):
     def metadata(self) -> dict[str, Any]:
         """What the checkpoint says about itself: encoder, MOS range and direction, training, versions, licence."""
         return self._metadata
+
+    @property
+    def training_images(self) -> TrainingImages | None:
+        """The record of the images that the weights were trained on; None where they keep none.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        return record_in(self._metadata)
 
     @property
     def score_range(self) -> str:

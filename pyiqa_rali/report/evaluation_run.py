@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.evaluation.paper import FITS
 from pyiqa_rali.report.blocks import Block, Case, Commands, Section, Table, Text, number
+from pyiqa_rali.report.overlaps import overlap_block
 from pyiqa_rali.report.pictures import case
 from pyiqa_rali.report.scored import ScoredSet, scored_section
 
@@ -25,7 +27,7 @@ def evaluation_section(folder: Path, anchor: str) -> Section:
         anchor: the beginning of the names of its pictures within the page.
 
     Raises:
-        DataError: it did not come to its end.
+        DataError: it did not come to its end, or was made of test images that were trained on and are not to be counted.
     """
     path = folder / 'results.json'
     if not path.exists():
@@ -35,6 +37,8 @@ def evaluation_section(folder: Path, anchor: str) -> Section:
     command = f'python -m pyiqa_rali evaluate -opt {folder / "options.yml"}'
     blocks: list[Block] = [Commands([command]), _results(results, command)]
     blocks += [table for table in (_significance(results, command), _paper(results, command)) if table is not None]
+    options = yaml.safe_load((folder / 'options.yml').read_text(encoding='utf-8')) or {}
+    blocks.append(overlap_block(results.get('overlap'), options, 'statistics', folder))
     missing = sum(row['missing'] for row in results['results'])
     if missing:
         blocks.append(Text(f'{missing} scores are missing; missing.csv in the folder names each image and the reason.'))

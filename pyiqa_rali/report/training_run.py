@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -17,6 +18,7 @@ from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.figures.svg import curves
 from pyiqa_rali.report.basis import basis_section
 from pyiqa_rali.report.blocks import Block, Case, Commands, Figure, Section, Table, Text
+from pyiqa_rali.report.overlaps import overlap_block
 from pyiqa_rali.report.pictures import case, thumbnail
 from pyiqa_rali.report.scored import ScoredSet, scored_section
 from pyiqa_rali.training.rali.options import TrainOptions, train_options
@@ -31,7 +33,8 @@ def training_section(folder: Path, anchor: str) -> Section:
         anchor: the beginning of the names of its pictures within the page.
 
     Raises:
-        DataError: its files are not those of a run of this version.
+        DataError: its files are not those of a run of this version, or it was validated on images that it was trained on and
+            that are not to be counted.
     """
     options = run_options(folder)
     run = RunFolder(options)
@@ -40,12 +43,20 @@ def training_section(folder: Path, anchor: str) -> Section:
     scored = {path.stem: read_scores(path) for path in sorted(run.score.glob('*.csv')) if path.stem != 'log'}
     if not scored:
         section.blocks.append(Text('The run has no scores yet: its last stage has not run, or has no validation set.'))
+    if scored:
+        section.blocks.append(overlap_block(_overlaps(run), {'val': vars(options.val)}, 'val', folder))
     for name, (images, mos, scores) in scored.items():
         found = ScoredSet(f'{name}: scores and MOS', f'{anchor}-{name}', images, mos, scores, True, command=command)
         section.sections.append(scored_section(found, functools.partial(_case, options, name, images)))
     section.sections += [part for part in (_curves(run, command), basis_section(run, options, anchor, list(scored), command))
                          if part is not None]
     return section
+
+
+def _overlaps(run: RunFolder) -> list[dict[str, Any]] | None:
+    """Return the validation images that were trained on, by section; None for a run of a version that did not look."""
+    found = json.loads(run.results.read_text(encoding='utf-8')).get('overlap') if run.results.exists() else None
+    return None if found is None else [{'dataset': name, **values} for name, values in found.items()]
 
 
 def run_options(folder: Path) -> TrainOptions:

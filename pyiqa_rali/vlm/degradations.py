@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyiqa_rali.core.errors import DataError, OptionError, some
+from pyiqa_rali.core.messages import warn_once
 from pyiqa_rali.core.options import from_known_keys, plain
 from pyiqa_rali.data.delimited import read_delimited
 from pyiqa_rali.data.manifests import json_records
@@ -78,11 +79,12 @@ def read_degradations(section: str, options: DegradationOptions | Mapping[str, A
             raise DataError(f'{where}: {image} is degraded by {kind}, {severity}, and by {before[0]}, {before[1]} at '
                             f'{before[2]}. An image has one degradation; keep one of the two.')
     if repeated:
-        logger.warning('datasets: %s: %d rows say again what an earlier row says of their image, and are left out: %s', section,
-                       len(repeated), some(repeated))
+        warn_once(logger, f'datasets: {section}: {len(repeated)} rows say again what an earlier row says of their image, and '
+                  f'are left out: {some(repeated)}')
     if others:
-        logger.warning('datasets: %s: %d of %d images are of other classes and left out (other_classes: leave_out): %s',
-                       section, sum(others.values()), len(records), some(f'{count} {kind}' for kind, count in others.items()))
+        told = some(f'{count} {kind}' for kind, count in others.items())
+        warn_once(logger, f'datasets: {section}: {sum(others.values())} of {len(records)} images are of other classes and left '
+                  f'out (other_classes: leave_out): {told}')
     if not found:
         raise DataError(f'datasets: {section}: {path} has no image of {", ".join(DEGRADATIONS)}.')
     return [(image, kind, severity) for image, (kind, severity, _) in found.items()]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import check_choice
 from pyiqa_rali.data.mos import MosScale
+from pyiqa_rali.data.training_images import TrainingImages, record_beside
 from pyiqa_rali.model.preprocessing import as_unit_float, of_any_size_as_rgb_float
 from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
@@ -123,6 +124,15 @@ class ReasoningScorer(nn.Module):
     def reasoner(self) -> Any:
         """The `ReasoningModel`: model, processor, card and folder."""
         return self._reasoner.value
+
+    @property
+    def training_images(self) -> TrainingImages | None:
+        """The record of the images that the model was trained on; None where its folder keeps none.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        return record_beside(self.reasoner.folder)
 
     @property
     def score_range(self) -> str:

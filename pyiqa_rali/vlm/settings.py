@@ -9,6 +9,7 @@ import torch
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.processes import torch_device
+from pyiqa_rali.data.training_images import record_beside, told_of
 from pyiqa_rali.vlm.chat import what_is_asked
 from pyiqa_rali.vlm.decoding import LEFT_TO_CHECKPOINT, RELEASES
 from pyiqa_rali.vlm.loading import ReasoningModel, cached_vlm, generation_config_of, load_without_weights
@@ -105,9 +106,9 @@ class ReasonerSettings:
         """Return what the model will be asked, without its weights and without a download.
 
         Returns:
-            'model', 'trained' (the card's sentence), 'rating_range', 'rating_key', and what `chat.what_is_asked` returns; for
-            a published model also 'release', how its own code decodes and where its prompts stand. A model that is not here
-            has its 'system_prompt' and 'question' instead.
+            'model', 'trained' (the card's sentence), 'rating_range', 'rating_key', 'training_images' (how many), and what
+            `chat.what_is_asked` returns; for a published model also 'release', how its own code decodes and where its prompts
+            stand. A model that is not here has its 'system_prompt' and 'question' instead.
 
         Raises:
             OptionError: a setting cannot be used.
@@ -123,7 +124,8 @@ class ReasonerSettings:
             card = reasoner.asked
             asked = what_is_asked(reasoner.processor, card.prompt())
         found: dict[str, Any] = {'model': str(self.model if folder is None else folder), 'trained': card.training,
-                 'rating_range': card.rating_range, 'rating_key': card.rating_key, **asked}
+                                 'rating_range': card.rating_range, 'rating_key': card.rating_key,
+                                 'training_images': told_of(None if folder is None else record_beside(folder)), **asked}
         if self.release is not None:
             release = RELEASES[self.release]
             sampling = release.sampling if folder is None else release.sampling.with_values_of(generation_config_of(folder))

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from pyiqa_rali.core.errors import DataError, OptionError, some
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.options import from_known_keys, plain
 from pyiqa_rali.data.image_files import PIXEL_LIMIT, READING, ReadingOptions, UnreadableImage, read_rgb
 from pyiqa_rali.data.sections import DatasetOptions, TableOptions
@@ -98,14 +98,8 @@ def training_set(rows: list[Row], card: ReasoningCard, completions: list[str] | 
         rows: what to ask about.
         card: the prompts.
         completions: what shall be answered, for supervised fine-tuning; items then have `completion`.
-
-    Raises:
-        DataError: an image file is not there.
     """
     import datasets
-    gone = [row.image_path for row in rows if not Path(row.image_path).is_file()]
-    if gone:
-        raise DataError(f'{len(gone)} of {len(rows)} training images are not there: {some(gone)}.')
     prompts = {task: training_messages_of(card.prompt(task)) for task in sorted({row.task for row in rows})}
 
     def with_images(batch: dict[str, list]) -> dict[str, list]:

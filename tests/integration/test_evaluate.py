@@ -16,7 +16,7 @@ from tests.tiny import tiny_table, tiny_vlm
 pytestmark = pytest.mark.slow
 
 FILES = {'options.yml', 'versions.json', 'results.csv', 'results.json', 'results.md', 'pyiqa_row.csv', 'significance.csv',
-         'paper.csv', 'counts.csv', 'missing.csv', 'scores', 'figures'}
+         'paper.csv', 'counts.csv', 'missing.csv', 'overlap.csv', 'scores', 'figures'}
 
 
 def options(folder, metrics=None, **statistics):
@@ -179,7 +179,8 @@ def test_images_without_a_score_end_the_run_with_a_list(broken, tmp_path):
                                         r'\(unreadable: .*missing.csv.*missing: count'):
         run(broken)
     root = tmp_path / 'experiments' / 'tiny'
-    assert {path.name for path in root.iterdir()} == {'options.yml', 'versions.json', 'counts.csv', 'missing.csv', 'scores'}
+    assert {path.name for path in root.iterdir()} == {'options.yml', 'versions.json', 'counts.csv', 'missing.csv',
+                                                    'overlap.csv', 'scores'}
     listed = {(row['metric'], row['image'][-7:], row['reason']) for row in rows(root / 'missing.csv')}
     assert listed == {(metric, name, 'unreadable') for metric in ('piqe', 'entropy') for name in
                       ('004.png', '005.png', '007.png')} | {('piqe', '010.png', 'failed')}
@@ -358,3 +359,55 @@ def test_the_pixel_limit_of_a_data_set_is_an_option(tmp_path):
     values['datasets']['koniq10k']['pixel_limit'] = 0
     with pytest.raises(OptionError, match='datasets: koniq10k: pixel_limit: 0 must be at least 1'):
         run(values)
+
+
+def remembering(folder, names):
+    """Return a checkpoint of rali-lite's weights that remembers having been trained on pictures of `folder`/data."""
+    from pyiqa_rali.data.inspection import inspect_images
+    from pyiqa_rali.data.training_images import KEY, TrainingImages
+    from pyiqa_rali.model.checkpoint import load_checkpoint, save_checkpoint
+    from pyiqa_rali.model.locate import locate_checkpoint
+    tensors, metadata = load_checkpoint(locate_checkpoint('rali-lite'))
+    record = TrainingImages.of({'mine': inspect_images(folder / 'data' / name for name in names)})
+    save_checkpoint(folder / 'mine.safetensors', tensors, {**metadata, KEY: record.to_json()})
+    return {'mine': {'name': 'rali', 'pretrained_model_path': str(folder / 'mine.safetensors')}, 'rali-lite': {}, 'piqe': {}}
+
+
+def test_test_images_that_a_metric_was_trained_on_end_the_run(tmp_path, calls):
+    values = options(tmp_path)
+    values['metrics'] = remembering(tmp_path, ['003.png', '007.png'])
+    with pytest.raises(DataError, match=r'mine on koniq10k: 2 of 24 test images were trained on: .*003.png, .*007.png\.'):
+        run(values)
+    assert calls == [] and not (tmp_path / 'experiments' / 'tiny' / 'results.json').exists()
+
+
+def test_they_can_be_counted_and_what_is_not_known_is_not_assumed(tmp_path, capsys):
+    values = options(tmp_path, overlap='count')
+    values['metrics'] = remembering(tmp_path, ['003.png', '007.png'])
+    root = run(values)
+    found = {row['metric']: (row['images'], row['trained_on'], row['first'][-15:]) for row in rows(root / 'overlap.csv')}
+    assert found == {'mine': ('24', '2', str(tmp_path / 'data' / '007.png')[-15:]), 'rali-lite': ('24', '', ''),
+                     'piqe': ('24', '', '')}
+    text = (root / 'results.md').read_text()
+    assert '| koniq10k | mine | 2 of 24: 003.png, 007.png |' in text and '| koniq10k | rali-lite | unknown |' in text
+    assert main(['report', str(root), '--out', str(tmp_path / 'report.html')]) == 0
+    page = (tmp_path / 'report.md').read_text()
+    assert '2 of 24: 003.png, 007.png' in page and 'unknown' in page
+    written = root / 'options.yml'
+    written.write_text(written.read_text().replace('overlap: count', 'overlap: fail'))
+    capsys.readouterr()
+    assert main(['report', str(root), '--out', str(tmp_path / 'report.html')]) == 2
+    assert '2 of 24 test images of koniq10k were trained on' in capsys.readouterr().err
+    results = json.loads((root / 'results.json').read_text())
+    del results['overlap']
+    (root / 'results.json').write_text(json.dumps(results))
+    assert main(['report', str(root), '--out', str(tmp_path / 'report.html')]) == 0
+    assert 'trained on is unknown: these results are of a version' in (tmp_path / 'report.md').read_text()
+
+
+def test_a_metric_that_was_trained_on_other_images_scores(tmp_path):
+    values = options(tmp_path)
+    metrics = remembering(tmp_path, ['003.png'])
+    Image.fromarray(np.full((40, 48, 3), 90, dtype=np.uint8)).save(tmp_path / 'data' / '003.png')  # another picture now
+    values['metrics'] = {'mine': metrics['mine']}
+    assert [row['trained_on'] for row in rows(run(values) / 'overlap.csv')] == ['0']

@@ -9,13 +9,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.data.training_images import record_in
 from pyiqa_rali.model.checkpoint import load_checkpoint, load_metadata
+from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.training.rali.features import load_features
 from pyiqa_rali.training.rali.run import train
 from tests.tiny import free_port, tiny_open_clip_config, tiny_options
@@ -230,11 +234,98 @@ def test_wrong_options_are_refused(tmp_path, changes, error, message):
         train(str(write_options(tmp_path, **changes)))
 
 
-def test_an_unreadable_training_image_is_named(tmp_path):
+def test_all_images_that_cannot_be_used_are_named_before_the_first_step(tmp_path):
     options = write_options(tmp_path)
     (tmp_path / 'data' / '001.png').write_bytes(b'not a picture')
-    with pytest.raises(DataError, match='001.png cannot be read as an image'):
+    (tmp_path / 'data' / '002.png').unlink()
+    Image.new('RGB', (900, 3)).save(tmp_path / 'data' / '003.png')  # of the validation set
+    with pytest.raises(DataError) as raised:
         train(str(options))
+    lines = str(raised.value).splitlines()
+    assert lines[0] == '3 of 24 images cannot be used:'
+    assert [name in line for name, line in zip(('001.png', '002.png', '003.png'), lines[1:4], strict=True)] == [True] * 3
+    assert '900 x 3 pixels; the shorter edge must have at least 16' in lines[3] and not (tmp_path / 'experiments').exists()
+
+
+def test_crops_and_batches_that_pictures_do_not_fit(tmp_path):
+    options = write_options(tmp_path, datasets__train__augment={'random_crop': 44})
+    with pytest.raises(DataError, match=r'16 of 24 images .*:\n.*48 x 40 pixels, smaller than the random_crop of 44 x 44'):
+        train(str(options))
+    picture = Image.open(tmp_path / 'data' / '001.png')
+    options = write_options(tmp_path)
+    picture.resize((64, 40)).save(tmp_path / 'data' / '001.png')
+    with pytest.raises(DataError, match=r'train: the encoder takes pictures at their own size .* 40 x 48, 40 x 64 \(height'):
+        train(str(options))
+
+
+def with_two_tables(folder, **changes):
+    """Options whose validation set is a table of its own, in another folder, of three training pictures and three new ones."""
+    values = tiny_options(folder, **changes)
+    other = folder / 'other'
+    other.mkdir()
+    for number in range(3):
+        rng = np.random.default_rng(number)
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(other / f'new{number}.png')
+    (other / 'renamed.png').write_bytes((folder / 'data' / '001.png').read_bytes())
+    Image.open(folder / 'data' / '002.png').resize((96, 80), Image.Resampling.BICUBIC).save(other / '002.bmp')
+    Image.open(folder / 'data' / '000.png').save(other / '000.png')  # of the table's other split, which is not trained on
+    names = ['new0.png', 'new1.png', 'new2.png', 'renamed.png', '002.bmp', '000.png']
+    (other / 'm.csv').write_text('image,mos\n' + ''.join(f'{name},{1 + number / 2}\n' for number, name in enumerate(names)))
+    values['datasets']['val'] = {'name': 'other', 'type': 'GeneralNRDataset', 'dataroot_target': str(other),
+                                 'meta_info_file': str(other / 'm.csv'), 'mos_range': [1, 5], 'lower_better': False}
+    values['val'] = {'overlap': 'fail'}
+    path = folder / 'options.yml'
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_validation_on_training_images_is_refused_or_counted(tmp_path):
+    with pytest.raises(DataError, match=r'datasets: val: 2 of 6 test images were trained on: .*renamed.png, .*002.bmp\.'):
+        train(str(with_two_tables(tmp_path)))
+    assert not (tmp_path / 'experiments').exists()
+    results = train(str(tmp_path / 'options.yml'), overrides=['val:overlap=count'])
+    found = results['overlap']['val']
+    assert (found['images'], found['trained_on']) == (6, 2)
+    assert [Path(path).name for path in found['first']] == ['renamed.png', '002.bmp']
+
+
+def test_an_export_remembers_what_it_was_trained_on(tmp_path, capsys):
+    from pyiqa_rali.__main__ import main
+    first = Path(train(str(write_options(tmp_path)))['export'])
+    record = record_in(load_metadata(first))
+    names = [str(tmp_path / 'data' / f'{number:03d}.png') for number in range(24)]
+    assert record.among(names) == [name for number, name in enumerate(names) if number % 3] and record.sets == {'tiny': 16}
+    capsys.readouterr()
+    assert main(['info', str(first)]) == 0
+    assert 'training_images: 16 (16 of tiny)' in capsys.readouterr().out
+    assert record_in(load_checkpoint(first.with_suffix('.pth'))[1]).among(names) == record.among(names)
+    net = RALI(pretrained_model_path=first)
+    assert len(net.training_images) == 16 and RALI(pretrained='rali-lite').training_images is None
+    changes = {'name': 'later', 'path__pretrain_network': str(first), 'datasets__train__split_index': None,
+               'datasets__train__reasoning_texts': str(all_texts(tmp_path)), 'val__overlap': 'count'}
+    again = train(str(write_options(tmp_path, **changes)))
+    assert len(record_in(load_metadata(again['export']))) == 24 and again['overlap']['val']['trained_on'] == 8
+    assert train(str(write_options(tmp_path, **changes, stages=['score'])))['overlap']['val']['trained_on'] == 8
+    assert len(record_in(load_metadata(again['export']))) == 24
+
+
+def all_texts(folder):
+    """Texts for every image of the tiny table."""
+    path = folder / 'all.jsonl'
+    path.write_text('\n'.join(json.dumps({'image': f'{number:03d}.png', 'texts': [{'text': 'good.', 'seed': 0, 'model': 'm'}]})
+                              for number in range(24)))
+    return path
+
+
+def test_a_run_of_an_earlier_version_is_resumed_with_what_that_version_did(tmp_path):
+    train(str(write_options(tmp_path)))
+    folder = tmp_path / 'experiments' / 'tiny'
+    record = yaml.safe_load((folder / 'options.yml').read_text())
+    del record['compress']['bucket_range'], record['val']['overlap']
+    (folder / 'options.yml').write_text(yaml.safe_dump(record))
+    with pytest.raises(OptionError, match="in \"compress\": bucket_range: was 'mos_range', is 'labels'"):
+        train(str(write_options(tmp_path)), auto_resume=True)
+    train(str(write_options(tmp_path, compress__bucket_range='mos_range')), auto_resume=True)
 
 
 def test_the_report_counts_buckets(tmp_path):

@@ -154,6 +154,8 @@ class ValOptions:
         key_dataset: the validation set that it is taken from; None averages over all of them.
         metrics: pyiqa's metric sections, by name.
         val_freq: steps between validations of stage 1; None validates at the end only.
+        overlap: what validation images that are trained on do: 'fail' ends the run before its first step, 'count' goes on and
+            writes their number to the results.
     """
 
     key_metric: str = 'srcc'
@@ -161,6 +163,7 @@ class ValOptions:
     metrics: dict[str, dict[str, Any]] = field(default_factory=lambda: {
         name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc', 'krcc')})
     val_freq: Count | None = None
+    overlap: Literal['fail', 'count'] = 'fail'
 
 
 @dataclass

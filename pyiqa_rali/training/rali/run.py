@@ -18,6 +18,7 @@ from pyiqa_rali.core.versions import versions
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.sections import PHASES, DatasetSection, dataset_section, phase_of, refuse_keys, sections_for
 from pyiqa_rali.data.tables import QualityTable, build_table
+from pyiqa_rali.data.training_images import KEY, Overlap, overlap, record_in_file
 from pyiqa_rali.figures.run_pictures import draw_run
 from pyiqa_rali.measures.correlations import correlations
 from pyiqa_rali.model.basis_scorer import BasisScorer
@@ -33,6 +34,7 @@ from pyiqa_rali.training.rali.features import FeatureTable, embed, load_features
 from pyiqa_rali.training.rali.fine_tuning import fine_tune
 from pyiqa_rali.training.rali.options import TrainOptions, train_options
 from pyiqa_rali.training.rali.run_folder import RunFolder
+from pyiqa_rali.training.rali.run_images import RunImages, check_batch_sizes, check_images
 from pyiqa_rali.training.rali.towers import Towers, build_towers
 from pyiqa_rali.training.rali.zero_shot import ZeroShotValidation
 
@@ -56,8 +58,10 @@ def train(opt_path: str, auto_resume: bool = False, launcher: str = 'none', over
     options = train_options(override(read_yaml(opt_path), list(overrides)))
     with processes.process_group(launcher):
         run = Run(options)
+        run.check_images()
         if processes.is_main():
             run.folder.prepare(options, auto_resume)
+            run.note_images()
         processes.barrier()
         if 'align' in options.stages:
             run.align(auto_resume)
@@ -74,7 +78,23 @@ class Run:
         self.folder = RunFolder(options)
         self.device = choose_device(options.num_gpu)
         self.sections = check_sections(options)
+        self.images: RunImages | None = None
         seed_everything(options.manual_seed)
+
+    def check_images(self) -> None:
+        """Read all images of the run before its first step, unless it only goes on with features that are there.
+
+        Raises:
+            DataError: images that cannot be used, all of them named; or validation images that are trained on.
+        """
+        if set(self.options.stages) & {'align', 'compress'}:
+            trained = list(dict.fromkeys([*self._train_sections(), *self._basis_sections()]))
+            self.images = check_images(self.sections, trained, self._val_sections(), self.options)
+
+    def note_images(self) -> None:
+        """Write down what the model is trained on, for its export, which may be another process's work."""
+        if self.images is not None:
+            write_json(self.folder.training_images, self.images.record.to_json())
 
     def align(self, resume: bool) -> None:
         """Stage 1: write the aligned image encoder."""
@@ -87,6 +107,10 @@ class Run:
                  for section in self._train_sections()]
         dataset = join_datasets(parts)
         first = self.sections[self._train_sections()[0]]
+        for section in (self.sections[name] for name in self._train_sections()):
+            if section.options.type != 'SyntheticNRDataset':  # whose pictures have one size, other than their photographs
+                check_batch_sizes(section.section, self.images.inspected[section.section], section.values.get('augment'),
+                                  first.options.batch_size_per_gpu or 1, towers.image_encoder.config.preprocessing)
         self._report_long_texts(towers, dataset.texts)
         align(towers, dataset, first, options.align, options.logger, self.folder.align, options.manual_seed, self.device,
               resume, self.folder.tb_logger, self._zero_shot(towers))
@@ -134,10 +158,20 @@ class Run:
                                  lambda candidate: self._validate(candidate, val_features), self.folder.score_log,
                                  self.folder.tb_logger)
         self._export(scorer)
-        results = {'name': self.options.name, 'best': best, 'export': str(self.folder.export)}
+        results = {'name': self.options.name, 'best': best, 'export': str(self.folder.export),
+                   'overlap': {name: found.plain() for name, found in self._overlaps().items()}}
         write_json(self.folder.results, results)
         self._write_and_draw(scorer, val_features)
         return results
+
+    def _overlaps(self) -> dict[str, Overlap]:
+        """Return the images of each validation set that the model is trained on."""
+        if self.images is not None:
+            return self.images.overlaps
+        record = record_in_file(self.folder.training_images)
+        tables = {name: build_table(name, self.options.datasets[name], self.options.manual_seed)
+                  for name in self._val_sections()}
+        return {name: overlap(record, table.source_files()) for name, table in tables.items()}
 
     def _embed(self, encoder: ImageEncoder, section: str) -> FeatureTable:
         table = build_table(section, self.options.datasets[section], self.options.manual_seed)
@@ -180,6 +214,9 @@ class Run:
                     'image_encoder': encoder.config.to_dict(), 'mos_range': list(scale.mos_range),
                     'lower_better': scale.lower_better, 'temperature': float(scorer.temperature.detach()),
                     'training': self._training_metadata(), 'versions': versions(), 'licence': self.options.export.licence}
+        record = record_in_file(self.folder.training_images)
+        if record is not None:  # a run of version 0.1 has none
+            metadata[KEY] = record.to_json()
         if self.options.bank is not None:
             tensors, metadata = with_bank(tensors, metadata, *load_bank(self.folder.bank))
         save_checkpoint(self.folder.export, tensors, metadata)

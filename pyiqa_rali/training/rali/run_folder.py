@@ -24,6 +24,7 @@ class RunFolder:
         self.compress = self.root / 'compress'
         self.basis = self.compress / 'basis.safetensors'
         self.compression_report = self.compress / 'report.json'
+        self.training_images = self.root / 'training_images.json'
         self.score = self.root / 'score'
         self.score_log = self.score / 'log.csv'
         self.models = self.root / 'models'
@@ -50,5 +51,5 @@ class RunFolder:
             OptionError: the run to resume, or whose files are read, had other options.
         """
         continues = resume or options.stages[0] != 'align'
-        free = MAY_CHANGE if resume else (*MAY_CHANGE, *OF_LATER_STAGES[options.stages[0]])
+        free = (*MAY_CHANGE, 'val:overlap') if resume else (*MAY_CHANGE, *OF_LATER_STAGES[options.stages[0]])
         claim_run(self.root, options, continues, free)

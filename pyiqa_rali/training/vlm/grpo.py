@@ -33,6 +33,7 @@ from pyiqa_rali.training.vlm.run import (
     switch_telemetry_off,
     train_and_export,
 )
+from pyiqa_rali.training.vlm.run_images import check_images
 from pyiqa_rali.vlm.degradations import DegradationOptions
 from pyiqa_rali.vlm.generation import placeholder_tokens
 from pyiqa_rali.vlm.loading import ReasoningModel, locate_vlm
@@ -72,8 +73,10 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
     check_before_training(options, config, rows, reasoner)
     config.generation_kwargs = {'suppress_tokens': placeholder_tokens(reasoner.model.config) or None,
                                 **(config.generation_kwargs or {})}
+    images = check_images(rows, validation, reasoner, options)
     if is_main():
         folder.prepare(options, auto_resume)
+        images.note(folder)
         models = {'network: pretrained': reasoner.folder}
         if options.rewards.reader:
             models['rewards: reader'] = locate_vlm(options.rewards.reader)
@@ -83,7 +86,7 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
         keep_merged_start(reasoner, folder, is_main())
     checkpoint = folder.last_checkpoint(is_main()) if auto_resume else None
     trainer = make_trainer(options, config, rows, validation, reasoner, folder, checkpoint, adapter)
-    return train_and_export(trainer, reasoner, folder, options, checkpoint)
+    return train_and_export(trainer, reasoner, folder, options, checkpoint, images.record)
 
 
 def trainer_config(options: GrpoOptions, folder: ReasoningFolder) -> Any:

@@ -102,6 +102,8 @@ class ReasoningValOptions:
         batch_size: images at once.
         max_images: the first so many of each set; None takes all.
         metrics: pyiqa's metric sections, by name.
+        overlap: what validation images that are trained on do: 'fail' ends the run before its first step, 'count' goes on and
+            writes their number beside the validation.
     """
 
     val_freq: Count | None = None
@@ -112,6 +114,7 @@ class ReasoningValOptions:
     metrics: dict[str, dict[str, Any]] = field(default_factory=lambda: {
         name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc')})
 
+    overlap: Literal['fail', 'count'] = 'fail'
 
 @dataclass
 class ReasoningExportOptions:

@@ -12,18 +12,20 @@ from typing import Annotated, Any, Literal
 import torch
 from annotated_types import MinLen
 
+from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.files import write_json
 from pyiqa_rali.core.options import Seed, from_known_keys, override, read_yaml
-from pyiqa_rali.core.processes import is_main, world_size
 from pyiqa_rali.core.runs import claim_run
+from pyiqa_rali.data.inspection import refuse_unusable
 from pyiqa_rali.data.sections import DatasetOptions
 from pyiqa_rali.training.rali.options import PathOptions
 from pyiqa_rali.training.vlm.grpo import run_grpo
 from pyiqa_rali.training.vlm.options import GrpoOptions, SftOptions, grpo_options, sft_options
+from pyiqa_rali.training.vlm.run_images import inspect_rows, size_problem
 from pyiqa_rali.training.vlm.sft import examples_of, run_sft
-from pyiqa_rali.vlm.loading import load_vlm
-from pyiqa_rali.vlm.tables import image_files
+from pyiqa_rali.vlm.loading import load_vlm, load_without_weights
+from pyiqa_rali.vlm.tables import image_files, rows_of
 from pyiqa_rali.vlm.write_texts import OF_NO_TEXT, WritingOptions, write_texts
 
 Step = Literal['teach', 'write', 'tune']
@@ -70,13 +72,14 @@ def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: Sequenc
         OptionError, DataError, CheckpointError: with what to do.
     """
     options = ract_options(override(read_yaml(opt_path), list(overrides)))
-    if world_size() > 1 and 'write' in options.steps:
-        raise OptionError(f'steps: {options.steps}: write is for one process, and there are {world_size()}. Run the steps one '
-                          'by one, this one without accelerate launch or torchrun: --force_yml steps=[write].')
+    if processes.world_size() > 1 and 'write' in options.steps:
+        raise OptionError(f'steps: {options.steps}: write is for one process, and there are {processes.world_size()}. Run the '
+                          'steps one by one, this one without accelerate launch or torchrun: --force_yml steps=[write].')
     root = Path(options.path.experiments_root) / options.name
     run = Ract(options, root, auto_resume)
     run.check()
-    if is_main():  # the others wait for it where the trainer's processes join, and touch nothing before
+    run.check_images()
+    if processes.is_main():  # the others wait for it where the trainer's processes join, and touch nothing before
         claim_run(root, options, auto_resume or options.steps[0] != 'teach', ('steps', 'path', *OF_NO_TEXT))
     results: dict[str, Any] = {}
     for step in options.steps:
@@ -116,6 +119,25 @@ class Ract:
                 made()
             except OptionError as error:
                 raise OptionError(f'{section}: {error}') from error
+
+    def check_images(self) -> None:
+        """Read the images of all data sets before the first step: a damaged one of the last set would be met after days.
+
+        Raises:
+            DataError: images that cannot be used; all of them are named.
+            CheckpointError: the model that they are for cannot be had.
+        """
+        options = self._all_teacher_options()
+        start = options[0].network if 'teach' in self.options.steps else None
+        first = self.teacher(next(iter(self.options.datasets)))
+        if start is None and not first.exists():
+            return  # the steps themselves say which one has to be run before
+        processor = load_without_weights(first if start is None else start.pretrained).processor
+        rows = [row for each in options for row in rows_of('train', each.datasets['train'], each.prompts, each.manual_seed)]
+        if processes.world_size() > 1:  # as the trainers do later: a group of one's own could not be left and joined again
+            from accelerate import PartialState
+            PartialState(cpu=not torch.cuda.is_available())
+        refuse_unusable(inspect_rows(rows).values(), 'images', size_problem(processor))
 
     def teacher_options(self, name: str, table: DatasetOptions) -> GrpoOptions:
         """Return the options of a data set's teacher."""

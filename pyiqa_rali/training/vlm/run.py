@@ -18,6 +18,7 @@ from pyiqa_rali.core.processes import barrier, is_main
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.runs import claim_run, differences, read_claim
 from pyiqa_rali.data.sections import phase_of
+from pyiqa_rali.data.training_images import TrainingImages
 from pyiqa_rali.figures.plots import training_curves
 from pyiqa_rali.training.vlm.options import GrpoOptions, NetworkOptions, SftOptions
 from pyiqa_rali.vlm.chat import rendered_chat
@@ -28,7 +29,7 @@ from pyiqa_rali.vlm.tables import Row, rows_of
 
 logger = logging.getLogger(__name__)
 
-MAY_CHANGE = ('logger', 'path', 'export')
+MAY_CHANGE = ('logger', 'path', 'export', 'val:overlap')
 VISION_TOWER = ('.visual.', '.vision_tower.', '.vision_model.')
 
 
@@ -49,6 +50,8 @@ class ReasoningFolder:
         self.figures = self.root / 'figures'
         self.options = self.root / 'options.yml'
         self.inputs = self.root / 'inputs.json'
+        self.training_images = self.root / 'training_images.json'
+        self.overlap = self.root / 'overlap.json'
         self.start = self.root / 'start'
         self.tb_logger = self.root / 'tb_logger' if options.logger.use_tb_logger else None
 
@@ -223,14 +226,19 @@ def collect_rows(options: GrpoOptions | SftOptions) -> tuple[list[Row], dict[str
     return training, validation
 
 
-def export_model(model: Any, reasoner: ReasoningModel, folder: Path, merge: bool, training: str) -> Path:
-    """Write the model, its processor and its card to a folder that `create_metric` loads; whole or not at all."""
+def export_model(model: Any, reasoner: ReasoningModel, folder: Path, merge: bool, training: str,
+                 record: TrainingImages) -> Path:
+    """Write the model, its processor, its card and what it was trained on to a folder that `create_metric` loads.
+
+    The folder is whole, or not there at all.
+    """
     if hasattr(model, 'merge_and_unload') and merge:
         model = model.merge_and_unload()
     with atomic_folder(folder) as temporary:
         model.save_pretrained(temporary)
         reasoner.processor.save_pretrained(temporary)
         replace(reasoner.asked, training=training).save(temporary)
+        record.save(temporary)
     return folder
 
 
@@ -251,7 +259,7 @@ def common_settings(section: str, options: GrpoOptions | SftOptions, given: dict
 
 
 def train_and_export(trainer: Any, reasoner: ReasoningModel, folder: ReasoningFolder, options: GrpoOptions | SftOptions,
-                     checkpoint: Path | None) -> dict[str, Any]:
+                     checkpoint: Path | None, record: TrainingImages) -> dict[str, Any]:
     """Train from the checkpoint, if there is one, draw the curves and export the model; returns `results`."""
     if not are_shown():
         from transformers import PrinterCallback
@@ -263,7 +271,7 @@ def train_and_export(trainer: Any, reasoner: ReasoningModel, folder: ReasoningFo
     if is_main():
         draw_curves(folder)
         export_model(trainer.accelerator.unwrap_model(trainer.model), reasoner, folder.export, options.export.merge,
-                     options.export.training)
+                     options.export.training, record)
     barrier()
     return results(folder)
 

@@ -26,6 +26,7 @@ from pyiqa_rali.training.vlm.run import (
     switch_telemetry_off,
     train_and_export,
 )
+from pyiqa_rali.training.vlm.run_images import check_images
 from pyiqa_rali.vlm.loading import ReasoningModel
 from pyiqa_rali.vlm.prompts import ReasoningCard
 from pyiqa_rali.vlm.tables import Row, rows_of, training_set
@@ -71,13 +72,15 @@ def run_sft(options: SftOptions, rows: list[Row], completions: list[str], valida
     config = trainer_config(options, folder)
     adapter = lora_config(options.network)
     reasoner = load_for_training(options)
+    images = check_images(rows, validation, reasoner, options)
     if is_main():
         folder.prepare(options, auto_resume)
+        images.note(folder)
         note_inputs(folder, {'network: pretrained': reasoner.folder}, (rows, completions), auto_resume)
     checkpoint = folder.last_checkpoint(is_main()) if auto_resume else None
     trainer = make_trainer(options, config, training_set(rows, options.prompts, completions), validation, reasoner, folder,
                            checkpoint, adapter)
-    return train_and_export(trainer, reasoner, folder, options, checkpoint)
+    return train_and_export(trainer, reasoner, folder, options, checkpoint, images.record)
 
 
 def examples_of(options: SftOptions) -> tuple[list[Row], list[str], dict[str, list[Row]]]:
