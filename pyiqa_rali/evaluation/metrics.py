@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError, did_you_mean, first_line
+from pyiqa_rali.core.memory import bound_primitive_cache
 from pyiqa_rali.evaluation.options import OWN_METRIC_KEYS
 from pyiqa_rali.model.digest import weights_digest
 
@@ -56,6 +57,7 @@ def make_metric(section: MetricSection, device: torch.device) -> Any:
         OptionError: an option of ours cannot be used.
     """
     import pyiqa
+    bound_primitive_cache()
     try:
         return pyiqa.create_metric(section.name, device=device, **section.options)
     except (OptionError, CheckpointError, DataError) as error:

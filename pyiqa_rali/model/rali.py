@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError, some
+from pyiqa_rali.core.memory import bound_primitive_cache
 from pyiqa_rali.data.training_images import TrainingImages, record_in
 from pyiqa_rali.model import checkpoint as checkpoint_format
 from pyiqa_rali.model.basis_scorer import BasisScorer
@@ -62,6 +63,7 @@ class RALI(nn.Module):
                  exact: bool = False, revision: str | None = None, trainable: bool | None = None,
                  backend: str = 'torch'):
         super().__init__()
+        bound_primitive_cache()
         check_trainable(trainable)
         self.precision, self._dtype, self.exact = precision, check_precision(precision), exact
         self._undecided = precision == 'bf16'  # whether it pays on this CPU

@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean, first_line
+from pyiqa_rali.core.memory import bound_primitive_cache
 from pyiqa_rali.core.processes import torch_device
 
 OWN_WEIGHTS = ('RALI', 'ReasoningScorer')  # the architectures that --weights is for
@@ -26,6 +27,7 @@ def make_metric(name: str, weights: str | None, device: str | None, options: dic
     """
     import pyiqa
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
+    bound_primitive_cache()
     known = pyiqa.list_models(metric_mode='NR')
     if name not in known:
         reason = 'compares with a reference image' if name in DEFAULT_CONFIGS else 'is not known to pyiqa'
