@@ -40,12 +40,12 @@ def run(args: argparse.Namespace) -> int:
     check_counts(args.num_texts, args.num_basis)
     reading, sources = reading_settings(args), ImageSources(args.images, once=False)
     metric = make_explainer(args.metric, args.weights, args.device)
-    names, count, failed = FigureNames(args.out), 0, 0
+    names, count, failed = FigureNames(args.out) if args.out else None, 0, 0
     for entry in sources:
         found, error, pixels = _explain(metric, entry, reading, args)
         count, failed = count + 1, failed + (found is None)
         print(_as_json(entry.name, found, error) if args.json else as_text(entry.name, found, error, metric), flush=True)
-        if args.out and found is not None:
+        if names is not None and found is not None:
             from pyiqa_rali.figures.explanations import draw_explanation
             draw_explanation(pixels, found, names.next(entry.name), metric.net.metadata['mos_range'], metric.lower_better)
     if not count:
@@ -83,11 +83,12 @@ class FigureNames:
     """File names of the figures in a folder: those of the images with `_explained`, numbered where two have the same.
 
     Args:
-        folder: the folder; None when nothing is drawn.
+        folder: the folder.
     """
 
-    def __init__(self, folder: str | None):
-        self.folder, self.taken = folder, set()
+    def __init__(self, folder: str):
+        self.folder = folder
+        self.taken: set[str] = set()
 
     def next(self, image: str) -> Path:
         """Return the path of an image's figure."""

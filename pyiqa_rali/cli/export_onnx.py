@@ -2,7 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyiqa_rali.data.photographs import Photograph
 
 BUNDLED = 'bundled'
 INT8 = {'calibrate': BUNDLED, 'calibration_pictures': 48, 'keep_float': None}  # defaults
@@ -44,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     from pyiqa_rali.core.files import write_json
     check_arguments(args)
     out = Path(args.out)
-    checked, calibration = photographs_of(args.check), photographs_of(args.calibrate if args.int8 else None)
+    checked = photographs_of(args.check) if args.check is not None else []
+    calibration = photographs_of(args.calibrate) if args.int8 else []
     net = load_net(args.metric, args.weights)
     report: dict[str, Any] = {'source': args.weights or args.metric or 'rali-lite', 'machine': machine(),
                               'float': export_float(net, out, args.opset)}
@@ -88,10 +92,10 @@ def check_arguments(args: argparse.Namespace) -> None:
     require_onnx('export-onnx')
 
 
-def photographs_of(folder: str | None) -> list | None:
-    """Return the photographs of a folder or those that the dependencies install; None for no folder."""
+def photographs_of(folder: str) -> list['Photograph']:
+    """Return the photographs of a folder, or those that the dependencies install."""
     from pyiqa_rali.data.photographs import list_photographs
-    return None if folder is None else list_photographs(None if folder == BUNDLED else folder)
+    return list_photographs(None if folder == BUNDLED else folder)
 
 
 def load_net(metric: str | None, weights: str | None):
@@ -114,7 +118,7 @@ def export_float(net: Any, out: Path, opset: int | None) -> dict[str, Any]:
     return {'file': out.name, 'megabytes': megabytes(out), 'opset': opset or DEFAULT_OPSET, **agreement}
 
 
-def export_int8(source: Path, target: Path, photographs: list, args: argparse.Namespace) -> dict[str, Any]:
+def export_int8(source: Path, target: Path, photographs: list['Photograph'], args: argparse.Namespace) -> dict[str, Any]:
     """Write the 8-bit model, say how it was made, and return its figures."""
     from pyiqa_rali.export.int8 import KEEP_FLOAT, quantise
     from pyiqa_rali.export.pictures import distorted_pictures

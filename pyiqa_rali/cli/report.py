@@ -24,12 +24,14 @@ def run(args: argparse.Namespace) -> int:
         OptionError: --out is not an HTML file.
         DataError: no folder holds anything that a report can show.
     """
+    from pyiqa_rali.report.blocks import Table
     from pyiqa_rali.report.build import LEFT_OUT, write_report
     out = Path(args.out)
     if out.suffix.lower() not in ('.html', '.htm'):
         raise OptionError(f'--out: {out} must end with .html.')
     report = write_report([Path(run) for run in args.runs], out, args.title)
-    left_out = [row for section in report.sections if section.title == LEFT_OUT for row in section.blocks[0].rows]
+    left_out = [row for section in report.sections if section.title == LEFT_OUT for block in section.blocks
+                if isinstance(block, Table) for row in block.rows]
     for _, why in left_out:
         print(f'left out: {why}', file=sys.stderr)
     print(f'{out}: {len(report.sections) - bool(left_out)} runs, {out.stat().st_size / 1e6:.1f} MB; '

@@ -111,7 +111,8 @@ def data_set_of(opt: str, section: str) -> tuple[str, dict[str, Any], ReadingOpt
     if section not in sections:
         raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
     own_phase = values.get('model_type') != 'RACT'  # whose sections are called as one likes, and are all trained on
-    options = from_known_keys(DatasetOptions.kind_of(sections[section]), sections[section], f'datasets: {section}')
+    options: DatasetOptions = from_known_keys(DatasetOptions.kind_of(sections[section]), sections[section],
+                                              f'datasets: {section}')
     return section if own_phase else 'train', sections[section], options.reading
 
 

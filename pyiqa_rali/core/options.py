@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
@@ -19,7 +19,10 @@ from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen, Mul
 from pyiqa_rali.core.errors import OptionError, did_you_mean, first_line
 from pyiqa_rali.core.files import NUMBER_WITH_EXPONENT
 
-Section = TypeVar('Section')
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Section = TypeVar('Section', bound='DataclassInstance')
 ROOT = 'options'  # what messages call an option file as a whole
 
 Count = Annotated[int, Ge(1)]
@@ -34,7 +37,7 @@ class _StrictLoader(yaml.SafeLoader):
     """Safe YAML with duplicate keys refused and `1e-4` read as a number."""
 
 
-def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[str, Any]:
+def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
     if repeated:
@@ -209,7 +212,8 @@ def _read(value: Any, hint: Any, option: str, also: str = '') -> Any:
         option: what messages call the value.
         also: what else may stand there, for messages: ', or ~' where None may.
     """
-    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    kind: Any = typing.get_origin(hint) or hint
+    arguments = typing.get_args(hint)
     if kind is Annotated:
         return _bounded(_read(value, arguments[0], option, also), hint.__metadata__, option, also)
     if kind in (typing.Union, types.UnionType):
@@ -234,7 +238,7 @@ def _read(value: Any, hint: Any, option: str, also: str = '') -> Any:
     return _number(value, kind, option)
 
 
-def _read_section(value: Any, cls: type, option: str) -> Any:
+def _read_section(value: Any, cls: Any, option: str) -> Any:
     """Return a value as a dataclass; a class with a method `kind_of` says which of its subclasses plain values are of."""
     if isinstance(value, cls):
         made = {item.name: getattr(value, item.name) for item in dataclasses.fields(value) if item.init}
@@ -339,7 +343,7 @@ def _within(value: Any, bound: Any) -> bool:
 def _limits(bounds: list[Any]) -> str:
     """Return bounds in words: 'at least 1', 'between 0 and 1' (both excluded), 'in [0, 1)'."""
     low = next((bound for bound in bounds if isinstance(bound, Ge | Gt)), None)
-    high = next((bound for bound in bounds if isinstance(bound, Le | Lt)), None)
+    high: Any = next((bound for bound in bounds if isinstance(bound, Le | Lt)), None)
     if low is None:
         return f'at most {high.le}' if isinstance(high, Le) else f'below {high.lt}'
     if high is None:

@@ -193,7 +193,7 @@ def _pixels(image: Image.Image, options: ReadingOptions) -> np.ndarray:
     image.load()
     orientation = _orientation(image) if options.upright else None
     rgb = _as_rgb(image, colour_key)
-    turn = TURNS.get(orientation)
+    turn = None if orientation is None else TURNS.get(orientation)
     return np.array(rgb if turn is None else rgb.transpose(turn))
 
 
@@ -306,7 +306,7 @@ class _Pillow:
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
-        self._before = (False, None)
+        self._before: tuple[bool, int | None] = (False, None)
         self._filters = warnings.catch_warnings()
 
     def enter(self, pixel_limit: int) -> None:
@@ -319,7 +319,8 @@ class _Pillow:
                 warnings.simplefilter('ignore')
                 Image.MAX_IMAGE_PIXELS = 0
             PillowFile.LOAD_TRUNCATED_IMAGES = False
-            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, pixel_limit / 2)  # Pillow refuses more than twice as many
+            half = -(-pixel_limit // 2)  # Pillow rejects more than twice its limit
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, half)
             self._inside += 1
 
     def leave(self) -> None:

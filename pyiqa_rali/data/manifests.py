@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class ManifestNRDataset(GeneralNRDataset):
         self.paths_mos = [[path, row.mos] for path, row in zip(paths, rows, strict=True)]
 
 
-def range_told(values: dict[str, Any], rows: list[ManifestRow]) -> str:
+def range_told(values: Mapping[str, Any], rows: list[ManifestRow]) -> str:
     """Return what the MOS of a manifest run from and to, for a message: the range of its scale is never assumed."""
     unit = ' (Elo ratings)' if values['format'] == 'pipal' else ''
     return (f'The MOS of {values["meta_info_file"]} run from {min(row.mos for row in rows):g} to '

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from annotated_types import MinLen
 
@@ -17,6 +17,7 @@ Images = Literal['train', 'val', 'test']
 Augmentation = Literal['hflip', 'vflip', 'random_crop', 'center_crop', 'resize']  # pyiqa ignores what it does not know
 
 Kind = TypeVar('Kind', bound=type)
+SectionClass: TypeAlias = 'type[DatasetOptions]'  # inside that class, `type` is an option
 
 
 def phase_of(section: str) -> Phase | None:
@@ -27,7 +28,7 @@ def phase_of(section: str) -> Phase | None:
         ('val', 'basis', None)
     """
     begin = section.split('_')[0]
-    return cast(Phase, begin) if begin in PHASES else None
+    return next((phase for phase in PHASES if phase == begin), None)
 
 
 def sections_for(sections: Iterable[str], *phases: Phase) -> list[str]:
@@ -57,7 +58,7 @@ class DatasetOptions(Sparse):
         return ReadingOptions(self.upright, self.pixel_limit)
 
     @staticmethod
-    def kind_of(values: Mapping[str, Any]) -> 'type[DatasetOptions]':
+    def kind_of(values: Mapping[str, Any]) -> SectionClass:
         """Return the dataclass of a section's values by their `type`; any type of pyiqa that is not known here is a table."""
         import pyiqa_rali.data.synthetic.options  # noqa: F401  its type is told on import
         return _KINDS.get(str(values.get('type')), TableOptions)
@@ -211,7 +212,7 @@ def dataset_section(section: str, options: DatasetOptions | Mapping[str, Any]) -
     values = {**_known_to_pyiqa(section, given.get('pyiqa_name')), **given}
     if values.get('type') is None or values.get('name') is None:
         raise OptionError(f'datasets: {section}: needs name and type (such as GeneralNRDataset), or pyiqa_name.')
-    read = from_known_keys(DatasetOptions.kind_of(values), values, f'datasets: {section}')
+    read: DatasetOptions = from_known_keys(DatasetOptions.kind_of(values), values, f'datasets: {section}')
     if not isinstance(read, LabelledOptions):
         raise OptionError(f'datasets: {section}: type: {read.type} has no MOS, and cannot be taken here.')
     return DatasetSection(section, read, read.given())

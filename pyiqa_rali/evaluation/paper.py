@@ -39,9 +39,10 @@ def published_name(given: str | bool | None, own_names: list[str], known: list[s
     if given is False:
         return None
     if given is not None:
-        if given not in known:
-            raise OptionError(f'{option}: paper_name: "{given}" is not one of {", ".join(known)}.{did_you_mean(given, known)}')
-        return given
+        name = str(given)  # `true` is rejected by its name
+        if name not in known:
+            raise OptionError(f'{option}: paper_name: "{name}" is not one of {", ".join(known)}.{did_you_mean(name, known)}')
+        return name
     plain = {_plain(name): name for name in known} | {alias: name for alias, name in ALIASES.items() if name in known}
     return next((plain[_plain(name)] for name in own_names if _plain(name) in plain), None)
 
@@ -64,8 +65,11 @@ def beside_paper(results: list[dict[str, Any]], methods: dict[str, str | None],
     """
     values, rows = paper_values(), []
     for row in results:
-        published = values.get((methods[row['metric']], datasets[row['dataset']]))
-        for measure, theirs in MEASURES[published['fit']].items() if published else ():
+        method, dataset = methods[row['metric']], datasets[row['dataset']]
+        published = values.get((method, dataset)) if method and dataset else None
+        if published is None:
+            continue
+        for measure, theirs in MEASURES[published['fit']].items():
             rows.append({'metric': row['metric'], 'dataset': row['dataset'], 'measure': measure, 'ours': row[measure],
                          'paper': float(published[theirs]), 'difference': row[measure] - float(published[theirs]),
                          'method': published['method'], 'source': published['source'],

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ OUTPUTS = ('results.csv', 'results.json', 'results.md', 'pyiqa_row.csv', 'signif
            'missing.csv', 'overlap.csv', 'scores', 'figures')
 
 
-def evaluate(opt_path: str | Path, overrides: list[str] = ()) -> Path:
+def evaluate(opt_path: str | Path, overrides: Sequence[str] = ()) -> Path:
     """Evaluate as an option file says, and return the folder with the results.
 
     Args:
@@ -147,12 +148,13 @@ class Evaluation:
 
     def _row(self, name: str, label: str, mos: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
         there = np.isfinite(scores)
-        row = {'dataset': name, 'metric': label, 'images': len(mos), 'scored': int(there.sum()),
+        scored = int(there.sum())
+        row: dict[str, Any] = {'dataset': name, 'metric': label, 'images': len(mos), 'scored': scored,
                'missing': int((~there).sum())}
-        if row['scored'] < FEWEST_SCORES or np.ptp(mos[there]) == 0:
-            return {**row, 'fit': f'{row["scored"]} scored images with MOS that differ are too few',
+        if scored < FEWEST_SCORES or np.ptp(mos[there]) == 0:
+            return {**row, 'fit': f'{scored} scored images with MOS that differ are too few',
                     **dict.fromkeys((f'{measure}{end}' for measure in MEASURES for end in ('', '_low', '_high')), math.nan)}
-        indices = bootstrap_indices(row['scored'], self.options.statistics.bootstrap, self.options.manual_seed, name)
+        indices = bootstrap_indices(scored, self.options.statistics.bootstrap, self.options.manual_seed, name)
         found = agreement(scores[there], mos[there], indices, self.options.statistics.confidence, f'{label} on {name}')
         for measure in MEASURES:
             row[measure] = found.values[measure]

@@ -1,7 +1,7 @@
 """Scores of every image of a data set: from the cache where they are known, and every missing one told."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -89,11 +89,11 @@ def score_table(metric: Any, table: QualityTable, values: dict[str, Any], cache:
     with progress_bar(total=len(pairs), initial=len(pairs) - len(wanted), desc=f'{label} on {table.name}', unit='image',
               disable=not wanted) as bar:
         for window in found:
-            for each in window:
+            for each in cast(list[ScoredImage], window):  # as the reader made them
                 position = each.position[0]
-                scored[position] = each
-                if each.score is not None and keys[position] is not None:
-                    cache.add(keys[position], each.score, each.image)
+                scored[position], key = each, keys[position]
+                if each.score is not None and key is not None:
+                    cache.add(key, each.score, each.image)
             bar.update(len(window))
     return scored
 

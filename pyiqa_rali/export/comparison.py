@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ METRICS = measures_of('plcc', 'srcc')
 Scorer = Callable[[np.ndarray], float]
 
 
-def compare(net: RALI, models: dict[str, str | os.PathLike], pictures: Iterable[np.ndarray]) -> dict[str, Any]:
+def compare(net: RALI, models: Mapping[str, str | os.PathLike], pictures: Iterable[np.ndarray]) -> dict[str, Any]:
     """Score pictures with torch and with exported models, and time them.
 
     Args:

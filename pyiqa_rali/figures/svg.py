@@ -65,23 +65,22 @@ def curves(records: dict[str, list[dict[str, float]]]) -> tuple[str, bytes] | No
     Args:
         records: rows with 'step', by name of the record; a row may lack some columns.
     """
-    panels = [(name, column) for name, rows in records.items()
+    panels = [(name, column, _points(rows, column)) for name, rows in records.items()
               for column in dict.fromkeys(key for row in rows for key in row) if column != 'step']
-    panels = [(name, column, _points(records[name], column)) for name, column in panels]
     panels = [panel for panel in panels if len(panel[2])]
     if not panels:
         return None
     columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
+    lines = -(-len(panels) // columns)
 
-    def draw(axes) -> None:
+    def draw(axes: np.ndarray) -> None:
         axes = axes.ravel()
         for axis in axes[len(panels):]:
             axis.set_visible(False)
         for axis, (name, column, points) in zip(axes, panels, strict=False):
             _curve(axis, points)
             axis.set_title(f'{name}: {column}')
-    return drawn(draw, 3.1 * columns, 2.3 * rows, (rows, columns))
+    return drawn(draw, 3.1 * columns, 2.3 * lines, (lines, columns))
 
 
 def _points(rows: list[dict[str, float]], column: str) -> np.ndarray:

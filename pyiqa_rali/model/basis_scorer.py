@@ -19,6 +19,10 @@ class BasisScorer(nn.Module):
         num_basis: number K of basis vectors.
     """
 
+    pca_mean: Tensor
+    pca_scale: Tensor
+    pca_components: Tensor
+
     def __init__(self, feature_dim: int, pca_dim: int, num_basis: int):
         super().__init__()
         self.register_buffer('pca_mean', torch.zeros(feature_dim))

@@ -52,8 +52,7 @@ class ClipTower(nn.Module):
         self.proj = nn.Parameter(torch.randn(width, embed_dim) * width ** -0.5)
         self.conv1 = nn.Conv2d(3, width, patch_size, patch_size, bias=False)
         self.ln_pre = WideLayerNorm(width)
-        self.transformer = nn.Module()
-        self.transformer.resblocks = nn.ModuleList([Block(width, heads, mlp_width, quick_gelu) for _ in range(layers)])
+        self.transformer = Transformer([Block(width, heads, mlp_width, quick_gelu) for _ in range(layers)])
         self.ln_post = WideLayerNorm(width)
 
     def narrow(self, dtype: torch.dtype) -> None:
@@ -74,6 +73,14 @@ class ClipTower(nn.Module):
         return self.ln_post(last(tokens, outputs=1)[:, 0]) @ self.proj.float()
 
 
+class Transformer(nn.Module):
+    """The blocks, under open_clip's name; the tower runs them."""
+
+    def __init__(self, blocks: list['Block']):
+        super().__init__()
+        self.resblocks = nn.ModuleList(blocks)
+
+
 class Block(nn.Module):
     """Attention and perceptron, each after a layer norm and added to its input."""
 
@@ -82,16 +89,27 @@ class Block(nn.Module):
         self.ln_1 = WideLayerNorm(width)
         self.attn = SelfAttention(width, heads)
         self.ln_2 = WideLayerNorm(width)
-        self.mlp = nn.Module()
-        self.mlp.c_fc, self.mlp.c_proj = Linear(width, mlp_width), Linear(mlp_width, width)
-        self.activation = _quick_gelu if quick_gelu else F.gelu
+        self.mlp = Perceptron(width, mlp_width, quick_gelu)
 
     def forward(self, tokens: Tensor, outputs: int | None = None) -> Tensor:
         """Return (N, T, width), or only its first `outputs` tokens."""
         dtype = self.mlp.c_fc.weight.dtype
         tokens, added = tokens[:, :outputs], self.attn(self.ln_1(tokens).to(dtype), outputs)
         tokens = tokens + added
-        return tokens + self.mlp.c_proj(self.activation(self.mlp.c_fc(self.ln_2(tokens).to(dtype))))
+        return tokens + self.mlp(self.ln_2(tokens).to(dtype))
+
+
+class Perceptron(nn.Module):
+    """The two layers of a block's perceptron, under open_clip's names."""
+
+    def __init__(self, width: int, hidden_width: int, quick_gelu: bool):
+        super().__init__()
+        self.c_fc, self.c_proj = Linear(width, hidden_width), Linear(hidden_width, width)
+        self.activation = _quick_gelu if quick_gelu else F.gelu
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return (N, T, width)."""
+        return self.c_proj(self.activation(self.c_fc(tokens)))
 
 
 class SelfAttention(nn.Module):

@@ -13,5 +13,5 @@ def weights_digest(net: torch.nn.Module) -> str:
             found.update(f'{name}={tensor!r}'.encode())
             continue
         found.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()

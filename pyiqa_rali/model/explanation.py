@@ -103,11 +103,10 @@ def explain(image_encoder: nn.Module, scorer: BasisScorer, bank: TextBank | None
     compressed = scorer.compress(image_features)
     weights, scores = scorer.weights(compressed), scorer.score_compressed(compressed).squeeze(-1)
     cosines = bank.cosines(image_features)
-    shares, levels = bank.vote(cosines) if bank.classes else (None, None)
+    votes = [_votes(bank, *each) for each in zip(*bank.vote(cosines), strict=True)] if bank.classes else [[]] * len(scores)
     spread, words = uncertainty(weights, scorer.basis_scores), basis_texts(scorer, bank)
     return [Explanation(float(scores[row]), float(spread[row]), _near_texts(bank, cosines[row], num_texts),
-                        _votes(bank, shares[row], levels[row]) if bank.classes else [],
-                        _basis_parts(scorer, words, weights[row], num_basis), weights[row].tolist(),
+                        votes[row], _basis_parts(scorer, words, weights[row], num_basis), weights[row].tolist(),
                         scorer.basis_scores.tolist())
             for row in range(len(scores))]
 

@@ -20,6 +20,9 @@ TRIED_SIZE = 64  # pixels, where a backbone takes any size
 class FoldedConv2d(nn.Conv2d):
     """A convolution with the batch norm after it."""
 
+    folded_weight: Tensor
+    folded_bias: Tensor
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the normalised feature maps."""
         return self._conv_forward(images, self.folded_weight, self.folded_bias)
@@ -27,6 +30,9 @@ class FoldedConv2d(nn.Conv2d):
 
 class FoldedConv2dSame(Conv2dSame):
     """A convolution that pads as TensorFlow does, with the batch norm after it."""
+
+    folded_weight: Tensor
+    folded_bias: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the normalised feature maps."""

@@ -175,9 +175,9 @@ class StageStatistics(nn.Module):
     Statistics over positions take pictures of any size and keep what fine distortions change in early stages.
     """
 
-    def __init__(self, features: nn.Module):
+    def __init__(self, features: Any):
         super().__init__()
-        self.features = features
+        self.features = features  # timm's: a module with `feature_info`
 
     @property
     def num_features(self) -> int:
@@ -209,6 +209,9 @@ def _mean_and_variance(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 class Standardise(nn.Module):
     """Subtract a mean and divide by a scale, both fixed once from real features before training starts."""
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, width: int):
         super().__init__()

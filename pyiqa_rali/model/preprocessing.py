@@ -139,16 +139,19 @@ def resized_shape(height: int, width: int, target: int | None, resize_mode: str)
         >>> resized_shape(384, 513, 336, 'shortest')
         (336, 448)
     """
-    if resize_mode == 'squash':
-        return target, target
-    if resize_mode == 'longest':
-        ratio = max(height, width) / target
-        return max(1, round(height / ratio)), max(1, round(width / ratio))
     if resize_mode == 'native':
         longest = max(height, width)
         if target is None or longest <= target:
             return height, width
         return max(MIN_SIZE, int(height * target / longest)), max(MIN_SIZE, int(width * target / longest))
+    if target is None:
+        raise OptionError(f'image_size: None does not go with resize_mode: {resize_mode}. Give a number of pixels, or set '
+                          'resize_mode: native.')
+    if resize_mode == 'squash':
+        return target, target
+    if resize_mode == 'longest':
+        ratio = max(height, width) / target
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
     if height <= width:
         return target, int(target * width / height)
     return int(target * height / width), target

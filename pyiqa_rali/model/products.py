@@ -2,6 +2,7 @@
 
 import functools
 import os
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +81,7 @@ def bf16_speed() -> float:
 
 def _operands() -> tuple[Tensor, Tensor, Tensor]:
     """Return values, weight and bias of the product that is raced, the same whatever a program has set as its default."""
-    options = {'dtype': torch.float32, 'device': 'cpu', 'generator': torch.Generator().manual_seed(0)}
+    options: dict[str, Any] = {'dtype': torch.float32, 'device': 'cpu', 'generator': torch.Generator().manual_seed(0)}
     return torch.randn(1, ROWS, WIDTH, **options), torch.randn(OUT, WIDTH, **options), torch.randn(OUT, **options)
 
 
@@ -89,7 +90,7 @@ def onednn_multiplies() -> bool:
     """Whether this build of PyTorch has oneDNN's product in the form that is known here, and it is right."""
     if not torch.backends.mkldnn.is_available():
         return False
-    options = {'dtype': torch.float32, 'device': 'cpu'}
+    options: dict[str, Any] = {'dtype': torch.float32, 'device': 'cpu'}
     values, weight = torch.linspace(-1, 1, 24, **options).view(1, 2, 12), torch.linspace(-1, 2, 36, **options).view(3, 12)
     bias = torch.ones(3, **options)
     try:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -69,14 +69,16 @@ class RALI(nn.Module):
         self._undecided = precision == 'bf16'  # whether it pays on this CPU
         described = {'image_encoder': image_encoder, 'pca_dim': pca_dim, 'num_basis': num_basis, 'mos_range': mos_range,
                      'lower_better': lower_better}
-        without_weights = pretrained_model_path is None and pretrained is False
-        self.trainable = without_weights if trainable is None else trainable
-        if without_weights:
+        source: str | os.PathLike | None = (
+            'rali' if pretrained is True else None if pretrained is False else pretrained)
+        if pretrained_model_path is not None:
+            source = pretrained_model_path
+        self.trainable = source is None if trainable is None else trainable
+        if source is None:
             self._build_from_arguments(described)
         else:
             self._refuse_with_weights(described)
-            self._load_pretrained(pretrained if pretrained_model_path is None else pretrained_model_path, revision,
-                                  may_be_name=pretrained_model_path is None)
+            self._load_pretrained(source, revision, may_be_name=pretrained_model_path is None)
         self.use_backend(backend)
 
     @property
@@ -199,7 +201,7 @@ class RALI(nn.Module):
         """Take the metadata of a state dict."""
         self._metadata = checkpoint_format.metadata_from_extra_state(state)
 
-    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False):
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         """Load the weights of any export: the model is built anew when encoder, K or D differ.
 
         Raises:
@@ -249,10 +251,10 @@ class RALI(nn.Module):
         if given:
             raise OptionError(f'{given[0]}: goes with pretrained: False only; a checkpoint brings its own. Leave it out.')
 
-    def _load_pretrained(self, source: bool | str | os.PathLike, revision: str | None, may_be_name: bool) -> None:
+    def _load_pretrained(self, source: str | os.PathLike, revision: str | None, may_be_name: bool) -> None:
         """Build the model without memory for its weights where possible, and let the file's own take their place."""
         from pyiqa_rali.model.locate import locate_checkpoint
-        path = locate_checkpoint('rali' if source is True else os.fspath(source), revision, may_be_name)
+        path = locate_checkpoint(os.fspath(source), revision, may_be_name)
         tensors, metadata = checkpoint_format.load_checkpoint(path)
         own_tower = _is_own_tower(metadata)
         try:

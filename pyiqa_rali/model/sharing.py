@@ -116,7 +116,7 @@ def _move(tensors: list[Tensor]) -> None:
 
 
 def _place(tensor: Tensor) -> Place:
-    return Place(tensor.storage_offset() * tensor.element_size(), tensor.dtype, tuple(tensor.shape), tensor.stride(),
+    return Place(int(tensor.storage_offset()) * tensor.element_size(), tensor.dtype, tuple(tensor.shape), tensor.stride(),
                  tensor.requires_grad if isinstance(tensor, nn.Parameter) else None)
 
 

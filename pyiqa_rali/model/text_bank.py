@@ -23,6 +23,10 @@ class TextBank(nn.Module):
         classes: the types that the texts name, 'pristine' among them if some name none.
     """
 
+    text_features: Tensor
+    class_shares: Tensor
+    class_levels: Tensor
+
     def __init__(self, values: dict[str, Any], feature_dim: int):
         super().__init__()
         self.texts: list[str] = list(values['texts'])

@@ -8,7 +8,7 @@ import math
 import random
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ class Decoded:
     groups: dict[tuple[tuple[int, ...], ...], list[int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, read: list[tuple[ImageScore, Pixels]]) -> 'Decoded':
+    def of(cls, read: Sequence[tuple[ImageScore, Pixels]]) -> 'Decoded':
         """Collect what was read."""
         import torch
         groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
@@ -258,7 +258,8 @@ class Scorer:
     def _with_preparation(self, decoded: Decoded) -> Passes:
         """Prepare pictures size by size, then score them together, whatever sizes they had, if the encoder takes one size."""
         import torch
-        net, results = self.metric.net, []
+        net = self.metric.net
+        results: Passes = []
         prepared: dict[tuple[int, ...], list[tuple[int, Any]]] = {}
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             for indices, (pictures,) in decoded.equal_sizes(self.metric.device):
@@ -270,9 +271,8 @@ class Scorer:
                         prepared.setdefault(made.shape[1:], []).extend(zip(done, made, strict=True))
             for same in prepared.values():
                 for batch in chunks(sorted(same, key=lambda pair: pair[0]), self.batch_size):
-                    indices, inputs = zip(*batch, strict=True)
-                    results += _passes(lambda batch: net.score_prepared(batch).flatten(), list(indices), [torch.stack(inputs)],
-                                       self.batch_size)
+                    results += _passes(lambda batch: net.score_prepared(batch).flatten(), [index for index, _ in batch],
+                                       [torch.stack([picture for _, picture in batch])], self.batch_size)
         return results
 
     def _ask(self, *inputs: Any) -> Any:
@@ -344,6 +344,7 @@ def _set(score: ImageScore, value: float | str) -> None:
 def _random_states() -> tuple[Any, ...]:
     """Return the states of Python's, NumPy's and torch's generators, to be compared."""
     import torch
-    _, words, *places = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    _, words, *places = numpy_state
     on_gpu = [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
     return random.getstate(), words.tobytes(), places, torch.get_rng_state().numpy().tobytes(), on_gpu

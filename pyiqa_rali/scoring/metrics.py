@@ -66,8 +66,9 @@ def with_fastest_backend(metric: Any, options: dict[str, Any], may_export: bool)
     from pyiqa_rali.model.onnx.backend import can_score
     from pyiqa_rali.model.rali import RALI
     net = getattr(metric, 'net', None)
-    fits = (isinstance(net, RALI) and torch.device(metric.device).type == 'cpu' and 'backend' not in options
-            and net.precision == 'fp32' and not net.trainable and net.image_encoder.config.library == 'timm')
+    if not isinstance(net, RALI) or 'backend' in options or torch.device(metric.device).type != 'cpu':
+        return options
+    fits = net.precision == 'fp32' and not net.trainable and net.image_encoder.config.library == 'timm'
     if not fits or not can_score(net, may_export):
         return options
     try:

@@ -11,14 +11,14 @@ import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, Any, cast
 
 from pyiqa_rali.core.errors import DataError, first_line
 from pyiqa_rali.data.image_files import refuse_special_file
 from pyiqa_rali.data.image_formats import image_extensions
 from pyiqa_rali.scoring.entries import LARGEST_MEMBER, ImageEntry
 
-OPENERS: dict[str, Callable[..., IO[bytes]]] = {'.tar': open, '.tar.gz': gzip.open, '.tgz': gzip.open}
+OPENERS: dict[str, Callable[..., Any]] = {'.tar': open, '.tar.gz': gzip.open, '.tgz': gzip.open}
 END_BLOCKS = 2  # of zeros, at the end of a shard
 _CHECKSUM = re.compile(rb'[0-7 \0]*')  # how the checksum of a header is written
 BETWEEN = '::'  # stands between a shard and its member in the name of an image
@@ -72,7 +72,8 @@ def shard_entries(path: str, number: int, others: Counter) -> Iterator[ImageEntr
 
 
 def _members(blocks: '_Blocks') -> Iterator[tarfile.TarInfo]:
-    with tarfile.open(fileobj=blocks, mode='r:') as shard:
+    with tarfile.open(fileobj=cast(IO[bytes], blocks), mode='r:') as opened:  # it reads, seeks and tells, and no more
+        shard: Any = opened  # whose `members` annotations do not know
         while (member := shard.next()) is not None:
             shard.members.clear()  # tarfile would keep every header
             yield member
@@ -96,7 +97,7 @@ def _member_entry(path: str, position: tuple[int, int], member: tarfile.TarInfo,
         yield ImageEntry(name, path, position, size=member.size, content=content)
 
 
-def _opener(path: str) -> Callable[..., IO[bytes]]:
+def _opener(path: str) -> Callable[..., Any]:
     return next(opener for ending, opener in OPENERS.items() if path.lower().endswith(ending))
 
 

@@ -67,7 +67,7 @@ def rows_of(section: str, options: DatasetOptions | Mapping[str, Any], card: Rea
     Raises:
         OptionError, DataError: the section or its table cannot be used.
     """
-    read = from_known_keys(DatasetOptions.kind_of(plain(options)), plain(options), f'datasets: {section}')
+    read: DatasetOptions = from_known_keys(DatasetOptions.kind_of(plain(options)), plain(options), f'datasets: {section}')
     if isinstance(read, DegradationOptions):
         return [Row(image, str(read.name), 'degradation', distortion_class=kind, severity=severity, upright=read.upright,
                     pixel_limit=read.pixel_limit) for image, kind, severity in read_degradations(section, read)]

@@ -8,6 +8,7 @@ such inert objects too; every other name is refused.
 import io
 import pickle
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -118,12 +119,14 @@ def _reconstruct(*args: Any) -> _Array:
     return _Array()
 
 
-_KNOWN = {('numpy', 'dtype'): _Type, ('numpy', 'ndarray'): _Class, ('builtins', 'object'): _Class,
-          ('__builtin__', 'object'): _Class, ('copyreg', '_reconstructor'): _reconstructor,
-          ('copy_reg', '_reconstructor'): _reconstructor, ('joblib.numpy_pickle', 'NumpyArrayWrapper'): _JoblibArray,
-          **{(f'{core}.numeric', '_frombuffer'): _array_from_buffer for core in _CORES},
-          **{(f'{core}.multiarray', 'scalar'): _scalar for core in _CORES},
-          **{(f'{core}.multiarray', '_reconstruct'): _reconstruct for core in _CORES}}
+_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+    ('numpy', 'dtype'): _Type, ('numpy', 'ndarray'): _Class, ('builtins', 'object'): _Class,
+    ('__builtin__', 'object'): _Class, ('copyreg', '_reconstructor'): _reconstructor,
+    ('copy_reg', '_reconstructor'): _reconstructor, ('joblib.numpy_pickle', 'NumpyArrayWrapper'): _JoblibArray,
+    **{(f'{core}.numeric', '_frombuffer'): _array_from_buffer for core in _CORES},
+    **{(f'{core}.multiarray', 'scalar'): _scalar for core in _CORES},
+    **{(f'{core}.multiarray', '_reconstruct'): _reconstruct for core in _CORES}}
+_STEPS: dict[int, Callable[[Any], None]] = dict(pickle._Unpickler.dispatch)  # Python's own
 
 
 class InertUnpickler(pickle._Unpickler):  # the pure Python one: its steps can be replaced, as joblib does too
@@ -134,7 +137,9 @@ class InertUnpickler(pickle._Unpickler):  # the pure Python one: its steps can b
         largest: how many bytes may be made of texts; a few steps can ask for the same text over and over.
     """
 
-    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict] = dict(_STEPS)
+    stack: list[Any]
+    metastack: list[list[Any]]
 
     def __init__(self, stream: io.BytesIO, largest: int):
         super().__init__(stream)
@@ -167,7 +172,7 @@ class InertUnpickler(pickle._Unpickler):  # the pure Python one: its steps can b
         """Give an inert object its state; an array of joblib's is read from the file."""
         if not isinstance(self.stack[-2] if len(self.stack) > 1 else None, Inert):
             raise Refused('it gives a state to what has none')
-        super().load_build()
+        self._do(pickle.BUILD)
         if isinstance(self.stack[-1], _JoblibArray):
             self.stack.append(self._read_array(self.stack.pop()))
 
@@ -187,17 +192,21 @@ class InertUnpickler(pickle._Unpickler):  # the pure Python one: its steps can b
     def load_setitem(self) -> None:
         """Put one entry into a dictionary whose keys are texts."""
         self._check_entries(self.stack[-3:-2], self.stack[-2:-1])
-        super().load_setitem()
+        self._do(pickle.SETITEM)
 
     def load_setitems(self) -> None:
         """Put entries into a dictionary whose keys are texts; other keys can take for ever to compare."""
         self._check_entries(self.metastack[-1][-1:], self.stack[::2])
-        super().load_setitems()
+        self._do(pickle.SETITEMS)
 
     def load_dict(self) -> None:
         """Make a dictionary whose keys are texts."""
         self._check_entries([{}], self.stack[::2])
-        super().load_dict()
+        self._do(pickle.DICT)
+
+    def _do(self, step: bytes) -> None:
+        """Do a step as Python's own reader does."""
+        _STEPS[step[0]](self)
 
     def _check_entries(self, targets: list[Any], keys: list[Any]) -> None:
         if not all(type(target) is dict for target in targets) or not all(type(key) is str for key in keys):

@@ -7,7 +7,7 @@ for: it is taken, or it belongs to the text tower, or it is refused by name.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ def is_released(folder: Path) -> bool:
 
 def not_there_yet(folder: Path) -> list[str]:
     """Return patterns of the files that `ckpt.pt` leaves something to, and that the folder does not have."""
-    state, missing = read_torch_tensors(folder / 'ckpt.pt'), []
+    state = read_torch_tensors(folder / 'ckpt.pt')
+    missing: list[str] = []
     if not _own_vision(state) and not any((folder / 'best' / name).is_file() for name in WEIGHTS):
         missing += SHARDS
     if not _has_basis(state) and not (folder / 'basis.npz').is_file():
@@ -58,7 +59,8 @@ def read_released(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     state = read_torch_tensors(folder / 'ckpt.pt')
     config = encoder_config(folder / 'best')
     weights, source = vision_weights(folder, state)
-    check_fit(weights, config.model_config, source, folder / 'best' / 'config.json')
+    model_config = cast(dict[str, Any], config.model_config)  # `encoder_config` always describes the tower
+    check_fit(weights, model_config, source, folder / 'best' / 'config.json')
     tensors = {f'image_encoder.backbone.{name}': tensor for name, tensor in to_open_clip(weights).items()}
     tensors.update({f'scorer.{name}': tensor for name, tensor in scorer_tensors(folder, state).items()})
     check_scorer_tensors(tensors, folder)

@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,7 +136,7 @@ def parts_of(reasoner: ReasoningModel, tokens: list[int], prefix: Sequence[int])
 
 
 @contextlib.contextmanager
-def last_rows(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+def last_rows(model: Any) -> Iterator[list[torch.Tensor]]:
     """Collect the last row of each layer's attention, mean over the heads (length,), on the CPU, while the block runs.
 
     The language model computes it eagerly meanwhile; a layer's full attention is dropped as soon as its row is taken.
@@ -143,7 +144,7 @@ def last_rows(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
     Raises:
         CheckpointError: the model has no layers with `self_attn`, or one does not return its attention.
     """
-    base = model.get_base_model() if hasattr(model, 'get_base_model') else model
+    base: Any = model.get_base_model() if hasattr(model, 'get_base_model') else model
     layers = getattr(base.get_decoder(), 'layers', []) if hasattr(base, 'get_decoder') else []
     modules = [layer.self_attn for layer in layers if hasattr(layer, 'self_attn')]
     if not modules or len(modules) < len(layers):

@@ -135,7 +135,7 @@ def _chosen_images(section: str, options: dict[str, Any], limit: int | None, see
     return chosen, [texts[place][0] for place in chosen.places]
 
 
-def _embeddings(models: Mapping[str, torch.nn.Module], chosen: Mapping[str, tuple[_Chosen, list[str]]],
+def _embeddings(models: Mapping[str, Any], chosen: Mapping[str, tuple[_Chosen, list[str]]],
                 device: torch.device) -> dict[str, np.ndarray]:
     """Return the points (n, C) of every space, over all sections in their order."""
     found: dict[str, list[np.ndarray]] = {space: [] for space in models}
@@ -239,7 +239,7 @@ def plane(points: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(TSNE(2, perplexity=perplexity, init='pca', random_state=seed).fit_transform(points))
 
 
-def gaps(points: np.ndarray, dataset: Sequence[str], permutations: int, seed: int) -> list[dict[str, float | str]]:
+def gaps(points: np.ndarray, dataset: Sequence[str], permutations: int, seed: int) -> list[dict[str, Any]]:
     """Return one row for each pair of data sets.
 
     Args:
@@ -249,7 +249,7 @@ def gaps(points: np.ndarray, dataset: Sequence[str], permutations: int, seed: in
         seed: of draws and folds.
     """
     names, of = list(dict.fromkeys(dataset)), np.array(dataset)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for place, one in enumerate(names):
         for two in names[place + 1:]:
             chosen = (of == one) | (of == two)

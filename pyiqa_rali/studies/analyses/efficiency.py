@@ -47,8 +47,8 @@ def analyse_efficiency(metrics: Sequence[str], model: str | os.PathLike, image: 
     folder = AnalysisFolder(out, 'efficiency', {'rali': list(metrics), 'model': str(model), 'image': str(image),
                                                 'repeats': repeats, 'threads': threads, 'device': device})
     folder.check_weights(weights_of(wanted))
-    rows = with_shares([cost_of(*each, str(image), repeats, threads, device)
-                        for each in progress_bar(wanted, desc='efficiency', unit='metric')])
+    rows = with_shares([cost_of(label, name, path, str(image), repeats, threads, device)
+                        for label, name, path in progress_bar(wanted, desc='efficiency', unit='metric')])
     draw_costs(rows, COSTS, folder.picture('efficiency'))
     shown = [{key: value for key, value in row.items() if key != 'seconds'} for row in rows]
     return folder.finish({'costs': shown}, {'metrics': rows, 'paper': PAPER}, folder.picture('efficiency'))
@@ -82,7 +82,7 @@ def weights_of(metrics: list[tuple[str, str, str | None]]) -> dict[str, str]:
     found = {}
     for label, name, path in metrics:
         if name == 'rali-reasoning':
-            found[label] = model_sha256(locate_vlm(path))
+            found[label] = model_sha256(locate_vlm(path or name))
         elif name in ('rali', 'rali-lite'):
             found[label] = model_sha256(locate_checkpoint(path or name, may_be_name=path is None))
     return found

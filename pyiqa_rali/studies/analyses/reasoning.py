@@ -1,7 +1,8 @@
 """What the reasoning does for the score: switched on, off, with its words shuffled, or with another image's reasoning."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def analyse_reasoning(opt: OptionFile, section: str, model: ReasonerSettings, ou
 
 
 def rate(reasoner: ReasoningModel, paths: Sequence[str], completions: Sequence[Sequence[int]], other: np.ndarray,
-         rows: KeyedRows, settings: ReasonerSettings) -> dict[str, dict[str, float]]:
+         rows: KeyedRows, settings: ReasonerSettings) -> dict[Hashable, dict[str, Any]]:
     """Return the ratings of every image, by condition; those that stand in the file are not computed again.
 
     Args:

@@ -84,7 +84,7 @@ def _higher_better(model: RALI, score: float) -> float:
     return -score if model.metadata['lower_better'] else score
 
 
-def consistency(scores: Mapping[str, np.ndarray], mos: np.ndarray, dataset: str) -> list[dict[str, float | str]]:
+def consistency(scores: Mapping[str, np.ndarray], mos: np.ndarray, dataset: str) -> list[dict[str, Any]]:
     """Return a row for each pair of models, and for each model with MOS.
 
     Args:
@@ -97,7 +97,8 @@ def consistency(scores: Mapping[str, np.ndarray], mos: np.ndarray, dataset: str)
         much their PLCC and SRCC with MOS differ, which the paper gives as within 0.01.
     """
     with_mos = {name: correlations(values, mos, METRICS, dataset) for name, values in scores.items()}
-    rows = [{'dataset': dataset, 'images': len(mos), 'first': name, 'second': MOS, **with_mos[name], 'plcc_difference': '',
+    rows: list[dict[str, Any]] = [{
+             'dataset': dataset, 'images': len(mos), 'first': name, 'second': MOS, **with_mos[name], 'plcc_difference': '',
              'srcc_difference': ''} for name in scores]
     for one, two in combinations(scores, 2):
         constant = np.ptp(scores[two]) == 0  # a constant has no correlation, and none is made up

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Cell:
         return asdict(self)
 
 
-def cells_of(subject: Subject, inputs: list[str], sizes: list[tuple[int, int]], peer_sizes: list[tuple[int, int]] | None,
+def cells_of(subject: Subject, inputs: Sequence[str], sizes: list[tuple[int, int]], peer_sizes: list[tuple[int, int]] | None,
              batches: list[int], device: str) -> list[Cell]:
     """Return the cells of a subject from the least to the most pixels."""
     ours = subject.name in OWN

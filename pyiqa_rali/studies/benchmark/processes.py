@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.files import write_json
@@ -131,15 +131,16 @@ def child_rows(module: str, request: dict[str, Any], threads: int) -> Iterator[d
     with tempfile.TemporaryFile('w+', encoding='utf-8', errors='replace') as errors:
         process = subprocess.Popen([sys.executable, '-m', f'{MODULES}.{module}', json.dumps(request)], env=environment,
                                    stdout=subprocess.PIPE, stderr=errors, text=True)
+        output = cast(IO[str], process.stdout)  # there is one: it was asked for as a pipe
         try:
-            for line in process.stdout:
+            for line in output:
                 if line.startswith('{"section"'):
                     yield json.loads(line)
             status = process.wait()
         finally:
             process.kill()
             process.wait()
-            process.stdout.close()
+            output.close()
         if status:
             errors.seek(0)
             lines = errors.read().strip().splitlines()

@@ -74,7 +74,7 @@ def reasoner_call(size: str, device: str, batch: int, shape: tuple[int, int], to
     return model, torch.no_grad()(lambda: model.generate(**inputs, generation_config=generation))
 
 
-def random_reasoner(size: str, device: str) -> torch.nn.Module:
+def random_reasoner(size: str, device: str) -> Any:
     """Return Qwen2.5-VL of a size with random weights in bfloat16, made where they shall be."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
     text = dict(SIZES[size]['text'])

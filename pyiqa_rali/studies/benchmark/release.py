@@ -82,7 +82,7 @@ class ReleasePath:
 
 
 @torch.no_grad()
-def image_features(clip: torch.nn.Module, processor: Any, pictures: list[Image.Image]) -> Tensor:
+def image_features(clip: Any, processor: Any, pictures: list[Image.Image]) -> Tensor:
     """Return CLIP's projected image features (N, C), not normalised."""
     pixels = processor(images=pictures, return_tensors='pt')['pixel_values'].to(next(clip.parameters()).device)
     features = clip.get_image_features(pixel_values=pixels)
@@ -126,7 +126,7 @@ def write_random_release(folder: Path, encoder: str, pictures: list[Path], seed:
     return folder
 
 
-def random_clip(encoder: dict[str, Any]) -> torch.nn.Module:
+def random_clip(encoder: dict[str, Any]) -> Any:
     """Return a transformers CLIPModel whose signals keep their size on the way through, unlike in its own random start."""
     from transformers import CLIPConfig, CLIPModel
     width = encoder['features']

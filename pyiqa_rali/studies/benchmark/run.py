@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -246,16 +246,16 @@ def _pipeline_rows(bench: _Bench) -> Iterator[Row]:
         for subject in subjects_for(options.pipeline_metrics, ['fp32'], '', getattr(bench, 'checkpoint', '')):
             key = {'section': 'pipeline', 'subject': subject.label, 'device': options.device, 'threads': threads,
                    'width': width, 'height': height}
+            batch = 8 if options.device == 'cpu' else 64
             request = {'folder': str(folder), 'subject': subject.to_dict(), 'device': options.device, 'threads': threads,
-                       'batch': 8 if options.device == 'cpu' else 64}
+                       'batch': batch}
             for kind in ('decode', 'model'):
                 asked = {**request, 'input': kind}
-                yield from _kept(bench.rows, {**key, 'input': kind},
-                                 lambda asked=asked: next(child_rows('pipeline', asked, threads)))
+                yield from _kept(bench.rows, {**key, 'input': kind}, partial(_first_row, 'pipeline', asked, threads))
             for workers in options.workers:
                 yield from _kept(bench.rows, {**key, 'input': f'score, {workers} workers', 'workers': workers},
-                                 lambda subject=subject, folder=folder, workers=workers, batch=request['batch']: command_row(
-                                     subject, folder, bench.folder / 'scores.csv', workers, options.device, batch))
+                                 partial(command_row, subject, folder, bench.folder / 'scores.csv', workers, options.device,
+                                         batch))
 
 
 def _reasoner_rows(bench: _Bench) -> Iterator[Row]:
@@ -269,7 +269,11 @@ def _reasoner_rows(bench: _Bench) -> Iterator[Row]:
         key = {'section': 'reasoner', 'subject': label, 'device': options.device, 'threads': threads, **REASONER_PICTURE,
                'input': 'scores' if subject else 'reasoner', 'batch': options.reasoner_batch}
         asked = {**request, 'size': None if subject else options.reasoner, 'subject': subject and subject.to_dict()}
-        yield from _kept(bench.rows, key, lambda asked=asked: next(child_rows('reasoner', asked, threads)))
+        yield from _kept(bench.rows, key, partial(_first_row, 'reasoner', asked, threads))
+
+
+def _first_row(module: str, request: dict[str, Any], threads: int) -> Row:
+    return next(child_rows(module, request, threads))
 
 
 def _kept(rows: Rows, key: Row, measured: Callable[[], Row]) -> Iterator[Row]:

@@ -1,5 +1,6 @@
 """What is measured: the release's own path, our metrics in several precisions, and pyiqa's metrics that build offline."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,9 +13,10 @@ RELEASE, RALI, LITE = 'release', 'rali', 'rali-lite'
 OWN = (RALI, LITE)
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 # pyiqa's learned no-reference metrics that can be built without the network, and how: their weights are random, the time is not
-OFFLINE = {'cnniqa': {'pretrained': None}, 'musiq': {'pretrained': False}, 'metaiqa': {'pretrained': False},
-           'wadiqam_nr': {'pretrained': False}, 'topiq_nr': {'pretrained': False, 'backbone_pretrain': False},
-           'uranker': {'pretrained': False}}
+OFFLINE: dict[str, dict[str, Any]] = {
+    'cnniqa': {'pretrained': None}, 'musiq': {'pretrained': False}, 'metaiqa': {'pretrained': False},
+    'wadiqam_nr': {'pretrained': False}, 'topiq_nr': {'pretrained': False, 'backbone_pretrain': False},
+    'uranker': {'pretrained': False}}
 LEFT_OUT = {  # pyiqa 0.1.16; why the others of its CNN- and CLIP-based metrics are not in the table unless they are named
     'download the weights of their backbone even with pretrained=False':
         ('nima', 'paq2piq', 'dbcnn', 'maniqa', 'tres', 'hyperiqa', 'topiq_iaa', 'fgresq'),
@@ -50,7 +52,7 @@ class Subject:
         return asdict(self)
 
 
-def subjects_for(names: list[str], precisions: list[str], folder: str, checkpoint: str) -> list[Subject]:
+def subjects_for(names: Sequence[str], precisions: Sequence[str], folder: str, checkpoint: str) -> list[Subject]:
     """Return the subjects of a run: our metrics once in each precision, everything else once.
 
     Args:
@@ -75,7 +77,7 @@ def subjects_for(names: list[str], precisions: list[str], folder: str, checkpoin
     return found
 
 
-def _check(names: list[str], precisions: list[str]) -> None:
+def _check(names: Sequence[str], precisions: Sequence[str]) -> None:
     import pyiqa
 
     from pyiqa_rali.core.errors import did_you_mean

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,7 @@ def time_figures(reasoner: Any, rali: Any, paths: list[str]) -> dict[str, float]
     for metric, mode in ((rali, None), (reasoner, 'expectation'), (reasoner, 'mean')):
         reasoner.net.mode = mode or reasoner.net.mode
         metric(paths[0])
-        medians.append(statistics.median(timed(lambda path=path, metric=metric: metric(path))
-                                         for path in paths[:TIMED_IMAGES]))
+        medians.append(statistics.median(timed(partial(metric, path)) for path in paths[:TIMED_IMAGES]))
     return {'rali_ms': 1000 * medians[0], 'reasoning_expectation_ms': 1000 * medians[1],
             'reasoning_mean_ms': 1000 * medians[2], 'time_ratio_expectation': medians[0] / medians[1],
             'time_ratio_mean': medians[0] / medians[2]}
@@ -90,7 +90,7 @@ def model_figures(net: ReasoningScorer, reader: BlindReader, rows: list[Row],
         `score_figures`, `reading_figures` and `naming_figures` say.
     """
     pictures, mos = [read_picture(row.image_path) for row in rows], np.array([row.mos for row in rows])
-    found = {}
+    found: dict[str, float] = {}
     for mode in ('expectation', 'mean'):
         net.mode = mode
         described = net.describe(pictures)

@@ -6,6 +6,7 @@ Each step leaves its files in the run's folder, and is skipped when a run goes o
 import logging
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ SHOWN_IMAGES = 8
 logger = logging.getLogger(__name__)
 
 
-def run_chain(opt_path: str | Path, auto_resume: bool = False, overrides: list[str] = ()) -> dict[str, Any]:
+def run_chain(opt_path: str | Path, auto_resume: bool = False, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run the chain of an option file for each of its seeds, and return the figures; None for those without a value.
 
     Args:

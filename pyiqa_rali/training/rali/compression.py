@@ -62,8 +62,9 @@ def compress(image_features: np.ndarray, mos_label: np.ndarray, options: Compres
     compressed = standardised @ components.T
     vectors, scores, report = bucketed_kmeans(compressed, np.asarray(mos_label, dtype=np.float64), options, seed)
     report = {'images': len(features), 'explained_variance': round(explained, 4), **report}
-    return Compression(*(np.ascontiguousarray(array, dtype=np.float32)
-                         for array in (mean, scale, components, vectors, scores)), report)
+    mean, scale, components, vectors, scores = (np.ascontiguousarray(array, dtype=np.float32)
+                                                for array in (mean, scale, components, vectors, scores))
+    return Compression(mean, scale, components, vectors, scores, report)
 
 
 def _check_sizes(shape: tuple[int, int], options: CompressOptions) -> None:

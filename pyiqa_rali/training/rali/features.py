@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 from pyiqa_rali.core.errors import CheckpointError
 from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.core.messages import progress_bar
-from pyiqa_rali.data.tables import QualityTable
 from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
 from pyiqa_rali.scoring.engine import Decoded
@@ -37,7 +36,7 @@ class FeatureTable:
 class _Fitted(Dataset):
     """A table whose pictures have the encoder's size already."""
 
-    def __init__(self, table: QualityTable, preprocessing: Preprocessing):
+    def __init__(self, table: 'Pictured', preprocessing: Preprocessing):
         self.table, self.preprocessing = table, preprocessing
 
     def __len__(self) -> int:
@@ -53,7 +52,17 @@ class _Fitted(Dataset):
         return self.__getitems__([index])[0]
 
 
-def embed(encoder: ImageEncoder, table: QualityTable, device: torch.device, batch_size: int = 16,
+class Pictured(Protocol):
+    """What is embedded: a `QualityTable`, or a part of one."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]: ...
+
+
+def embed(encoder: ImageEncoder, table: Pictured, device: torch.device, batch_size: int = 16,
           num_workers: int = 0) -> FeatureTable:
     """Return the image features of every item of a table; pictures of one size share a batch."""
     loader = DataLoader(_Fitted(table, encoder.config.preprocessing), batch_size, num_workers=num_workers,
@@ -63,7 +72,7 @@ def embed(encoder: ImageEncoder, table: QualityTable, device: torch.device, batc
     names: list[str] = []
     with torch.inference_mode():
         for decoded, mos_labels in progress_bar(loader, desc=f'features: {table.name}', unit='batch'):
-            found = {}
+            found: dict[int, Tensor] = {}
             for indices, (images,) in decoded.equal_sizes(device):
                 found |= zip(indices, encoder(images.contiguous()).float().cpu(), strict=True)
             features += [found[index] for index in range(len(mos_labels))]

@@ -2,8 +2,9 @@
 
 import logging
 import random
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ FEATURE_BATCH = 16
 logger = logging.getLogger(__name__)
 
 
-def train(opt_path: str, auto_resume: bool = False, launcher: str = 'none', overrides: list[str] = ()) -> dict[str, Any]:
+def train(opt_path: str, auto_resume: bool = False, launcher: str = 'none', overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run the stages of an option file and return the results.
 
     Args:
@@ -107,9 +108,10 @@ class Run:
                  for section in self._train_sections()]
         dataset = join_datasets(parts)
         first = self.sections[self._train_sections()[0]]
+        images = cast(RunImages, self.images)  # `check_images` reads them wherever there is a stage 1
         for section in (self.sections[name] for name in self._train_sections()):
             if section.options.type != 'SyntheticNRDataset':  # whose pictures have one size, other than their photographs
-                check_batch_sizes(section.section, self.images.inspected[section.section], section.values.get('augment'),
+                check_batch_sizes(section.section, images.inspected[section.section], section.values.get('augment'),
                                   first.options.batch_size_per_gpu or 1, towers.image_encoder.config.preprocessing)
         self._report_long_texts(towers, dataset.texts)
         align(towers, dataset, first, options.align, options.logger, self.folder.align, options.manual_seed, self.device,
