@@ -70,8 +70,7 @@ class _Table:
 
     def outcomes(self, chances: np.ndarray) -> tuple[list[tuple[int, str, float]], list[tuple[str, float]]]:
         """Return (token, what it adds, probability) of open numbers, and (what is added, probability) of ended ones."""
-        kept = [(int(token), run, float(chance)) for token, run, chance in
-                zip(self.open_ids, self.open_runs, chances[self.open_ids], strict=True)]
+        kept = list(zip(self.open_ids.tolist(), self.open_runs, chances[self.open_ids].tolist(), strict=True))
         masses = np.bincount(self.closing_group, chances[self.closing_ids], len(self.closing_runs))
         return kept, list(zip(self.closing_runs, masses.tolist(), strict=True))
 
@@ -90,6 +89,14 @@ class NumberTokens:
         self.going_on = _table({token: run for token, text in texts.items() if (run := _run(_RUN, text))}, texts, 0)
         self.no_rating = np.array([token for token, text in texts.items() if text.startswith(NO_RATING)], dtype=np.int64)
         self._beginnings: dict[str, tuple[_Table, list[tuple[int, str]]]] = {}
+
+    def asked_about(self, leads: Iterable[str]) -> np.ndarray:
+        """Return the tokens (n,) whose probabilities are wanted where numbers come after some leads, or after ends of these."""
+        found = [self.going_on.ids, self.no_rating]
+        for left in {lead[start:] for lead in leads for start in range(len(lead) + 1)}:
+            table, alone = self.beginning(left)
+            found += [table.ids, np.array([token for token, _ in alone], dtype=np.int64)]
+        return np.unique(np.concatenate(found))
 
     def beginning(self, lead: str) -> tuple[_Table, list[tuple[int, str]]]:
         """Return what tokens do where a number begins, and (token, lead that is left) of those that are lead alone."""
@@ -122,7 +129,8 @@ def expectations(ask: Ask, tokens: NumberTokens, leads: Sequence[str], rating_ra
     """Return the expected rating of each picture.
 
     Args:
-        ask: returns the probabilities (V,) of the next token at each of some nodes.
+        ask: returns the probabilities (V,) of the next token at each of some nodes; those of tokens that are not in
+            `tokens.asked_about(leads)` are not looked at.
         tokens: the vocabulary.
         leads: for each picture, what must come before its number.
         rating_range: lowest and highest rating.
@@ -160,16 +168,23 @@ def _step(node: Node, chances: np.ndarray, tokens: NumberTokens,
     going_on, closing = table.outcomes(chances)
     for token, run, chance in going_on:
         number = node.number + run
-        if NUMBER_BEGUN.fullmatch(number) is None or is_settled(number, rating_range):  # the second dot of "4.." ends it
-            ended.append((number, chance))
-        elif may_become(number, rating_range):
+        if _is_open(number, rating_range):
             following.append(Node(node.picture, (*node.path, token), '', number, node.mass * chance))
+        else:
+            ended.append((number, chance))
     ended += [(node.number + run, chance) for run, chance in closing]
     ratings = [(rating, node.mass * float(chance)) for text, chance in ended
                if (rating := _rating_of(text, rating_range)) is not None]
     return following, ratings
 
 
+@functools.lru_cache(maxsize=4096)
+def _is_open(number: str, rating_range: tuple[float, float]) -> bool:
+    """Whether what follows a begun number is asked about: not after the second dot of "4..", nor where no rating can result."""
+    return not is_settled(number, rating_range) and may_become(number, rating_range)
+
+
+@functools.lru_cache(maxsize=4096)
 def _rating_of(text: str, rating_range: tuple[float, float]) -> float | None:
     """Return the number that a text begins with, when it is a rating in the range.
 

@@ -1,16 +1,21 @@
-"""What a model has read already: its keys and values, from which other continuations go on without reading again.
+"""What a model has read already: its keys and values, from which many continuations go on without reading again.
 
-A rating is looked up after every begin that it may have. Reading picture, question and reasoning again for each would take
-many times as long as writing them did.
+A rating is looked up after every begin that it may have. Reading picture, question and reasoning again for each would take many
+times as long as writing them did. So the begins of a rating are a tree behind what was read: all that are equally long are read
+in one pass, and each sees what was read, its own ancestors and itself.
 """
 
+import contextlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+MOST_AT_ONCE = 512  # branches that are read in one pass: each has logits for the whole vocabulary
+MASKED = ('eager', 'sdpa')  # ways to compute attention that take any mask
 
 
 @dataclass
@@ -32,37 +37,94 @@ class Memory:
     prompt_length: int
     offsets: Tensor
 
-    @torch.no_grad()
-    def next_logits(self, model: Any, rows: Sequence[int], kept: Sequence[int],
-                    continuations: Sequence[Sequence[int]]) -> Tensor:
-        """Return the logits (n, V) of what follows n continuations.
+
+class Branches:
+    """Continuations of what a model remembers: one stem for each row, and a tree of branches on each.
+
+    Args:
+        model: that wrote the memory.
+        memory: of a batch.
+        kept: for each row, how many tokens of its completion are left as they are.
+        pending: for each row, tokens that follow these instead of what the model wrote.
+        reduced: takes logits (..., V) to what is wanted of them, before those of many branches are held at once.
+    """
+
+    def __init__(self, model: Any, memory: Memory, kept: Sequence[int], pending: Sequence[Sequence[int]],
+                 reduced: Callable[[Tensor], Tensor]):
+        from transformers import DynamicCache
+        self.model, self.reduced, device = model, reduced, memory.tokens.device
+        # the last token that is kept is read again, for there is no logit without a token
+        ends = [memory.prompt_length + count - 1 for count in kept]
+        slots = max(ends)
+        self.cache = DynamicCache([(keys[:, :, :slots], values[:, :, :slots]) for keys, values in memory.layers])
+        stems = [[int(memory.tokens[row, end]), *more] for row, (end, more) in enumerate(zip(ends, pending, strict=True))]
+        remembered = memory.used[:, :slots] & (torch.arange(slots, device=device) < torch.tensor(ends, device=device)[:, None])
+        starts = (remembered.sum(dim=1, keepdim=True) + memory.offsets).flatten().tolist()
+        self._seen_by_all = remembered
+        found = self._read(stems, [list(range(start, start + len(stem))) for start, stem in zip(starts, stems, strict=True)],
+                           [[list(range(slots, slots + place + 1)) for place in range(len(stem))] for stem in stems])
+        lengths = torch.tensor([len(stem) for stem in stems], device=device)
+        self._of_stems = found[torch.arange(len(stems)), lengths.cpu() - 1]
+        inside = torch.arange(int(lengths.max()), device=device) < lengths[:, None]  # shorter stems are filled up on the right
+        self._seen_by_all = torch.cat([remembered, inside], dim=1)
+        # for each row and path: the slots of its tokens, and the position of the next one
+        self._known: list[dict[tuple[int, ...], tuple[list[int], int]]] = [
+            {(): ([], start + len(stem))} for start, stem in zip(starts, stems, strict=True)]
+
+    def following(self, rows: Sequence[int], paths: Sequence[tuple[int, ...]]) -> Tensor:
+        """Return what `reduced` makes of the logits of what follows some branches, (n, ...) on the CPU.
 
         Args:
-            model: that wrote this.
-            rows: the row that each continues.
-            kept: how many tokens of the row's completion come before it.
-            continuations: token ids, maybe none.
+            rows: the row of each.
+            paths: the tokens of each after the stem, as many for all; the path without its last token must have been asked
+                about before.
         """
-        device = self.tokens.device
-        # the token before the continuation is read again, for there is no logit without a token
-        remembered = [self.prompt_length + count - 1 for count in kept]
-        fed = [[int(self.tokens[row, slots]), *more] for row, slots, more in zip(rows, remembered, continuations, strict=True)]
-        longest = max(map(len, fed))
-        tokens = torch.tensor([[0] * (longest - len(each)) + each for each in fed], device=device)
-        new = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in fed], device=device)
-        index, ends = torch.tensor(list(rows), device=device), torch.tensor(remembered, device=device)
-        slots = int(ends.max())
-        old = (self.used[index, :slots] & (torch.arange(slots, device=device) < ends[:, None])).long()
-        positions = (old.sum(dim=1, keepdim=True) + new.cumsum(dim=1) - 1 + self.offsets[index]) * new
-        output = model(input_ids=tokens, attention_mask=torch.cat([old, new], dim=1), position_ids=positions, use_cache=True,
-                       logits_to_keep=1, **{_argument(model): self._copy(index, slots)})
-        return output.logits[:, -1]
+        if not paths[0]:
+            return self._of_stems[list(rows)]
+        found: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+        left = [[path for row_of, path in zip(rows, paths, strict=True) if row_of == row] for row in range(len(self._known))]
+        widest = max(1, MOST_AT_ONCE // len(left))
+        while any(left):
+            part, left = [each[:widest] for each in left], [each[widest:] for each in left]
+            read = self._grow(part)
+            found.update({(row, path): read[row, place] for row, each in enumerate(part) for place, path in enumerate(each)})
+        return torch.stack([found[row, path] for row, path in zip(rows, paths, strict=True)])
 
-    def _copy(self, index: Tensor, slots: int) -> Any:
-        """Return a cache with a row for each index, which the model may add to."""
-        from transformers import DynamicCache
-        return DynamicCache([(keys[index.to(keys.device), :, :slots], values[index.to(values.device), :, :slots])
-                             for keys, values in self.layers])
+    def _grow(self, paths: list[list[tuple[int, ...]]]) -> Tensor:
+        """Read the last tokens of some paths of each row; return what is wanted of their logits, (B, most, ...)."""
+        length = self.cache.get_seq_length()
+        positions: list[list[int]] = []
+        slots: list[list[list[int]]] = []
+        for known, own in zip(self._known, paths, strict=True):
+            parents = [known[path[:-1]] for path in own]
+            positions.append([position for _, position in parents])
+            slots.append([[*before, length + place] for place, (before, _) in enumerate(parents)])
+            known.update({path: (seen, position + 1) for path, seen, position in
+                          zip(own, slots[-1], positions[-1], strict=True)})
+        return self._read([[path[-1] for path in own] for own in paths], positions, slots)
+
+    @torch.no_grad()
+    def _read(self, tokens: list[list[int]], positions: list[list[int]], slots: list[list[list[int]]]) -> Tensor:
+        """Let the model read tokens, which stay in the cache; return what is wanted of their logits, (B, most, ...).
+
+        Args:
+            tokens: for each row; rows are filled up on the right to the same number.
+            positions: of these.
+            slots: those that each of them sees, itself among them, beside the ones that all tokens of its row see.
+        """
+        most, length, device = max(map(len, tokens)), self.cache.get_seq_length(), self._seen_by_all.device
+        visible = torch.zeros(len(tokens), most, length + most, dtype=torch.bool, device=device)
+        visible[:, :, :self._seen_by_all.shape[1]] = self._seen_by_all[:, None]
+        marks = [(row, place, slot) for row, own in enumerate(slots) for place, seen in enumerate(own) for slot in seen]
+        visible[tuple(torch.tensor(marks, device=device).T)] = True
+        dtype = next(self.model.parameters()).dtype
+        mask = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, torch.finfo(dtype).min)
+        ids, spots = (torch.tensor([each + [0] * (most - len(each)) for each in values], device=device)
+                      for values in (tokens, positions))
+        with _any_mask(self.model):
+            logits = self.model(input_ids=ids, attention_mask=mask[:, None], position_ids=spots, use_cache=True,
+                                **{_argument(self.model): self.cache}).logits
+        return self.reduced(logits).cpu()
 
 
 def memory_of(model: Any, output: Any, tokens: Tensor, prompt_mask: Tensor) -> Memory | None:
@@ -91,7 +153,26 @@ def memory_of(model: Any, output: Any, tokens: Tensor, prompt_mask: Tensor) -> M
                   prompt_mask.shape[1], offsets.to(tokens.device).view(len(tokens), 1))
 
 
+@contextlib.contextmanager
+def _any_mask(model: Any) -> Iterator[None]:
+    """Compute attention in a way that takes any mask, for as long as the block runs."""
+    base = _base(model)
+    before = base.config.get_text_config()._attn_implementation
+    if before in MASKED:
+        yield
+        return
+    base.set_attn_implementation({'text_config': 'sdpa'})
+    try:
+        yield
+    finally:
+        base.set_attn_implementation({'text_config': before})
+
+
 def _argument(model: Any) -> str:
     """Return what the model's `forward` calls the cache; transformers is changing the name."""
-    base = model.get_base_model() if hasattr(model, 'get_base_model') else model
-    return 'cache' if 'cache' in inspect.signature(base.forward).parameters else 'past_key_values'
+    return 'cache' if 'cache' in inspect.signature(_base(model).forward).parameters else 'past_key_values'
+
+
+def _base(model: Any) -> Any:
+    """Return the model inside a peft model, or the model itself."""
+    return model.get_base_model() if hasattr(model, 'get_base_model') else model

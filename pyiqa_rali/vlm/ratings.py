@@ -6,7 +6,7 @@ is as right and many times slower; the first rating of a model tells.
 
 import bisect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from pyiqa_rali.vlm.answers import rating_position
 from pyiqa_rali.vlm.expectation import Node, expectations, number_tokens
 from pyiqa_rali.vlm.generation import decode, encode
 from pyiqa_rali.vlm.loading import ReasoningModel
-from pyiqa_rali.vlm.memory import Memory, memory_of
+from pyiqa_rali.vlm.memory import Branches, Memory, memory_of
 from pyiqa_rali.vlm.prompts import Prompt
 
 # how far probabilities from the cache may be off, as a sum, before the model is taken for one whose cache cannot be used
@@ -59,9 +59,9 @@ def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], pr
     if memory is None and reasoner.reuses_cache is not False:
         memory = read(reasoner, images, prompt, [begin.prefix for begin in begins])
         begins = [replace(begin, kept=0, pending=[]) for begin in begins]
-    continuations = Continuations(reasoner, images, prompt, begins, batch_size, memory)
-    return expectations(continuations, number_tokens(reasoner.processor.tokenizer), [begin.lead for begin in begins],
-                        rating_range)
+    tokens, leads = number_tokens(reasoner.processor.tokenizer), [begin.lead for begin in begins]
+    continuations = Continuations(reasoner, images, prompt, begins, tokens.asked_about(leads), batch_size, memory)
+    return expectations(continuations, tokens, leads, rating_range)
 
 
 @dataclass(frozen=True)
@@ -126,59 +126,72 @@ def read(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt
 
 
 class Continuations:
-    """Asks a model what follows begun ratings.
+    """Asks a model what follows begun ratings, level by level.
 
     Args:
         reasoner: model and processor; what is found out about its cache is kept there.
         images: RGB.
         prompt: what was asked about each.
         begins: where each rating begins.
-        batch_size: how many the model reads at once.
+        wanted: the tokens whose probabilities are wanted.
+        batch_size: how many the model reads at once, where it has to read everything again.
         memory: what it remembers of the completions; None reads everything again for each.
     """
 
     def __init__(self, reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt, begins: Sequence[RatingBegin],
-                 batch_size: int, memory: Memory | None):
-        self.reasoner, self.images, self.prompt, self.begins = reasoner, images, prompt, begins
-        self.batch_size, self.memory = batch_size, memory
+                 wanted: np.ndarray, batch_size: int, memory: Memory | None):
+        self.reasoner, self.images, self.prompt, self.begins, self.batch_size = reasoner, images, prompt, begins, batch_size
+        self.wanted = wanted
+        if reasoner.reuses_cache is None:
+            reasoner.reuses_cache = self._cache_is_right(memory)
+        self.branches = self._branches(memory, self._chances) if reasoner.reuses_cache and memory is not None else None
 
     def __call__(self, nodes: Sequence[Node]) -> Iterator[np.ndarray]:
-        """Yield the probabilities (V,) of the next token at each node."""
-        if self.reasoner.reuses_cache is None:
-            self.reasoner.reuses_cache = self._cache_is_right(nodes[0])
-        for start in range(0, len(nodes), self.batch_size):
-            part = nodes[start:start + self.batch_size]
-            if self.reasoner.reuses_cache and self.memory is not None:
-                logits = self._remembered(self.memory, part)
+        """Yield the probabilities (V,) of the next token at each node, 0 for tokens that are not wanted."""
+        size = self.batch_size if self.branches is None else len(nodes)
+        chances = np.zeros(int(self.wanted.max()) + 1)  # one for all: each is done with before the next one comes
+        for start in range(0, len(nodes), size):
+            part = nodes[start:start + size]
+            if self.branches is not None:
+                found = self.branches.following([node.picture for node in part], [node.path for node in part])
             else:
-                logits = self._read_again(part)
+                found = self._chances(self._read_again(part)).cpu()
                 self.reasoner.read_again += len(part)
-            yield from torch.softmax(logits.cpu().double(), dim=-1).numpy()
+            for row in found.double().numpy():
+                chances[self.wanted] = row
+                yield chances
 
-    def _remembered(self, memory: Memory, nodes: Sequence[Node]) -> Tensor:
-        begins = [self.begins[node.picture] for node in nodes]
-        return memory.next_logits(self.reasoner.model, [node.picture for node in nodes], [begin.kept for begin in begins],
-                                  [[*begin.pending, *node.path] for begin, node in zip(begins, nodes, strict=True)])
+    def _branches(self, memory: Memory, reduced: Callable[[Tensor], Tensor]) -> Branches:
+        return Branches(self.reasoner.model, memory, [begin.kept for begin in self.begins],
+                        [begin.pending for begin in self.begins], reduced)
+
+    def _chances(self, logits: Tensor) -> Tensor:
+        """Return the probabilities (..., n) of the wanted tokens."""
+        logits = logits.float()
+        wanted = torch.from_numpy(self.wanted).to(logits.device)
+        return (logits[..., wanted] - logits.logsumexp(dim=-1, keepdim=True)).exp()
 
     def _read_again(self, nodes: Sequence[Node]) -> Tensor:
         inputs = encode(self.reasoner, [self.images[node.picture] for node in nodes], self.prompt,
                         [[*self.begins[node.picture].prefix, *node.path] for node in nodes])
         return self.reasoner.model(**inputs, logits_to_keep=1).logits[:, -1]
 
-    def _cache_is_right(self, node: Node) -> bool:
-        """Whether going on from memory gives what reading again gives; tried once for each model."""
-        if self.memory is None:
+    def _cache_is_right(self, memory: Memory | None) -> bool:
+        """Whether going on from memory gives what reading again gives; tried once for each model, on two branches."""
+        if memory is None:
             reason = 'it does not keep all keys and values'
         else:
             try:
-                found = self._remembered(self.memory, [node]), self._read_again([node])
+                branches = self._branches(memory, _softmax)
+                likely = branches.following([0], [()])[0].topk(2).indices.tolist()
+                remembered = branches.following([0, 0], [(token,) for token in likely])
+                again = _softmax(self._read_again([Node(0, (token,), '', '', 1.0) for token in likely])).cpu()
             except torch.OutOfMemoryError:
                 raise
-            except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError) as error:
                 reason = f'{type(error).__name__}: {first_line(error)}'
             else:
-                chances = [torch.softmax(logits.cpu().double(), dim=-1) for logits in found]
-                off = float((chances[0] - chances[1]).abs().sum() / 2)
+                off = float((remembered - again).abs().sum(dim=-1).max() / 2)
                 precise = next(self.reasoner.model.parameters()).dtype == torch.float32
                 if not off > (MOST_OFF if precise else MOST_OFF_IN_HALF_PRECISION):  # NaN is no fault of the cache
                     return True
@@ -186,6 +199,10 @@ class Continuations:
         warnings.warn(f'{self.reasoner.folder}: the cache of this model cannot be used again ({reason}). Expected ratings are '
                       'right, but picture and reasoning are read again for each digit.', stacklevel=2)
         return False
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return torch.softmax(logits.float(), dim=-1)
 
 
 def until_text(reasoner: ReasoningModel, completion: Sequence[int], ends: tuple[str, ...]) -> list[int]:

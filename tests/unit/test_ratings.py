@@ -10,16 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
+from pyiqa_rali.studies.benchmark.expectation import expectation_cost
 from pyiqa_rali.vlm import expectation, ratings
+from pyiqa_rali.vlm import memory as memories
 from pyiqa_rali.vlm.generation import complete, complete_and_remember, decode, encode
 from pyiqa_rali.vlm.loading import load_vlm
-from pyiqa_rali.vlm.memory import Memory
+from pyiqa_rali.vlm.memory import Branches
 from pyiqa_rali.vlm.prompts import Prompt
 from pyiqa_rali.vlm.ratings import expected_ratings, until_rating, until_text
 from pyiqa_rali.vlm.scorer import ReasoningScorer
+from pyiqa_rali.vlm.settings import ReasonerSettings
 from tests.tiny import tiny_qwen3_vl, tiny_vlm
-
-next_logits = Memory.next_logits
 
 
 @pytest.fixture(scope='module')
@@ -144,7 +145,7 @@ def counting(monkeypatch, model):
 
 
 def test_the_expectation_reads_picture_and_reasoning_no_second_time(reasoner, pictures, monkeypatch):
-    """The pictures are looked at once, and every level of begun ratings takes as few passes of few tokens as it can."""
+    """The pictures are looked at once; begun ratings take one pass for each of their lengths, of a few tokens each."""
     net = ReasoningScorer(replace(reasoner, reuses_cache=True), max_new_tokens=24, batch_size=4)
     looks, passes = counting(monkeypatch, reasoner.model)
     completions, _ = complete_and_remember(reasoner, pictures, net.card.prompt(), 24)
@@ -153,13 +154,41 @@ def test_the_expectation_reads_picture_and_reasoning_no_second_time(reasoner, pi
     looks.clear()
     passes.clear()
     asked, step = [], expectation._step
-    monkeypatch.setattr(expectation, '_step', lambda node, *rest: asked.append(len(node.path)) or step(node, *rest))
+    monkeypatch.setattr(expectation, '_step', lambda node, *rest: asked.append(node) or step(node, *rest))
     net.describe(pictures)
     rating = passes[len(writing):]
-    levels = [asked.count(length) for length in range(max(asked) + 1)]
+    longest = max(len(node.path) for node in asked)
+    most = [max(sum(node.picture == picture and len(node.path) == length for node in asked) for picture in range(4))
+            for length in range(1, longest + 1)]
     assert len(looks) == 1 and passes[:len(writing)] == writing
-    assert len(rating) == sum(-(-count // 4) for count in levels) and sum(rows for rows, _ in rating) == sum(levels)
-    assert max(tokens for _, tokens in rating) < 20 < writing[0][1]
+    assert [rows for rows, _ in rating] == [4] * (longest + 1) and [tokens for _, tokens in rating[1:]] == most
+    assert rating[0][1] < 20 < writing[0][1]
+
+
+@pytest.mark.parametrize('at_once', [1, 9])
+def test_many_branches_are_read_one_part_after_another(either, pictures, monkeypatch, at_once):
+    completions, memory = complete_and_remember(either, pictures, Prompt('Rate it.'), 24)
+    arguments = either, pictures, Prompt('Rate it.'), completions, (0.0, 100.0), 'rating', 4, memory
+    reference = expected_ratings(*arguments)
+    monkeypatch.setattr(memories, 'MOST_AT_ONCE', at_once)
+    assert expected_ratings(*arguments) == pytest.approx(reference, abs=1e-6)
+
+
+def test_attention_that_takes_no_tree_is_computed_in_another_way_meanwhile(reasoner, pictures, monkeypatch):
+    completions, memory = complete_and_remember(reasoner, pictures, Prompt('Rate it.'), 24)
+    arguments = replace(reasoner, reuses_cache=None), pictures, Prompt('Rate it.'), completions, (1.0, 5.0), 'rating', 4, memory
+    reference = expected_ratings(*arguments)
+    seen, text = [], reasoner.model.config.get_text_config()
+    forward = reasoner.model.forward
+    monkeypatch.setattr(memories, 'MASKED', ('sdpa',))
+    monkeypatch.setattr(reasoner.model, 'forward', functools.wraps(forward)(
+        lambda *rest, **options: seen.append(text._attn_implementation) or forward(*rest, **options)))
+    reasoner.model.set_attn_implementation({'text_config': 'eager'})
+    try:
+        assert expected_ratings(*arguments) == pytest.approx(reference, abs=1e-5)
+        assert set(seen) == {'sdpa'} and text._attn_implementation == 'eager'
+    finally:
+        reasoner.model.set_attn_implementation({'text_config': 'sdpa'})
 
 
 def test_a_model_whose_cache_cannot_be_used_is_read_again_and_counted(reasoner, pictures, monkeypatch):
@@ -176,12 +205,12 @@ def test_a_model_whose_cache_cannot_be_used_is_read_again_and_counted(reasoner, 
 
 
 @pytest.mark.parametrize(('wrong', 'reason'), [
-    (lambda self, *rest: next_logits(replace(self, offsets=self.offsets + 3), *rest), 'probabilities are off by'),
-    (lambda self, model, *rest: model(nothing=1), 'Error: ')], ids=['other positions', 'other arguments'])
+    (lambda model, memory, *rest: Branches(model, replace(memory, offsets=memory.offsets + 3), *rest), 'are off by'),
+    (lambda model, *rest: model(nothing=1), 'Error: ')], ids=['other positions', 'other arguments'])
 def test_a_cache_that_gives_something_else_is_not_used(reasoner, pictures, monkeypatch, wrong, reason):
     fresh, prompt, rest = replace(reasoner, reuses_cache=None, read_again=0), Prompt('Rate it.'), ((1.0, 5.0), 'rating', 4)
     completions, memory = complete_and_remember(fresh, pictures, prompt, 24)
-    monkeypatch.setattr(Memory, 'next_logits', wrong)
+    monkeypatch.setattr(ratings, 'Branches', wrong)
     with pytest.warns(UserWarning, match=f'cannot be used again .*{reason}'):
         found = expected_ratings(fresh, pictures, prompt, completions, *rest, memory)
     assert found == pytest.approx(expected_ratings(without_cache(fresh), pictures, prompt, completions, *rest), abs=1e-5)
@@ -210,3 +239,9 @@ def test_any_completion_has_an_expectation(reasoner, pictures, completion):
     tokens = reasoner.processor.tokenizer.encode(completion, add_special_tokens=False)
     found = expected_ratings(reasoner, pictures[:1], Prompt('Rate it.'), [tokens], (1.0, 5.0), 'rating', 8)
     assert 1 <= found[0] <= 5
+
+
+def test_both_modes_can_be_timed(reasoner):
+    found = expectation_cost(ReasonerSettings(reasoner.folder, batch_size=2, max_new_tokens=8), images=2, size=32, repeats=1)
+    assert found['ratio'] == pytest.approx(found['expectation'] / found['greedy']) and found['reuses_cache'] is True
+    assert found['tokens'] > 0 and found['repeats'] == 1
