@@ -24,7 +24,8 @@ from pyiqa_rali.evaluation.options import KIND, EvaluateOptions, evaluate_option
 from pyiqa_rali.evaluation.paper import beside_paper, paper_values, published_name
 from pyiqa_rali.evaluation.score_cache import ScoreCache
 from pyiqa_rali.evaluation.scoring import score_table
-from pyiqa_rali.figures.plots import agreement_scatter, comparison_bars
+from pyiqa_rali.figures.scored import agreement_scatter, comparison_bars
+from pyiqa_rali.figures.style import save_png
 from pyiqa_rali.measures.agreement import MEASURES, agreement, bootstrap_indices, fit_to_mos, oriented
 from pyiqa_rali.measures.significance import Comparison, compare_metrics
 from pyiqa_rali.training.rali.run import choose_device
@@ -185,7 +186,7 @@ class Evaluation:
                 self.results['figures'].append(str(path.relative_to(self.root)))
         for measure in ('plcc', 'srcc'):
             path = figures / f'comparison_{measure}.png'
-            comparison_bars(self.results['results'], measure, tables.TITLES[measure], path)
+            save_png(comparison_bars(self.results['results'], measure, tables.TITLES[measure]), path)
             self.results['figures'].append(str(path.relative_to(self.root)))
 
     def _draw_scatter(self, row: dict[str, Any], path: Path) -> bool:
@@ -195,9 +196,10 @@ class Evaluation:
         scale, metric = self.data[row['dataset']].scale, self.described[row['metric']]
         scores, mos = (np.array(values) for values in zip(*((each.score, each.mos) for each in images), strict=True))
         fitted, _ = fit_to_mos(oriented(scores, metric['lower_better']), oriented(mos, scale.lower_better))
-        agreement_scatter(scores, mos, None if fitted is None else oriented(fitted, scale.lower_better), path,
-                          f'{row["metric"]} on {row["dataset"]}', (metric['lower_better'], scale.lower_better),
-                          {tables.TITLES[name]: (row[name], row[f'{name}_low'], row[f'{name}_high']) for name in MEASURES})
+        save_png(agreement_scatter(
+            scores, mos, None if fitted is None else oriented(fitted, scale.lower_better),
+            f'{row["metric"]} on {row["dataset"]}', (metric['lower_better'], scale.lower_better),
+            {tables.TITLES[name]: (row[name], row[f'{name}_low'], row[f'{name}_high']) for name in MEASURES}), path)
         return True
 
 

@@ -1,1 +1,4 @@
-"""All drawing: one palette, one curve, one sheet of pictures."""
+"""All drawing: `style` has the palette and the few marks that everything is made of, every other module one subject's figures.
+
+Functions take plain values and return matplotlib's figure, or write it where a figure always goes to a file.
+"""

@@ -1,4 +1,4 @@
-"""The pictures of the analyses."""
+"""The figures of the analyses: one for each kind, written as PNG."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,11 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.figures.plots import BLUE, GRAY, ORANGE, axes_grid, save_figure
+from pyiqa_rali.figures.style import (
+    BLUE,
+    GRAY,
+    ORANGE,
+    PALETTE,
+    SERIES,
+    bars,
+    logarithmic,
+    panels,
+    save_png,
+    scatter,
+    styled,
+    without_ticks,
+)
 
-COLOURS = (BLUE, ORANGE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', GRAY)  # safe for colour-blind readers
 
-
+@styled
 def draw_attention(shares: np.ndarray, parts: Sequence[str], out: Path, title: str) -> None:
     """Draw the parts' shares of the attention over the layers, stacked.
 
@@ -20,18 +32,19 @@ def draw_attention(shares: np.ndarray, parts: Sequence[str], out: Path, title: s
         out: the PNG.
         title: of the picture.
     """
-    figure, (axis,) = axes_grid(1, 6.4, 3.8)
+    figure, (axis,) = panels(1, 6.4, 3.8)
     mean, layers = shares.mean(axis=0), np.arange(1, shares.shape[1] + 1)
-    axis.stackplot(layers, mean.T, labels=parts, colors=(*COLOURS[:3], GRAY), alpha=0.85)
+    axis.stackplot(layers, mean.T, labels=parts, colors=(*SERIES[:3], GRAY), alpha=0.85)
     axis.set(xlim=(layers[0], max(layers[-1], layers[0] + 1)), ylim=(0, 1), xlabel='layer of the language model',
              ylabel='share of attention')
     axis.set_xticks(layers if len(layers) < 16 else layers[::4])
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title)
     handles, labels = axis.get_legend_handles_labels()
-    axis.legend(handles[::-1], labels[::-1], loc='center left', bbox_to_anchor=(1.01, 0.5), fontsize=8)
-    save_figure(figure, out)
+    axis.legend(handles[::-1], labels[::-1], loc='center left', bbox_to_anchor=(1.01, 0.5))
+    save_png(figure, out)
 
 
+@styled
 def draw_conditions(ratings: Mapping[str, np.ndarray], mos: np.ndarray, rows: Sequence[Mapping[str, Any]], out: Path,
                     rating_range: Sequence[float]) -> None:
     """Draw ratings against MOS, one panel for each condition of the reasoning.
@@ -43,13 +56,15 @@ def draw_conditions(ratings: Mapping[str, np.ndarray], mos: np.ndarray, rows: Se
         out: the PNG.
         rating_range: of ratings and MOS.
     """
-    figure, axes = axes_grid(len(ratings), 3.1, 3.6)
+    figure, axes = panels(len(ratings), 3.1, 3.6)
     for axis, (condition, values), row in zip(axes, ratings.items(), rows, strict=True):
-        _scatter(axis, mos, values, rating_range, 'MOS', 'rating')
-        axis.set_title(f'reasoning {condition}\nPLCC {row["plcc_mos"]:.3f}  SRCC {row["srcc_mos"]:.3f}', fontsize=9)
-    save_figure(figure, out)
+        scatter(axis, mos, values, rating_range)
+        axis.set(xlabel='MOS', ylabel='rating',
+                 title=f'reasoning {condition}\nPLCC {row["plcc_mos"]:.3f}  SRCC {row["srcc_mos"]:.3f}')
+    save_png(figure, out)
 
 
+@styled
 def draw_spaces(points: Mapping[str, np.ndarray], datasets: Sequence[str], rows: Sequence[Mapping[str, Any]], out: Path,
                 method: str) -> None:
     """Draw the data sets in the plane, one panel for each feature space.
@@ -61,23 +76,22 @@ def draw_spaces(points: Mapping[str, np.ndarray], datasets: Sequence[str], rows:
         out: the PNG.
         method: what brought the points into the plane.
     """
-    figure, axes = axes_grid(len(points), 4, 4.1)
+    figure, axes = panels(len(points), 4, 4.1)
     of = np.array(datasets)
     for axis, (space, values) in zip(axes, points.items(), strict=True):
-        for colour, name in zip(COLOURS * len(of), dict.fromkeys(datasets), strict=False):
+        for colour, name in zip(PALETTE * len(of), dict.fromkeys(datasets), strict=False):
             axis.scatter(*values[of == name].T, s=10, color=colour, alpha=0.55, linewidths=0, label=name)
         own = [row for row in rows if row['space'] == space]
         axis.set_title(f'{space}\nMMD² {np.mean([row["mmd2"] for row in own]):.3f}   linear accuracy '
-                       f'{np.mean([row["accuracy"] for row in own]):.2f}', fontsize=9)
-        axis.set_xticks([])
-        axis.set_yticks([])
-    axes[0].legend(fontsize=8, markerscale=1.6)
+                       f'{np.mean([row["accuracy"] for row in own]):.2f}')
+        without_ticks(axis)
+    axes[0].legend(markerscale=1.6)
     pairs = len({(row['first'], row['second']) for row in rows})
-    figure.suptitle(f'{method} of each space' + (f'; figures are means over {pairs} pairs of sets' if pairs > 1 else ''),
-                    fontsize=9)
-    save_figure(figure, out)
+    figure.suptitle(f'{method} of each space' + (f'; figures are means over {pairs} pairs of sets' if pairs > 1 else ''))
+    save_png(figure, out)
 
 
+@styled
 def draw_agreement(scores: Mapping[str, Mapping[str, np.ndarray]], rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Draw the scores of each pair of models against each other, a panel for each data set and pair.
 
@@ -87,48 +101,32 @@ def draw_agreement(scores: Mapping[str, Mapping[str, np.ndarray]], rows: Sequenc
         out: the PNG.
     """
     pairs = [row for row in rows if row['plcc_difference'] != '']
-    figure, axes = axes_grid(len(pairs), 3.4, 3.9)
+    figure, axes = panels(len(pairs), 3.4, 3.9)
     for axis, row in zip(axes, pairs, strict=True):
         first, second = (scores[row['dataset']][row[which]] for which in ('first', 'second'))
         both = np.concatenate([first, second])
-        _scatter(axis, first, second, (both.min(), both.max()), row['first'], row['second'])
-        axis.set_title(f'{row["dataset"]} (n = {row["images"]})\nPLCC {row["plcc"]:.3f}  SRCC {row["srcc"]:.3f}', fontsize=9)
-    save_figure(figure, out)
+        scatter(axis, first, second, (both.min(), both.max()))
+        axis.set(xlabel=row['first'], ylabel=row['second'],
+                 title=f'{row["dataset"]} (n = {row["images"]})\nPLCC {row["plcc"]:.3f}  SRCC {row["srcc"]:.3f}')
+    save_png(figure, out)
 
 
+@styled
 def draw_costs(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, str], out: Path) -> None:
-    """Draw each cost as bars on a logarithmic axis, one panel a cost.
+    """Draw each cost as bars on a logarithmic axis, one panel a cost; the last metric in another colour.
 
     Args:
         rows: one a metric.
         costs: what to draw, and how to call it.
         out: the PNG.
     """
-    figure, axes = axes_grid(len(costs), 3.4, 0.5 * len(rows) + 1.2)
-    names = [row['metric'] for row in rows]
+    figure, axes = panels(len(costs), 3.4, 0.5 * len(rows) + 1.2)
     for number, (axis, (cost, label)) in enumerate(zip(axes, costs.items(), strict=True)):
-        values = [row[cost] for row in rows]
-        axis.barh(names, values, color=[BLUE] * (len(rows) - 1) + [ORANGE])
-        axis.set_xscale('log')
-        axis.xaxis.set_minor_formatter('')
-        axis.set_xlim(10 ** np.floor(np.log10(min(values)) - 0.3), max(values) * 12)
-        for place, value in enumerate(values):
-            axis.text(value * 1.15, place, f'{value:,.3g}' if value < 1000 else f'{value:,.0f}', va='center', fontsize=8)
-        axis.set_title(label, fontsize=9)
-        axis.tick_params(labelsize=8, labelleft=number == 0)
-        axis.invert_yaxis()
-    save_figure(figure, out)
-
-
-def _scatter(axis, x: np.ndarray, y: np.ndarray, limits: Sequence[float], x_name: str, y_name: str) -> None:
-    """Draw points and the diagonal in a square panel."""
-    margin = 0.03 * (limits[1] - limits[0])
-    bounds = limits[0] - margin, limits[1] + margin
-    axis.scatter(x, y, s=12, color=BLUE, alpha=float(np.clip(12 / np.sqrt(len(x)), 0.1, 0.8)), linewidths=0)
-    axis.plot(bounds, bounds, color=GRAY, linewidth=1, linestyle='--')
-    axis.set(xlim=bounds, ylim=bounds)
-    axis.set_xlabel(x_name, fontsize=8)
-    axis.set_ylabel(y_name, fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.set_aspect('equal')
-    axis.grid(alpha=0.25)
+        values = {row['metric']: row[cost] for row in rows}
+        texts = [f'{value:,.3g}' if value < 1000 else f'{value:,.0f}' for value in values.values()]
+        bars(axis, values, texts, [BLUE] * (len(rows) - 1) + [ORANGE])
+        logarithmic(axis, 'x')
+        axis.set_xlim(10 ** np.floor(np.log10(min(values.values())) - 0.3), max(values.values()) * 12)
+        axis.set_title(label)
+        axis.tick_params(labelleft=number == 0)
+    save_png(figure, out)

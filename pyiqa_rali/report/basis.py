@@ -12,7 +12,8 @@ from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
 from pyiqa_rali.data.sections import dataset_section
-from pyiqa_rali.figures.svg import histogram
+from pyiqa_rali.figures.scored import histogram
+from pyiqa_rali.figures.style import svg_and_png
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint import load_checkpoint
 from pyiqa_rali.report.blocks import Block, Figure, Section, Table, Text, number
@@ -50,7 +51,8 @@ def basis_section(run: RunFolder, options: TrainOptions, anchor: str, validated:
     sources = [name for name in options.datasets if run.features(name).exists() and name not in features]
     marks = {'MOS of the basis images': np.concatenate([_mos(load_features(run.features(name)), metadata) for name in sources])
              } if sources else {}
-    svg, png = histogram(tensors['scorer.basis_scores'].numpy(), 'basis score, in MOS units', 'basis vectors', marks)
+    svg, png = svg_and_png(histogram(tensors['scorer.basis_scores'].numpy(), 'basis score, in MOS units', 'basis vectors',
+                                     marks))
     blocks: list[Block] = [Figure(f'The {len(scorer.basis_scores)} basis scores'
                                   + (', and the MOS of the images that they were made from, scaled to the same area.'
                                      if marks else '.'), svg, png, command)]

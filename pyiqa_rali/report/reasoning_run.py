@@ -9,7 +9,8 @@ import yaml
 
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.records import read_record
-from pyiqa_rali.figures.svg import curves
+from pyiqa_rali.figures.scored import curves
+from pyiqa_rali.figures.style import svg_and_png
 from pyiqa_rali.report.blocks import Block, Commands, Figure, Section, Table, Text, number
 from pyiqa_rali.report.training_run import training_section
 
@@ -34,7 +35,8 @@ def reasoning_section(folder: Path, anchor: str) -> Section:
                if (folder / file).exists()}
     drawn = curves(records)
     if drawn is not None:
-        blocks: list[Block] = [Figure('Against the training step; the thick line is a running mean.', *drawn, command)]
+        svg, png = svg_and_png(drawn)
+        blocks: list[Block] = [Figure('Against the training step; the thick line is a running mean.', svg, png, command)]
         if records.get('validation'):
             blocks.append(_before_and_after(records['validation'], command))
         section.sections.append(Section('Rewards and validation', blocks))

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyiqa_rali.figures.svg import scatter
+from pyiqa_rali.figures.scored import score_scatter
+from pyiqa_rali.figures.style import svg_and_png
 from pyiqa_rali.measures.correlations import correlations, measures_of
 from pyiqa_rali.report.blocks import Block, Case, Cases, Figure, Section, Table, number
 from pyiqa_rali.report.pictures import choose_cases, errors_of
@@ -55,7 +56,9 @@ def scored_section(found: ScoredSet, case_of: Callable[[str, str, int, list[str]
         chosen: dict[str, Sequence[tuple[int, str]]] = {
             kind: [(position, f'{found.anchor}-{kind}-{rank}') for rank, position in enumerate(positions)]
             for kind, positions in choose_cases(errors, found.mos).items()}
-        svg, png = scatter(found.scores, found.mos, chosen, 'MOS', 'score', found.same_scale)
+        both = np.concatenate([found.scores, found.mos])
+        drawn = score_scatter(found.scores, found.mos, (both.min(), both.max()) if found.same_scale else None, chosen=chosen)
+        svg, png = svg_and_png(drawn)
         blocks.append(Figure('Each point is an image. The marked ones lead to their pictures below.', svg, png, found.command))
         items = [case_of(anchor, kind, position, _lines(found, position, errors[position]))
                  for kind, points in chosen.items() for position, anchor in points]

@@ -15,7 +15,8 @@ from pyiqa_rali.core.records import read_record
 from pyiqa_rali.data.sections import DatasetOptions, dataset_section
 from pyiqa_rali.data.synthetic.options import SyntheticOptions
 from pyiqa_rali.data.tables import build_table
-from pyiqa_rali.figures.svg import curves
+from pyiqa_rali.figures.scored import curves
+from pyiqa_rali.figures.style import svg_and_png
 from pyiqa_rali.report.basis import basis_section
 from pyiqa_rali.report.blocks import Block, Case, Commands, Figure, Section, Table, Text
 from pyiqa_rali.report.overlaps import overlap_block
@@ -115,8 +116,9 @@ def _curves(run: RunFolder, command: str) -> Section | None:
     drawn = curves({name: read_record(path) for name, path in logs.items() if path.exists()})
     if drawn is None:
         return None
+    svg, png = svg_and_png(drawn)
     blocks: list[Block] = [Figure('Alignment against its steps, scoring against its epochs; the thick line is a running mean.',
-                                  *drawn, command)]
+                                  svg, png, command)]
     return Section('Training', blocks)
 
 

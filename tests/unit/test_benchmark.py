@@ -240,7 +240,7 @@ def test_metrics_that_build_offline(name):
 
 
 def test_the_figures_of_all_axes(tmp_path):
-    from pyiqa_rali.studies.benchmark.figures import draw
+    from pyiqa_rali.figures.benchmark import draw_benchmark
     rows = [{'section': 'speed', 'subject': subject, 'device': 'cpu', 'threads': 1, 'input': 'file', 'width': width,
              'height': width, 'batch': batch, 'ms_per_image': width * batch, 'median_ms': 5.0, 'cpu_ms': 2.0}
             for subject in ('release fp32', 'rali bf16') for width in (64, 128) for batch in (1, 8)]
@@ -249,7 +249,8 @@ def test_the_figures_of_all_axes(tmp_path):
     rows += [{'section': 'start', 'subject': subject, 'device': 'cpu', 'threads': 1, 'start_s': 4.0, 'peak_mb': 900.0}
              for subject in ('release fp32', 'rali bf16')]
     assert report.is_busy(rows[0]) and 'In 9 cells OTHER PROGRAMS' in report.footnotes('tiny', rows)
-    assert {path.name for path in draw(report.with_ratios(rows), tmp_path)} == {
+    drawn = draw_benchmark(report.with_ratios(rows), tmp_path, report.RELEASE_LABEL, ('rali', 'rali-lite'))
+    assert {path.name for path in drawn} == {
         'times.png', 'ratios.png', 'sizes.png', 'batches.png', 'pipeline.png'}
 
 

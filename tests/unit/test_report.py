@@ -11,7 +11,8 @@ from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.errors import DataError
-from pyiqa_rali.figures.svg import INK, MOST_VECTOR_POINTS, curves, histogram, scatter
+from pyiqa_rali.figures.scored import curves, histogram, score_scatter
+from pyiqa_rali.figures.style import INK, MOST_VECTOR_POINTS, svg_and_png
 from pyiqa_rali.report.blocks import NOT_DEFINED, Case, Cases, Commands, Figure, Report, Section, Table, Text, number
 from pyiqa_rali.report.build import section_of, write_report
 from pyiqa_rali.report.files_run import MOST_ROWS, ROWS_OF_LONG_TABLES
@@ -64,7 +65,7 @@ def test_number(value, text):
 def test_scatter_leads_to_its_pictures_and_follows_the_colours_of_the_page():
     mos = np.linspace(1, 5, 20)
     chosen = {'best': [(3, 'a-best-0')], 'typical': [], 'worst': [(7, 'a-worst-0')]}
-    svg, png = scatter(mos + 0.1, mos, chosen, 'MOS', 'score', True)
+    svg, png = svg_and_png(score_scatter(mos + 0.1, mos, (1, 5), chosen=chosen))
     links = {value for element in read(svg).iter() for name, value in element.attrib.items() if name.endswith('href')}
     assert {'#a-best-0', '#a-worst-0'} <= links
     assert INK not in svg and 'currentColor' in svg and 'var(--series-1)' in svg
@@ -73,19 +74,19 @@ def test_scatter_leads_to_its_pictures_and_follows_the_colours_of_the_page():
 
 def test_many_points_are_pixels():
     mos = np.random.default_rng(0).uniform(1, 5, 10_000)
-    few, many = (scatter(mos[:count], mos[:count], {}, 'MOS', 'score', True)[0] for count in (MOST_VECTOR_POINTS, 10_000))
+    few, many = (svg_and_png(score_scatter(mos[:count], mos[:count], (1, 5)))[0] for count in (MOST_VECTOR_POINTS, 10_000))
     assert 'data:image/png' in many and 'data:image/png' not in few
     assert len(many) < 250_000
 
 
 def test_curves_skip_what_is_not_there():
     assert curves({'train': [], 'val': [{'step': 1}]}) is None
-    svg, _ = curves({'train': [{'step': step, 'loss': 1 / (step + 1)} for step in range(2000)]})
+    svg, _ = svg_and_png(curves({'train': [{'step': step, 'loss': 1 / (step + 1)} for step in range(2000)]}))
     assert 'train: loss' in svg and len(svg) < 100_000
 
 
 def test_histogram_of_one_value():
-    assert 'basis score' in histogram(np.array([3.0]), 'basis score', 'count')[0]
+    assert 'basis score' in svg_and_png(histogram(np.array([3.0]), 'basis score', 'count'))[0]
 
 
 @pytest.mark.parametrize(('count', 'says'), [(0, 'need 3 images'), (1, 'need 3 images'), (2, 'need 3 images'), (3, 'SRCC'),
@@ -136,7 +137,7 @@ class References(HTMLParser):
 def report(tmp_path) -> Report:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(tmp_path / 'a_b.png')
     mos = np.linspace(1, 5, 6)
-    svg, png = scatter(mos, mos, {'best': [(0, 'r1-x')]}, 'MOS', 'score', True)
+    svg, png = svg_and_png(score_scatter(mos, mos, (1, 5), chosen={'best': [(0, 'r1-x')]}))
     blocks = [Text('Less < more & "quoted"'), Table('Numbers | pipes', ('name', 'value'), [('a|b', '0.5'), ('c', NOT_DEFINED)]),
               Figure('A figure', svg, png, 'make it again'), Commands(['python -m x']),
               Cases('Pictures', [case('r1-x', 'best', tmp_path / 'a_b.png', ['score 1']),

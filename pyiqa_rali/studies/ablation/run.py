@@ -18,7 +18,7 @@ from pyiqa_rali.core.files import atomic_path, write_json, write_text, write_yam
 from pyiqa_rali.core.jobs import Job, end_with_parent, last_line, run_jobs
 from pyiqa_rali.core.messages import messages_shown, progress_bar
 from pyiqa_rali.core.runs import claim_run
-from pyiqa_rali.studies.ablation.figures import draw_ablation, draw_sweeps
+from pyiqa_rali.figures.ablation import Repeats, draw_ablation, draw_sweeps
 from pyiqa_rali.studies.ablation.plan import AblationOptions, Cell, plan
 from pyiqa_rali.studies.ablation.table import PAPER, TableRow, fill, markdown, write_cells, write_table
 from pyiqa_rali.training.rali.options import train_options
@@ -140,8 +140,9 @@ class Ablation:
         write_text(self.root / 'table.md', text)
         figures, metric = self.root / 'figures', options.metrics[0]
         ablation, sweeps = figures / 'ablation.png', figures / 'sweeps.png'
-        draw_ablation([row for row in table if row.group == table[0].group], ablation, metric, PAPER)
-        draw_sweeps(table, sweeps, metric)
+        drawn = [Repeats(row.name, row.group, row.value, row.means[metric], row.paper) for row in table]
+        draw_ablation([row for row in drawn if row.group == drawn[0].group], ablation, metric, PAPER)
+        draw_sweeps(drawn, sweeps, metric)
         return AblationResult(self.root, table, sections, text, [ablation, *([sweeps] if options.sweeps else [])])
 
 

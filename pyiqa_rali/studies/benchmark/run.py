@@ -20,15 +20,15 @@ from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
+from pyiqa_rali.figures.benchmark import draw_benchmark
 from pyiqa_rali.studies.benchmark.cells import cells_of
-from pyiqa_rali.studies.benchmark.figures import draw
 from pyiqa_rali.studies.benchmark.options import BenchmarkOptions
 from pyiqa_rali.studies.benchmark.pipeline import command_row, write_jpegs
 from pyiqa_rali.studies.benchmark.processes import Rows, child_rows, measure_subject
 from pyiqa_rali.studies.benchmark.reasoner import REASONER
 from pyiqa_rali.studies.benchmark.release import write_random_release
-from pyiqa_rali.studies.benchmark.report import COLUMNS, footnotes, table_text, with_ratios
-from pyiqa_rali.studies.benchmark.subjects import RALI, RELEASE, Subject, subjects_for
+from pyiqa_rali.studies.benchmark.report import COLUMNS, RELEASE_LABEL, footnotes, table_text, with_ratios
+from pyiqa_rali.studies.benchmark.subjects import OWN, RALI, RELEASE, Subject, subjects_for
 
 Row = dict[str, Any]
 PACKAGES = ('torch', 'transformers', 'pyiqa', 'timm', 'pillow', 'pyiqa-rali')
@@ -107,7 +107,8 @@ class Benchmark:
         table = self.root / 'benchmark.csv'
         write_csv(table, COLUMNS, rows)
         write_text(self.root / 'benchmark.txt', text + '\n')
-        return BenchmarkResult(self.root, rows, text, table, draw(rows, self.root / 'figures'))
+        figures = draw_benchmark(rows, self.root / 'figures', RELEASE_LABEL, OWN)
+        return BenchmarkResult(self.root, rows, text, table, figures)
 
 
 def benchmark(options: BenchmarkOptions, out: str | os.PathLike, resume: bool = False,

@@ -22,7 +22,8 @@ from pyiqa_rali.data.synthetic.dataset import as_tensor
 from pyiqa_rali.data.synthetic.make_dataset import make_dataset
 from pyiqa_rali.data.synthetic.view_sentences import view_sentence
 from pyiqa_rali.data.tables import build_table
-from pyiqa_rali.figures.plots import described_sheet, spread_over_scores
+from pyiqa_rali.figures.scored import picture_sheet, spread_over_scores
+from pyiqa_rali.figures.style import save_png
 from pyiqa_rali.studies.chain.options import ChainOptions, ChainSteps, chain_options, check_steps
 from pyiqa_rali.studies.chain.results import (
     model_figures,
@@ -168,9 +169,10 @@ class Chain:
         found |= reward_figures(self.steps.reasoning / 'log.csv', self.steps.grpo().logger.print_freq)
         found |= self._models_compared(reasoner, rows) | time_figures(reasoner, rali, paths)
         shown = spread_over_scores(rali_scores, min(SHOWN_IMAGES, len(paths)))
-        described_sheet([(np.asarray(read_picture(paths[each])), f'MOS {mos[each]:.2f}   RALI {rali_scores[each]:.2f}   '
-                          f'rating {described[each].rating:.2f}', described[each].reasoning_text) for each in shown],
-                        self.root / 'figures' / 'texts_and_scores.png', 'held-out photographs')
+        sheet = picture_sheet([(np.asarray(read_picture(paths[each])), f'MOS {mos[each]:.2f}   RALI {rali_scores[each]:.2f}   '
+                                f'rating {described[each].rating:.2f}', described[each].reasoning_text) for each in shown],
+                              'held-out photographs')
+        save_png(sheet, self.root / 'figures' / 'texts_and_scores.png')
         return found
 
     def _models_compared(self, reasoner: Any, rows: list[Row]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.sections import PHASES, DatasetSection, dataset_section, phase_of, refuse_keys, sections_for
 from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.data.training_images import KEY, Overlap, overlap, record_in_file
-from pyiqa_rali.figures.run_pictures import draw_run
+from pyiqa_rali.figures.scored import draw_run
 from pyiqa_rali.measures.correlations import correlations
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint, save_pth

@@ -19,7 +19,8 @@ from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.runs import claim_run, differences, read_claim
 from pyiqa_rali.data.sections import phase_of
 from pyiqa_rali.data.training_images import TrainingImages
-from pyiqa_rali.figures.plots import training_curves
+from pyiqa_rali.figures.scored import curves
+from pyiqa_rali.figures.style import save_png
 from pyiqa_rali.training.vlm.options import GrpoOptions, NetworkOptions, SftOptions
 from pyiqa_rali.vlm.chat import rendered_chat
 from pyiqa_rali.vlm.loading import EXPORT, ReasoningModel, identity, is_adapter, load_vlm
@@ -295,7 +296,9 @@ def draw_curves(folder: ReasoningFolder) -> None:
     """Draw rewards and validation against the step."""
     folder.figures.mkdir(parents=True, exist_ok=True)
     records = {name: read_record(path) for name, path in (('train', folder.log), ('val', folder.val_log)) if path.exists()}
-    training_curves(records, folder.figures / 'training_curves.png')
+    drawn = curves(records)
+    if drawn is not None:
+        save_png(drawn, folder.figures / 'training_curves.png')
 
 
 def results(folder: ReasoningFolder) -> dict[str, Any]:

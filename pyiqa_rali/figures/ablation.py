@@ -1,16 +1,39 @@
-"""Pictures of an ablation: variants side by side, and curves of the sweeps."""
+"""Figures of an ablation, as PNG: variants side by side, and a curve for each sweep."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyiqa_rali.figures.plots import BLUE, GRAY, ORANGE, axes_grid, save_figure
-from pyiqa_rali.studies.ablation.table import TableRow, spread
+from pyiqa_rali.figures.style import BLUE, GRAY, ORANGE, panels, save_png, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-def draw_ablation(rows: Sequence[TableRow], out: Path, metric: str, paper_name: str) -> None:
+@dataclass(frozen=True)
+class Repeats:
+    """What is drawn of one variant.
+
+    Attributes:
+        name: of the variant.
+        group: of what it is compared in.
+        value: the swept option's value; None outside sweeps.
+        values: (repeats,) of the metric.
+        paper: the paper's value, where it has one.
+    """
+
+    name: str
+    group: str
+    value: Any
+    values: np.ndarray
+    paper: float | None = None
+
+
+@styled
+def draw_ablation(rows: Sequence[Repeats], out: Path, metric: str, paper_name: str) -> None:
     """Draw each variant's repeats and their mean, and the paper's values on an axis of their own beside them.
 
     Args:
@@ -20,30 +43,27 @@ def draw_ablation(rows: Sequence[TableRow], out: Path, metric: str, paper_name: 
         paper_name: what the paper's values are.
     """
     with_paper = any(row.paper is not None for row in rows)
-    figure, axes = axes_grid(1 + with_paper, 4.6, 0.42 * len(rows) + 1.3)
+    figure, axes = panels(1 + with_paper, 4.6, 0.42 * len(rows) + 1.3)
     places = np.arange(len(rows))[::-1]
     axis = axes[0]
     for place, row in zip(places, rows, strict=True):
-        values = row.means[metric]
-        axis.scatter(values, np.full(len(values), place), s=22, color=BLUE, alpha=0.5, linewidths=0)
-        axis.plot([values.mean()] * 2, [place - 0.28, place + 0.28], color=ORANGE, linewidth=2)
-    axis.axvline(rows[0].means[metric].mean(), color=GRAY, linewidth=1, linestyle='--')
-    axis.set_title(f'measured: {metric.upper()} of each repeat, and the mean', fontsize=9)
+        axis.scatter(row.values, np.full(len(row.values), place), s=22, color=BLUE, alpha=0.5, linewidths=0)
+        axis.plot([row.values.mean()] * 2, [place - 0.28, place + 0.28], color=ORANGE, linewidth=2)
+    axis.axvline(rows[0].values.mean(), color=GRAY, linewidth=1, linestyle='--')
+    axis.set_title(f'measured: {metric.upper()} of each repeat, and the mean')
     if with_paper:
         for place, row in zip(places, rows, strict=True):
             if row.paper is not None:
                 axes[1].plot([row.paper] * 2, [place - 0.28, place + 0.28], color=GRAY, linewidth=3)
-        axes[1].set_title(paper_name, fontsize=9)
+        axes[1].set_title(paper_name)
     _same_span(axes)
     for position, each in enumerate(axes):
         each.set_yticks(places, [row.name for row in rows] if position == 0 else [])
         each.set_ylim(-0.6, len(rows) - 0.4)
-        each.tick_params(labelsize=8)
-        each.grid(alpha=0.25)
-    save_figure(figure, out)
+    save_png(figure, out)
 
 
-def _same_span(axes: Sequence[Any]) -> None:
+def _same_span(axes: Sequence['Axes']) -> None:
     """Let a step to the right mean the same on every axis."""
     limits = [axis.get_xlim() for axis in axes]
     half = max(high - low for low, high in limits) / 2
@@ -51,7 +71,8 @@ def _same_span(axes: Sequence[Any]) -> None:
         axis.set_xlim((low + high) / 2 - half, (low + high) / 2 + half)
 
 
-def draw_sweeps(rows: Sequence[TableRow], out: Path, metric: str) -> None:
+@styled
+def draw_sweeps(rows: Sequence[Repeats], out: Path, metric: str) -> None:
     """Draw one panel a sweep: repeats, mean and standard deviation against the option's value; the reference dashed.
 
     Args:
@@ -62,29 +83,26 @@ def draw_sweeps(rows: Sequence[TableRow], out: Path, metric: str) -> None:
     groups = [group for group in dict.fromkeys(row.group for row in rows) if group != rows[0].group]
     if not groups:
         return
-    figure, axes = axes_grid(len(groups), 3.3, 2.9)
+    figure, axes = panels(len(groups), 3.3, 2.9)
     for axis, group in zip(axes, groups, strict=True):
         members = [row for row in rows if row.group == group]
         places, labels, scale = _places([row.value for row in members])
         order = np.argsort(places)
         for place, row in zip(places, members, strict=True):
-            axis.scatter(np.full(len(row.results), place), row.means[metric], s=14, color=BLUE, alpha=0.45, linewidths=0)
-        means = np.array([row.means[metric].mean() for row in members])[order]
-        spreads = np.array([spread(row.means[metric]) for row in members])[order]
-        axis.errorbar(np.array(places)[order], means, np.nan_to_num(spreads), color=ORANGE, linewidth=1.4, capsize=3)
-        axis.axhline(rows[0].means[metric].mean(), color=GRAY, linewidth=1, linestyle='--')
+            axis.scatter(np.full(len(row.values), place), row.values, s=14, color=BLUE, alpha=0.45, linewidths=0)
+        means = np.array([row.values.mean() for row in members])[order]
+        spreads = np.array([row.values.std(ddof=1) if len(row.values) > 1 else 0.0 for row in members])[order]
+        axis.errorbar(np.array(places)[order], means, spreads, color=ORANGE, linewidth=1.4, capsize=3)
+        axis.axhline(rows[0].values.mean(), color=GRAY, linewidth=1, linestyle='--')
         axis.set_xscale(scale)
         axis.set_xticks(places, labels)
         axis.minorticks_off()
-        axis.set_title(group, fontsize=9)
-        axis.set_ylabel(metric.upper(), fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.25)
+        axis.set(title=group, ylabel=metric.upper())
     low, high = min(axis.get_ylim()[0] for axis in axes), max(axis.get_ylim()[1] for axis in axes)
     for axis in axes:
         axis.set_ylim(low, high)
-    figure.suptitle(f'dashed: {rows[0].name}; bars: standard deviation over repeats', fontsize=9)
-    save_figure(figure, out)
+    figure.suptitle(f'dashed: {rows[0].name}; bars: standard deviation', fontsize=9)
+    save_png(figure, out)
 
 
 def _places(values: Sequence[Any]) -> tuple[list[float], list[str], str]:
