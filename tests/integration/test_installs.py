@@ -12,6 +12,7 @@ FINDERS = ('import sys, json; print(json.dumps([finder.__class__.__module__ for 
 METRICS = "import pyiqa, json; print(json.dumps([name for name in pyiqa.list_models() if 'rali' in name]))"
 BUILD_SDIST = 'import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])'
 WEIGHTS = 'pyiqa_rali/model/weights/rali_lite.safetensors'
+TYPED = 'pyiqa_rali/py.typed'  # without it, type checkers ignore the annotations of an installed package
 START_UP_FILES = {'pyiqa_rali.pth', 'pyiqa_rali.start', 'pyiqa_rali_hook.py'}
 
 
@@ -56,7 +57,7 @@ def test_the_wheel_lists_the_start_up_files_and_carries_data(wheel):
         record = archive.read(next(name for name in names if name.endswith('RECORD'))).decode()
     assert {name for name in names if '/' not in name} == START_UP_FILES
     assert [name for name in START_UP_FILES if f'{name},sha256=' not in record] == []
-    assert WEIGHTS in names
+    assert {WEIGHTS, TYPED} <= set(names)
     assert [name for name in names if name.startswith(('tests', 'options', 'setup'))] == []
 
 
@@ -65,7 +66,7 @@ def test_the_sdist_carries_the_option_files_and_data(sdist, sources):
     with tarfile.open(sdist) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
     wanted = {str(path.relative_to(sources)) for path in (sources / 'options').rglob('*.yml')}
-    assert wanted and wanted | {'setup.py', 'LICENSE', 'README.md', 'pyiqa_rali_hook.py', WEIGHTS} <= names
+    assert wanted and wanted | {'setup.py', 'LICENSE', 'README.md', 'pyiqa_rali_hook.py', WEIGHTS, TYPED} <= names
 
 
 def test_the_start_file_names_a_function_to_call(installed):
