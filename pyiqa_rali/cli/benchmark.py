@@ -15,6 +15,7 @@ def add_arguments(parser: CommandParser) -> None:
     axes.add_argument('-m', '--metrics', nargs='+', metavar='NAME',
                       help='release, rali, rali-lite, and any no-reference metric of pyiqa')
     axes.add_argument('--precisions', nargs='+', metavar='P', help='of our metrics: fp32, bf16, fp16')
+    axes.add_argument('--backends', nargs='+', metavar='B', help='of rali-lite on CPUs: torch, onnx')
     axes.add_argument('--sizes', nargs='+', metavar='WxH', help='of the pictures, such as 512x384')
     axes.add_argument('--peer-sizes', nargs='+', metavar='WxH',
                       help='for the other metrics of pyiqa (default with --sizes: the same)')

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.processor import described_processor
 from pyiqa_rali.model.release.pickles import read_joblib
 from pyiqa_rali.studies.benchmark import measure, pipeline, processes, reasoner, report
 from pyiqa_rali.studies.benchmark import options as benchmark_module
@@ -87,9 +88,29 @@ def test_the_command_measures_reports_and_goes_on(tmp_path, capsys):
     assert float(rows['scores', 'rali fp32', '']['difference_share']) < 5e-3
     assert float(rows['start', 'rali fp32', '']['start_s']) > float(rows['start', 'rali fp32', '']['load_s']) > 0
     assert {path.name for path in (out / 'figures').iterdir()} == {'times.png', 'ratios.png'}
+    assert {row['processor'] for row in rows.values()} == {described_processor()} and described_processor() in printed
+    assert rows['speed', 'rali fp32', 'file']['computed_by'] in ('fp32, torch', 'fp32, onednn')
+    assert rows['speed', 'release fp32', 'file']['computed_by'] == ''
     before = (out / 'rows.jsonl').read_text()
     assert main([*arguments, '--resume', '-m', 'release']) in (0, 1)  # nothing is missing: nothing is measured
     assert (out / 'rows.jsonl').read_text() == before
+
+
+def test_rali_lite_is_measured_by_each_backend_and_says_what_computed():
+    subjects = subjects_for(['rali-lite', 'rali', 'cnniqa'], ['fp32', 'bf16'], 'folder', 'file', ['torch', 'onnx'])
+    assert [subject.label for subject in subjects] == [
+        'rali-lite fp32', 'rali-lite bf16', 'rali-lite fp32 onnx', 'rali fp32', 'rali bf16', 'cnniqa fp32']
+    by_onnx = subjects[2]
+    assert {cell.input for cell in cells_of(by_onnx, ['file', 'tensor', 'tower'], [(96, 80)], None, [1], 'cpu')} == {
+        'file', 'tensor'}
+    assert build(Subject('rali-lite', precision='fp32'), 'cpu').computed_by == 'fp32'
+
+
+def test_the_onnx_backend_is_for_cpus_with_its_packages(monkeypatch):
+    assert 'onnx' in PRESETS['quick']['backends'] and PRESETS['gpu']['backends'] == ['torch']
+    monkeypatch.setattr(benchmark_module, 'is_installed', lambda *names: False)
+    with pytest.raises(OptionError, match='backends: onnx is for the device cpu, and needs pip install'):
+        benchmark_options('quick', backends=['onnx'])
 
 
 def test_a_half_written_row_is_measured_again(tmp_path):
@@ -106,7 +127,8 @@ def test_a_half_written_row_is_measured_again(tmp_path):
 
 def _request(**changes):
     cells = [Cell('file', 20, 20, 1).to_dict(), Cell('tensor', 20, 20, 1).to_dict()]
-    return {'subject': {'options': {}}, 'device': 'cpu', 'threads': 1, 'cells': cells, 'check': [], 'starts': 1, **changes}
+    return {'subject': {'name': 'cnniqa', 'options': {}}, 'device': 'cpu', 'threads': 1, 'cells': cells, 'check': [],
+            'starts': 1, **changes}
 
 
 def test_a_process_that_dies_costs_one_cell(tmp_path, monkeypatch):
@@ -136,6 +158,14 @@ def test_the_start_is_the_median_of_several(tmp_path, monkeypatch):
         [{'section': 'start', 'start_s': next(seconds)}]))
     row, = measure_subject(Rows(tmp_path, {}, False), _request(cells=[], starts=3), 'x')
     assert row['start_s'] == 3
+
+
+def test_what_is_done_once_a_machine_is_not_in_the_start(tmp_path, monkeypatch):
+    seconds = iter([9.0, 1.0])
+    monkeypatch.setattr(processes, 'child_rows', lambda module, request, threads: iter(
+        [{'section': 'start', 'start_s': next(seconds)}]))
+    row, = measure_subject(Rows(tmp_path, {}, False), _request(cells=[], subject={'name': 'rali-lite', 'options': {}}), 'x')
+    assert row['start_s'] == 1 and row['processor'] == described_processor()
 
 
 def test_the_grid_of_a_subject():

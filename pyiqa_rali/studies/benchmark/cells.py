@@ -45,7 +45,8 @@ def cells_of(subject: Subject, inputs: Sequence[str], sizes: list[tuple[int, int
     ours = subject.name in OWN
     peer = not ours and subject.name != RELEASE
     sizes = peer_sizes if peer and peer_sizes is not None else sizes
-    kinds = [kind for kind in inputs if (kind != 'tower' or ours) and (kind != 'resident' or device != 'cpu')]
+    has_tower = ours and subject.backend == 'torch'
+    kinds = [kind for kind in inputs if (kind != 'tower' or has_tower) and (kind != 'resident' or device != 'cpu')]
     cells = [Cell(kind, width, height, batch) for width, height in sizes for batch in batches for kind in kinds]
     return sorted(cells, key=lambda cell: (cell.pixels, cell.batch))
 

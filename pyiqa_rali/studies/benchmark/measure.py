@@ -35,12 +35,13 @@ def main(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     scorer.from_files([request['first']]).cpu()
     start = {'start_s': time.time() - request['started'], 'start_cpu_s': time.process_time(), 'load_s': loaded}
     parameters = sum(parameter.numel() for parameter in scorer.module.parameters())
-    yield {'section': 'start', **start, 'parameters': parameters, **peaks(device)}
+    computed = {'computed_by': getattr(scorer, 'computed_by', None)}
+    yield {'section': 'start', **start, 'parameters': parameters, **peaks(device), **computed}
     floor = peak_memory_mb()
     calls: dict[Cell, float] = {}
     for values in request['cells']:
         cell = Cell(**values)
-        yield {'section': 'speed', **values, **_measured_cell(scorer, subject, cell, request, calls, floor)}
+        yield {'section': 'speed', **values, **_measured_cell(scorer, subject, cell, request, calls, floor), **computed}
     if request['check']:
         yield {'section': 'scores', 'images': len(request['check']), 'score_range': getattr(scorer, 'score_range', None),
                'scores': [scorer.from_files([path]).item() for path in request['check']]}

@@ -9,6 +9,8 @@ from annotated_types import Ge, Gt, MinLen
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import check_choice, from_known_keys
 from pyiqa_rali.core.processes import torch_device
+from pyiqa_rali.model.onnx.backend import is_installed
+from pyiqa_rali.model.onnx.network import NEEDED
 from pyiqa_rali.studies.benchmark.cells import INPUTS
 from pyiqa_rali.studies.benchmark.subjects import LITE, OFFLINE, RALI, RELEASE
 
@@ -16,6 +18,7 @@ ENCODERS = ('ViT-L/14-336', 'tiny')  # of the random weights; see `release.ENCOD
 REASONERS = ('7b', 'tiny')  # see `reasoner.SIZES`
 ALL = 'all'
 _CPU = {'device': 'cpu', 'metrics': [RELEASE, RALI, LITE, *OFFLINE], 'precisions': ['fp32', 'bf16'],
+        'backends': ['torch', *(['onnx'] if is_installed(*NEEDED) else [])],
         'inputs': ['file', 'tensor'], 'encoder': 'ViT-L/14-336', 'reasoner': None, 'call_limit': 60.0}
 PRESETS: dict[str, dict[str, Any]] = {
     'quick': {**_CPU, 'metrics': [RELEASE, RALI, LITE, 'cnniqa', 'musiq', 'topiq_nr'], 'threads': [ALL], 'batches': [1],
@@ -25,7 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
              'sizes': [(512, 384), (1024, 768), (2000, 1500), (4000, 3000)], 'peer_sizes': None,
              'inputs': ['file', 'tensor', 'tower'], 'repeats': 5, 'starts': 3, 'seconds': 60.0, 'check_images': 50,
              'pipeline_images': 256, 'pipeline_sizes': [(512, 384), (4000, 3000)], 'workers': [0, 1, 2, 4]},
-    'gpu': {**_CPU, 'device': 'cuda', 'precisions': ['fp32', 'bf16', 'fp16'], 'threads': [ALL],
+    'gpu': {**_CPU, 'device': 'cuda', 'backends': ['torch'], 'precisions': ['fp32', 'bf16', 'fp16'], 'threads': [ALL],
             'batches': [1, 8, 32, 64], 'sizes': [(512, 384), (4000, 3000)], 'peer_sizes': [(512, 384)],
             'inputs': list(INPUTS), 'repeats': 10, 'starts': 3, 'seconds': 10.0, 'check_images': 50, 'pipeline_images': 2048,
             'pipeline_sizes': [(512, 384)], 'workers': [1, 8], 'reasoner': '7b'},
@@ -41,6 +44,7 @@ class BenchmarkOptions:
     Attributes:
         metrics: 'release' (its own path), 'rali', 'rali-lite', and any no-reference metric of pyiqa.
         precisions: of our metrics.
+        backends: of rali-lite, in float32: 'torch', and 'onnx' on CPUs with onnxruntime.
         sizes: of the pictures.
         peer_sizes: for the other metrics of pyiqa; None takes the same.
         batches: pictures in a call.
@@ -81,6 +85,7 @@ class BenchmarkOptions:
     pipeline_metrics: list[str] = field(default_factory=lambda: [LITE])
     pipeline_sizes: list[Size]
     workers: list[Annotated[int, Ge(0)]]
+    backends: list[Literal['torch', 'onnx']] = field(default_factory=lambda: ['torch'])
     reasoner: str | None = None
     reasoner_batch: Annotated[int, Ge(1)] = 16
     reasoner_tokens: Annotated[int, Ge(1)] = 100
@@ -109,6 +114,8 @@ def benchmark_options(preset: str = 'quick', **changes: Any) -> BenchmarkOptions
     if options.reasoner is not None:
         check_choice('reasoner', options.reasoner, REASONERS)
     torch_device(options.device)
+    if 'onnx' in options.backends and not (is_installed(*NEEDED) and options.device == 'cpu'):
+        raise OptionError('backends: onnx is for the device cpu, and needs pip install "pyiqa-rali[onnx]". Leave it out.')
     return options
 
 

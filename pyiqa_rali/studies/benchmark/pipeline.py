@@ -12,7 +12,7 @@ from typing import Any
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.files import write_picture
 from pyiqa_rali.studies.benchmark.cells import send_rows
-from pyiqa_rali.studies.benchmark.subjects import Subject, build
+from pyiqa_rali.studies.benchmark.subjects import OWN, Subject, build
 
 BATCH = 8
 POLL = 0.02  # seconds
@@ -64,7 +64,8 @@ def command_row(subject: Subject, folder: Path, out: Path, workers: int, device:
     weights = subject.options.get('pretrained_model_path')
     command = [sys.executable, '-m', 'pyiqa_rali', 'score', str(folder), '-m', subject.name, '--out', str(out),
                '--device', device, '--workers', str(workers), '--batch-size', str(batch),
-               *(['--weights', str(weights)] if weights else [])]
+               *(['--weights', str(weights)] if weights else []),
+               *(['--metric-opt', f'backend={subject.backend}'] if subject.name in OWN else [])]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         marks = list(_growth(process, out))

@@ -12,7 +12,7 @@ RELEASE_LABEL = f'{RELEASE} fp32'
 COLUMNS = (*KEYS, 'repeats', 'median_ms', 'min_ms', 'max_ms', 'ms_per_image', 'images_per_s', 'time_ratio', 'cpu_ms',
            'cpu_ratio', 'peak_mb', 'peak_gpu_mb', 'memory_ratio', 'load_s', 'start_s', 'start_ratio', 'start_cpu_s',
            'start_cpu_ratio', 'parameters', 'gflops', 'peak_share', 'tower_share', 'workers', 'model_share', 'images',
-           'largest_difference', 'difference_share', 'srcc', 'error')
+           'largest_difference', 'difference_share', 'srcc', 'computed_by', 'processor', 'error')
 Row = dict[str, Any]
 
 
@@ -66,6 +66,10 @@ def _number(form: str, scale: float = 1.0) -> Callable[[Any], str]:
     return lambda value: '-' if value is None else format(value * scale, form)
 
 
+def _text(value: Any) -> str:
+    return '-' if value is None else str(value)
+
+
 def _size(row: Row) -> str:
     return f'{row["width"]} x {row["height"]}'
 
@@ -79,7 +83,8 @@ SECTIONS: tuple[tuple[str, Callable[[Row], bool], tuple], ...] = (
         ('GPU MB', 'peak_gpu_mb', _number('.0f')), ('ratio', 'memory_ratio', _number('.2f')),
         ('parameters', 'parameters', _number('.1f', 1e-6)))),
     ('Time (without the tower alone)', lambda row: row['section'] == 'speed' and row['input'] != 'tower', (
-        ('threads', 'threads', str), ('input', 'input', str), ('size', _size, str), ('batch', 'batch', str),
+        ('threads', 'threads', str), ('computed by', 'computed_by', _text), ('input', 'input', str), ('size', _size, str),
+        ('batch', 'batch', str),
         ('ms an image', 'ms_per_image', _number('.1f')), ('ms a call', 'median_ms', _number('.1f')),
         ('least', 'min_ms', _number('.1f')), ('most', 'max_ms', _number('.1f')), ('calls', 'repeats', _number('d', 1)),
         ('ratio', 'time_ratio', _number('.3f')), ('CPU ms', 'cpu_ms', _number('.0f')), ('ratio', 'cpu_ratio', _number('.3f')),
@@ -156,7 +161,10 @@ def footnotes(encoder: str, rows: list[Row]) -> str:
              f'{RELEASE} are {encoder} with random weights, read from files. Where they are measured, {", ".join(OFFLINE)} of '
              'pyiqa have random weights too; these take the same time as any others.',
              'peak MB: the largest resident memory of the process, loading included; each subject has a process of its own for '
-             'each number of threads. Starts are timed with the files in the cache of the system.',
+             'each number of threads. Starts are timed with the files in the cache of the system, and after what is done once '
+             'on a machine: the race of the libraries of products, and the export for onnxruntime.',
+             'computed by: what was taken on this machine, whatever was asked for: bf16 gives way to fp32 where that is '
+             'faster, and products in fp32 are those of the faster library.',
              f'Left out of the learned metrics of pyiqa, because they {left_out}.']
     if busy:
         lines.append(f'In {busy} cells OTHER PROGRAMS TOOK THE CPU (the calls had under two thirds of it): compare CPU ms '

@@ -1,8 +1,6 @@
 """A benchmark, section by section: time and memory, scores, the pipeline of `score`, and a language model beside RALI."""
 
-import contextlib
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ import torch
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.files import write_picture, write_text
 from pyiqa_rali.core.messages import progress_bar
+from pyiqa_rali.core.processor import described_processor
 from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
@@ -100,8 +99,8 @@ class Benchmark:
     def report(self) -> BenchmarkResult:
         """Write the tables, the CSV and the drawings of what has been measured, and return them."""
         rows, options = with_ratios(self.rows), self.options
-        machine = (f'{cpu_name()}, {os.cpu_count()} CPUs; {options.device}; median of {options.repeats} calls at most, after '
-                   f'one that is not counted; torch {metadata.version("torch")}, transformers '
+        machine = (f'{described_processor()}, {os.cpu_count()} CPUs; {options.device}; median of {options.repeats} calls at '
+                   f'most, after one that is not counted; torch {metadata.version("torch")}, transformers '
                    f'{metadata.version("transformers")}')
         text = f'{table_text(rows)}\n\n{machine}\n{footnotes(options.encoder, rows)}'
         table = self.root / 'benchmark.csv'
@@ -122,19 +121,10 @@ def benchmark(options: BenchmarkOptions, out: str | os.PathLike, resume: bool = 
 def settings_of(options: BenchmarkOptions) -> dict[str, Any]:
     """Return what all rows of a folder have in common: machine, versions, how often and what."""
     accelerator = torch.cuda.get_device_name(options.device) if options.device.startswith('cuda') else None
-    return {'machine': cpu_name(), 'cpus': os.cpu_count(), 'accelerator': accelerator, 'encoder': options.encoder,
+    packages = [*PACKAGES, *(['onnxruntime'] if 'onnx' in options.backends else [])]
+    return {'machine': described_processor(), 'cpus': os.cpu_count(), 'accelerator': accelerator, 'encoder': options.encoder,
             'repeats': options.repeats, 'seconds': options.seconds, 'check_images': options.check_images,
-            'image': options.image, 'versions': {name: metadata.version(name) for name in PACKAGES}}
-
-
-def cpu_name() -> str:
-    """Return the processor's name, and the units for half precision that Linux tells of."""
-    with contextlib.suppress(OSError):
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        values = {line.split(':')[0].strip(): line.split(':', 1)[1].strip() for line in lines if ':' in line}
-        units = [flag for flag in ('avx512_bf16', 'amx_bf16', 'avx512_fp16') if flag in values.get('flags', '').split()]
-        return ' '.join([values.get('model name', platform.machine()), *units])
-    return platform.processor() or platform.machine()
+            'image': options.image, 'versions': {name: metadata.version(name) for name in packages}}
 
 
 class _Bench:
@@ -157,7 +147,7 @@ class _Bench:
         needed = {RALI, RELEASE} & {*self.options.metrics, *self.options.pipeline_metrics}
         folder, checkpoint = self.random_weights() if needed or self.options.reasoner else ('', '')
         self.checkpoint = checkpoint
-        return subjects_for(self.options.metrics, self.options.precisions, folder, checkpoint)
+        return subjects_for(self.options.metrics, self.options.precisions, folder, checkpoint, self.options.backends)
 
     def random_weights(self) -> tuple[str, str]:
         """Write random weights in the release's layout and in ours, and return where."""
@@ -244,7 +234,7 @@ def _pipeline_rows(bench: _Bench) -> Iterator[Row]:
     for width, height in options.pipeline_sizes:
         folder = write_jpegs(bench.folder / f'jpeg_{width}x{height}', bench.photographs, (width, height),
                              options.pipeline_images)
-        for subject in subjects_for(options.pipeline_metrics, ['fp32'], '', getattr(bench, 'checkpoint', '')):
+        for subject in subjects_for(options.pipeline_metrics, ['fp32'], '', getattr(bench, 'checkpoint', ''), options.backends):
             key = {'section': 'pipeline', 'subject': subject.label, 'device': options.device, 'threads': threads,
                    'width': width, 'height': height}
             batch = 8 if options.device == 'cpu' else 64

@@ -35,31 +35,36 @@ class Subject:
         precision: of our metrics; the others compute in 'fp32'.
         options: further keywords for `create_metric`; for `RELEASE`, its 'folder'.
         exact: our metrics' mode with Pillow's own resizing.
+        backend: of our metrics, 'torch' or 'onnx'.
     """
 
     name: str
     precision: str = 'fp32'
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     exact: bool = False
+    backend: str = 'torch'
 
     @property
     def label(self) -> str:
         """How tables call it."""
-        return ' '.join([self.name, self.precision, *(['exact'] if self.exact else [])])
+        return ' '.join([self.name, self.precision, *(['exact'] if self.exact else []),
+                         *([self.backend] if self.backend != 'torch' else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
 
 
-def subjects_for(names: Sequence[str], precisions: Sequence[str], folder: str, checkpoint: str) -> list[Subject]:
-    """Return the subjects of a run: our metrics once in each precision, everything else once.
+def subjects_for(names: Sequence[str], precisions: Sequence[str], folder: str, checkpoint: str,
+                 backends: Sequence[str] = ('torch',)) -> list[Subject]:
+    """Return the subjects of a run: our metrics once in each precision, rali-lite by each backend, everything else once.
 
     Args:
         names: as `Subject.name`.
         precisions: of our metrics.
         folder: random weights in the release's layout.
         checkpoint: the same, converted to our format.
+        backends: of rali-lite, in float32.
 
     Raises:
         OptionError: a name or precision is not known.
@@ -72,6 +77,7 @@ def subjects_for(names: Sequence[str], precisions: Sequence[str], folder: str, c
         elif name in OWN:
             options = {'pretrained_model_path': checkpoint} if name == RALI else {}
             found += [Subject(name, precision, options) for precision in dict.fromkeys(precisions)]
+            found += [Subject(name, backend=backend) for backend in backends if name == LITE and backend != 'torch']
         else:
             found.append(Subject(name, options=OFFLINE.get(name, {})))
     return found
@@ -104,8 +110,25 @@ class PyiqaScorer:
             options['precision'] = subject.precision
         if subject.exact:
             options['exact'] = True
+        if subject.backend != 'torch':
+            options['backend'] = subject.backend
         self.metric = pyiqa.create_metric(subject.name, device=torch.device(device), **options)
         self.module = self.metric.net
+
+    @property
+    def computed_by(self) -> str | None:
+        """What computes scores of our metrics after all: 'onnxruntime', or the precision and the library of products."""
+        from pyiqa_rali.model.clip_tower import ClipTower
+        from pyiqa_rali.model.products import product_library
+        from pyiqa_rali.model.rali import RALI as Net
+        net = self.module
+        if not isinstance(net, Net):
+            return None
+        if net.backend == 'onnx':
+            return 'onnxruntime'
+        raced = (isinstance(net.image_encoder.backbone, ClipTower) and net.precision == 'fp32'
+                 and net.scorer.basis_vectors.device.type == 'cpu')
+        return f'{net.precision}, {product_library()}' if raced else net.precision
 
     def from_files(self, paths: list[str]) -> Tensor:
         """Return scores of image files of one size."""
