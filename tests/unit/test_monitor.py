@@ -3,6 +3,7 @@
 import csv
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -94,3 +95,13 @@ def test_processes_share_the_validation_batch_by_batch(tmp_path, monkeypatch, wo
     monkeypatch.setattr(monitor, 'gather', lambda own: shares)
     assert [rating for rating, _ in callback._describe(rows)] == [float(level) for level in range(11)]
     assert sorted(seen) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10]]
+
+
+def test_a_validation_without_all_ratings_is_told_and_ends_no_run(caplog):
+    callback = ValidationCallback.__new__(ValidationCallback)
+    callback.options = ReasoningValOptions()
+    mos = np.array([1.0, 2.0, 3.0, 4.0])
+    assert callback._correlations(mos, mos, 'val') == {'srcc': pytest.approx(1), 'plcc': pytest.approx(1)}
+    found = callback._correlations(np.array([1.0, np.nan, 3.0, np.nan]), mos, 'val')
+    assert found.keys() == {'srcc', 'plcc'} and all(np.isnan(value) for value in found.values())
+    assert 'val: 2 of 4 images have no rating; no correlation is computed at this step' in caplog.text

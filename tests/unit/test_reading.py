@@ -13,7 +13,8 @@ from pyiqa_rali.training.vlm.options import RewardOptions, check_rewards
 from pyiqa_rali.training.vlm.reward_functions import reward_functions
 from pyiqa_rali.vlm.generation import encode
 from pyiqa_rali.vlm.loading import load_vlm
-from pyiqa_rali.vlm.prompts import ReasoningCard
+from pyiqa_rali.vlm.prompts import Prompt, ReasoningCard
+from pyiqa_rali.vlm.ratings import expected_ratings
 from pyiqa_rali.vlm.reading import GRAY, BlindReader
 from tests.tiny import tiny_vlm
 
@@ -129,3 +130,13 @@ def test_naming_and_class_figures():
     mos = np.array([1, 2, 3, 5, 4.97, 4.98, 1, 2, 1.0])
     classes = ['a', 'a', 'a', 'pristine', 'pristine', 'pristine', 'few', 'few', '']
     assert figures_by_class(-mos, mos, classes, 'test') == {'srcc_a': pytest.approx(-1)}
+
+
+def test_texts_are_read_with_the_system_message_of_the_run(reasoner):
+    text = 'The picture has severe darkness.'
+    asked = ReasoningCard(score_prompt='Rate it.', system_prompt='Judge it.')
+    found = BlindReader(reasoner, asked).ratings([text])
+    written = [reasoner.processor.tokenizer.encode(f'<think>{text}</think>', add_special_tokens=False)]
+    expected = expected_ratings(reasoner, [GRAY], Prompt('Rate it.', 'Judge it.'), written, (1.0, 5.0), 'rating', 8)
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert found != pytest.approx(BlindReader(reasoner, ReasoningCard(score_prompt='Rate it.')).ratings([text]), abs=1e-6)
