@@ -40,6 +40,8 @@ def oriented(values: ndarray, lower_better: bool) -> ndarray:
 
 def bootstrap_indices(images: int, count: int, seed: int, name: str) -> ndarray:
     """Return `count` resamples (count, images) of image positions, seeded by the run and the data set's name."""
+    # The data set's name is part of the seed, the metric is not: all metrics of a data set get the same resamples, so that
+    # differences between them can be compared resample by resample. CRC-32, as Python's own hash differs in each process.
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return rng.integers(images, size=(count, images), dtype=np.int32)
 
@@ -105,11 +107,13 @@ def percentile_interval(values: ndarray, confidence: float) -> tuple[float, floa
     """Return the central interval of the resamples' values; those of constant resamples, which have none, stay out."""
     if np.isnan(values).all():
         return np.nan, np.nan
+    # the plain percentile method: it needs no standard error, and its ends stay within the range of a correlation
     low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
 def _in_chunks(compute: Callable[[ndarray, ndarray], ndarray], scores: ndarray, mos: ndarray, indices: ndarray) -> ndarray:
+    # resamples are independent rows: chunks of them bound the memory and change no result
     chunks = np.array_split(indices, max(1, -(-indices.size // NUMBERS_AT_ONCE)))
     return np.concatenate([compute(scores[rows], mos[rows]) for rows in chunks])
 
@@ -122,6 +126,7 @@ def _pearson(scores: ndarray, mos: ndarray) -> ndarray:
 
 
 def _spearman(scores: ndarray, mos: ndarray) -> ndarray:
+    # ranked anew within each resample: images drawn twice are ties, which the ranks of the whole set would not show
     return _pearson(stats.rankdata(scores, axis=1), stats.rankdata(mos, axis=1))
 
 

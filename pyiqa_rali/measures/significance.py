@@ -72,6 +72,7 @@ def _compare(pair: tuple[str, str], scores: dict[str, ndarray], mos: ndarray, op
                                             'plcc_b', 'plcc_difference', 'plcc_t', 'plcc_p'), math.nan)}
     if row['images'] < FEWEST_IMAGES or any(np.ptp(values[both]) == 0 for values in (scores[first], scores[second], mos)):
         return row
+    # paired: both metrics get the same resamples, so that what makes a resample hard for both cancels in the difference
     resamples = [_resampled_srcc(metric, scores, mos, both, options, name, memory) for metric in pair]
     srcc = [float(stats.spearmanr(scores[metric][both], mos[both]).statistic) for metric in pair]
     differences = resamples[0] - resamples[1]

@@ -25,6 +25,7 @@ class BasisScorer(nn.Module):
 
     def __init__(self, feature_dim: int, pca_dim: int, num_basis: int):
         super().__init__()
+        # buffers are what the data gives, fitted once and kept; parameters are what fine-tuning may move
         self.register_buffer('pca_mean', torch.zeros(feature_dim))
         self.register_buffer('pca_scale', torch.ones(feature_dim))
         self.register_buffer('pca_components', torch.zeros(pca_dim, feature_dim))
@@ -34,6 +35,7 @@ class BasisScorer(nn.Module):
 
     def compress(self, image_features: Tensor) -> Tensor:
         """Return z (N, D) for image features (N, C), in float32 at least."""
+        # float32 at least: features and their mean are alike, and in half precision their difference would keep few digits
         features = image_features.to(torch.promote_types(image_features.dtype, torch.float32))
         standardised = (features - self.pca_mean.to(features.dtype)) / self.pca_scale.to(features.dtype)
         return standardised @ self.pca_components.to(features.dtype).T
@@ -42,6 +44,8 @@ class BasisScorer(nn.Module):
         """Return the softmax weights (N, K), rows summing to 1, for compressed features (N, D)."""
         basis_vectors = F.normalize(self.basis_vectors.to(compressed.dtype), dim=-1)
         cosine = F.normalize(compressed, dim=-1) @ basis_vectors.T
+        # Cosines, not dot products: only directions count, so fine-tuning cannot win by longer basis vectors, and one
+        # temperature suits them all. As tau falls the score becomes that of the nearest basis vector; as it grows, the mean.
         return torch.softmax(cosine / self.temperature.to(compressed.dtype), dim=-1)
 
     def score_compressed(self, compressed: Tensor) -> Tensor:

@@ -50,9 +50,11 @@ class TextBank(nn.Module):
         A text votes with softmax(cosine / temperature) over the texts whose distortions are known; one that names several
         types splits its vote evenly. The level of a class is the mean of what its texts say, by their votes.
         """
+        # texts of which nothing is known get no vote, instead of one for no class: shares add up to 1 over what is known
         known = self.class_shares.sum(dim=1) > 0
         weights = torch.softmax((cosines / self.temperature).masked_fill(~known, -torch.inf), dim=-1)
         shares = weights @ self.class_shares.float()
+        # a mean over the votes for the class, not over all votes: a rare class keeps its level
         levels = weights @ (self.class_shares * self.class_levels).float() / shares.clamp(min=1e-12)
         return shares, levels
 

@@ -139,6 +139,9 @@ def expectations(ask: Ask, tokens: NumberTokens, leads: Sequence[str], rating_ra
         One number in the range for each picture; NaN when the model's own numbers are NaN, or when it has less than
         `LEAST_MASS` of its probability on ratings in the range.
     """
+    # E[rating] is the sum over ratings r in the range of r P(r), over that of P(r). P(r) adds up all token paths that spell r
+    # and then end it, so the expectation is that of sampling (up to the branches below `LEAST_SHARE`), however the
+    # tokenizer cuts numbers. All begun numbers of one length are asked about together, level by level of this tree.
     weighted, settled = [0.0] * len(leads), [0.0] * len(leads)
     frontier = [Node(picture, (), lead, '', 1.0) for picture, lead in enumerate(leads)]
     while frontier:
@@ -160,6 +163,7 @@ def _step(node: Node, chances: np.ndarray, tokens: NumberTokens,
     alone: list[tuple[int, str]] = []
     if node.number:
         table = tokens.going_on
+        # what neither belongs to a number nor makes this one no rating ends it here: the rest of the probability
         ended = [(node.number, 1 - chances[table.ids].sum() - chances[tokens.no_rating].sum())]
     else:
         table, alone = tokens.beginning(node.lead)

@@ -30,7 +30,6 @@ from pyiqa_rali.vlm.prompts import Prompt
 SAMPLING = Sampling()
 
 
-
 class GumbelSampling(LogitsProcessor):
     """Turns greedy decoding into sampling: the largest of logits / temperature + Gumbel noise is a sample of the softmax.
 
@@ -54,6 +53,9 @@ class GumbelSampling(LogitsProcessor):
         if self.penalty is not None:
             scores = self.penalty(self._without_padding(input_ids), scores)
         home, precise = scores.device, has_float64(scores.device.type)
+        # argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T) (the Gumbel-max trick). generate() draws for the
+        # whole batch from one generator; this way a row's draws depend on its own seed alone. In float64: sums rounded to
+        # half precision would tie, and ties favour low token numbers.
         scores = (scores if precise else scores.cpu()).double() / self.temperature
         for bound in self.bounds:
             scores = bound(input_ids, scores)

@@ -44,6 +44,7 @@ class AlignmentDataset(Dataset):
     def _finish(self, item: dict[str, Any], index: int, draw: int) -> dict[str, Any]:
         texts: list[str] = item['reasoning_texts'] if self.texts is None else self.texts[index]
         texts = texts[:self.texts_per_image]
+        # a generator for each draw: the text does not depend on which worker reads the item, nor on what it read before
         chosen = np.random.default_rng([self.table.seed, draw]).integers(len(texts))
         image = fit_to_encoder(item['img'].unsqueeze(0), self.preprocessing)[0]
         return {'img': image, 'mos_label': item['mos_label'], 'text': texts[chosen]}
@@ -97,13 +98,17 @@ class ResumableSampler(Sampler):
         return (self.total_iter - self.start_iter) * self.batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        # No state is carried from step to step: order and draw follow from the seed and the step's number alone, so that a run
+        # that is resumed at step n sees what the uninterrupted one would have seen, without replaying the first n steps.
         together = self.batch_size * self.world_size
+        # what is left of an epoch is skipped: a smaller last batch would have fewer negatives, and another loss
         steps_per_epoch = max(1, self.size // together)
         epoch, order = -1, np.empty(0, dtype=np.int64)
         for step in range(self.start_iter, self.total_iter):
             if not self.draws_anew and step // steps_per_epoch != epoch:
                 epoch = step // steps_per_epoch
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            # ranks take adjacent slices of one global batch: two of 8 see the images and draws of one of 16
             for position in range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size):
                 draw = step * together + position
                 within = (step % steps_per_epoch) * together + position

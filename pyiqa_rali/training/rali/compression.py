@@ -107,8 +107,11 @@ def principal_components(standardised: np.ndarray, pca_dim: int | None,
 
 def _components_torch(standardised: np.ndarray, pca_dim: int) -> tuple[np.ndarray, float]:
     features = torch.from_numpy(standardised).to(_device())
+    # The eigenvectors of the covariance (C, C), rather than a singular value decomposition of all features (n, C): the same
+    # components, at a cost that does not grow with n beyond one product. The condition number is squared, which float64 bears.
     values, vectors = torch.linalg.eigh(features.T @ features / len(features))  # rising
     components = vectors.flip(1)[:, :pca_dim].T.cpu().numpy()
+    # an eigenvector's sign is arbitrary, and libraries choose differently: fixed, so that checkpoints can be compared
     signs = np.sign(components[np.arange(pca_dim), np.abs(components).argmax(axis=1)])
     return components * signs[:, None], float(values[-pca_dim:].sum() / values.sum())
 
@@ -120,6 +123,8 @@ def bucketed_kmeans(compressed: np.ndarray, mos_label: np.ndarray, options: Comp
     Raises:
         OptionError: fewer basis vectors than filled buckets.
     """
+    # Clustering all images at once would spend most centroids on the middling MOS that most images have, and average the label
+    # of what looks alike. Within buckets, rare qualities keep centroids, and a centroid's label is exact to a bucket's width.
     low, high = bucket_ends(mos_label, options.bucket_range)
     bucket = buckets_of(mos_label, options.num_buckets, low, high)
     counts = np.bincount(bucket, minlength=options.num_buckets)
@@ -127,6 +132,7 @@ def bucketed_kmeans(compressed: np.ndarray, mos_label: np.ndarray, options: Comp
     vectors, scores = [], []
     for index in np.flatnonzero(shares):
         members = np.flatnonzero(bucket == index)
+        # the seed is the bucket's own: what one bucket draws does not depend on how many draws the others took
         centroids, assignment = kmeans(compressed[members], shares[index], options, seed + int(index))
         vectors.append(centroids)
         scores += [mos_label[members[assignment == cluster]].mean() for cluster in range(shares[index])]
@@ -171,6 +177,8 @@ def share_basis(counts: np.ndarray, num_basis: int) -> np.ndarray:
         raise OptionError(f'compress: num_basis: {num_basis} is less than the {filled.sum()} MOS buckets that hold images; '
                           'raise it, or lower num_buckets.')
     shares = filled.astype(int)
+    # one at a time, to the bucket that would then have the most images for each of its vectors (D'Hondt's method): shares are
+    # whole, add up to K, and none falls when K grows, as it may with rounded quotas
     while shares.sum() < num_basis:
         wanted = np.where(shares < counts, counts / (shares + 1), -np.inf)
         shares[wanted.argmax()] += 1
@@ -240,6 +248,7 @@ def _plus_plus(points: Tensor, num_clusters: int, rng: np.random.Generator) -> T
             weights = np.ones(len(points))
             weights[chosen] = 0
         drawn = rng.choice(len(points), trials, p=weights / weights.sum())
+        # what each candidate would leave: the sum is the clustering's cost so far, and the lowest wins (hence greedy)
         distances = torch.minimum(nearest, torch.stack([(points - points[each]).square().sum(dim=1) for each in drawn]))
         best = int(distances.sum(dim=1).argmin())
         chosen.append(int(drawn[best]))

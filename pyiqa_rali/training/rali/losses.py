@@ -45,7 +45,7 @@ class ContrastiveLoss(nn.Module):
         """Return the loss of one batch; row i of both (N, C) inputs belongs together, the rest are negatives."""
         image_features = F.normalize(image_features.float(), dim=-1)
         text_features = F.normalize(text_features.float(), dim=-1)
-        scale = self.logit_scale.exp()
+        scale = self.logit_scale.exp()  # learned as a logarithm: it stays positive, and a step changes it by a factor
         if self.kind == 'sigmoid':
             return self._loss(image_features, text_features, scale, self.logit_bias)
         return self._loss(image_features, text_features, scale)
@@ -73,6 +73,9 @@ def contrastive_backward(loss: ContrastiveLoss, encode_images: Encode, images: T
     Returns:
         The loss of the batch over all ranks, detached.
     """
+    # The loss L couples all pairs of the batch, so chunks cannot be summed. But it sees the encoder only through the features
+    # f, and dL/dw = sum_i (dL/df_i)(df_i/dw): dL/df needs all features at once, which are small, and no activations; each
+    # df_i/dw needs the activations of its own chunk alone. Encoding twice is the price (gradient caching, arXiv 2101.06983).
     size = len(images) if chunk_size is None else chunk_size
     whole = size >= len(images)
     if whole:
@@ -82,6 +85,7 @@ def contrastive_backward(loss: ContrastiveLoss, encode_images: Encode, images: T
         with torch.no_grad():
             image_outputs = torch.cat([encode_images(images[start:start + size]) for start in starts])
             text_outputs = torch.cat([encode_texts(texts[start:start + size]) for start in starts])
+    # leaves of a graph of their own: backward stops here, and leaves dL/df in them
     image_features = image_outputs.detach().requires_grad_()
     text_features = text_outputs.detach().requires_grad_()
     value = loss(gather_features(image_features), gather_features(text_features))
@@ -92,6 +96,7 @@ def contrastive_backward(loss: ContrastiveLoss, encode_images: Encode, images: T
     else:
         for start in starts:
             part = slice(start, start + size)
+            # a vector-Jacobian product: adds (dL/df)(df/dw) of these rows to the weights' gradients
             _backward_through(encode_images(images[part]), image_gradient[part])
             _backward_through(encode_texts(texts[part]), text_gradient[part])
     return value.detach()

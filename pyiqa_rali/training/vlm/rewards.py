@@ -158,6 +158,8 @@ def _compared(rollout: Rollout, images: Images, compare: Callable[[_Rated, _Rate
     if rollout.rating is None:
         return 0.0
     key = rollout.dataset, rollout.image
+    # the rollout's own rating takes the place of its image's mean: with the mean, all rollouts of an image would have the same
+    # reward, and GRPO, which subtracts the mean of the group, no advantage to learn from
     own = _Rated(rollout.mos, rollout.rating, images[key].variance)
     found = [compare(own, image) for other, image in images.items()
              if other != key and other[0] == rollout.dataset and not math.isnan(image.mean)]
@@ -165,9 +167,12 @@ def _compared(rollout: Rollout, images: Images, compare: Callable[[_Rated, _Rate
 
 
 def _rank_fidelity(own: _Rated, other: _Rated, epsilon: float) -> float:
+    # Thurstone's case III: both ratings are normal and independent, each with its own variance, so their difference is normal
+    # too, and Phi of its mean over its deviation is the probability that this image is the better one. Unanimous rollouts
+    # have no variance; epsilon keeps them from a division by 0.
     distance = (own.mean - other.mean) / math.sqrt(own.variance + other.variance + epsilon)
     target = 0.5 if own.mos == other.mos else float(own.mos > other.mos)
-    return fidelity(0.5 * math.erfc(-distance / math.sqrt(2)), target)
+    return fidelity(0.5 * math.erfc(-distance / math.sqrt(2)), target)  # Phi by erfc, precise in the lower tail too
 
 
 def _margin_kept(own: _Rated, other: _Rated, width: float) -> float:
