@@ -12,23 +12,23 @@ PROGRAM = 'pyiqa-rali'
 
 # name: (module of pyiqa_rali.cli, the first line of its docstring); a module is imported when its command is run.
 COMMANDS = {
-    'score': ('score', 'Score images: files, folders, globs, lists and tar shards, into a table if wanted.'),
-    'info': ('info', 'Show what a checkpoint says about itself, and what a reasoning model will be asked.'),
-    'use': ('use', 'Make an own export the default weights of the metric `rali`.'),
-    'explain': ('explain', 'Explain the scores of images: nearest texts, distortions, basis, uncertainty.'),
+    'score': ('score', 'Score images: files, folders, globs, lists and tar shards.'),
+    'info': ('info', 'Show what a checkpoint says about itself, and what it is asked.'),
+    'use': ('use', 'Make your own export the default weights of the metric "rali".'),
+    'explain': ('explain', 'Explain scores: nearest texts, distortions, basis, uncertainty.'),
     'add-bank': ('add_bank', 'Add a text bank to a checkpoint, so that it can explain its scores.'),
     'evaluate-explanations': ('evaluate_explanations', 'Measure explanations on pictures whose distortions are known.'),
     'convert': ('convert', 'Convert the released RALI folder into one checkpoint file.'),
-    'export-onnx': ('export_onnx', 'Export a metric as an ONNX file, preprocessing included, and check it.'),
+    'export-onnx': ('export_onnx', 'Export a metric, with its preprocessing, as ONNX, and check it.'),
     'describe': ('describe', 'Let a reasoning model describe and rate images.'),
     'write-texts': ('write_texts', 'Let a reasoning model write the texts that RALI is aligned with.'),
-    'make-dataset': ('make_dataset', 'Make a data set from photographs: distorted pictures, synthetic labels, texts.'),
-    'evaluate': ('evaluate', 'Evaluate metrics on data sets with human scores: correlations, intervals, significance.'),
-    'analyse': ('analyse', 'Analyse trained models: attention, reasoning, domains, teachers, efficiency.'),
-    'ablate': ('ablate', 'Train variants of one option file for several seeds and splits, and compare them.'),
-    'benchmark': ('benchmark', 'Measure time, memory and scores beside the release and the other metrics of pyiqa.'),
+    'make-dataset': ('make_dataset', 'Make a data set from photographs: pictures, labels, texts.'),
+    'evaluate': ('evaluate', 'Evaluate metrics on data sets with human scores.'),
+    'analyse': ('analyse', 'Analyse trained models: attention, reasoning, domains and more.'),
+    'ablate': ('ablate', 'Train variants for several seeds and splits, and compare them.'),
+    'benchmark': ('benchmark', 'Measure time, memory and scores beside the release and others.'),
     'report': ('report', 'Make one HTML page and a Markdown file of what runs have left.'),
-    'protocol': ('protocol', 'Test the light model: seeds, splits by photograph, unseen distortions, baselines.'),
+    'protocol': ('protocol', 'Test the light model: seeds, splits, unseen types, baselines.'),
 }
 
 

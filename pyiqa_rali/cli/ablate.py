@@ -1,4 +1,4 @@
-"""Train variants of one option file for several seeds and splits, and compare them."""
+"""Train variants for several seeds and splits, and compare them."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Analyse trained models: attention, reasoning, domains, teachers, efficiency."""
+"""Analyse trained models: attention, reasoning, domains and more."""
 
 import argparse
 from collections.abc import Callable
@@ -125,7 +125,7 @@ def _add_domains(parser: CommandParser) -> None:
     parser.add_argument('--permutations', type=int, default=500, metavar='N', help='of the test (default: %(default)s)')
     _add_device(parser)
     parser.add_examples(
-        ('pyiqa-rali analyse domains -opt options/rali.yml --sections train test --checkpoint FILE --out domains', ''),
+        ('pyiqa-rali analyse domains -opt FILE --sections train test --checkpoint FILE --out domains', ''),
         notes='Visual features are those of the image encoder that the option file starts from, before alignment; texts are '
               f"the first of each image, by the option file's text encoder as it is before training. {GOES_ON}")
 

@@ -64,7 +64,8 @@ class CommandParser(argparse.ArgumentParser):
                 required.append(' | '.join(f'{action.option_strings[0]} {_value_of(action)}'.rstrip()
                                            for action in group._group_actions if action.option_strings).join('()'))
         positional = [_value_of(action) for action in self._actions if not action.option_strings]
-        return ' '.join([f'usage: {self.prog}', *positional, *required, *(['[options]'] if optional else [])]) + '\n'
+        return _wrapped(' '.join([f'usage: {self.prog}', *positional, *required, *(['[options]'] if optional else [])]),
+                        ' ' * 7) + '\n'
 
     def format_help(self, everything: bool = False) -> str:
         """Return the help.
@@ -85,19 +86,24 @@ class CommandParser(argparse.ArgumentParser):
             names = [action.option_strings[-1] for group in self._rare for action in group._group_actions]
             parts.append(_wrapped(f'more options, explained by --help-all: {", ".join(names)}', '  ') + '\n')
         if self.examples:
-            indent = max(len(command) for command, _ in self.examples) + 2
+            indent = max((len(command) for command, meaning in self.examples if meaning), default=0) + 2
             lines = [f'  {command.ljust(indent if meaning else 0)}{meaning}'.rstrip() for command, meaning in self.examples]
             parts.append('\n'.join(['examples:', *lines]) + '\n')
-        if self._notes:
-            parts.append(_wrapped(self._notes) + '\n')
+        if self._notes or self.epilog:
+            parts.append(_wrapped(self._notes or str(self.epilog)) + '\n')
         return '\n'.join(parts)
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Lines of at most 100 columns; a repeated value is written once: 'NAME [...]'."""
+    """Lines of at most 100 columns; a repeated value, and the value of two names of an option, are written once."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=OPTION_COLUMNS, width=_columns())
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if len(action.option_strings) < 2 or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        return f'{", ".join(action.option_strings)} {self._format_args(action, action.dest.upper())}'
 
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         if action.nargs == '+':

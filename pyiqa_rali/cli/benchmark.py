@@ -1,4 +1,4 @@
-"""Measure time, memory and scores beside the release and the other metrics of pyiqa."""
+"""Measure time, memory and scores beside the release and others."""
 
 import argparse
 import sys
@@ -43,8 +43,8 @@ def add_arguments(parser: CommandParser) -> None:
     more.add_argument('--reasoner-tokens', type=int, metavar='N', help='tokens (default: 100)')
     parser.add_examples(
         ('pyiqa-rali benchmark', 'a few minutes'),
-        ('pyiqa-rali benchmark -m release rali --threads 1 all --out experiments/threads', ''),
-        ('pyiqa-rali benchmark --preset gpu --out experiments/gpu', 'on a machine with a GPU'),
+        ('pyiqa-rali benchmark -m release rali --threads 1 all --out threads', ''),
+        ('pyiqa-rali benchmark --preset gpu --out gpu', 'on a machine with a GPU'),
         notes='"rali" and "release" (its own path: PIL, CLIPProcessor, CLIPModel, float32) read the same random weights from '
               'files. Rows are kept as they are measured; --resume goes on with them.')
 

@@ -3,13 +3,19 @@
 import argparse
 from pathlib import Path
 
+from pyiqa_rali.cli.arguments import CommandParser
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+
+def add_arguments(parser: CommandParser) -> None:
     """Declare the arguments."""
     parser.add_argument('source', metavar='SOURCE', help='the released folder (best/, ckpt.pt, pca.pkl, basis.npz), rali for '
                                                          'the release on the hub, or another repository as owner/name:folder')
     parser.add_argument('out', metavar='OUT', help='the .safetensors or .pth file to write')
     parser.add_argument('--revision', metavar='NAME', help='branch, tag or commit of the repository on the hub')
+    parser.add_examples(
+        ('pyiqa-rali convert RALI/ rali.safetensors', 'a copy of the released folder'),
+        ('pyiqa-rali convert rali rali.safetensors --revision main', 'from the hub'),
+        notes='Pickles are read as data: nothing in them is run.')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,13 +1,18 @@
-"""Evaluate metrics on data sets with human scores: correlations, intervals, significance."""
+"""Evaluate metrics on data sets with human scores."""
 
 import argparse
 
+from pyiqa_rali.cli.arguments import CommandParser, add_option_file
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+
+def add_arguments(parser: CommandParser) -> None:
     """Declare the arguments."""
-    parser.add_argument('-opt', default='options/evaluate.yml', metavar='FILE', help='option file (default: %(default)s)')
-    parser.add_argument('--force_yml', nargs='+', action='extend', default=[], metavar='SECTION:KEY=VALUE',
-                        help='change options of the file, such as statistics:missing=count')
+    add_option_file(parser, default='options/evaluate.yml', change='statistics:missing=count')
+    parser.add_examples(
+        ('pyiqa-rali evaluate -opt options/evaluate_koniq.yml', ''),
+        ('pyiqa-rali evaluate --force_yml statistics:missing=count', 'in spite of missing scores'),
+        notes='Correlations with intervals, tests of which metric is better, scores of every image, and figures. Scores are '
+              'kept: an evaluation that was stopped goes on, and nothing is computed twice.')
 
 
 def run(args: argparse.Namespace) -> int:

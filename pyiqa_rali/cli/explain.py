@@ -1,4 +1,4 @@
-"""Explain the scores of images: nearest texts, distortions, basis, uncertainty."""
+"""Explain scores: nearest texts, distortions, basis, uncertainty."""
 
 import argparse
 import json
@@ -24,6 +24,11 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('--num-texts', type=int, default=3, metavar='N', help='nearest texts (default: %(default)s)')
     parser.add_argument('--num-basis', type=int, default=5, metavar='N', help='basis vectors (default: %(default)s)')
     add_reading_settings(parser)
+    parser.add_examples(
+        ('pyiqa-rali explain photo.jpg', ''),
+        ('pyiqa-rali explain photos/ --weights FILE --out explained', 'a figure for each'),
+        notes='Needs a checkpoint with a text bank, as rali-lite has; add-bank adds one. An image that cannot be explained '
+              'has a line with the reason; then the exit status is 1.')
 
 
 def run(args: argparse.Namespace) -> int:

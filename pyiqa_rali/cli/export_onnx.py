@@ -1,8 +1,10 @@
-"""Export a metric as an ONNX file, preprocessing included, and check it."""
+"""Export a metric, with its preprocessing, as ONNX, and check it."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pyiqa_rali.cli.arguments import CommandParser
 
 if TYPE_CHECKING:
     from pyiqa_rali.data.photographs import Photograph
@@ -11,11 +13,8 @@ BUNDLED = 'bundled'
 INT8 = {'calibrate': BUNDLED, 'calibration_pictures': 48, 'keep_float': None}  # defaults
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Declare the arguments."""
-    parser.epilog = ('The file takes "images", float32 (N, 3, H, W), RGB in [0, 1], of any number and size from 16 x 16, and '
-                     'gives "score", float32 (N, 1). It is kept only if its scores equal those of torch to 1e-4 of the '
-                     'range. Figures go into a JSON file beside it.')
     parser.add_argument('out', metavar='OUT.onnx', help='the file to write')
     source = parser.add_mutually_exclusive_group()
     source.add_argument('-m', '--metric', help='rali-lite or rali (default: rali-lite)')
@@ -34,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help='distorted pictures for it (default: %(default)s)')
     small.add_argument('--keep-float', type=int, metavar='N',
                        help='first convolutions that are not made 8 bits: more cost time, fewer cost accuracy (default: 6)')
+    parser.add_examples(
+        ('pyiqa-rali export-onnx rali-lite.onnx', ''),
+        ('pyiqa-rali export-onnx demo.onnx --weights rali.safetensors', ''),
+        ('pyiqa-rali export-onnx rali-lite.onnx --int8 --check bundled', 'accuracy and time of both files'),
+        notes='The file takes "images", float32 (N, 3, H, W), RGB in [0, 1], of any number and size from 16 x 16, and gives '
+              '"score", float32 (N, 1). It is kept only if its scores equal those of torch to 1e-4 of the range. Measurements '
+              'go into a JSON file beside it.')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,22 +1,27 @@
-"""Show what a checkpoint says about itself, and what a reasoning model will be asked."""
+"""Show what a checkpoint says about itself, and what it is asked."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.cli.arguments import published_model
+from pyiqa_rali.cli.arguments import CommandParser, published_model
 from pyiqa_rali.core.options import refuse_changed
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `pyiqa-rali info`."""
-    parser.add_argument('checkpoint', help='file or folder of an export, or rali-lite for the embedded one; a reasoning model: '
-                        'its folder, owner/name[:folder] in the cache of the hub, qinsight or visualquality-r1')
+def add_arguments(parser: CommandParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file or folder of an export, or rali-lite for the embedded '
+                        'one; a reasoning model: its folder, owner/name[:folder] in the cache of the hub, qinsight or '
+                        'visualquality-r1')
     parser.add_argument('--json', action='store_true', help='print the metadata as JSON')
     parser.add_argument('--prompts', metavar='FILE', help='YAML file with what a reasoning model shall be asked instead')
     parser.add_argument('--rating-range', nargs=2, type=float, metavar=('LOW', 'HIGH'),
                         help='scale of a reasoning model whose folder does not say')
+    parser.add_examples(
+        ('pyiqa-rali info rali-lite', ''),
+        ('pyiqa-rali info rali.safetensors --json', ''),
+        ('pyiqa-rali info qinsight', 'what the published model will be asked'))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,44 +1,48 @@
-"""Make a data set from photographs: distorted pictures, synthetic labels, texts."""
+"""Make a data set from photographs: pictures, labels, texts."""
 
 import argparse
 import os
 
+from pyiqa_rali.cli.arguments import CommandParser
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `pyiqa-rali make-dataset`."""
-    parser.epilog = ('The labels are synthetic: no human opinion. A run that was stopped goes on when it is started again '
-                     'with the same arguments.')
-    where = parser.add_argument_group('where')
-    where.add_argument('--out', help='folder to fill; images/, meta_info.csv, reasoning_texts.jsonl, dataset.yml, README.txt')
-    where.add_argument('--photos', help='folder of photographs; default: those that scikit-image and pyiqa install')
-    where.add_argument('--groups', help='CSV with columns image and photo, for several crops of one photograph; default: '
-                                        'photos.csv in the folder, if it is there')
-    what = parser.add_argument_group('what')
+
+def add_arguments(parser: CommandParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument('--out', metavar='DIR', help='folder to fill: pictures, table, texts, option sections')
+    parser.add_argument('--photos', metavar='DIR', help='photographs (default: those that scikit-image and pyiqa install)')
+    parser.add_argument('--workers', type=int, metavar='N', help='processes (default: one for each CPU, 8 at most)')
+    parser.add_argument('--list-types', action='store_true', help='print the distortions and leave')
+    what = parser.add_argument_group('pictures')
     what.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), default=(192, 256),
                       help='pixels; photographs are shrunk to fill it, and their centre is cut out (default: 192 256)')
-    what.add_argument('--types', nargs='+', metavar='NAME', help='distortions (default: all; --list-types names them)')
+    what.add_argument('--types', nargs='+', metavar='NAME', help='distortions (default: all)')
     what.add_argument('--levels', nargs='+', type=float, default=(1, 2, 3, 4, 5), metavar='LEVEL',
                       help='strengths in [0.5, 5.5] (default: 1 2 3 4 5)')
     what.add_argument('--composites', type=int, default=5, metavar='N',
                       help='pictures with two distortions, for each photograph file (default: 5)')
-    what.add_argument('--metrics', nargs='+', metavar='NAME',
-                      help="pyiqa's full-reference metrics for the label (default: fsim gmsd nlpd)")
-    what.add_argument('--calibration', metavar='FILE', help="quantiles of the metrics (default: the package's)")
     what.add_argument('--texts-per-image', type=int, default=4, metavar='N', help='reasoning texts (default: 4)')
-    what.add_argument('--seed', type=int, default=0, help='of distortions and wording (default: 0)')
+    what.add_argument('--seed', type=int, default=0, metavar='N', help='of distortions and wording (default: 0)')
     split = parser.add_argument_group('split by photograph')
-    split.add_argument('--split-seed', type=int, default=0, help='of the first split (default: 0)')
+    split.add_argument('--split-seed', type=int, default=0, metavar='N', help='of the first split (default: 0)')
     split.add_argument('--splits', type=int, default=1, metavar='N', help='how many splits, a table column each (default: 1)')
     split.add_argument('--ratios', nargs=3, type=float, default=(0.7, 0.1, 0.2), metavar=('TRAIN', 'VAL', 'TEST'),
                        help='shares (default: 0.7 0.1 0.2)')
     split.add_argument('--hold-out', nargs='+', default=(), metavar='NAME',
                        help='distortions that training must not see; they get a test split of their own')
-    other = parser.add_argument_group('other')
-    other.add_argument('--workers', type=int, metavar='N', help='processes (default: one for each CPU, 8 at most)')
-    other.add_argument('--list-types', action='store_true', help='print the distortions and leave')
-    other.add_argument('--calibrate', metavar='FILE', help='measure random crops of the photographs, write the quantiles of '
-                                                           'the metrics to FILE, and leave')
-    other.add_argument('--calibration-draws', type=int, default=1600, metavar='N', help='crops for it (default: 1600)')
+    labels = parser.add_rare_group('labels and crops')
+    labels.add_argument('--groups', metavar='CSV', help='columns image and photo, for several crops of one photograph '
+                                                        '(default: photos.csv in the folder, if it is there)')
+    labels.add_argument('--metrics', nargs='+', metavar='NAME',
+                        help="pyiqa's full-reference metrics for the label (default: fsim gmsd nlpd)")
+    labels.add_argument('--calibration', metavar='FILE', help="quantiles of the metrics (default: the package's)")
+    labels.add_argument('--calibrate', metavar='FILE', help='measure random crops of the photographs, write the quantiles of '
+                                                            'the metrics to FILE, and leave')
+    labels.add_argument('--calibration-draws', type=int, default=1600, metavar='N', help='crops for it (default: 1600)')
+    parser.add_examples(
+        ('pyiqa-rali make-dataset --out datasets/demo', ''),
+        ('pyiqa-rali make-dataset --photos photos/ --out datasets/mine --splits 3 --hold-out webp haze', ''),
+        notes='The labels are synthetic: no human opinion. A run that was stopped goes on when it is started again with the '
+              'same arguments.')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Test the light model: seeds, splits by photograph, unseen distortions, baselines."""
+"""Test the light model: seeds, splits, unseen types, baselines."""
 
 import argparse
 import json

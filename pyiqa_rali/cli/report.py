@@ -4,17 +4,21 @@ import argparse
 import sys
 from pathlib import Path
 
+from pyiqa_rali.cli.arguments import CommandParser
 from pyiqa_rali.core.errors import OptionError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Declare the arguments."""
     parser.add_argument('runs', nargs='+', metavar='RUN', help='folders of runs: training, GRPO, the chain, evaluate, ablate, '
                                                                'analyse; or any folder of CSV and PNG files')
     parser.add_argument('--out', default='report.html', metavar='HTML',
                         help='the page; the Markdown file stands beside it (default: %(default)s)')
     parser.add_argument('--title', default='Image quality by RALI', help='of the page (default: %(default)s)')
-    parser.epilog = 'The page needs no network and no file beside itself.'
+    parser.add_examples(
+        ('pyiqa-rali report experiments/RALI_demo', ''),
+        ('pyiqa-rali report experiments/* --out report.html --title "Two encoders"', ''),
+        notes='The page needs no network and no file beside itself.')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Score images: files, folders, globs, lists and tar shards, into a table if wanted."""
+"""Score images: files, folders, globs, lists and tar shards."""
 
 import argparse
 import contextlib
@@ -24,48 +24,40 @@ from pyiqa_rali.scoring.tables import FORMATS, file_format, holds_metric, open_t
 MANY = 300  # images: from here on an export for onnxruntime, of about ten seconds, is soon made up for
 BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS = 8, 32, 8
 
-EPILOG = """\
-examples:
-  pyiqa-rali score photo.jpg folder/                         scores on the screen
-  pyiqa-rali score folder/ --out scores.csv                  a table; --resume goes on after an interruption
-  pyiqa-rali score "data/**/*.jpg" --out scores.parquet      a quoted glob, ** goes into folders
-  pyiqa-rali score "shard-{000000..000099}.tar" --out s.csv  tar shards; images are named shard.tar::member
-  find . -name "*.png" | pyiqa-rali score - --out s.jsonl    a list from standard input, one path a line
-  torchrun --nproc_per_node 8 -m pyiqa_rali score ...        each GPU takes its share; one table at the end
-
-An image that cannot be read or scored has a line with the reason; then the exit status is 1. Lines stand in the order of the
-input. While Parquet is written, or several processes run, the lines stand in the folder OUT.parts until the end."""
-
 
 def add_arguments(parser: CommandParser) -> None:
-    """Add the arguments of `pyiqa-rali score`."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EPILOG
-    parser.add_argument('images', nargs='*', metavar='PATH', help='image file, folder (all images below it), quoted glob, '
-                        'tar shard (.tar, .tar.gz, .tgz), @FILE (a list), - (a list from standard input)')
+    """Declare the arguments."""
+    parser.add_argument('images', nargs='*', metavar='PATH', help='image, folder (all images below it), quoted glob, tar shard '
+                        '(.tar, .tar.gz, .tgz), @FILE (a list), - (a list from standard input)')
     parser.add_argument('--list', action='append', default=[], metavar='FILE', dest='lists',
-                        help='paths of images, shards or folders, one a line, relative to the working folder')
-    group = parser.add_argument_group('metric')
-    group.add_argument('-m', '--metric', help='rali-lite, rali, or any other no-reference metric of pyiqa (default: '
-                                              'rali-lite, with --weights rali)')
-    group.add_argument('--weights', metavar='PATH', help='file or folder of an export, for the weights of the metric')
-    group.add_argument('--metric-opt', action='append', default=[], metavar='KEY=VALUE', dest='metric_options',
-                       help='an option of the metric; may be given several times')
-    group.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
-    add_reading_settings(parser)
+                        help='images, shards or folders, one a line, relative to the working folder')
+    parser.add_argument('-m', '--metric', metavar='NAME', help='rali-lite, rali, or any other no-reference metric of pyiqa '
+                                                               '(default: rali-lite, with --weights rali)')
+    parser.add_argument('--weights', metavar='PATH', help='file or folder of an export, for the weights of the metric')
+    parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
     group = parser.add_argument_group('table')
     group.add_argument('--out', metavar='FILE', help='write the scores to this file instead of the screen')
     group.add_argument('--format', choices=FORMATS, help='of --out (default: by its extension)')
     group.add_argument('--resume', action='store_true', help='go on with --out, without the images that stand in it')
-    group.add_argument('--retry-failed', action='store_true', help='like --resume, and try the images again that have no score')
+    group.add_argument('--retry-failed', action='store_true', help='like --resume, and try those again that have no score')
     group = parser.add_argument_group('speed')
     group.add_argument('--batch-size', type=int, metavar='N',
-                       help=f'images scored in one pass, in each process (default: {BATCH_SIZE}, on a GPU '
-                            f'{GPU_BATCH_SIZE}); a metric that takes pictures at their own size scores those of equal '
-                            'size together')
-    group.add_argument('--workers', type=int, metavar='N',
-                       help='processes of one thread each: on the CPU they read and score, for a GPU they read (default: '
-                            f'0 on the CPU, all in one process; on a GPU the number of cores, {GPU_WORKERS} at most)')
+                       help=f'images in one pass, in each process (default: {BATCH_SIZE}, on a GPU {GPU_BATCH_SIZE})')
+    group.add_argument('--workers', type=int, metavar='N', help='processes that read and, on the CPU, score (default: 0 on the '
+                       f'CPU, all in one process; on a GPU as many as cores, {GPU_WORKERS} at most)')
+    group = parser.add_rare_group('how the metric is made')
+    group.add_argument('--metric-opt', action='append', default=[], metavar='KEY=VALUE', dest='metric_options',
+                       help='an option of the metric, such as precision=bf16; may be given several times')
+    add_reading_settings(parser)
+    parser.add_examples(
+        ('pyiqa-rali score photo.jpg folder/', 'scores on the screen'),
+        ('pyiqa-rali score folder/ --out scores.csv', 'a table; --resume goes on with it'),
+        ('pyiqa-rali score "data/**/*.jpg" --out scores.parquet', 'quoted; ** goes into folders'),
+        ('pyiqa-rali score "shard-{000000..000099}.tar" --out s.csv', 'images are named shard.tar::member'),
+        ('find . -name "*.png" | pyiqa-rali score - --out s.jsonl', 'a list, one path a line'),
+        ('torchrun --nproc_per_node 8 -m pyiqa_rali score d/ --out s.csv', 'a share for each GPU'),
+        notes='An image without a score has a line with the reason; then the exit status is 1. Lines stand in the order of the '
+              'input. While Parquet is written, or several processes run, they stand in the folder OUT.parts until the end.')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,20 +1,24 @@
-"""Make an own export the default weights of the metric `rali`."""
+"""Make your own export the default weights of the metric "rali"."""
 
 import argparse
 import os
 
+from pyiqa_rali.cli.arguments import CommandParser
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.model.checkpoint import checkpoint_file, load_metadata
 from pyiqa_rali.model.default import VARIABLE, read_default, reset_default, set_default
 from pyiqa_rali.model.locate import FOLDER_VARIABLE
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Declare the arguments."""
     parser.add_argument('checkpoint', nargs='?', metavar='FILE', help='an export of pyiqa_rali.train, file or folder')
     parser.add_argument('--show', action='store_true', help='show the present default')
     parser.add_argument('--reset', action='store_true', help='go back to the released checkpoint')
-    parser.epilog = f'The environment variable {VARIABLE}=FILE goes before this choice.'
+    parser.add_examples(
+        ('pyiqa-rali use experiments/RALI_demo/models/rali.safetensors', 'create_metric("rali") now takes it'),
+        ('pyiqa-rali use --show', ''), ('pyiqa-rali use --reset', ''),
+        notes=f'The environment variable {VARIABLE}=FILE takes precedence over this choice.')
 
 
 def run(args: argparse.Namespace) -> int:

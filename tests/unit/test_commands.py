@@ -2,6 +2,7 @@ import argparse
 import ast
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,61 @@ def test_the_help_lists_the_subcommands_and_imports_nothing_heavy():
 def test_every_subcommand_has_help_that_comes_at_once(name):
     printed, heavy = help_of(name)
     assert f'usage: pyiqa-rali {name} ' in printed and set(heavy) <= {'torch'}
+
+def parsers():
+    """Return every parser that prints a help: of each subcommand, of each kind of analysis, of training, and of all."""
+    found = {'pyiqa-rali': build_parser('')}
+    for name in COMMANDS:
+        found |= {parser.prog: parser for parser in leaves(build_parser(name), name)}
+    return {**found, 'pyiqa_rali.train': train.build_parser()}
+
+
+def leaves(parser, name):
+    chosen = subparsers_of(parser)[name]
+    yield chosen
+    for inner in subparsers_of(chosen):
+        yield from leaves(chosen, inner)
+
+
+def subparsers_of(parser):
+    return next((action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)), {})
+
+
+@pytest.mark.parametrize('name', parsers())
+def test_every_help_fits_a_screen_and_ends_with_examples(name, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '100')
+    parser = parsers()[name]
+    lines = parser.format_help().splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100, '\n'.join(lines)
+    assert lines[0].startswith(f'usage: {parser.prog}') and 'examples:' in lines
+    for action in parser._actions:  # an option that few need is named, and --help-all explains it
+        if action.option_strings and action.help != argparse.SUPPRESS:
+            assert action.option_strings[-1] in parser.format_help()
+            assert action.option_strings[-1] in parser.format_help(everything=True)
+            told = (action.help or '').split('%')[0]
+            assert ' '.join(told.split()) in ' '.join(parser.format_help(everything=True).split())
+
+
+@pytest.mark.parametrize('line', [line for parser in parsers().values() for line, _ in parser.examples])
+def test_every_example_can_be_parsed(line):
+    """What stands before the program, such as torchrun or a pipe, is left out."""
+    words = shlex.split(line)
+    start = next(place for place, word in enumerate(words) if word in ('pyiqa-rali', 'pyiqa_rali', 'pyiqa_rali.train'))
+    rest = words[start + 1:]
+    if words[start] == 'pyiqa_rali.train':
+        assert train.build_parser().parse_args(rest).opt
+    elif '--help' not in rest:
+        assert build_parser(rest[0]).parse_args(rest).command == rest[0]
+
+
+def test_help_all_explains_what_help_names(capsys):
+    with pytest.raises(SystemExit, match='0'):
+        main(['write-texts', '--help-all'])
+    assert 'of sampling (default: 1.0)' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='0'):
+        main(['write-texts', '--help'])
+    printed = capsys.readouterr().out
+    assert 'explained by --help-all: --temperature' in printed and 'of sampling' not in printed
 
 
 def test_no_subcommand_prints_the_help(capsys):
