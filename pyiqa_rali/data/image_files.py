@@ -226,7 +226,7 @@ def _as_rgb(image: Image.Image, colour_key: object) -> Image.Image:
     if image.mode in WITH_ALPHA or colour_key is not None or _has_alpha_palette(image):
         image = image.convert('RGBA')
         return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
-    return image.convert('RGB')
+    return image if image.mode == 'RGB' else image.convert('RGB')  # which would copy it
 
 
 def _has_alpha_palette(image: Image.Image) -> bool:
@@ -307,6 +307,7 @@ class _Pillow:
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
         self._before: tuple[bool, int | None] = (False, None)
+        self._pixel_limit = 0
         self._filters = warnings.catch_warnings()
 
     def enter(self, pixel_limit: int) -> None:
@@ -317,10 +318,10 @@ class _Pillow:
                 self._filters = warnings.catch_warnings()
                 self._filters.__enter__()
                 warnings.simplefilter('ignore')
-                Image.MAX_IMAGE_PIXELS = 0
+                self._pixel_limit = 0
             PillowFile.LOAD_TRUNCATED_IMAGES = False
-            half = -(-pixel_limit // 2)  # Pillow rejects more than twice its limit
-            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, half)
+            self._pixel_limit = max(self._pixel_limit, pixel_limit)
+            Image.MAX_IMAGE_PIXELS = -(-self._pixel_limit // 2)  # Pillow refuses more than twice as many
             self._inside += 1
 
     def leave(self) -> None:
@@ -332,7 +333,17 @@ class _Pillow:
                 self._filters.__exit__(None, None, None)
 
 
+    def forget_other_threads(self) -> None:
+        """Put back what was there in a process that was forked while other threads, which it lacks, were decoding."""
+        self._lock = threading.Lock()
+        if self._inside:
+            self._inside = 1
+            self.leave()
+
+
 _PILLOW = _Pillow()
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_PILLOW.forget_other_threads)
 
 
 @contextlib.contextmanager

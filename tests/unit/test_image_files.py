@@ -470,3 +470,15 @@ def test_odd_files_in_a_folder_are_yielded_so_that_reading_tells(tmp_path):
 def test_only_files_and_folders_are_no_special_files():
     for kind in (stat.S_IFREG, stat.S_IFDIR):
         image_files.refuse_special_file(kind | 0o644)
+
+
+def test_a_process_forked_while_a_thread_decodes_reads_too(tmp_path):
+    path = save(tmp_path / 'a.png')
+    with image_files.decoding():  # as if another thread were in the middle
+        child = os.fork()
+        if not child:
+            try:
+                os._exit(0 if read_rgb(path).shape == (20, 30, 3) and image_files._PILLOW._inside == 0 else 1)
+            finally:
+                os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
