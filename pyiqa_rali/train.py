@@ -8,7 +8,7 @@ from typing import Any
 from pyiqa_rali.cli import exit_status
 from pyiqa_rali.cli.arguments import CommandParser, add_option_file
 from pyiqa_rali.core.errors import OptionError, did_you_mean
-from pyiqa_rali.core.options import override, read_yaml
+from pyiqa_rali.core.options import plain, values_of
 
 PROGRAM = 'pyiqa_rali.train'
 KINDS = ('RALI', 'GRPO', 'SFT', 'RACT', 'CHAIN')
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Hand over to what the file's `model_type` names, which is imported only now: it needs torch."""
-    kind = override(read_yaml(args.opt), args.force_yml).get('model_type', 'RALI')
+    kind = values_of(args.opt, args.force_yml).get('model_type', 'RALI')
     if kind == 'RALI':
         from pyiqa_rali.training.rali.run import train
         print_results(train(args.opt, args.auto_resume, args.launcher, args.force_yml))
@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> None:
         raise OptionError(f'model_type: "{kind}" is not one of {", ".join(KINDS)}.{did_you_mean(kind, KINDS)}')
 
 
-def print_results(results: dict[str, Any]) -> None:
-    """Print what came out as JSON; in processes and stages that have no results, nothing."""
-    if results:
-        print(json.dumps(results, indent=2))
+def print_results(results: Any) -> None:
+    """Print what came out as JSON; of processes and stages without results, nothing."""
+    if getattr(results, 'export', results) is not None:
+        print(json.dumps(plain(results), indent=2))
 
 
 def build_parser() -> CommandParser:

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
         OptionError, DataError, CheckpointError: the message says what to do.
     """
     from pyiqa_rali.evaluation.run import evaluate
-    root = evaluate(args.opt, args.force_yml)
+    root = evaluate(args.opt, args.force_yml).folder
     print((root / 'results.md').read_text(encoding='utf-8'))
     print(f'Tables, scores of every image and pictures: {root}')
     return 0

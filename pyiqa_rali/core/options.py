@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Section = TypeVar('Section', bound='DataclassInstance')
+OptionSource = str | os.PathLike[str] | Mapping[str, Any]  # an option file, or what stands in one
 ROOT = 'options'  # what messages call an option file as a whole
 
 Count = Annotated[int, Ge(1)]
@@ -65,6 +66,19 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise OptionError(f'-opt: {path} holds no options.')
     return values
+
+
+def values_of(options: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return options as plain values, wherever they come from, to be checked by their reader.
+
+    Args:
+        options: the path of an option file, plain values, or a dataclass that was made in Python or read before.
+        overrides: 'section:key=value' entries.
+
+    Raises:
+        OptionError: see `read_yaml` and `override`.
+    """
+    return override(read_yaml(options) if isinstance(options, str | os.PathLike) else plain(options), list(overrides))
 
 
 def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -134,7 +148,7 @@ def plain(options: Any) -> Any:
         return {item.name: plain(getattr(options, item.name)) for item in dataclasses.fields(options)}
     if isinstance(options, Mapping):
         return {key: plain(value) for key, value in options.items()}
-    return [plain(value) for value in options] if isinstance(options, list | tuple) else options
+    return [plain(value) for value in options] if isinstance(options, list | tuple) else _plain(options)
 
 
 def check_choice(option: str, value: Any, allowed: Collection[Any], also: str = '') -> None:

@@ -1,5 +1,6 @@
 """Options of `evaluate`: which metrics on which data sets, and how they are compared."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -74,7 +75,7 @@ class EvaluateOptions:
     model_type: Literal['EVALUATE'] = 'EVALUATE'
 
 
-def evaluate_options(values: dict[str, Any]) -> EvaluateOptions:
+def evaluate_options(values: Mapping[str, Any]) -> EvaluateOptions:
     """Turn plain values into checked options.
 
     Raises:

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from pyiqa_rali.core.errors import DataError, some
 from pyiqa_rali.core.files import without_nan, write_json, write_text, write_yaml
 from pyiqa_rali.core.messages import progress_bar
-from pyiqa_rali.core.options import override, plain, read_yaml
+from pyiqa_rali.core.options import OptionSource, plain, values_of
 from pyiqa_rali.core.runs import read_claim, refuse_foreign
 from pyiqa_rali.core.versions import versions
 from pyiqa_rali.data.sections import DatasetOptions, DatasetSection, dataset_section
@@ -23,7 +24,7 @@ from pyiqa_rali.evaluation.metrics import describe_metric, make_metric, metric_s
 from pyiqa_rali.evaluation.options import KIND, EvaluateOptions, evaluate_options
 from pyiqa_rali.evaluation.paper import beside_paper, paper_values, published_name
 from pyiqa_rali.evaluation.score_cache import ScoreCache
-from pyiqa_rali.evaluation.scoring import score_table
+from pyiqa_rali.evaluation.scoring import ScoredImage, score_table
 from pyiqa_rali.figures.scored import agreement_scatter, comparison_bars
 from pyiqa_rali.figures.style import save_png
 from pyiqa_rali.measures.agreement import MEASURES, agreement, bootstrap_indices, fit_to_mos, oriented
@@ -35,11 +36,30 @@ OUTPUTS = ('results.csv', 'results.json', 'results.md', 'pyiqa_row.csv', 'signif
            'missing.csv', 'overlap.csv', 'scores', 'figures')
 
 
-def evaluate(opt_path: str | Path, overrides: Sequence[str] = ()) -> Path:
-    """Evaluate as an option file says, and return the folder with the results.
+@dataclass(frozen=True)
+class EvaluationResults:
+    """What an evaluation found, and where it stands.
+
+    Attributes:
+        folder: tables, scores of every image and pictures.
+        agreement: one row for each data set and metric, with the columns of results.csv.
+        significance: one row for each data set, measure and pair of metrics, with the columns of significance.csv.
+        paper: our values beside the paper's, with the columns of paper.csv.
+        scores: by data set and metric, the score of every image, or why it has none.
+    """
+
+    folder: Path
+    agreement: list[dict[str, Any]]
+    significance: list[dict[str, Any]]
+    paper: list[dict[str, Any]]
+    scores: dict[str, dict[str, list[ScoredImage]]]
+
+
+def evaluate(options: EvaluateOptions | OptionSource, overrides: Sequence[str] = ()) -> EvaluationResults:
+    """Evaluate metrics on data sets.
 
     Args:
-        opt_path: the YAML file.
+        options: of the evaluation: an option file, or an object.
         overrides: 'section:key=value' entries.
 
     Raises:
@@ -47,18 +67,14 @@ def evaluate(opt_path: str | Path, overrides: Sequence[str] = ()) -> Path:
         DataError: a data set cannot be used; with `missing: fail`, images have no score; with `overlap: fail`, a metric was
             trained on test images.
     """
-    return run_evaluation(evaluate_options(override(read_yaml(opt_path), list(overrides))))
-
-
-def run_evaluation(options: EvaluateOptions) -> Path:
-    """Evaluate; see `evaluate`."""
-    run = Evaluation(options)
+    run = Evaluation(evaluate_options(values_of(options, overrides)))
     run.score()
     run.write_scores()
     run.refuse_missing()
     run.measure()
     run.write_results()
-    return run.root
+    found = run.results
+    return EvaluationResults(run.root, found['results'], found['significance'], found['paper'], run.scored)
 
 
 class Evaluation:

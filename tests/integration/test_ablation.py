@@ -189,7 +189,7 @@ def test_shared_encoders_give_what_a_run_by_itself_gives(tmp_path):
     assert files[0].stat().st_ino == files[1].stat().st_ino
     alone = tiny_options(tmp_path, name='alone', compress__num_basis=5, bank=BANK)
     (tmp_path / 'alone.yml').write_text(yaml.safe_dump(alone))
-    expected = train(str(tmp_path / 'alone.yml'))['best']
+    expected = train(str(tmp_path / 'alone.yml')).best
     found = json.loads((tmp_path / 'cells' / places[1][2] / 'cell.json').read_text())['best']
     assert found == expected
     banks = [tmp_path / 'cells' / key / 'align' / 'bank.safetensors' for key in cells]

@@ -49,9 +49,9 @@ def options(tmp_path_factory):
 def test_the_chain_leaves_figures_of_both_metrics(options):
     results = run_chain(options)
     root = options.parent / 'chain' / 'seed_0'
-    found = results['seeds']['0']
-    assert results['medians'] == pytest.approx(found)
-    assert results['seeds_without_value'] == {name: [0] for name, value in found.items() if value is None}
+    found = results.seeds['0']
+    assert results.medians == pytest.approx(found)
+    assert results.seeds_without_value == {name: [0] for name, value in found.items() if value is None}
     assert {'rali_test_srcc', 'reward_gain', 'reasoning_before_test_mean_srcc', 'reasoning_after_test_mean_srcc',
             'time_ratio_mean', 'time_ratio_expectation', 'reasoning_after_test_expectation_text_srcc', 'written_text_srcc',
             'reasoning_before_test_mean_text_srcc', 'rali_test_srcc_darken'} <= set(found)
@@ -61,7 +61,9 @@ def test_the_chain_leaves_figures_of_both_metrics(options):
                  'grpo/figures/training_curves.png', 'reasoning_texts.jsonl', 'texts_report.json',
                  'rali/models/rali.safetensors', 'figures/texts_and_scores.png', 'results.json'):
         assert (root / name).stat().st_size > 0, name
-    assert json.loads((root.parent / 'results.json').read_text(), parse_constant=pytest.fail) == results
+    assert json.loads((root.parent / 'results.json').read_text(), parse_constant=pytest.fail) == {
+        'medians': results.medians, 'seeds_without_value': results.seeds_without_value, 'seeds': results.seeds}
+    assert results.folder == root.parent
     json.loads((root / 'results.json').read_text(), parse_constant=pytest.fail)
 
 

@@ -32,7 +32,7 @@ def options(folder, metrics=None, **statistics):
 
 
 def run(values):
-    return evaluation.run_evaluation(evaluate_options(values))
+    return evaluation.evaluate(evaluate_options(values)).folder
 
 
 def rows(path):

@@ -80,7 +80,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp('run')
     options = tiny_options(folder, bank={'num_texts': 2, 'temperature': 0.5})
     (folder / 'options.yml').write_text(yaml.safe_dump(options))
-    export = train(str(folder / 'options.yml'))['export']
+    export = train(str(folder / 'options.yml')).export
     tensors, metadata = load_checkpoint(export)
     plain = {name: value for name, value in metadata.items() if name != 'bank'}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith('bank.')}

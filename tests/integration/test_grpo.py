@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.core.options import read_yaml
 from pyiqa_rali.data.training_images import record_beside
 from pyiqa_rali.train import main
 from pyiqa_rali.training.vlm.grpo import train_grpo
-from pyiqa_rali.training.vlm.options import sft_options
+from pyiqa_rali.training.vlm.options import GrpoOptions, ReasoningValOptions, SftOptions, grpo_options, sft_options
 from pyiqa_rali.training.vlm.ract import run_ract
 from pyiqa_rali.training.vlm.sft import run_sft, train_sft
 from pyiqa_rali.vlm.chat import rendered_chat
@@ -68,7 +69,7 @@ def start_cold(folder, vlm):
         'logger': {'print_freq': 20, 'save_checkpoint_freq': 1000, 'use_tb_logger': False}})
     train = [number for number in range(12) if number % 4 != 3]  # a model that was trained on them could not be validated there
     rows = [Row(str(folder / 'images' / f'{train[number % 9]}.png'), 'cold', mos=3.0) for number in range(64)]
-    Path(run_sft(options, rows, completions, {})['export']).rename(folder / 'vlm')
+    Path(run_sft(options, rows, completions, {}).export).rename(folder / 'vlm')
 
 
 def table(data):
@@ -143,7 +144,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, changes):
     """Killed with SIGKILL after the checkpoint of step 4, whose folder is followed by a half-written one."""
     (tmp_path / 'whole').mkdir()
     (tmp_path / 'killed').mkdir()
-    whole = train_grpo(write_options(data, tmp_path / 'whole', **changes))['export']
+    whole = train_grpo(write_options(data, tmp_path / 'whole', **changes)).export
     options = write_options(data, tmp_path / 'killed', **changes)
     code = f"""
 import os, signal
@@ -162,7 +163,7 @@ train_grpo({options!r})
     half = tmp_path / 'killed' / 'tiny' / 'checkpoints' / 'checkpoint-6'
     half.mkdir()
     (half / 'model.safetensors').write_bytes(b'half')
-    resumed = train_grpo(options, auto_resume=True)['export']
+    resumed = train_grpo(options, auto_resume=True).export
     assert same(whole, resumed)
     logs = [(tmp_path / name / 'tiny' / 'log.csv').read_text().splitlines() for name in ('whole', 'killed')]
     assert [line.split(',')[:2] for line in logs[0]] == [line.split(',')[:2] for line in logs[1]]
@@ -205,7 +206,7 @@ def test_a_system_message_is_seen_in_training_and_kept_with_the_weights(data, tm
         return generate(self, *rest, **options)
     monkeypatch.setattr(Qwen2_5_VLForConditionalGeneration, 'generate', watched)
     export = train_grpo(write_options(data, tmp_path, grpo__max_steps=1, prompts__system_prompt='Judge it.', val__val_freq=None,
-                                      datasets={'train': table(data)}))['export']
+                                      datasets={'train': table(data)})).export
     net = ReasoningScorer(pretrained_model_path=export, max_new_tokens=8)
     asked = rendered_chat(net.reasoner.processor, Prompt('Rate it from 1 to 5.', 'Judge it.'))
     assert net.info['chat'] == asked and asked.startswith('<|im_start|>system\nJudge it.<|im_end|>')
@@ -274,13 +275,13 @@ def test_a_run_that_was_killed_before_its_export_takes_no_step_more(data, tmp_pa
 
 @pytest.fixture(scope='module')
 def adapter(data, tmp_path_factory):
-    return Path(train_grpo(write_options(data, tmp_path_factory.mktemp('adapter'), grpo__learning_rate=1e-2, **LORA))['export'])
+    return Path(train_grpo(write_options(data, tmp_path_factory.mktemp('adapter'), grpo__learning_rate=1e-2, **LORA)).export)
 
 
 def test_a_run_may_start_from_an_adapter(data, adapter, tmp_path):
     """The divergence is measured from the merged model, and all weights are trained."""
     options = write_options(data, tmp_path, network__pretrained=str(adapter), grpo__beta=0.1, grpo__max_steps=2)
-    export = train_grpo(options)['export']
+    export = train_grpo(options).export
     assert float(read_csv(tmp_path / 'tiny' / 'log.csv')[0]['kl']) == pytest.approx(0, abs=1e-6)
     before, after = weights(data / 'vlm'), weights(export)
     assert all(not (before[name] == after[name]).all() for name in before if name.endswith('proj.weight'))
@@ -291,7 +292,7 @@ def test_a_run_may_start_from_an_adapter(data, adapter, tmp_path):
 def test_an_adapter_knows_where_its_base_is_from_anywhere(data, tmp_path, monkeypatch):
     monkeypatch.chdir(data)
     options = write_options(data, tmp_path, network__pretrained='vlm', grpo__max_steps=1, val__val_freq=None, **LORA)
-    export = train_grpo(options)['export']
+    export = train_grpo(options).export
     monkeypatch.chdir(tmp_path)
     assert ReasoningScorer(pretrained_model_path=export, max_new_tokens=8)
 
@@ -343,7 +344,7 @@ def test_no_run_is_reported_over_the_network(data, tmp_path, monkeypatch):
 def test_one_tower_alone_is_trained(data, tmp_path, part):
     before = weights(data / 'vlm')
     options = write_options(data, tmp_path, network__train=part, grpo__max_steps=2, val__val_freq=None)
-    after = weights(train_grpo(options)['export'])
+    after = weights(train_grpo(options).export)
     changed = {name for name in after if (after[name] != before[name]).any()}
     assert changed and all(('visual' in name) == (part == 'vision') for name in changed)
 
@@ -351,8 +352,8 @@ def test_one_tower_alone_is_trained(data, tmp_path, part):
 def test_an_adapter_is_exported_alone_or_merged(data, tmp_path):
     (tmp_path / 'alone').mkdir()
     (tmp_path / 'merged').mkdir()
-    alone = train_grpo(write_options(data, tmp_path / 'alone', **LORA))['export']
-    merged = train_grpo(write_options(data, tmp_path / 'merged', **{**LORA, 'export__merge': True}))['export']
+    alone = train_grpo(write_options(data, tmp_path / 'alone', **LORA)).export
+    merged = train_grpo(write_options(data, tmp_path / 'merged', **{**LORA, 'export__merge': True})).export
     assert (Path(alone) / 'adapter_config.json').exists() and (Path(merged) / 'config.json').exists()
     pictures = [Image.open(data / 'images' / f'{number}.png') for number in range(3)]
     scores = [[each.rating for each in ReasoningScorer(pretrained_model_path=folder, max_new_tokens=16).describe(pictures)]
@@ -366,7 +367,7 @@ def test_both_tasks_together(data, tmp_path):
     found = train_grpo(write_options(data, tmp_path, datasets__train_2=degraded, rewards__degradation=1.0,
                                      datasets__train_1=table(data)))
     rows = read_csv(tmp_path / 'tiny' / 'log.csv')
-    assert Path(found['export']).exists() and any(row['rewards/degradation/mean'] for row in rows)
+    assert Path(found.export).exists() and any(row['rewards/degradation/mean'] for row in rows)
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
@@ -447,7 +448,7 @@ def test_validation_on_training_images_is_refused_or_counted(data, tmp_path):
 
 def test_an_export_remembers_its_images_and_those_of_its_start(data, tmp_path, capsys):
     from pyiqa_rali.__main__ import main as command
-    trained = Path(train_grpo(write_options(data, tmp_path, grpo__max_steps=2))['export'])
+    trained = Path(train_grpo(write_options(data, tmp_path, grpo__max_steps=2)).export)
     start, record = record_beside(data / 'vlm'), record_beside(trained)
     names = [str(data / 'images' / f'{number}.png') for number in range(12)]
     expected = [name for number, name in enumerate(names) if number % 4 != 3]
@@ -490,20 +491,38 @@ def test_supervised_fine_tuning(data, tmp_path, changes):
         found = train_sft(options)
     log = [float(row['loss']) for row in read_csv(tmp_path / 'tiny' / 'log.csv')]
     assert len(log) == 4 and all(np.isfinite(log)) and min(log) > 0
-    net = ReasoningScorer(pretrained_model_path=found['export'], max_new_tokens=8)
+    net = ReasoningScorer(pretrained_model_path=found.export, max_new_tokens=8)
     assert net.score_range == '1, 5' and net.card.with_rating == changes.get('with_scores', True)
+
+
+def test_runs_are_started_from_options_made_in_python(data, tmp_path):
+    for name in ('file', 'object', 'sft'):
+        (tmp_path / name).mkdir()
+    of_file = train_grpo(write_options(data, tmp_path / 'file', grpo__max_steps=1, val__val_freq=None))
+    read = grpo_options(read_yaml(write_options(data, tmp_path / 'object', grpo__max_steps=1, val__val_freq=None)))
+    options = GrpoOptions(name=read.name, manual_seed=read.manual_seed, datasets=read.datasets, network=read.network,
+                          prompts=read.prompts, rewards=read.rewards, grpo=read.grpo, path=read.path, val=read.val,
+                          logger=read.logger, export=read.export)
+    found = train_grpo(options)
+    assert same(found.export, of_file.export) and (found.before, found.after) == (None, None)
+    assert found.folder == tmp_path / 'object' / 'tiny' and found.export == found.folder / 'models' / 'reasoning'
+    values = read_yaml(sft_options_file(data, tmp_path / 'sft', sft__max_steps=1))
+    values = {name: value for name, value in values.items() if name not in ('network', 'path', 'val', 'logger', 'prompts')}
+    tuned = train_sft(SftOptions(**{**values, 'with_scores': False, 'network': read.network, 'path': read.path, 'name': 'sft',
+                                    'val': ReasoningValOptions()}))
+    assert read_card(tuned.export).with_rating is False
 
 
 def test_supervised_fine_tuning_resumes_to_the_same_weights(data, tmp_path):
     (tmp_path / 'whole').mkdir()
     (tmp_path / 'stopped').mkdir()
-    whole = train_sft(sft_options_file(data, tmp_path / 'whole'))['export']
+    whole = train_sft(sft_options_file(data, tmp_path / 'whole')).export
     options = sft_options_file(data, tmp_path / 'stopped')
     train_sft(options)
     root = tmp_path / 'stopped' / 'tiny'
     (root / 'models' / 'reasoning').rename(root / 'first')
     (root / 'checkpoints' / 'checkpoint-4' / 'trainer_state.json').unlink()  # as if killed while it was written
-    assert same(whole, train_sft(options, auto_resume=True)['export'])
+    assert same(whole, train_sft(options, auto_resume=True).export)
 
 
 def test_texts_are_needed_for_supervision(data, tmp_path):
@@ -535,7 +554,7 @@ def ract_options_file(data, folder, **changes):
 def test_ract_in_one_run_and_step_by_step(data, tmp_path):
     (tmp_path / 'whole').mkdir()
     (tmp_path / 'steps').mkdir()
-    whole = run_ract(ract_options_file(data, tmp_path / 'whole'))['export']
+    whole = run_ract(ract_options_file(data, tmp_path / 'whole')).student.export
     for step in ('teach', 'write', 'tune'):
         found = run_ract(ract_options_file(data, tmp_path / 'steps', steps=[step]))
     more = {'texts': {'texts_per_image': 1, 'max_new_tokens': 48, 'attempts': 41}}
@@ -543,7 +562,7 @@ def test_ract_in_one_run_and_step_by_step(data, tmp_path):
     more['texts']['temperature'] = 0.5
     with pytest.raises(OptionError, match='the options differ .* in "texts": temperature: was 1.0, is 0.5'):
         run_ract(ract_options_file(data, tmp_path / 'steps', steps=['write'], **more))
-    assert same(whole, found['export'])
+    assert same(whole, found.student.export)
     root = tmp_path / 'whole' / 'ract'
     assert {path.name for path in (root / 'texts').glob('*.jsonl')} == {'one.jsonl', 'two.jsonl'}
     before, after = weights(root / 'teacher_one' / 'models' / 'reasoning'), weights(whole)

@@ -1,5 +1,6 @@
 """The three stages at tiny scale: end to end, killed and resumed, and over two processes."""
 
+import dataclasses
 import json
 import os
 import re
@@ -17,10 +18,20 @@ import yaml
 from PIL import Image
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.data.sections import TableOptions
 from pyiqa_rali.data.training_images import record_in
 from pyiqa_rali.model.checkpoint import load_checkpoint, load_metadata
 from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.training.rali.features import load_features
+from pyiqa_rali.training.rali.options import (
+    AlignOptions,
+    CompressOptions,
+    LoggerOptions,
+    PathOptions,
+    ScoreOptions,
+    TextEncoderOptions,
+    TrainOptions,
+)
 from pyiqa_rali.training.rali.run import train
 from tests.tiny import free_port, tiny_open_clip_config, tiny_options
 
@@ -49,7 +60,7 @@ def test_a_run_ends_with_weights_that_pyiqa_scores_with(tmp_path):
     for name in ('options.yml', 'versions.json', 'align/log.csv', 'compress/report.json', 'score/log.csv', 'results.json',
                  'figures/training_curves.png', 'figures/scatter_val.png', 'figures/images_val.png'):
         assert (run / name).stat().st_size > 0
-    assert set(results['best']) == {'val/srcc', 'val/plcc', 'val/krcc', 'key'}
+    assert set(results.best) == {'val/srcc', 'val/plcc', 'val/krcc', 'key'}
     images = torch.rand(3, 3, 40, 48)
     metric = pyiqa.create_metric('rali', pretrained_model_path=str(run / 'models' / 'rali.safetensors'), device='cpu')
     scores = metric(images)
@@ -65,9 +76,32 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
     exports = []
     for name, seed in (('a', 7), ('b', 7), ('c', 8)):
         options = write_options(tmp_path, name=name, manual_seed=seed)
-        exports.append(train(str(options))['export'])
+        exports.append(train(str(options)).export)
     assert same_weights(exports[0], exports[1])
     assert not same_weights(exports[0], exports[2])
+
+
+def test_a_run_is_started_from_options_made_in_python(tmp_path):
+    values = tiny_options(tmp_path, name='object', logger__figures=False)
+    of_table = {key: value for key, value in values['datasets']['val'].items() if key != 'mos_range'}
+    options = TrainOptions(
+        name='object', manual_seed=7, num_gpu=0, network=values['network'],
+        datasets={'train': TableOptions(**of_table, mos_range=(1, 5), batch_size_per_gpu=4, augment={'hflip': True},
+                                        reasoning_texts=values['datasets']['train']['reasoning_texts']),
+                  'val': TableOptions(**of_table, mos_range=(1, 5))},
+        text_encoder=TextEncoderOptions(**values['text_encoder']), path=PathOptions(experiments_root=tmp_path / 'experiments'),
+        align=AlignOptions(**values['align']), compress=CompressOptions(**values['compress']),
+        score=ScoreOptions(**values['score']), logger=LoggerOptions(**values['logger']))
+    found = train(options)
+    assert found.folder == tmp_path / 'experiments' / 'object' and found.export.parent.parent == found.folder
+    (tmp_path / 'options.yml').write_text(yaml.safe_dump({**values, 'name': 'file'}))
+    of_file = train(tmp_path / 'options.yml')
+    assert same_weights(found.export, of_file.export) and found.best == of_file.best
+    assert train(found.folder / 'options.yml', auto_resume=True).best == found.best  # the record is an option file
+    with pytest.raises(OptionError, match=r'^align: betas: element 2: 1.5 must be in \[0, 1\)'):
+        train(dataclasses.replace(options, align=AlignOptions(total_iter=1, lr=1, betas=(0.9, 1.5))))
+    with pytest.raises(OptionError, match='the options differ .* in "align": lr: was 0.001, is 0.5'):
+        train(options, auto_resume=True, overrides=['align:lr=0.5'])
 
 
 def run_process(options, *arguments):
@@ -77,7 +111,7 @@ def run_process(options, *arguments):
 
 
 def test_a_killed_run_resumes_to_bit_identical_weights(tmp_path):
-    expected = train(str(write_options(tmp_path, name='whole', align__total_iter=40)))['export']
+    expected = train(str(write_options(tmp_path, name='whole', align__total_iter=40))).export
     options = write_options(tmp_path, name='killed', align__total_iter=40)
     log = tmp_path / 'experiments' / 'killed' / 'align' / 'log.csv'
     process = run_process(options)
@@ -113,14 +147,14 @@ def test_a_run_of_the_same_name_is_archived(tmp_path, capfd):
 
 
 def test_stages_run_one_by_one_to_the_same_result(tmp_path):
-    expected = train(str(write_options(tmp_path, name='together')))['export']
+    expected = train(str(write_options(tmp_path, name='together'))).export
     for stage in ('align', 'compress', 'score'):
         train(str(write_options(tmp_path, name='apart', stages=[stage])))
     assert same_weights(expected, tmp_path / 'experiments' / 'apart' / 'models' / 'rali.safetensors')
 
 
 def test_a_later_stage_alone_may_have_other_options_but_not_for_what_it_reads(tmp_path):
-    first, second, third = (load_checkpoint(train(str(write_options(tmp_path, **changes)))['export'])[0] for changes in (
+    first, second, third = (load_checkpoint(train(str(write_options(tmp_path, **changes))).export)[0] for changes in (
         {}, {'stages': ['score'], 'score__temperature': 0.5}, {'stages': ['compress', 'score'], 'compress__num_basis': 4}))
     assert first['scorer.temperature'] != second['scorer.temperature'] == 0.5
     assert torch.equal(first['scorer.pca_components'], second['scorer.pca_components'])
@@ -132,7 +166,7 @@ def test_a_later_stage_alone_may_have_other_options_but_not_for_what_it_reads(tm
 
 def test_a_resumed_run_keeps_the_features_that_it_had(tmp_path):
     options = write_options(tmp_path)
-    export = Path(train(str(options))['export'])
+    export = Path(train(str(options)).export)
     expected = load_checkpoint(export)[0]
     features = export.parents[1] / 'compress' / 'features_train.safetensors'
     written = features.stat().st_mtime_ns
@@ -154,7 +188,7 @@ def test_several_training_sets_share_batches_and_basis(tmp_path):
     values['datasets']['train_2'] = {**first, 'name': 'second', 'meta_info_file': str(tmp_path / 'second.csv'),
                                      'mos_range': [0, 100], 'lower_better': True}
     Path(path).write_text(yaml.safe_dump(values))
-    export = Path(train(str(path))['export'])
+    export = Path(train(str(path)).export)
     folder = export.parents[1] / 'compress'
     features = [load_features(folder / f'features_{name}.safetensors') for name in ('train', 'train_2')]
     assert torch.allclose(features[0].mos_label, features[1].mos_label, atol=1e-5)
@@ -177,7 +211,7 @@ def test_a_stage_without_the_one_before_says_so(tmp_path, stage):
 ])
 def test_every_switch_trains(tmp_path, changes):
     results = train(str(write_options(tmp_path, **changes)))
-    assert torch.isfinite(torch.tensor(results['best']['val/srcc']))
+    assert torch.isfinite(torch.tensor(results.best['val/srcc']))
 
 
 @pytest.mark.parametrize('sigmoid', [False, True])
@@ -186,7 +220,7 @@ def test_an_open_clip_model_with_its_own_text_tower(tmp_path, sigmoid):
     export = train(str(write_options(
         tmp_path, network={'image_encoder': {'library': 'open_clip', 'name': name}}, text_encoder={'train': True},
         align__loss='sigmoid' if sigmoid else 'softmax', align__layer_decay=0.7, align__freeze_layers=1,
-        align__prompts={'high': ['very clear'], 'low': ['very noisy']})))['export']
+        align__prompts={'high': ['very clear'], 'low': ['very noisy']}))).export
     tensors, metadata = load_checkpoint(export)
     assert metadata['image_encoder']['library'] == 'open_clip'
     assert not [tensor for tensor in tensors if 'text' in tensor]
@@ -284,14 +318,14 @@ def test_validation_on_training_images_is_refused_or_counted(tmp_path):
         train(str(with_two_tables(tmp_path)))
     assert not (tmp_path / 'experiments').exists()
     results = train(str(tmp_path / 'options.yml'), overrides=['val:overlap=count'])
-    found = results['overlap']['val']
+    found = results.overlap['val']
     assert (found['images'], found['trained_on']) == (6, 2)
     assert [Path(path).name for path in found['first']] == ['renamed.png', '002.bmp']
 
 
 def test_an_export_remembers_what_it_was_trained_on(tmp_path, capsys):
     from pyiqa_rali.__main__ import main
-    first = Path(train(str(write_options(tmp_path)))['export'])
+    first = Path(train(str(write_options(tmp_path))).export)
     record = record_in(load_metadata(first))
     names = [str(tmp_path / 'data' / f'{number:03d}.png') for number in range(24)]
     assert record.among(names) == [name for number, name in enumerate(names) if number % 3] and record.sets == {'tiny': 16}
@@ -304,9 +338,9 @@ def test_an_export_remembers_what_it_was_trained_on(tmp_path, capsys):
     changes = {'name': 'later', 'path__pretrain_network': str(first), 'datasets__train__split_index': None,
                'datasets__train__reasoning_texts': str(all_texts(tmp_path)), 'val__overlap': 'count'}
     again = train(str(write_options(tmp_path, **changes)))
-    assert len(record_in(load_metadata(again['export']))) == 24 and again['overlap']['val']['trained_on'] == 8
+    assert len(record_in(load_metadata(again.export))) == 24 and again.overlap['val']['trained_on'] == 8
     assert train(str(write_options(tmp_path, **changes, stages=['score'])))['overlap']['val']['trained_on'] == 8
-    assert len(record_in(load_metadata(again['export']))) == 24
+    assert len(record_in(load_metadata(again.export))) == 24
 
 
 def all_texts(folder):

@@ -174,7 +174,7 @@ def run_cell(folder: Path, encoders: Path, cell: Cell, keep_models: bool) -> Non
     if not keep_models:
         shutil.rmtree(run.models)
         (run.align / 'state.pt').unlink(missing_ok=True)
-    write_json(done, {'key': cell.key, 'encoder': cell.encoder, 'best': results['best'], 'keep_models': keep_models})
+    write_json(done, {'key': cell.key, 'encoder': cell.encoder, 'best': results.best, 'keep_models': keep_models})
 
 
 def share(source: Path, target: Path) -> None:

@@ -1,5 +1,6 @@
 """Options of the whole chain, what each of its steps is asked, and the checks before the first one."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -95,7 +96,7 @@ class ChainOptions:
     model_type: Literal['CHAIN'] = 'CHAIN'
 
 
-def chain_options(values: dict[str, Any]) -> ChainOptions:
+def chain_options(values: Mapping[str, Any]) -> ChainOptions:
     """Turn plain values into checked options; see `check_steps` for what the steps say of theirs.
 
     Raises:

@@ -7,7 +7,7 @@ import logging
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from pyiqa_rali.core.errors import some
 from pyiqa_rali.core.files import without_nan, write_json, write_yaml
-from pyiqa_rali.core.options import override, read_yaml
+from pyiqa_rali.core.options import OptionSource, values_of
 from pyiqa_rali.core.runs import claim_run
 from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.synthetic.dataset import as_tensor
@@ -50,22 +50,39 @@ SHOWN_IMAGES = 8
 logger = logging.getLogger(__name__)
 
 
-def run_chain(opt_path: str | Path, auto_resume: bool = False, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Run the chain of an option file for each of its seeds, and return the figures; None for those without a value.
+@dataclass(frozen=True)
+class ChainResults:
+    """What a run of the chain leaves.
+
+    Attributes:
+        folder: its files.
+        medians: of every statistic over the seeds that have a value of it; None where none has.
+        seeds_without_value: by statistic, the seeds that have no value of it.
+        seeds: by seed, every statistic; None for those without a value.
+    """
+
+    folder: Path
+    medians: dict[str, float | None]
+    seeds_without_value: dict[str, list[int]]
+    seeds: dict[str, dict[str, float | None]]
+
+
+def run_chain(options: ChainOptions | OptionSource, auto_resume: bool = False, overrides: Sequence[str] = ()) -> ChainResults:
+    """Run the chain for each of its seeds.
 
     Args:
-        opt_path: the YAML file.
+        options: of the run: an option file, or an object.
         auto_resume: keep the steps that an interrupted run has finished.
         overrides: 'section:key=value' entries.
 
     Raises:
         OptionError, DataError, CheckpointError: with what to do; options of every step are checked before the first one.
     """
-    options = chain_options(override(read_yaml(opt_path), list(overrides)))
-    root = Path(options.path.experiments_root) / options.name
-    check_steps(ChainSteps(options, options.seeds[0], root))
-    claim_run(root, options, auto_resume, ('seeds', 'path', *OF_NO_TEXT))
-    found = {seed: Chain(options, seed, root / f'seed_{seed}', auto_resume).run() for seed in options.seeds}
+    read = chain_options(values_of(options, overrides))
+    root = Path(read.path.experiments_root) / read.name
+    check_steps(ChainSteps(read, read.seeds[0], root))
+    claim_run(root, read, auto_resume, ('seeds', 'path', *OF_NO_TEXT))
+    found = {seed: Chain(read, seed, root / f'seed_{seed}', auto_resume).run() for seed in read.seeds}
     medians, without = medians_of(found)
     if without:
         told = some(f'{name} (seed {", ".join(map(str, seeds))})' for name, seeds in without.items())
@@ -73,7 +90,7 @@ def run_chain(opt_path: str | Path, auto_resume: bool = False, overrides: Sequen
     results = without_nan({'medians': medians, 'seeds_without_value': without,
                            'seeds': {str(seed): values for seed, values in found.items()}})
     write_json(root / 'results.json', results)
-    return results
+    return ChainResults(root, **results)
 
 
 def medians_of(found: dict[int, dict[str, float]]) -> tuple[dict[str, float], dict[str, list[int]]]:

@@ -1,5 +1,6 @@
 """Options of a RALI training run: one dataclass a section of the option file, and what may stand in them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -272,7 +273,7 @@ class TrainOptions:
     export: ExportOptions = field(default_factory=ExportOptions)
 
 
-def train_options(values: dict[str, Any]) -> TrainOptions:
+def train_options(values: Mapping[str, Any]) -> TrainOptions:
     """Turn plain values into checked options.
 
     Raises:

@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import torch
 from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.core.files import atomic_path, write_json
-from pyiqa_rali.core.options import override, read_yaml
+from pyiqa_rali.core.options import OptionSource, plain, values_of
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.core.versions import versions
@@ -44,11 +45,31 @@ FEATURE_BATCH = 16
 logger = logging.getLogger(__name__)
 
 
-def train(opt_path: str, auto_resume: bool = False, launcher: str = 'none', overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Run the stages of an option file and return the results.
+@dataclass(frozen=True)
+class TrainingResults:
+    """What a training run of RALI leaves.
+
+    Attributes:
+        name: of the run.
+        folder: its files.
+        best: the validation of the exported model: '<data set>/<metric>', and 'key', which chose it. Empty without stage 3.
+        export: the checkpoint; None without stage 3, and in other processes than the first.
+        overlap: for each validation set, how many of its images the run was trained on.
+    """
+
+    name: str
+    folder: Path
+    best: dict[str, float] = field(default_factory=dict)
+    export: Path | None = None
+    overlap: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def train(options: TrainOptions | OptionSource, auto_resume: bool = False, launcher: str = 'none',
+          overrides: Sequence[str] = ()) -> TrainingResults:
+    """Run the stages of a training run.
 
     Args:
-        opt_path: the YAML file.
+        options: of the run: an option file, or an object.
         auto_resume: go on with an interrupted run of the same name.
         launcher: 'none', or 'pytorch' under torchrun.
         overrides: 'section:key=value' entries.
@@ -56,19 +77,19 @@ def train(opt_path: str, auto_resume: bool = False, launcher: str = 'none', over
     Raises:
         OptionError, DataError, CheckpointError: with what to do.
     """
-    options = train_options(override(read_yaml(opt_path), list(overrides)))
+    read = train_options(values_of(options, overrides))
     with processes.process_group(launcher):
-        run = Run(options)
+        run = Run(read)
         run.check_images()
         if processes.is_main():
-            run.folder.prepare(options, auto_resume)
+            run.folder.prepare(read, auto_resume)
             run.note_images()
         processes.barrier()
-        if 'align' in options.stages:
+        if 'align' in read.stages:
             run.align(auto_resume)
         if processes.is_main():
             return run.rest(auto_resume)
-    return {}
+    return TrainingResults(read.name, run.folder.root)
 
 
 class Run:
@@ -121,11 +142,11 @@ class Run:
             save_encoder(self.folder.aligned_encoder, towers.image_encoder, half=options.export.dtype == 'float16')
         processes.barrier()
 
-    def rest(self, resume: bool) -> dict[str, Any]:
+    def rest(self, resume: bool) -> TrainingResults:
         """Stages 2 and 3 and the export, as far as they are wanted."""
         if 'compress' in self.options.stages:
             self.compress(resume)
-        return self.score() if 'score' in self.options.stages else {}
+        return self.score() if 'score' in self.options.stages else TrainingResults(self.options.name, self.folder.root)
 
     def compress(self, resume: bool) -> None:
         """Stage 2: write features of all data sets, the basis, and a report on the buckets.
@@ -151,7 +172,7 @@ class Run:
                     'mos_range)', report['images'], len(found.basis_scores), report['empty_buckets'], report['num_buckets'],
                     report['empty_buckets_over_mos_range'])
 
-    def score(self) -> dict[str, Any]:
+    def score(self) -> TrainingResults:
         """Stage 3: fine-tune, export, validate, draw."""
         scorer = self._scorer_from_basis()
         train_features = self._basis_features()
@@ -160,9 +181,9 @@ class Run:
                                  lambda candidate: self._validate(candidate, val_features), self.folder.score_log,
                                  self.folder.tb_logger)
         self._export(scorer)
-        results = {'name': self.options.name, 'best': best, 'export': str(self.folder.export),
-                   'overlap': {name: found.plain() for name, found in self._overlaps().items()}}
-        write_json(self.folder.results, results)
+        results = TrainingResults(self.options.name, self.folder.root, best, self.folder.export,
+                                  {name: found.plain() for name, found in self._overlaps().items()})
+        write_json(self.folder.results, plain(results))
         self._write_and_draw(scorer, val_features)
         return results
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.messages import bars_of_transformers
-from pyiqa_rali.core.options import override, read_yaml
+from pyiqa_rali.core.options import OptionSource, values_of
 from pyiqa_rali.core.processes import is_main
 from pyiqa_rali.data.sections import dataset_section, sections_for
 from pyiqa_rali.training.vlm.monitor import (
@@ -22,6 +22,7 @@ from pyiqa_rali.training.vlm.own_rewards import own_reward_files
 from pyiqa_rali.training.vlm.reward_functions import Reward, reward_functions, text_of
 from pyiqa_rali.training.vlm.run import (
     ReasoningFolder,
+    ReasoningResults,
     collect_rows,
     common_settings,
     keep_merged_start,
@@ -29,7 +30,6 @@ from pyiqa_rali.training.vlm.run import (
     load_reader,
     lora_config,
     note_inputs,
-    results,
     switch_telemetry_off,
     train_and_export,
 )
@@ -44,28 +44,29 @@ DEFAULTS = {'bf16': False, 'gradient_checkpointing': False, 'use_bias_correction
 SHORTEST_REASONING = 16  # tokens that a completion must leave for the reasoning
 
 
-def train_grpo(opt_path: str | Path, auto_resume: bool = False, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Train as an option file describes; returns the export's folder and the last validation.
+def train_grpo(options: GrpoOptions | OptionSource, auto_resume: bool = False,
+               overrides: Sequence[str] = ()) -> ReasoningResults:
+    """Train as options describe.
 
     Args:
-        opt_path: the YAML file.
+        options: of the run: an option file, or an object.
         auto_resume: go on with an interrupted run of the same name.
         overrides: 'section:key=value' entries.
 
     Raises:
         OptionError, DataError, CheckpointError: before the first step, with what to do.
     """
-    return run_grpo(grpo_options(override(read_yaml(opt_path), list(overrides))), auto_resume)
+    return run_grpo(grpo_options(values_of(options, overrides)), auto_resume)
 
 
 @bars_of_transformers()
-def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> dict[str, Any]:
+def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> ReasoningResults:
     """Train with checked options; see `train_grpo`."""
     switch_telemetry_off()
     folder = ReasoningFolder(options)
     if auto_resume and folder.export.exists():
         folder.prepare(options, resume=True)  # refuses other options
-        return results(folder)
+        return folder.results()
     rows, validation = collect_rows(options)
     config = trainer_config(options, folder)
     adapter = lora_config(options.network)

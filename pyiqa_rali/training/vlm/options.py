@@ -1,6 +1,7 @@
 """Options of the reasoning model's training: GRPO and supervised fine-tuning, in the style of the other option files."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -186,7 +187,7 @@ class SftOptions(ReasoningOptions):
     sft: dict[str, Any]
 
 
-def grpo_options(values: dict[str, Any]) -> GrpoOptions:
+def grpo_options(values: Mapping[str, Any]) -> GrpoOptions:
     """Turn plain values into checked options.
 
     Raises:
@@ -228,7 +229,7 @@ def check_rewards(options: RewardOptions) -> None:
         raise OptionError(f'rewards: functions: {taken[0]} names two rewards, and the log could not tell them. Rename yours.')
 
 
-def sft_options(values: dict[str, Any]) -> SftOptions:
+def sft_options(values: Mapping[str, Any]) -> SftOptions:
     """Turn plain values into checked options.
 
     Raises:

@@ -4,8 +4,8 @@ Three steps, each leaving files that the next one reads: a teacher for each data
 images, and one student for all by supervised fine-tuning on those texts.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,13 +15,14 @@ from annotated_types import MinLen
 from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.files import write_json
-from pyiqa_rali.core.options import Seed, from_known_keys, override, read_yaml
+from pyiqa_rali.core.options import OptionSource, Seed, from_known_keys, read_yaml, values_of
 from pyiqa_rali.core.runs import claim_run
 from pyiqa_rali.data.inspection import refuse_unusable
 from pyiqa_rali.data.sections import DatasetOptions
 from pyiqa_rali.training.rali.options import PathOptions
 from pyiqa_rali.training.vlm.grpo import run_grpo
 from pyiqa_rali.training.vlm.options import GrpoOptions, SftOptions, grpo_options, sft_options
+from pyiqa_rali.training.vlm.run import ReasoningResults
 from pyiqa_rali.training.vlm.run_images import inspect_rows, size_problem
 from pyiqa_rali.training.vlm.sft import examples_of, run_sft
 from pyiqa_rali.vlm.loading import load_vlm, load_without_weights
@@ -60,34 +61,51 @@ class RactOptions:
     model_type: Literal['RACT'] = 'RACT'
 
 
-def run_ract(opt_path: str | Path, auto_resume: bool = False, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Run the steps of an option file; returns the student's export.
+@dataclass(frozen=True)
+class RactResults:
+    """What a run of RACT leaves, of the steps that were taken.
+
+    Attributes:
+        folder: its files.
+        teachers: the folder of each data set's reasoning model.
+        texts: the file of each teacher's texts.
+        student: of the last step.
+    """
+
+    folder: Path
+    teachers: dict[str, Path] = field(default_factory=dict)
+    texts: dict[str, Path] = field(default_factory=dict)
+    student: ReasoningResults | None = None
+
+
+def run_ract(options: RactOptions | OptionSource, auto_resume: bool = False, overrides: Sequence[str] = ()) -> RactResults:
+    """Run the steps of RACT.
 
     Args:
-        opt_path: the YAML file.
+        options: of the run: an option file, or an object.
         auto_resume: keep what an interrupted run has finished.
         overrides: 'section:key=value' entries.
 
     Raises:
         OptionError, DataError, CheckpointError: with what to do.
     """
-    options = ract_options(override(read_yaml(opt_path), list(overrides)))
-    if processes.world_size() > 1 and 'write' in options.steps:
-        raise OptionError(f'steps: {options.steps}: write is for one process, and there are {processes.world_size()}. Run the '
+    read = ract_options(values_of(options, overrides))
+    if processes.world_size() > 1 and 'write' in read.steps:
+        raise OptionError(f'steps: {read.steps}: write is for one process, and there are {processes.world_size()}. Run the '
                           'steps one by one, this one without accelerate launch or torchrun: --force_yml steps=[write].')
-    root = Path(options.path.experiments_root) / options.name
-    run = Ract(options, root, auto_resume)
+    root = Path(read.path.experiments_root) / read.name
+    run = Ract(read, root, auto_resume)
     run.check()
     run.check_images()
     if processes.is_main():  # the others wait for it where the trainer's processes join, and touch nothing before
-        claim_run(root, options, auto_resume or options.steps[0] != 'teach', ('steps', 'path', *OF_NO_TEXT))
-    results: dict[str, Any] = {}
-    for step in options.steps:
-        results = getattr(run, step)()
+        claim_run(root, read, auto_resume or read.steps[0] != 'teach', ('steps', 'path', *OF_NO_TEXT))
+    results = RactResults(root)
+    for step in read.steps:
+        results = replace(results, **getattr(run, step)())
     return results
 
 
-def ract_options(values: dict[str, Any]) -> RactOptions:
+def ract_options(values: Mapping[str, Any]) -> RactOptions:
     """Turn plain values into checked options."""
     options = from_known_keys(RactOptions, values)
     if options.steps != [step for step in STEPS if step in options.steps]:
@@ -174,7 +192,7 @@ class Ract:
         """One reasoning model for each data set, by GRPO."""
         for name, table in self.options.datasets.items():
             run_grpo(self.teacher_options(name, table), self.resume)
-        return {'teachers': [str(self.teacher(name)) for name in self.options.datasets]}
+        return {'teachers': {name: self.teacher(name) for name in self.options.datasets}}
 
     def write(self) -> dict[str, Any]:
         """Each teacher's texts on the images of its own data set."""
@@ -189,7 +207,7 @@ class Ract:
             reports[name] = asdict(write_texts(reasoner, images, self.texts(name), settings,
                                                reading=table.reading))
         write_json(self.root / 'texts' / 'report.json', reports)
-        return {'texts': [str(self.texts(name)) for name in self.options.datasets]}
+        return {'texts': {name: self.texts(name) for name in self.options.datasets}}
 
     def tune(self) -> dict[str, Any]:
         """One student for all data sets, by supervised fine-tuning on the texts."""
@@ -197,4 +215,4 @@ class Ract:
         if missing:
             raise CheckpointError(f'{missing[0]}: is not there. Run the step before (steps: [write, tune]).')
         options = self.student_options()
-        return run_sft(options, *examples_of(options), auto_resume=self.resume)
+        return {'student': run_sft(options, *examples_of(options), auto_resume=self.resume)}

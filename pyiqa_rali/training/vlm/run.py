@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,23 @@ logger = logging.getLogger(__name__)
 
 MAY_CHANGE = ('logger', 'path', 'export', 'val:overlap')
 VISION_TOWER = ('.visual.', '.vision_tower.', '.vision_model.')
+
+
+@dataclass(frozen=True)
+class ReasoningResults:
+    """What a training run of a reasoning model leaves.
+
+    Attributes:
+        folder: its files.
+        export: the folder of the model, which `create_metric` takes.
+        before: the validation before the first step, by column of val.csv; None where there was none.
+        after: the last validation.
+    """
+
+    folder: Path
+    export: Path
+    before: dict[str, float] | None = None
+    after: dict[str, float] | None = None
 
 
 class ReasoningFolder:
@@ -63,6 +80,11 @@ class ReasoningFolder:
             OptionError: the run to resume had other options.
         """
         claim_run(self.root, options, resume, MAY_CHANGE)
+
+    def results(self) -> 'ReasoningResults':
+        """Return what the run has left."""
+        record = read_record(self.val_log) if self.val_log.exists() else []
+        return ReasoningResults(self.root, self.export, record[0] if record else None, record[-1] if record else None)
 
     def last_checkpoint(self, remove: bool = True) -> Path | None:
         """Return the newest checkpoint that was written to its end.
@@ -260,8 +282,8 @@ def common_settings(section: str, options: GrpoOptions | SftOptions, given: dict
 
 
 def train_and_export(trainer: Any, reasoner: ReasoningModel, folder: ReasoningFolder, options: GrpoOptions | SftOptions,
-                     checkpoint: Path | None, record: TrainingImages) -> dict[str, Any]:
-    """Train from the checkpoint, if there is one, draw the curves and export the model; returns `results`."""
+                     checkpoint: Path | None, record: TrainingImages) -> ReasoningResults:
+    """Train from the checkpoint, if there is one, draw the curves and export the model."""
     if not are_shown():
         from transformers import PrinterCallback
         trainer.remove_callback(PrinterCallback)  # prints what is logged where there is no progress bar
@@ -274,7 +296,7 @@ def train_and_export(trainer: Any, reasoner: ReasoningModel, folder: ReasoningFo
         export_model(trainer.accelerator.unwrap_model(trainer.model), reasoner, folder.export, options.export.merge,
                      options.export.training, record)
     barrier()
-    return results(folder)
+    return folder.results()
 
 
 def is_last(checkpoint: Path) -> bool:
@@ -299,11 +321,5 @@ def draw_curves(folder: ReasoningFolder) -> None:
     drawn = curves(records)
     if drawn is not None:
         save_png(drawn, folder.figures / 'training_curves.png')
-
-
-def results(folder: ReasoningFolder) -> dict[str, Any]:
-    """Return where the export is, and the first and last validation."""
-    record = read_record(folder.val_log) if folder.val_log.exists() else []
-    return {'export': str(folder.export), 'before': record[0] if record else None, 'after': record[-1] if record else None}
 
 

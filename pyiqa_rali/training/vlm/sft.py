@@ -10,7 +10,7 @@ import torch
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.messages import bars_of_transformers
-from pyiqa_rali.core.options import override, read_yaml
+from pyiqa_rali.core.options import OptionSource, values_of
 from pyiqa_rali.core.processes import is_main
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
 from pyiqa_rali.data.sections import LabelledOptions, phase_of
@@ -18,11 +18,11 @@ from pyiqa_rali.training.vlm.monitor import SFT_COLUMNS, RecordCallback, Validat
 from pyiqa_rali.training.vlm.options import SftOptions, sft_options
 from pyiqa_rali.training.vlm.run import (
     ReasoningFolder,
+    ReasoningResults,
     common_settings,
     load_for_training,
     lora_config,
     note_inputs,
-    results,
     switch_telemetry_off,
     train_and_export,
 )
@@ -36,25 +36,29 @@ DEFAULTS = {'bf16': False, 'gradient_checkpointing': False, 'max_length': None, 
 FOREIGN_STYLE = 2.5  # nats a token: texts of a model's own style start far below
 
 
-def train_sft(opt_path: str | Path, auto_resume: bool = False, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Train as an option file describes; returns the export's folder and the first and last validation.
+def train_sft(options: SftOptions | OptionSource, auto_resume: bool = False,
+              overrides: Sequence[str] = ()) -> ReasoningResults:
+    """Train as options describe.
 
     Args:
-        opt_path: the YAML file.
+        options: of the run: an option file, or an object.
         auto_resume: go on with an interrupted run of the same name.
         overrides: 'section:key=value' entries.
 
     Raises:
         OptionError, DataError, CheckpointError: before the first step, with what to do.
     """
-    options = sft_options(override(read_yaml(opt_path), list(overrides)))
-    rows, completions, validation = examples_of(options)
-    return run_sft(options, rows, completions, validation, auto_resume)
+    values = values_of(options, overrides)
+    if isinstance(options, SftOptions) and options.prompts.with_rating:  # its default: with_scores is what sets it
+        del values['prompts']['with_rating']
+    read = sft_options(values)
+    rows, completions, validation = examples_of(read)
+    return run_sft(read, rows, completions, validation, auto_resume)
 
 
 @bars_of_transformers()
 def run_sft(options: SftOptions, rows: list[Row], completions: list[str], validation: dict[str, list[Row]],
-            auto_resume: bool = False) -> dict[str, Any]:
+            auto_resume: bool = False) -> ReasoningResults:
     """Fine-tune on given completions.
 
     Args:
@@ -68,7 +72,7 @@ def run_sft(options: SftOptions, rows: list[Row], completions: list[str], valida
     folder = ReasoningFolder(options)
     if auto_resume and folder.export.exists():
         folder.prepare(options, resume=True)  # refuses other options
-        return results(folder)
+        return folder.results()
     config = trainer_config(options, folder)
     adapter = lora_config(options.network)
     reasoner = load_for_training(options)
