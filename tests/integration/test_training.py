@@ -339,7 +339,7 @@ def test_an_export_remembers_what_it_was_trained_on(tmp_path, capsys):
                'datasets__train__reasoning_texts': str(all_texts(tmp_path)), 'val__overlap': 'count'}
     again = train(str(write_options(tmp_path, **changes)))
     assert len(record_in(load_metadata(again.export))) == 24 and again.overlap['val']['trained_on'] == 8
-    assert train(str(write_options(tmp_path, **changes, stages=['score'])))['overlap']['val']['trained_on'] == 8
+    assert train(str(write_options(tmp_path, **changes, stages=['score']))).overlap['val']['trained_on'] == 8
     assert len(record_in(load_metadata(again.export))) == 24
 
 
