@@ -11,6 +11,7 @@ from torch import Tensor
 from pyiqa_rali.core.errors import CheckpointError, some
 from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.model.checkpoint_bank import BANK_FORMAT, check_bank
+from pyiqa_rali.model.wrapping import state_dict_in, wrapping
 
 FORMAT_VERSION = 1  # of what is written without a text bank
 NEWEST_FORMAT = BANK_FORMAT
@@ -50,6 +51,9 @@ def write_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], metada
 def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint: a `.safetensors` or `.pth` file, or a folder that holds `rali.safetensors`.
 
+    Names may have the prefixes that DataParallel, torch.compile or pyiqa's metric put before them; the state dict of a torch
+    file may stand under 'params', 'state_dict' or 'model', or be the file.
+
     Returns:
         The tensors by name, on the CPU, and the metadata.
 
@@ -77,8 +81,9 @@ def with_types(path: str | os.PathLike, tensors: dict[str, Tensor], dtypes: dict
     cast = {}
     for start in range(0, len(changed), TENSORS_AT_ONCE):
         with safe_open(path, framework='pt') as stream:
+            prefix = wrapping(stream.keys())
             for name in changed[start:start + TENSORS_AT_ONCE]:
-                cast[name] = stream.get_tensor(name).to(dtypes[name])
+                cast[name] = stream.get_tensor(prefix + name).to(dtypes[name])
     return {**tensors, **cast}
 
 
@@ -111,8 +116,12 @@ def _read_safetensors(path: Path, with_tensors: bool = True) -> tuple[dict[str, 
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(path, framework='pt') as stream:
-            metadata = _parse_metadata((stream.metadata() or {}).get(METADATA_KEY), path)
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()} if with_tensors else {}  # noqa: SIM118
+            text = (stream.metadata() or {}).get(METADATA_KEY)
+            prefix, names = wrapping(stream.keys()), list(stream.keys())
+            carried = stream.get_tensor(prefix + EXTRA_STATE_KEY) if prefix + EXTRA_STATE_KEY in names else None
+            metadata = _parse_metadata(text, path) if text or carried is None else metadata_from_extra_state(carried, path)
+            tensors = {name.removeprefix(prefix): stream.get_tensor(name) for name in names} if with_tensors else {}
+            tensors.pop(EXTRA_STATE_KEY, None)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f'{path}: cannot be read as safetensors ({error}). The file is truncated or of another '
                               'format; copy or export it again.') from error
@@ -125,9 +134,9 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except Exception as error:  # torch.load raises a different class for each way in which a file can be broken
         raise CheckpointError(f'{path}: cannot be read as a torch file of tensors ({type(error).__name__}). The file is '
                               'truncated, of another format, or holds more than tensors; export it again.') from error
-    if not isinstance(content, dict) or not isinstance(content.get('params'), dict):
-        raise CheckpointError(f'{path}: holds no "params"; it is not an export of pyiqa_rali.')
-    tensors = dict(content['params'])
+    tensors = state_dict_in(content)
+    if not tensors:
+        raise CheckpointError(f'{path}: holds no "params" and no other state dict; it is not an export of pyiqa_rali.')
     return tensors, metadata_from_extra_state(tensors.pop(EXTRA_STATE_KEY, None), path)
 
 

@@ -21,6 +21,7 @@ from pyiqa_rali.model.precision import check_device, check_precision, reason_for
 from pyiqa_rali.model.preprocessing import as_unit_float
 from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.model.text_bank import build_bank
+from pyiqa_rali.model.wrapping import unwrapped
 
 _DECIDING = threading.Lock()
 
@@ -204,11 +205,13 @@ class RALI(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         """Load the weights of any export: the model is built anew when encoder, K or D differ.
 
+        Names may have the prefixes of `wrapping.WRAPPERS`.
+
         Raises:
             CheckpointError: the state dict is not from an export of pyiqa_rali, or its tensors do not fit; the model then
                 stays as it was. Tensors that are missing are refused with `strict=False` too: random ones would score.
         """
-        tensors = dict(state_dict)
+        tensors = unwrapped(state_dict)
         extra_state = tensors.pop(checkpoint_format.EXTRA_STATE_KEY, None)
         metadata = checkpoint_format.metadata_from_extra_state(extra_state, 'these weights')
         checkpoint_format.check_metadata(metadata, 'these weights')

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyiqa_rali.core.errors import CheckpointError, some
 from pyiqa_rali.model.release.inert_pickle import Inert, InertUnpickler, Refused, plain
+from pyiqa_rali.model.wrapping import state_dict_in
 
 LARGEST = 2 ** 29  # bytes after decompression: a PCA of the widest image encoders has a quarter of it
 LARGEST_DICTIONARY = 2 ** 28  # bytes that a file may have lzma reserve: twice what its highest level takes
@@ -85,8 +86,8 @@ def read_torch_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     except Exception as error:  # torch.load raises a different class for each way in which a file can be broken
         raise CheckpointError(f'{path}: cannot be read as a torch file of tensors ({_reason(error)}). It '
                               'is truncated, of another format, or not to be trusted; get it again.') from error
-    state = loaded.get('state_dict', loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    state = state_dict_in(loaded)
+    if state is None or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f'{path}: holds no state dict of tensors.')
     strange = [str(name) for name, tensor in state.items() if not isinstance(name, str) or not _is_stored(tensor)]
     if strange:

@@ -21,6 +21,7 @@ from pyiqa_rali.model.image_encoder import (
     open_clip_model_config,
 )
 from pyiqa_rali.model.preprocessing import Preprocessing
+from pyiqa_rali.model.wrapping import state_dict_in
 from pyiqa_rali.training.rali.options import PathOptions, TextEncoderOptions
 from pyiqa_rali.training.rali.text_encoders import OpenClipText, SentenceEncoder, TextEncoder, installed_folder
 
@@ -169,7 +170,7 @@ def _timm_weights(encoder: EncoderOptions) -> dict[str, Tensor]:
     if encoder.pretrained is True:
         return full.state_dict()
     found = torch.load(weight_file(str(encoder.pretrained)), map_location='cpu', weights_only=True)
-    return _with_timm_names(found, full.state_dict(), encoder)
+    return _with_timm_names(state_dict_in(found) or {}, full.state_dict(), encoder)
 
 
 def weight_file(pretrained: str) -> Path:
