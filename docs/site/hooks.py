@@ -2,7 +2,8 @@
 
 In a page, an HTML comment stands for text that is written elsewhere:
 `<!-- README: main-job -->` for the README's code block behind the comment `<!-- main-job -->`,
-`<!-- options: package.module:Class -->` for tables of the keys of an option section, and
+`<!-- options: package.module:Class -->` for tables of the keys of an option section (`... beyond package.module:Base` leaves
+out those of a base), and
 `<!-- help: every command -->` for what `--help` prints.
 """
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib
+import inspect
 import os
 import re
 import types
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import annotated_types
-import griffe
 
 from pyiqa_rali.cli.arguments import CommandParser
 
-HELP_WIDTH = '100'
+HELP_WIDTH = '82'
+ENTRY = re.compile(r'^    (\w+(?:, \w+)*): (.*\n(?:     +.*\n|\n)*)', re.MULTILINE)  # of the attributes in a docstring
 
 
 def marked_block(path: Path, name: str) -> str:
@@ -33,25 +34,31 @@ def marked_block(path: Path, name: str) -> str:
 
 
 def option_tables(target: str) -> str:
-    """Return Markdown for a section's dataclass, `module:Class`, and for the sections in it.
+    """Return Markdown for a section's dataclass, and for the sections in it.
 
     Each section has a heading, the first sentence of its class, and a table of its keys: type, default and meaning, from
     annotations and docstring.
+
+    Args:
+        target: 'module:Class', or 'module:Class beyond module:Base' without the keys that are in both and mean the same.
     """
-    module, name = target.split(':')
-    cls = getattr(importlib.import_module(module), name)
-    return '\n\n'.join(_sections(cls, '', set()))
+    cls, *bases = (getattr(importlib.import_module(module), name)
+                   for module, name in (each.split(':') for each in target.split(' beyond ')))
+    own, texts = vars(cls).get('__annotations__', {}), attribute_texts(cls)
+    without = {item.name for base in bases for item in dataclasses.fields(base)
+               if item.name not in own and texts.get(item.name) == attribute_texts(base).get(item.name)}
+    return '\n\n'.join(_sections(cls, '', set(), without))
 
 
-def _sections(cls: type, path: str, seen: set[type]) -> Iterator[str]:
+def _sections(cls: type, path: str, seen: set[type], without: set[str]) -> Iterator[str]:
     seen.add(cls)
     hints = typing.get_type_hints(cls, include_extras=True)
     heading = f'### `{path}`\n\n' if path else ''
-    yield heading + _summary(cls) + '\n\n' + _table(cls, hints)
+    yield heading + _summary(cls) + '\n\n' + _table(cls, hints, {'model_type', *without})
     for item in dataclasses.fields(cls):
         for part in _dataclasses_in(hints[item.name]):
-            if part not in seen:
-                yield from _sections(part, f'{path} {item.name}:'.strip(), seen)
+            if part not in seen and item.name != 'datasets':  # which have tables of their own
+                yield from _sections(part, f'{path} {item.name}:'.strip(), seen, set())
 
 
 def _dataclasses_in(hint: Any) -> Iterator[type]:
@@ -61,19 +68,21 @@ def _dataclasses_in(hint: Any) -> Iterator[type]:
         yield from _dataclasses_in(part)
 
 
-def _table(cls: type, hints: dict[str, Any]) -> str:
+def _table(cls: type, hints: dict[str, Any], without: set[str]) -> str:
     meanings = attribute_texts(cls)
     rows = [f'| `{item.name}` | {type_text(hints[item.name])}{_default(item)} | {meanings.get(item.name, "")} |'
-            for item in dataclasses.fields(cls) if item.init and item.name != 'model_type']
+            for item in dataclasses.fields(cls) if item.init and item.name not in without]
     return '\n'.join(['| key | type, default | meaning |', '|---|---|---|', *rows])
 
 
 def attribute_texts(cls: type) -> dict[str, str]:
     """Return what the `Attributes:` of a class's docstring, and of its bases, say of each key, in a line each."""
-    return {name: _in_cell(attribute.description) for base in reversed(cls.__mro__)
-            for section in griffe.Docstring(vars(base).get('__doc__') or '', lineno=1).parse('google', warnings=False)
-            if section.kind is griffe.DocstringSectionKind.attributes for attribute in section.value
-            for name in attribute.name.split(', ')}
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        text = inspect.cleandoc(vars(base).get('__doc__') or '').partition('Attributes:\n')[2]
+        for names, meaning in ENTRY.findall(re.split(r'^\S', text + '\n', maxsplit=1, flags=re.MULTILINE)[0]):
+            found |= dict.fromkeys(names.split(', '), _in_cell(meaning))
+    return found
 
 
 def _summary(cls: type) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import html
+import importlib.util
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pyiqa_rali.__main__ import COMMANDS
+from pyiqa_rali.data.sections import ManifestOptions, TableOptions
 from pyiqa_rali.data.synthetic.options import SyntheticOptions
 from pyiqa_rali.evaluation.options import EvaluateOptions, StatisticsOptions
 from pyiqa_rali.studies.ablation.plan import AblationOptions
@@ -21,6 +23,7 @@ from pyiqa_rali.studies.chain.options import ChainOptions
 from pyiqa_rali.training.rali.options import AlignOptions, CompressOptions, ScoreOptions, TrainOptions
 from pyiqa_rali.training.vlm.options import GrpoOptions, RewardOptions, SftOptions
 from pyiqa_rali.training.vlm.ract import RactOptions
+from pyiqa_rali.vlm.degradations import DegradationOptions
 from tests.docs.pages import PAGES, SITE
 
 pytestmark = pytest.mark.slow
@@ -58,6 +61,15 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope='module')
+def reference():
+    """The module that makes the reference pages."""
+    spec = importlib.util.spec_from_file_location('reference', SITE / 'reference.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_every_page_is_built_and_fetches_nothing(site):
     built = {path.stem for path in site.glob('*.html')} - {'404'}
     assert built == {page.stem for page in PAGES if page.name != 'README.md'}
@@ -75,14 +87,23 @@ def test_formulas_are_mathml(site):
     assert text.count('<math ') > 30 and 'display="block"' in text and '\\frac' not in re.sub(r'<math.*?</math>', '', text)
 
 
-@pytest.mark.parametrize('section', [TrainOptions, AlignOptions, CompressOptions, ScoreOptions, GrpoOptions, SftOptions,
-                                     RewardOptions, RactOptions, ChainOptions, SyntheticOptions, EvaluateOptions,
-                                     StatisticsOptions, AblationOptions])
-def test_every_option_is_in_the_reference_with_its_meaning(site, section):
-    rows = re.findall(r'<tr>\s*<td><code>(\w+)</code></td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>',
-                      (site / 'options.html').read_text(), re.DOTALL)
-    meaning = {key: text.strip() for key, _, text in rows if text.strip()}
-    assert not {item.name for item in dataclasses.fields(section)} - set(meaning) - {'model_type'}
+@pytest.mark.parametrize('section', [
+    TrainOptions, AlignOptions, CompressOptions, ScoreOptions, GrpoOptions, SftOptions, RewardOptions, RactOptions,
+    ChainOptions, TableOptions, ManifestOptions, DegradationOptions, SyntheticOptions, EvaluateOptions, StatisticsOptions,
+    AblationOptions])
+def test_every_option_is_in_the_reference_with_its_meaning(site, reference, section):
+    keys = {item.name for item in dataclasses.fields(section)} - {'model_type'}
+    texts = reference.attribute_texts(section)
+    assert not [key for key in keys if not texts.get(key)]
+    page = (site / 'options.html').read_text()
+    rows = re.findall(r'<tr>\s*<td><code>(\w+)</code></td>\s*<td>.*?</td>\s*<td>(.*?)</td>', page, re.DOTALL)
+    shown = {(key, plain_text(meaning)) for key, meaning in rows}
+    assert not {(key, plain_text(texts[key].replace('`', ''))) for key in keys} - shown
+
+
+def plain_text(text: str) -> str:
+    """Return text without tags, entities and differences in white space."""
+    return ' '.join(html.unescape(re.sub(r'<[^>]+>', '', text)).split())
 
 
 def test_every_command_is_in_the_reference(site):
@@ -135,11 +156,13 @@ def test_browser_searches_pages_that_are_opened_from_the_disk(site, tmp_path):
     assert 'matching documents' in shown.stdout and 'options.html' in results, shown.stderr[-2000:]
 
 
-def test_examples_of_the_reference(monkeypatch):
-    monkeypatch.syspath_prepend(str(SITE))
-    import reference
-
+def test_examples_of_the_reference(reference):
     from tests.docs import pages
     for module in (reference, pages):
         found = doctest.testmod(module)
         assert found.attempted >= 2 and not found.failed
+
+
+def test_keys_beyond_those_of_a_base(reference):
+    text = reference.option_tables('pyiqa_rali.data.sections:ManifestOptions beyond pyiqa_rali.data.sections:TableOptions')
+    assert re.findall(r'^\| `(\w+)`', text, re.MULTILINE) == ['format', 'mos_column']

@@ -74,7 +74,7 @@ class ChainOptions:
         vlm: the tiny model.
         prompts: what it is asked, and its rating scale.
         cold_start: supervised.
-        rewards, grpo, val: of GRPO.
+        rewards, grpo, val, logger: of GRPO.
         texts: what is written.
         rali: an option file for RALI without its data sets, with the section `loader` of its training set.
         path: where to write.
