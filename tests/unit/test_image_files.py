@@ -15,6 +15,8 @@ import zlib
 import numpy as np
 import PIL.ImageFile
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pyiqa_rali.core.errors import OptionError
@@ -122,7 +124,7 @@ def test_16_bit_colour_and_its_transparency():
 @pytest.mark.parametrize('kind', ['PNG', 'TIFF', 'PPM', 'JPEG2000', 'JXL'])
 def test_16_bit_gray_keeps_its_tones_where_pillow_alone_would_clip(kind):
     if kind == 'JXL':
-        pytest.importorskip('pillow_jxl')
+        image_formats.decoders(with_extra=True)
     options = {'lossless': True} if kind == 'JXL' else {'irreversible': False} if kind == 'JPEG2000' else {}
     assert np.array_equal(read_rgb(encoded(Image.fromarray(GRADIENT.astype(np.uint16) * 257), kind, **options)), RGB)
 
@@ -482,3 +484,28 @@ def test_a_process_forked_while_a_thread_decodes_reads_too(tmp_path):
             finally:
                 os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+KINDS = ('PNG', 'JPEG', 'GIF', 'TIFF', 'WEBP', 'BMP', 'PPM', 'JPEG2000', 'ICO', 'TGA', 'HEIF', 'AVIF', 'JXL', 'DNG')
+
+
+@pytest.fixture(scope='module')
+def intact():
+    image_formats.decoders(with_extra=True)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    return {kind: dng(32, 24) if kind == 'DNG' else encoded(picture, kind) for kind in KINDS}
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(KINDS), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=4), st.floats(0, 1))
+def test_damaged_files_of_every_kind_are_pictures_or_unreadable_and_nothing_else(intact, kind, changes, end):
+    content = bytearray(intact[kind])
+    for place, value in changes:
+        content[int(place * (len(content) - 1))] = value
+    name = f'a.{kind.lower()}'
+    for source in (bytes(content), bytes(content[:int(end * len(content))])):
+        try:
+            pixels = read_rgb(source, ReadingOptions(pixel_limit=1_000_000), name)
+            assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size
+        except UnreadableImage as error:
+            assert error.path == name and error.reason and '\n' not in error.reason and 'BytesIO' not in error.reason

@@ -169,3 +169,28 @@ def test_tables_can_be_handed_to_other_processes(tmp_path):
     import pickle
     table = pickle.loads(pickle.dumps(spreadsheet(tmp_path, 'img,mos\n1.png,1\n2.png,2\n')))
     assert table.images_and_mos()[1][1] == 2
+
+
+def test_every_way_into_training_reads_by_one_rule(tmp_path):
+    """A turned 16-bit picture is the same array for RALI's tables and for a reasoning model, upright or as it is stored."""
+    from pyiqa_rali.data.image_files import ReadingOptions, read_rgb
+    from pyiqa_rali.vlm.tables import training_set
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    gray = np.random.default_rng(0).integers(0, 256, (24, 40), dtype=np.uint8)
+    for name in ('a.png', 'b.png'):
+        Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / name, exif=exif)
+    pd.DataFrame({'name': ['a.png', 'b.png'], 'mos': [1.5, 4]}).to_csv(tmp_path / 't.csv', index=False)
+    values = {'name': 'tiny', 'type': 'GeneralNRDataset', 'dataroot_target': str(tmp_path),
+              'meta_info_file': str(tmp_path / 't.csv'), 'mos_range': [1, 5], 'lower_better': False}
+    for upright, shape in ((True, (40, 24)), (False, (24, 40))):
+        expected = read_rgb(tmp_path / 'a.png', ReadingOptions(upright))
+        assert expected.shape == (*shape, 3)
+        chosen = values if upright else {**values, 'upright': False}
+        item = build_table('train', chosen, 0)[0]['img']
+        assert np.array_equal((item * 255).round().byte().permute(1, 2, 0).numpy(), expected)
+        rows = rows_of('train', chosen, ReasoningCard(), 0)
+        assert np.array_equal(np.asarray(rows[0].picture()), expected)
+        assert np.array_equal(np.asarray(training_set(rows, ReasoningCard())[0]['image']), expected)
+    with pytest.raises(DataError, match='a.png: cannot be read as an image .its 960 pixels are more than the limit'):
+        rows_of('train', {**values, 'pixel_limit': 959}, ReasoningCard(), 0)[0].picture()
