@@ -53,7 +53,7 @@ def data(tmp_path_factory):
     (folder / 'texts.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in texts if row['image'] in train_names))
     with open(folder / 'degradations.csv', 'w', newline='') as stream:
         csv.writer(stream).writerows([['image', 'distortion_class', 'severity'], ['0.png', 'darken', 'serious'],
-                                      ['11.png', 'null', 'null']])
+                                      ['10.png', 'null', 'null']])
     start_cold(folder, tiny_vlm(folder / 'random'))
     return folder
 

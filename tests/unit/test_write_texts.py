@@ -290,7 +290,8 @@ def test_an_image_that_cannot_be_described_costs_the_others_nothing(reasoner, im
     printed = capsys.readouterr()
     lines = [json.loads(line) for line in printed.out.splitlines()]
     assert [line['image'] for line in lines] == list(map(str, images)) and '2 of 5 images have no rating' in printed.err
-    assert [lines[number] for number in (0, 2, 4)] == [before[number] for number in (0, 2, 4)]
+    for number in (0, 2, 4):  # the company in a batch changes a rating by rounding alone
+        assert lines[number] == {**before[number], 'rating': pytest.approx(before[number]['rating'], abs=1e-5)}
     assert f'{images[1]}: cannot be read' in lines[1]['error'] and '300x1 pixels' in lines[3]['error']
     assert main([part for part in command if part != '--json']) == 1
     assert f'{images[3]}\n  error: {images[3]}: the model cannot be shown' in capsys.readouterr().out
