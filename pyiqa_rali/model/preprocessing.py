@@ -89,7 +89,9 @@ class Preprocess(nn.Module):
         """Resize, crop and normalise one batch."""
         images = as_rgb_float(images)
         images = fit_to_encoder(images, self.preprocessing, resize_with_pillow if self.exact else resize)
-        return (images - self.mean.float()) / self.std.float()
+        mean, std = (values[0] if len(set(values)) == 1 else buffer.float()  # a number is ten times faster than three
+                     for values, buffer in ((self.preprocessing.mean, self.mean), (self.preprocessing.std, self.std)))
+        return (images - mean).div_(std)  # in place: memory for large pictures is slow to get
 
 
 def as_rgb_float(images: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ def as_unit_float(images: Tensor) -> Tensor:
     if images.dtype not in WHITE:
         raise OptionError(f'images have the type {images.dtype}, which does not tell the value of white. Scale them to [0, 1] '
                           '(such as images.float() / 255 for values from 0 to 255), or give uint8 or uint16.')
-    return images.float() / WHITE[images.dtype]
+    return images.float().div_(WHITE[images.dtype])
 
 
 def fit_to_encoder(images: Tensor, preprocessing: Preprocessing, resizer: Callable[..., Tensor] | None = None) -> Tensor:

@@ -21,6 +21,7 @@ from pyiqa_rali.scoring.entries import ImageEntry, as_entry, chunks, read_entry
 from pyiqa_rali.scoring.score_table import FAILED, NOT_FINITE, UNREADABLE, ImageScore
 
 PREPARED_TOGETHER = 1 << 24  # pixels; the resizing needs 24 bytes and more for each
+PREPARED_ON_CPU = 1 << 18  # larger tensors are slow to get memory for
 WINDOW = 4  # batches in memory together on a GPU, for metrics that take pictures at their own size
 METRIC_SEED = 123  # some metrics look at random crops: every picture gets the same random numbers
 
@@ -262,8 +263,9 @@ class Scorer:
         results: Passes = []
         prepared: dict[tuple[int, ...], list[tuple[int, Any]]] = {}
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            limit = PREPARED_ON_CPU if torch.device(self.metric.device).type == 'cpu' else PREPARED_TOGETHER
             for indices, (pictures,) in decoded.equal_sizes(self.metric.device):
-                together = max(1, PREPARED_TOGETHER // (pictures.shape[-2] * pictures.shape[-1]))
+                together = max(1, limit // (pictures.shape[-2] * pictures.shape[-1]))
                 for done, made in _passes(net.prepare, indices, [pictures], together):
                     if isinstance(made, str):
                         results.append((done, made))
