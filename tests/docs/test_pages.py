@@ -156,3 +156,9 @@ def test_design_names_the_rooms_in_the_order_that_is_enforced():
     layers = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['importlinter']['contracts'][0]['layers']
     table = (ROOT / 'docs' / 'design.md').read_text().partition('## Rooms')[2].partition('\nOutside the rooms')[0]
     assert re.findall(r'^\| `(\w+)` \|', table, re.MULTILINE) == layers[::-1]
+
+
+def test_every_environment_variable_of_the_package_is_explained():
+    sources = [ROOT / 'pyiqa_rali_hook.py', *(ROOT / 'pyiqa_rali').rglob('*.py')]
+    used = {name for path in sources for name in re.findall(r'PYIQA_RALI_[A-Z]+', path.read_text())}
+    assert used and used == set(re.findall(r'PYIQA_RALI_[A-Z]+', (ROOT / 'docs' / 'commands.md').read_text()))
