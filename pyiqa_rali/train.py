@@ -60,7 +60,7 @@ def build_parser() -> CommandParser:
     parser = CommandParser(prog=f'python -m {PROGRAM}', description='Train as an option file describes: RALI (contrastive '
                            'alignment, compression, scoring), or a reasoning model (GRPO, SFT).')
     add_option_file(parser, example='options/rali.yml', change='align:lr=1e-5 manual_seed=3')
-    parser.add_argument('--auto_resume', action='store_true', help='go on with an interrupted run of the same name')
+    parser.add_argument('--auto_resume', action='store_true', help='resume an interrupted run of the same name')
     parser.add_argument('--launcher', choices=('none', 'pytorch'), default='none',
                         help='pytorch when torchrun starts this command on several GPUs or processes (default: none)')
     parser.add_examples(

@@ -13,7 +13,7 @@ EXIT_INTERRUPTED = 130
 
 
 def exit_status(program: str, work: Callable[[], int | None], messages_on_stdout: bool = False) -> int:
-    """Run a command and turn what the user can mend into one line on stderr.
+    """Run a command and turn what the user can fix into one line on stderr.
 
     Args:
         program: what the line starts with.
@@ -21,7 +21,7 @@ def exit_status(program: str, work: Callable[[], int | None], messages_on_stdout
         messages_on_stdout: show the library's messages on stdout and not on stderr: they are this command's output.
 
     Returns:
-        What `work` returned, 2 after an error that the user can mend, 130 after Ctrl-C. Other errors keep their
+        What `work` returned, 2 after an error that the user can fix, 130 after Ctrl-C. Other errors keep their
         traceback.
     """
     try:

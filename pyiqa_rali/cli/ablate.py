@@ -10,7 +10,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_option_file(parser, example='options/ablation.yml')
     parser.add_argument('--processes', type=int, default=1, metavar='N', help='trainings at the same time (default: 1)')
     parser.add_argument('--threads', type=int, default=1, metavar='N', help='threads of each (default: 1)')
-    parser.add_argument('--plan', action='store_true', help='say what would be trained, and leave')
+    parser.add_argument('--plan', action='store_true', help='print what would be trained, and exit')
     parser.add_examples(
         ('pyiqa-rali ablate -opt options/ablation.yml --plan', 'how many trainings it would be'),
         ('pyiqa-rali ablate -opt options/ablation.yml --processes 2', ''),

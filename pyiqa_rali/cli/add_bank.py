@@ -25,7 +25,7 @@ def add_arguments(parser: CommandParser) -> None:
                                                                       'split_sentences')
     group = parser.add_argument_group('the bank (default: what the option file says, or the default of its section "bank")')
     group.add_argument('--num-texts', type=int, metavar='N', help='texts in the bank')
-    group.add_argument('--num-candidates', type=int, metavar='N', help='choose among so many of the texts, drawn at random')
+    group.add_argument('--num-candidates', type=int, metavar='N', help='choose among this many of the texts, drawn at random')
     group.add_argument('--selection', metavar='HOW', help='kmeans or farthest')
     group.add_argument('--temperature', type=float, metavar='T', help='of the votes')
     group.add_argument('--seed', type=int, default=0, metavar='N', help='of the choice (default: %(default)s)')
@@ -44,12 +44,12 @@ def run(args: argparse.Namespace) -> int:
     from pyiqa_rali.core.options import override, read_yaml
     from pyiqa_rali.training.rali.add_bank import add_bank
     if args.force_yml and not args.opt:
-        raise OptionError('--force_yml: goes with -opt.')
+        raise OptionError('--force_yml: is only for use with -opt.')
     options = override(read_yaml(args.opt), args.force_yml) if args.opt else None
     added = add_bank(args.checkpoint, args.out, texts=args.texts, options=options, text_encoder=args.text_encoder,
                      split_sentences=args.split_sentences, num_texts=args.num_texts, num_candidates=args.num_candidates,
                      selection=args.selection, temperature=args.temperature, seed=args.seed)
     print(f'{added.path}: a bank of {added.texts} texts, chosen from {added.candidates}, {added.megabytes:.2f} MB.')
-    print(f'{added.known} of them say what they name: {added.types} types of distortion'
+    print(f'{added.known} of them state what they name: {added.types} types of distortion'
           + ('.' if added.known else '; explanations will have texts, but no votes.'))
     return 0

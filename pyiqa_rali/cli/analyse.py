@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _add_out(parser: argparse.ArgumentParser, with_seed: bool = True) -> None:
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for tables, results and the figure')
-    parser.add_argument('--limit', type=int, metavar='N', help='at most so many images of each data set, drawn by the seed')
+    parser.add_argument('--limit', type=int, metavar='N', help='at most this many images of each data set, drawn by the seed')
     if with_seed:
         parser.add_argument('--seed', type=int, default=0, help='of all draws (default: %(default)s)')
 
@@ -68,7 +68,7 @@ def _add_sections(parser: argparse.ArgumentParser, default: list[str] | None = N
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
+    parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
 
 
 def _add_attention(parser: CommandParser) -> None:
@@ -175,7 +175,7 @@ def named_checkpoints(given: list[str]) -> dict[str, str]:
     pairs = [each.split('=', 1) if '=' in each else [_run_name(Path(each)), each] for each in given]
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names) or len(names) < 2:
-        raise OptionError(f'--checkpoints: {", ".join(names)}: must be two at least, of different names; give them as '
+        raise OptionError(f'--checkpoints: {", ".join(names)}: must be at least two, with different names; give them as '
                           'NAME=FILE.')
     return dict(pairs)
 

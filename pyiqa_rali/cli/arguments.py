@@ -180,8 +180,8 @@ def add_model_settings(parser: CommandParser) -> None:
     group.add_argument('--prompts', metavar='FILE', help='YAML file with score_prompt, system_prompt and the like')
     group.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16', 'float16'), default='auto')
     group.add_argument('--attn-implementation', metavar='NAME', help='such as sdpa or flash_attention_2')
-    group.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
-    group.add_argument('--max-pixels', type=int, metavar='N', help='larger pictures are made smaller')
+    group.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
+    group.add_argument('--max-pixels', type=int, metavar='N', help='larger pictures are scaled down')
     group.add_argument('--max-new-tokens', type=int, metavar='N', help=f'longest text (default: {LONGEST})')
     group.add_argument('--batch-size', type=int, default=8, metavar='N', help='images at once (default: %(default)s)')
     group.add_argument('--seed', type=int, default=0, help='of sampling (default: %(default)s)')
@@ -240,4 +240,4 @@ def check_least(args: argparse.Namespace, least: dict[str, int]) -> None:
         given = getattr(args, name)
         for value in given if isinstance(given, Sequence) else [given]:
             if value is not None and value < bound:
-                raise OptionError(f'--{name.replace("_", "-")}: {value} must be {bound} at least.')
+                raise OptionError(f'--{name.replace("_", "-")}: {value} must be at least {bound}.')

@@ -10,7 +10,7 @@ def add_arguments(parser: CommandParser) -> None:
     """Declare the arguments; what is not given comes from the preset."""
     parser.add_argument('--preset', default='quick', help='quick, full, gpu (default: %(default)s, a few minutes)')
     parser.add_argument('--out', default='experiments/benchmark', metavar='DIR', help='rows, CSV, table, figures (%(default)s)')
-    parser.add_argument('--resume', action='store_true', help='go on with what stands in --out; axes may have grown')
+    parser.add_argument('--resume', action='store_true', help='continue what is in --out; axes may have grown')
     axes = parser.add_argument_group("axes, instead of the preset's")
     axes.add_argument('-m', '--metrics', nargs='+', metavar='NAME',
                       help='release, rali, rali-lite, and any no-reference metric of pyiqa')
@@ -25,9 +25,9 @@ def add_arguments(parser: CommandParser) -> None:
     axes.add_argument('--device', help='cpu, cuda or cuda:N')
     more = parser.add_rare_group('measuring')
     more.add_argument('--repeats', type=int, metavar='N', help='timed calls of a cell, after one that is not')
-    more.add_argument('--starts', type=int, metavar='N', help='processes whose way to the first score is timed')
-    more.add_argument('--seconds', type=float, metavar='S', help='no further call of a cell begins after so long')
-    more.add_argument('--call-limit', type=float, metavar='S', help='cells with longer calls are left out')
+    more.add_argument('--starts', type=int, metavar='N', help='processes whose time to the first score is measured')
+    more.add_argument('--seconds', type=float, metavar='S', help='start no further call of a cell after this time')
+    more.add_argument('--call-limit', type=float, metavar='S', help='leave out cells with longer calls')
     more.add_argument('--check-images', type=int, metavar='N', help='pictures whose scores are compared; 0 for none')
     more.add_argument('--image', help='picture (default: a photograph that scikit-image installs)')
     more.add_argument('--encoder', help='of rali and release: ViT-L/14-336 or tiny')

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Read the release as data and write our checkpoint.
 
     Raises:
-        CheckpointError: it cannot be had, or is no released RALI.
+        CheckpointError: it cannot be found, or is not a released RALI.
         OptionError: a revision is given for a folder.
     """
     from pyiqa_rali.model.checkpoint import write_checkpoint
@@ -42,6 +42,7 @@ def _read(source: str, revision: str | None) -> tuple[dict, dict]:
         source = RELEASED
     if Path(source).exists() or not is_hub_name(source):
         if revision:
-            raise OptionError(f'--revision: {revision} goes with a repository on the hub; {source} is a folder. Leave it out.')
+            raise OptionError(f'--revision: {revision} is only for a repository on the hub; {source} is a folder. Leave it '
+                              'out.')
         return read_released(source)
     return read_fetched(fetch(source, revision, CHOICES), source)

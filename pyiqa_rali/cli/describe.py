@@ -35,7 +35,8 @@ def add_arguments(parser: CommandParser) -> None:
     """Declare the arguments."""
     add_images(parser)
     add_model(parser)
-    parser.add_argument('--mode', choices=MODES, default='expectation', help='how the rating is had (default: %(default)s)')
+    parser.add_argument('--mode', choices=MODES, default='expectation', help='how the rating is obtained (default: '
+                                                                             '%(default)s)')
     parser.add_argument('--num-samples', type=int, default=5, metavar='N', help='for --mode mean (default: %(default)s)')
     parser.add_argument('--json', action='store_true', help='one JSON object a line instead of text')
     add_model_settings(parser)

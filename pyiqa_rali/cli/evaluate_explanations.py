@@ -17,7 +17,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('--out', required=True, metavar='DIR', help='where results.json, pictures.jsonl and a figure go')
     parser.add_argument('-m', '--metric', help='rali-lite or rali (default: rali-lite, with --weights rali)')
     parser.add_argument('--weights', metavar='PATH', help='file or folder of an export with a text bank')
-    parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
+    parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
     drawn = parser.add_argument_group('pictures that are drawn')
     drawn.add_argument('--photos', metavar='DIR', help='photographs (default: those that the dependencies install)')
     drawn.add_argument('--phase', default=DRAWN['phase'], help='which of the split: train, val or test (default: %(default)s)')
@@ -25,7 +25,7 @@ def add_arguments(parser: CommandParser) -> None:
                        help='of the split (default: %(default)s, that of rali-lite)')
     drawn.add_argument('--ratios', nargs=3, type=float, default=DRAWN['ratios'], metavar=('TRAIN', 'VAL', 'TEST'),
                        help='shares of the split (default: those of rali-lite, 0.8 0.05 0.15)')
-    drawn.add_argument('--num-photographs', type=int, metavar='N', help='only so many, one crop of each (default: all crops)')
+    drawn.add_argument('--num-photographs', type=int, metavar='N', help='only this many, one crop of each (default: all crops)')
     drawn.add_argument('--levels', nargs='+', type=float, default=DRAWN['levels'], metavar='LEVEL',
                        help='in [0.5, 5.5] (default: 1 2 3 4 5)')
     drawn.add_argument('--composites', type=int, metavar='N', help='instead of the grid, N random pictures, half of them with '

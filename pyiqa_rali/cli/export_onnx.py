@@ -32,7 +32,7 @@ def add_arguments(parser: CommandParser) -> None:
     small.add_argument('--calibration-pictures', type=int, default=INT8['calibration_pictures'], metavar='N',
                        help='distorted pictures for it (default: %(default)s)')
     small.add_argument('--keep-float', type=int, metavar='N',
-                       help='first convolutions that are not made 8 bits: more cost time, fewer cost accuracy (default: 6)')
+                       help='first convolutions that are not quantised: more cost time, fewer cost accuracy (default: 6)')
     parser.add_examples(
         ('pyiqa-rali export-onnx rali-lite.onnx', ''),
         ('pyiqa-rali export-onnx demo.onnx --weights rali.safetensors', ''),
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         report['comparison'] = {'photographs': args.check, **compare(net, models, pictures)}
         print(comparison_text(report['comparison']))
     elif args.int8:
-        print('What 8 bits cost in accuracy was not measured; --check PHOTOS does it.')
+        print('What 8 bits cost in accuracy was not measured; --check PHOTOS measures it.')
     write_json(out.with_suffix('.json'), report)
     print(f'The figures are in {out.with_suffix(".json")}.')
     return 0
@@ -84,9 +84,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name, value, least in (('--pictures', args.pictures, 3), ('--calibration-pictures', args.calibration_pictures, 1),
                                ('--keep-float', args.keep_float, 0)):
         if value is not None and value < least:
-            raise OptionError(f'{name}: {value} must be {least} at least.')
+            raise OptionError(f'{name}: {value} must be at least {least}.')
     if not args.int8:
-        refuse_changed(args, INT8, 'goes with --int8')
+        refuse_changed(args, INT8, 'is only for --int8')
     known = ('rali-lite', 'rali')
     if args.metric is not None and args.metric not in known:
         raise OptionError(f'--metric: "{args.metric}" is not one of {", ".join(known)}; the weights of an own training are '

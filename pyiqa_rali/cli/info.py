@@ -15,7 +15,7 @@ def add_arguments(parser: CommandParser) -> None:
                         'one; a reasoning model: its folder, owner/name[:folder] in the cache of the hub, qinsight or '
                         'visualquality-r1')
     parser.add_argument('--json', action='store_true', help='print the metadata as JSON')
-    parser.add_argument('--prompts', metavar='FILE', help='YAML file with what a reasoning model shall be asked instead')
+    parser.add_argument('--prompts', metavar='FILE', help='YAML file with what a reasoning model is asked instead')
     parser.add_argument('--rating-range', nargs=2, type=float, metavar=('LOW', 'HIGH'),
                         help='scale of a reasoning model whose folder does not say')
     parser.add_examples(

@@ -11,7 +11,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('--out', metavar='DIR', help='folder to fill: pictures, table, texts, option sections')
     parser.add_argument('--photos', metavar='DIR', help='photographs (default: those that scikit-image and pyiqa install)')
     parser.add_argument('--workers', type=int, metavar='N', help='processes (default: one for each CPU, 8 at most)')
-    parser.add_argument('--list-types', action='store_true', help='print the distortions and leave')
+    parser.add_argument('--list-types', action='store_true', help='print the distortions and exit')
     what = parser.add_argument_group('pictures')
     what.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), default=(192, 256),
                       help='pixels; photographs are shrunk to fill it, and their centre is cut out (default: 192 256)')
@@ -31,12 +31,12 @@ def add_arguments(parser: CommandParser) -> None:
                        help='distortions that training must not see; they get a test split of their own')
     labels = parser.add_rare_group('labels and crops')
     labels.add_argument('--groups', metavar='CSV', help='columns image and photo, for several crops of one photograph '
-                                                        '(default: photos.csv in the folder, if it is there)')
+                                                        '(default: photos.csv in the folder, if it exists)')
     labels.add_argument('--metrics', nargs='+', metavar='NAME',
                         help="pyiqa's full-reference metrics for the label (default: fsim gmsd nlpd)")
     labels.add_argument('--calibration', metavar='FILE', help="quantiles of the metrics (default: the package's)")
     labels.add_argument('--calibrate', metavar='FILE', help='measure random crops of the photographs, write the quantiles of '
-                                                            'the metrics to FILE, and leave')
+                                                            'the metrics to FILE, and exit')
     labels.add_argument('--calibration-draws', type=int, default=1600, metavar='N', help='crops for it (default: 1600)')
     parser.add_examples(
         ('pyiqa-rali make-dataset --out datasets/demo', ''),

@@ -34,11 +34,11 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('-m', '--metric', metavar='NAME', help='rali-lite, rali, or any other no-reference metric of pyiqa '
                                                                '(default: rali-lite, with --weights rali)')
     parser.add_argument('--weights', metavar='PATH', help='file or folder of an export, for the weights of the metric')
-    parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
+    parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
     group = parser.add_argument_group('table')
     group.add_argument('--out', metavar='FILE', help='write the scores to this file instead of the screen')
     group.add_argument('--format', choices=FORMATS, help='of --out (default: by its extension)')
-    group.add_argument('--resume', action='store_true', help='go on with --out, without the images that stand in it')
+    group.add_argument('--resume', action='store_true', help='continue --out, skipping the images already in it')
     group.add_argument('--retry-failed', action='store_true', help='like --resume, and try those again that have no score')
     group = parser.add_argument_group('speed')
     group.add_argument('--batch-size', type=int, metavar='N',

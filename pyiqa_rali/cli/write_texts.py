@@ -110,7 +110,7 @@ def data_set_of(opt: str, section: str) -> tuple[str, dict[str, Any], ReadingOpt
                           'of a training, such as options/rali.yml, or images and folders instead.')
     if section not in sections:
         raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
-    own_phase = values.get('model_type') != 'RACT'  # whose sections are called as one likes, and are all trained on
+    own_phase = values.get('model_type') != 'RACT'  # whose sections may have any names, and are all trained on
     options: DatasetOptions = from_known_keys(DatasetOptions.kind_of(sections[section]), sections[section],
                                               f'datasets: {section}')
     return section if own_phase else 'train', sections[section], options.reading
@@ -120,7 +120,7 @@ def load_for_vllm(args: argparse.Namespace, settings: 'ReasonerSettings') -> tup
     """Return the model without its weights, and what writes in the place of transformers, which has them.
 
     Raises:
-        OptionError: vLLM cannot be had, or an option is none that it takes.
+        OptionError: vLLM is not available, or does not support an option.
     """
     from pyiqa_rali.vlm.vllm_backend import VllmCompleter
     if args.attn_implementation is not None:

@@ -50,7 +50,7 @@ def from_hub(source: str, choices: str, revision: str | None = None, files: Sequ
     except LocalEntryNotFoundError:
         pass  # not in the cache: the hub is next
     except HFValidationError as error:
-        raise CheckpointError(f'{source}: is no name of a repository ({first_line(error)}).') from error
+        raise CheckpointError(f'{source}: is not the name of a repository ({first_line(error)}).') from error
     called = f'{source} (revision {revision})' if revision else source
     endpoint = endpoint_of_hub()
     if os.environ.get('HF_HUB_OFFLINE', '').lower() in ('1', 'true', 'yes', 'on') or not can_reach(endpoint):

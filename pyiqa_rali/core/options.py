@@ -42,7 +42,7 @@ def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode)
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
     if repeated:
-        raise OptionError(f'key "{repeated[0]}" stands twice in one section{node.start_mark}. Keep one of them.')
+        raise OptionError(f'key "{repeated[0]}" appears twice in one section{node.start_mark}. Keep one of them.')
     return loader.construct_mapping(node, deep=True)
 
 

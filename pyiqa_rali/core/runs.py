@@ -231,7 +231,7 @@ def _archive(root: Path) -> None:
     taken = len(list(root.parent.glob(f'{glob.escape(name)}*')))  # in the same second
     target = root.with_name(f'{name}_{taken}' if taken else name)
     root.rename(target)
-    logger.info('%s was there already; it is archived as %s', root, target.name)
+    logger.info('%s already existed; it is archived as %s', root, target.name)
 
 
 # Rows ----------------------------------------------------------------------------------------------------------------------
@@ -492,7 +492,7 @@ class RowFile:
                 yield from self.lines.read(stream)
             except _DamagedRow as error:
                 line, content = error.args
-                raise DataError(f'{self._prefix}line {line} of {self.path} is damaged: {content}. Mend or remove '
+                raise DataError(f'{self._prefix}line {line} of {self.path} is damaged: {content}. Fix or remove '
                                 'it.') from error
 
     def _refuse_other_files(self, stream: IO[bytes]) -> None:

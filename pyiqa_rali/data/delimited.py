@@ -58,7 +58,7 @@ class DelimitedTable:
         """Return a column of finite numbers, with decimal points or decimal commas.
 
         Raises:
-            DataError: a cell is no number, points and commas are mixed, or a comma may part thousands.
+            DataError: a cell is not a number, points and commas are mixed, or a comma may part thousands.
         """
         return numbers(self.cells(column), [self.where(row) for row in range(len(self.rows))], self.columns[column])
 
@@ -104,7 +104,7 @@ def read_text(path: str | os.PathLike) -> str:
     """Return the text of a file: UTF-8, or UTF-16 and UTF-32 with their byte-order mark.
 
     Raises:
-        DataError: there is no such file, or it is no text in these encodings; the message names file and line.
+        DataError: there is no such file, or it is not text in these encodings; the message names file and line.
     """
     try:
         content = Path(path).read_bytes()
@@ -121,8 +121,8 @@ def read_text(path: str | os.PathLike) -> str:
                         f'(byte 0x{content[error.start]:02x}). Save it as "CSV UTF-8".') from error
     if '\0' in text:
         line = text[:text.index('\0')].count('\n') + 1
-        raise DataError(f'{path}, line {line}: holds zero bytes: it is no text, or UTF-16 without a byte-order mark. Save '
-                        'it as "CSV UTF-8".')
+        raise DataError(f'{path}, line {line}: holds zero bytes: it is not text, or it is UTF-16 without a byte-order mark. '
+                        'Save it as "CSV UTF-8".')
     return text
 
 
@@ -135,7 +135,7 @@ def numbers(cells: Sequence[str], where: Sequence[str], column: str) -> list[flo
         column: its heading, for messages.
 
     Raises:
-        DataError: a cell is no number, decimal points and decimal commas are mixed, or a comma may part thousands.
+        DataError: a cell is not a number, decimal points and decimal commas are mixed, or a comma may part thousands.
 
     Example:
         >>> numbers(['1,5', '2'], ['a.csv, line 2', 'a.csv, line 3'], 'mos')

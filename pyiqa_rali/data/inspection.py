@@ -81,7 +81,7 @@ def refuse_unusable(images: Iterable[InspectedImage], told: str,
     if len(found) > NAMED:
         lines.append(f'  and {len(found) - NAMED} more')
     raise DataError('\n'.join([f'{len(found)} of {len(images)} {told} cannot be used:', *lines,
-                               'Mend or remove them, and their rows in the tables.']))
+                               'Fix or remove them, and their rows in the tables.']))
 
 
 def content_digest(path: str | os.PathLike) -> int:

@@ -73,9 +73,9 @@ class ManifestNRDataset(GeneralNRDataset):
 
 
 def range_told(values: Mapping[str, Any], rows: list[ManifestRow]) -> str:
-    """Return what the MOS of a manifest run from and to, for a message: the range of its scale is never assumed."""
+    """Return the range of the MOS of a manifest, for a message: the range of its scale is never assumed."""
     unit = ' (Elo ratings)' if values['format'] == 'pipal' else ''
-    return (f'The MOS of {values["meta_info_file"]} run from {min(row.mos for row in rows):g} to '
+    return (f'The MOS of {values["meta_info_file"]} range from {min(row.mos for row in rows):g} to '
             f'{max(row.mos for row in rows):g}{unit}.')
 
 
@@ -97,7 +97,7 @@ def read_manifest(path: str | os.PathLike, kind: str, mos_column: str | None = N
         raise OptionError(f'format: "{kind}" is not one of {", ".join(MOS_COLUMNS)}.{did_you_mean(kind, MOS_COLUMNS)}')
     path = Path(path)
     if not path.exists():
-        raise DataError(f'{path}: is not there. Correct meta_info_file.')
+        raise DataError(f'{path}: does not exist. Correct meta_info_file.')
     if kind == 'pipal':
         if mos_column is not None:
             raise OptionError(f'mos_column: "{mos_column}": PIPAL has one MOS an image and no columns. Leave it out.')
@@ -130,7 +130,7 @@ def json_records(path: Path, example: str) -> list[tuple[str, dict[str, Any]]]:
         records = _json(text, str(path))
         if not isinstance(records, list):
             raise DataError(f'{path}: must be a list of {example}, and is a {type(records).__name__}. Take a train or test '
-                            'manifest; mos.json and split.json are none.')
+                            'manifest; mos.json and split.json are not manifests.')
         pairs = [(f'{path}, entry {number}', record) for number, record in enumerate(records, start=1)]
     for where, record in pairs:
         if not isinstance(record, dict):
@@ -209,7 +209,7 @@ def _pipal_cells(where: str, line: str) -> tuple[str, str]:
 def _names_and_paths(rows: list[ManifestRow], root: Path, kind: str) -> tuple[list[str], list[str]]:
     """Return the images' names, and where they are: below the root by these names; PIPAL's wherever in it."""
     if not root.is_dir():
-        raise DataError(f'{root}: is no folder. Correct dataroot_target.')
+        raise DataError(f'{root}: is not a folder. Correct dataroot_target.')
     names = [existing_name(row.image, str(root), row.where) for row in rows]
     if kind != 'pipal' or all((root / name).exists() for name in names):
         return names, [str(root / name) for name in names]

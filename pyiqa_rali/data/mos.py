@@ -27,7 +27,7 @@ class MosScale:
         lower_better: whether a low MOS means good quality (DMOS).
 
     Raises:
-        OptionError: the range is not two rising numbers, or the direction is no truth value.
+        OptionError: the range is not two increasing numbers, or the direction is neither true nor false.
     """
 
     def __init__(self, mos_range: Sequence[float], lower_better: bool):
@@ -62,7 +62,7 @@ class MosScale:
         low, high = self.mos_range
         broken = [label for label in labels if not math.isfinite(label)]
         if broken:
-            raise DataError(f'{name}: {len(broken)} of {len(labels)} MOS are not finite numbers. Mend these rows of the '
+            raise DataError(f'{name}: {len(broken)} of {len(labels)} MOS are not finite numbers. Fix these rows of the '
                             'table.')
         outside = [label for label in labels if not low <= label <= high]
         if outside:

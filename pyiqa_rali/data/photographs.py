@@ -104,7 +104,7 @@ def check_sizes(photographs: list[Photograph], least: tuple[int, int], reading: 
         if height < least[0] or width < least[1]:
             small.append(f'{item.path.name} ({width} x {height})')
     if broken:
-        raise DataError(f'{len(broken)} of {len(photographs)} photographs cannot be opened; mend or remove them: '
+        raise DataError(f'{len(broken)} of {len(photographs)} photographs cannot be opened; fix or remove them: '
                         f'{some(broken)}')
     if small:
         raise DataError(f'{len(small)} of {len(photographs)} photographs are smaller than the crop of {least[1]} x {least[0]} '

@@ -52,7 +52,7 @@ def load_reasoning_texts(path: str | os.PathLike) -> dict[str, list[ReasoningTex
     pairs = [_parse_line(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
     repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
     if repeated:
-        raise DataError(f'{path}: {len(repeated)} images stand in it more than once: {some(repeated)}.')
+        raise DataError(f'{path}: {len(repeated)} images appear in it more than once: {some(repeated)}.')
     _refuse_bad_texts(pairs, path)
     return dict(pairs)
 
@@ -62,7 +62,7 @@ def _parse_line(line: str, path: Path, number: int) -> tuple[str, list[Reasoning
         row = json.loads(line)
         for text in [row['image'], *(item['text'] for item in row['texts'])]:
             if not isinstance(text, str):
-                raise TypeError(f'{text!r} is no text')
+                raise TypeError(f'{text!r} is not a text')
         known = row.get('distortions')
         known = None if known is None else [(str(name), float(level)) for name, level in known]
         return row['image'], [ReasoningText(item['text'], int(item['seed']), str(item['model']), known)

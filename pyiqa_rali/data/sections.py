@@ -238,7 +238,7 @@ def _known_to_pyiqa(section: str, name: str | None) -> dict[str, Any]:
 
 
 def _found_range(values: Mapping[str, Any]) -> str:
-    """Return what the MOS of a table run from and to, for a message; nothing where it cannot be read."""
+    """Return the range of the MOS of a table, for a message; nothing where it cannot be read."""
     from pyiqa_rali.core.errors import DataError
     from pyiqa_rali.data.delimited import read_delimited
     from pyiqa_rali.data.manifests import range_told, read_manifest
@@ -248,6 +248,6 @@ def _found_range(values: Mapping[str, Any]) -> str:
             rows = read_manifest(values['meta_info_file'], values['format'], values.get('mos_column'))
             return range_told(values, rows) + ' '
         labels = read_delimited(values['meta_info_file']).numbers(TABLES[values['type']].names_at[-1] + 1)
-        return f'The MOS of {values["meta_info_file"]} run from {min(labels):g} to {max(labels):g}. '
+        return f'The MOS of {values["meta_info_file"]} range from {min(labels):g} to {max(labels):g}. '
     except (DataError, OptionError, LookupError):
         return ''

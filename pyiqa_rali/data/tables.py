@@ -102,9 +102,9 @@ class QualityTable(Dataset):
                     return self.base[index]
             paths, pictures = row_paths(self.base, index), self.pictures(index, draw)
         except UnreadableImage as error:
-            raise DataError(f'{self.name}: {error} Mend or remove it, and its row in the table.') from error
+            raise DataError(f'{self.name}: {error} Fix or remove it, and its row in the table.') from error
         except Exception as error:  # decoders raise a dozen classes, an augmentation others: a crop that is too large
-            raise DataError(f'{self.name}: {row_paths(self.base, index)[0]}: {first_line(error)}. Mend or remove it, and its '
+            raise DataError(f'{self.name}: {row_paths(self.base, index)[0]}: {first_line(error)}. Fix or remove it, and its '
                             'row in the table.') from error
         row = self.base.paths_mos[index]
         tensors = [torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div(255) * self.base.img_range

@@ -94,7 +94,7 @@ class TrainingImages:
         try:
             if values['format_version'] > FORMAT_VERSION:
                 raise CheckpointError(f'{source}: its record of training images has format {values["format_version"]}; this '
-                                      f'version reads {FORMAT_VERSION}. Update pyiqa-rali.')
+                                      f'version reads {FORMAT_VERSION}. Upgrade pyiqa-rali.')
             entries = np.frombuffer(base64.b64decode(values['entries'], validate=True), dtype='<u8').reshape(-1, 3)
             if len(entries) != values['count']:
                 raise ValueError(f'{len(entries)} of {values["count"]} images')
@@ -205,7 +205,7 @@ def refuse_overlap(found: Overlap, where: str, option: str, choice: str) -> None
     """
     if found.trained_on and choice == 'fail':
         raise DataError(f'{where}: {len(found.trained_on)} of {found.images} test images were trained on: '
-                        f'{some(found.trained_on, SHOWN)}. Take others, or set {option}: count to go on all the same and have '
+                        f'{some(found.trained_on, SHOWN)}. Use others, or set {option}: count to go on all the same and have '
                         'their number in the results.')
 
 

@@ -83,14 +83,14 @@ def evaluate_options(values: Mapping[str, Any]) -> EvaluateOptions:
     """
     kind = values.get('model_type', KIND)
     if kind != KIND:
-        raise OptionError(f'model_type: "{kind}" is not {KIND}: this is no option file of evaluate. Training: python -m '
+        raise OptionError(f'model_type: "{kind}" is not {KIND}: this is not an option file of evaluate. Training: python -m '
                           'pyiqa_rali.train -opt FILE')
     options = from_known_keys(EvaluateOptions, values)
     for section in ('datasets', 'metrics'):
         _check_names(section, getattr(options, section))
     for key, value in options.datasets.items():
         if isinstance(value, SyntheticOptions):
-            raise OptionError(f'datasets: {key}: SyntheticNRDataset draws pictures that stand in no file. Make files with '
+            raise OptionError(f'datasets: {key}: SyntheticNRDataset draws pictures that are in no file. Make files with '
                               'make-dataset, and give their table.')
     refuse_keys(options.datasets, ('class_column',), 'has no effect in an evaluation')
     for label in RESERVED_LABELS:
@@ -115,4 +115,4 @@ def _check_resamples(options: EvaluateOptions) -> None:
     least = max(100, fewest_resamples(len(options.metrics), statistics.alpha))
     if statistics.bootstrap < least:
         raise OptionError(f'statistics: bootstrap: {statistics.bootstrap} resamples are too few for {len(options.metrics)} '
-                          f'metrics at alpha {statistics.alpha:g}: no difference could be significant. Give {least} at least.')
+                          f'metrics at alpha {statistics.alpha:g}: no difference could be significant. Give at least {least}.')

@@ -131,9 +131,9 @@ class Evaluation:
             told = some(f'{count} of {dataset} by {metric}' for (dataset, metric), count in pairs.items())
             first = without[0]
             raise DataError(f'images have no score: {told}; the first is {first["image"]} ({first["reason"]}: '
-                            f'{first["message"]}). All of them stand in {self.root / "missing.csv"}; no results were written. '
-                            'Mend or remove these images and run again (scores that are known are not computed again), or '
-                            'set statistics: missing: count to measure the others.')
+                            f'{first["message"]}). All of them are listed in {self.root / "missing.csv"}; no results were '
+                            'written. Fix or remove these images and run again (scores that are known are not computed '
+                            'again), or set statistics: missing: count to measure the others.')
 
     def measure(self) -> None:
         """Measure agreement, compare metrics and set the paper's values beside."""

@@ -103,5 +103,5 @@ def _references(table: QualityTable, label: str) -> list[list[str]]:
     paths = [row_paths(table.base, index) for index in range(len(table))]
     if not all(len(each) == 2 for each in paths):
         raise OptionError(f'metrics: {label}: compares with a reference image, and the data set {table.name} has none. Leave '
-                          'one of them out, or give them an evaluation of their own.')
+                          'one of them out, or evaluate them separately.')
     return [each[1:] for each in paths]

@@ -38,7 +38,7 @@ def correlations(scores: np.ndarray, mos: np.ndarray, metrics: dict[str, dict[st
 
 def _check(scores: np.ndarray, mos: np.ndarray, name: str) -> None:
     if len(scores) != len(mos) or len(scores) < 3:
-        raise DataError(f'{name}: {len(scores)} scores and {len(mos)} MOS; a correlation needs the same number, 3 at least.')
+        raise DataError(f'{name}: {len(scores)} scores and {len(mos)} MOS; a correlation needs equally many, at least 3.')
     for what, values in (('scores', scores), ('MOS', mos)):
         wrong = int((~np.isfinite(values)).sum())
         if wrong:

@@ -157,7 +157,7 @@ def check_metadata(metadata: dict[str, Any], path: str | os.PathLike) -> None:
         raise CheckpointError(f'{path}: its metadata lacks {some(missing)}.')
     if metadata['format_version'] > NEWEST_FORMAT:
         raise CheckpointError(f'{path}: format_version {metadata["format_version"]} is newer than the {NEWEST_FORMAT} '
-                              'that this version of pyiqa_rali reads. Upgrade pyiqa_rali.')
+                              'that this version of pyiqa_rali reads. Upgrade pyiqa-rali.')
 
 
 def check_scorer_tensors(tensors: dict[str, Tensor], path: str | os.PathLike) -> None:

@@ -36,7 +36,7 @@ def load_encoder(path: Path) -> ImageEncoder:
     """
     from safetensors import safe_open
     if not path.exists():
-        raise CheckpointError(f'{path}: is not there. Run stage 1 first (stages: [align, compress, score]).')
+        raise CheckpointError(f'{path}: does not exist. Run stage 1 first (stages: [align, compress, score]).')
     with safe_open(path, framework='pt') as stream:
         config = ImageEncoderConfig.from_dict(json.loads(stream.metadata()[CONFIG_KEY]))
         state = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)

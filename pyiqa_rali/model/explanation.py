@@ -115,7 +115,7 @@ def check_counts(num_texts: int, num_basis: int) -> None:
     """Raise OptionError when fewer than one text or basis vector is asked for."""
     for name, value in (('num_texts', num_texts), ('num_basis', num_basis)):
         if value < 1:
-            raise OptionError(f'{name}: {value} must be 1 at least.')
+            raise OptionError(f'{name}: {value} must be at least 1.')
 
 
 def uncertainty(weights: Tensor, basis_scores: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def locate_checkpoint(source: str, revision: str | None = None, may_be_name: boo
         may_be_name: whether 'rali' and 'rali-lite' mean the metrics even where a file or folder is called so.
 
     Raises:
-        CheckpointError: it is nowhere to be had; the message says what can be done.
+        CheckpointError: it cannot be found; the message says what can be done.
         OptionError: a revision is given for something that is not on the hub.
     """
     named = may_be_name or not Path(source).exists()
@@ -42,8 +42,8 @@ def locate_checkpoint(source: str, revision: str | None = None, may_be_name: boo
     path = embedded_file() if source == 'rali-lite' and named else Path(source).expanduser()
     if path.exists():
         if revision is not None:
-            raise OptionError(f'revision: {revision} goes with a repository on the hub; {source} is on this machine. Leave it '
-                              'out.')
+            raise OptionError(f'revision: {revision} is only for a repository on the hub; {source} is on this machine. Leave '
+                              'it out.')
         return conversion.converted(path)
     if path.suffix in ('.safetensors', '.pth', '.pt') or not is_hub_name(source):
         raise CheckpointError(f'{source}: no such file or folder. Give the path of an export of pyiqa_rali.train, a hub '

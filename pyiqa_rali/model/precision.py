@@ -35,7 +35,7 @@ def check_device(precision: str, device: torch.device) -> None:
         OptionError: the device cannot be used with the precision.
     """
     if device.type == 'cpu' and precision == 'fp16':
-        raise OptionError('precision: fp16 is for GPUs; on a CPU take fp32, or bf16 where it has units for that.')
+        raise OptionError('precision: fp16 is for GPUs; on a CPU use fp32, or bf16 where it has units for that.')
 
 
 def reason_for_fp32(encoder: ImageEncoder) -> str | None:
@@ -74,5 +74,5 @@ def cpu_has_bf16() -> bool:
 
 def warn_of_fp32(reason: str) -> None:
     """Say that float32 is computed although bfloat16 was asked for."""
-    warnings.warn(f'precision: bf16 is slower than fp32 on this CPU ({reason}); fp32 is taken. Give precision="fp32" to be rid '
+    warnings.warn(f'precision: bf16 is slower than fp32 on this CPU ({reason}); fp32 is used. Give precision="fp32" to be rid '
                   'of this line, or take a GPU.', RuntimeWarning, stacklevel=4)

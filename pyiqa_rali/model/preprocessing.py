@@ -53,7 +53,7 @@ class Preprocessing:
         _check_choice('interpolation', self.interpolation, INTERPOLATIONS)
         _check_choice('crop_rounding', self.crop_rounding, CROP_ROUNDINGS)
         if (self.image_size is None) != (self.resize_mode == 'native'):
-            raise OptionError(f'image_size: {self.image_size} does not go with resize_mode: {self.resize_mode}. '
+            raise OptionError(f'image_size: {self.image_size} cannot be combined with resize_mode: {self.resize_mode}. '
                               'Give image_size a number of pixels, or leave it out and set resize_mode: native.')
         object.__setattr__(self, 'mean', tuple(self.mean))
         object.__setattr__(self, 'std', tuple(self.std))
@@ -147,8 +147,8 @@ def resized_shape(height: int, width: int, target: int | None, resize_mode: str)
             return height, width
         return max(MIN_SIZE, int(height * target / longest)), max(MIN_SIZE, int(width * target / longest))
     if target is None:
-        raise OptionError(f'image_size: None does not go with resize_mode: {resize_mode}. Give a number of pixels, or set '
-                          'resize_mode: native.')
+        raise OptionError(f'image_size: None cannot be combined with resize_mode: {resize_mode}. Give a number of pixels, or '
+                          'set resize_mode: native.')
     if resize_mode == 'squash':
         return target, target
     if resize_mode == 'longest':
@@ -184,7 +184,7 @@ def _resize(images: Tensor, height: int, width: int, interpolation: str) -> Tens
 
 
 def has_float64(device_type: str) -> bool:
-    """Whether tensors in double precision can be had on a kind of device."""
+    """Whether tensors in double precision exist on a kind of device."""
     if device_type not in FLOAT64:
         try:
             torch.empty(0, dtype=torch.float64, device=device_type)

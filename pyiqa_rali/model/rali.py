@@ -36,13 +36,13 @@ class RALI(nn.Module):
         pretrained: 'rali' (the released checkpoint, or the user's default), 'rali-lite' (embedded), a path or a hub
             repository; False builds the model that `image_encoder`, `pca_dim` and `num_basis` describe, with random
             weights. True means 'rali'.
-        pretrained_model_path: file or folder of an export; goes before `pretrained`.
+        pretrained_model_path: file or folder of an export; takes precedence over `pretrained`.
         image_encoder: with `pretrained=False`, the values of an `ImageEncoderConfig`.
         pca_dim: with `pretrained=False`, the width D after the projection.
         num_basis: with `pretrained=False`, the number K of basis vectors.
         mos_range: with `pretrained=False`, the range of the scores.
         lower_better: with `pretrained=False`, whether low scores mean good quality.
-        precision: of the image encoder, 'fp32', 'bf16' (GPUs, and CPUs on which it is faster; on others float32 is taken,
+        precision: of the image encoder, 'fp32', 'bf16' (GPUs, and CPUs on which it is faster; on others float32 is used,
             with a warning) or 'fp16' (GPUs); the scorer always computes in float32.
         exact: take pictures as 8-bit ones and let Pillow resize them, as the released model does; scores on files then
             are its own, and the pixels have no gradient.
@@ -91,7 +91,7 @@ class RALI(nn.Module):
         """Compute by PyTorch ('torch') or onnxruntime ('onnx') from now on (see `backend` of the constructor).
 
         Raises:
-            OptionError: there is no such backend, it is not installed, or it does not go with other options.
+            OptionError: there is no such backend, it is not installed, or it cannot be combined with other options.
             CheckpointError: the exported network does not give PyTorch's scores, or cannot be kept.
         """
         check_backend(backend, self.precision, self.trainable)
@@ -252,7 +252,7 @@ class RALI(nn.Module):
     def _refuse_with_weights(self, described: dict[str, Any]) -> None:
         given = [name for name, value in described.items() if value is not None]
         if given:
-            raise OptionError(f'{given[0]}: goes with pretrained: False only; a checkpoint brings its own. Leave it out.')
+            raise OptionError(f'{given[0]}: is only for pretrained: False; a checkpoint has its own. Leave it out.')
 
     def _load_pretrained(self, source: str | os.PathLike, revision: str | None, may_be_name: bool) -> None:
         """Build the model without memory for its weights where possible, and let the file's own take their place."""
@@ -319,7 +319,7 @@ class RALI(nn.Module):
 
 
 def check_trainable(trainable: bool | None) -> None:
-    """Raise OptionError for what is no truth value."""
+    """Raise OptionError for what is neither true nor false."""
     if trainable not in (None, True, False):
         raise OptionError(f'trainable: {trainable!r} must be true or false.')
 

@@ -31,7 +31,7 @@ def evaluation_section(folder: Path, anchor: str) -> Section:
     """
     path = folder / 'results.json'
     if not path.exists():
-        raise DataError(f'{folder}: has no results.json: the evaluation did not come to its end. See missing.csv in it, and '
+        raise DataError(f'{folder}: has no results.json: the evaluation did not finish. See missing.csv in it, and '
                         'run it again.')
     results = json.loads(path.read_text(encoding='utf-8'))
     command = f'python -m pyiqa_rali evaluate -opt {folder / "options.yml"}'

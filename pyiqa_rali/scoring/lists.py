@@ -26,7 +26,7 @@ def listed_paths(lines: Iterable[bytes], name: str) -> Iterator[str]:
         name: of the list, for errors.
 
     Raises:
-        DataError: the list is no text; the message names the line.
+        DataError: the list is not text; the message names the line.
     """
     for number, line in enumerate(_texts(lines, name), start=1):
         path = line.rstrip('\r\n')
@@ -34,7 +34,7 @@ def listed_paths(lines: Iterable[bytes], name: str) -> Iterator[str]:
             raise DataError(f'{name}, line {number}: holds zero bytes: a list has one path a line, in UTF-8, or in UTF-16 with '
                             'a byte-order mark (find without -print0).')
         if '\r' in path:
-            raise DataError(f'{name}, line {number}: a carriage return stands in the middle: end lines with a line feed.')
+            raise DataError(f'{name}, line {number}: there is a carriage return within the line: end lines with a line feed.')
         if path.strip():
             yield meant_path(path)
 

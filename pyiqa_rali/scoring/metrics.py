@@ -74,7 +74,7 @@ def with_fastest_backend(metric: Any, options: dict[str, Any], may_export: bool)
     try:
         net.use_backend('onnx')
     except (CheckpointError, OptionError) as error:
-        LOGGER.warning('onnxruntime is not taken: %s', error)
+        LOGGER.warning('onnxruntime is not used: %s', error)
         return options
     return {**options, 'backend': 'onnx'}
 

@@ -169,7 +169,7 @@ class ScoreParts:
         others = f'-of-{world:05d}.jsonl'
         found = [path.name for path in self.folder.glob('*.jsonl') if path.name == own or not path.name.endswith(others)]
         if found:
-            raise OptionError(f'--out: {self.folder} holds the parts of a run that did not end. Give --resume to go on with '
+            raise OptionError(f'--out: {self.folder} holds the parts of a run that did not finish. Give --resume to continue '
                               'it, or remove that folder.')
 
 

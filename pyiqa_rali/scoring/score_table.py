@@ -192,9 +192,9 @@ def score_file(path: Path, lines: CsvLines | JsonLines) -> RowFile:
 
 
 def refuse_overwriting(path: Path, resume: bool) -> None:
-    """Raise OptionError if there is a table that shall not be gone on with."""
+    """Raise OptionError if there is a table that is not to be continued."""
     if path.exists() and not resume:
-        raise OptionError(f'--out: {path} is there already. Give --resume to go on with it, or another name.')
+        raise OptionError(f'--out: {path} already exists. Give --resume to continue it, or another name.')
 
 
 def read_rows(path: Path, lines: CsvLines | JsonLines, metric: str) -> Iterator[ScoreRow]:

@@ -166,7 +166,7 @@ def expand_braces(text: str) -> list[str]:
     pieces = re.split(r'\{([^{}]*(?:,|\.\.)[^{}]*)\}', text)
     choices = [_choices(piece) if index % 2 else [piece] for index, piece in enumerate(pieces)]
     if math.prod(map(len, choices)) > MOST_WORDS:
-        raise OptionError(f'{text}: its braces stand for more than {MOST_WORDS} names. Give a list instead.')
+        raise OptionError(f'{text}: its braces expand to more than {MOST_WORDS} names. Give a list instead.')
     return [''.join(chosen) for chosen in itertools.product(*choices)]
 
 

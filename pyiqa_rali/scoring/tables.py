@@ -46,7 +46,7 @@ def open_table(path: str, chosen: str | None, metric: str, resume: bool, rank: i
     """Return the table that a run writes to.
 
     Raises:
-        OptionError: it is there and shall not be gone on with, or holds another metric, or has no known format.
+        OptionError: it is there and is not to be continued, or holds another metric, or has no known format.
         DataError: it is not a table of scores.
     """
     found = file_format(path, chosen)

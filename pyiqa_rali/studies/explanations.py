@@ -40,7 +40,7 @@ class DrawnSettings:
         phase: which part of the split: 'train', 'val' or 'test'.
         split_seed: of the split; 0 is that of rali-lite.
         ratios: shares of the split for training, validation and test; the default are those of rali-lite.
-        num_photographs: only so many, one crop of each; None takes all crops.
+        num_photographs: only this many, one crop of each; None takes all crops.
         levels: in [0.5, 5.5].
         composites: instead of the grid, so many random pictures, half of them with two distortions and a tenth with none.
         size: (height, width) of the crops, in pixels.

@@ -201,9 +201,9 @@ def _values_of(value: Any, key: str, depth: int = 0):
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError('a key stands twice')
+        raise ValueError('a key appears twice')
     return dict(pairs)
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f'{constant} is no number')
+    raise ValueError(f'{constant} is not a number')

@@ -35,10 +35,10 @@ class Sampling:
     def __post_init__(self) -> None:
         """Check the values."""
         if self.temperature is not None and not (_is_number(self.temperature) and self.temperature > 0):
-            raise OptionError(f'temperature: {self.temperature!r} must be a number above 0; for no sampling take mode '
+            raise OptionError(f'temperature: {self.temperature!r} must be a number above 0; for no sampling use mode '
                               '"greedy".')
         if self.top_k is not None and (not isinstance(self.top_k, int) or isinstance(self.top_k, bool) or self.top_k < 1):
-            raise OptionError(f'top_k: {self.top_k!r} must be a whole number, 1 at least, or None for no bound.')
+            raise OptionError(f'top_k: {self.top_k!r} must be a whole number of at least 1, or None for no bound.')
         if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
             raise OptionError(f'top_p: {self.top_p!r} must be above 0 and at most 1, or None for no bound.')
 

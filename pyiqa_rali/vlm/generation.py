@@ -98,7 +98,8 @@ def encode(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prom
                                 padding_side='left', return_tensors='pt'))
     except ValueError as error:  # above all: too long and thin
         sizes = ', '.join(f'{image.width} x {image.height}' for image in images)
-        raise DataError(f"the model's processor takes no pictures of {sizes} pixels: {error}. Leave such out.") from error
+        raise DataError(f"the model's processor takes no pictures of {sizes} pixels: {error}. Leave such pictures "
+                        "out.") from error
     if continuations is not None:
         inputs = _continued(inputs, continuations, processor.tokenizer.pad_token_id)
     device = next(reasoner.model.parameters()).device

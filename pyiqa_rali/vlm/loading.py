@@ -74,7 +74,7 @@ def load_vlm(source: str | os.PathLike, dtype: str = 'auto', attn_implementation
         merge: fold an adapter's weights into the model.
 
     Raises:
-        CheckpointError: it is nowhere to be had, or no image-text-to-text model.
+        CheckpointError: it cannot be found, or not an image-text-to-text model.
         OptionError: dtype or pixel bounds cannot be used.
     """
     _check_dtype(dtype)
@@ -112,10 +112,10 @@ def locate_vlm(source: str | os.PathLike) -> Path:
     path = Path(source).expanduser().absolute()  # adapters write down where the model below them is
     if path.is_dir():
         if not (path / 'config.json').exists() and not (path / ADAPTER_FILE).exists():
-            raise CheckpointError(f'{path}: is no model folder: it has neither config.json nor {ADAPTER_FILE}.')
+            raise CheckpointError(f'{path}: is not a model folder: it has neither config.json nor {ADAPTER_FILE}.')
         return path
     if path.exists() or str(source).startswith(('.', '/', '~')) or str(source).count('/') != 1:
-        raise CheckpointError(f'{source}: is no folder. Give the folder of a vision-language model, or a hub repository as '
+        raise CheckpointError(f'{source}: is not a folder. Give the folder of a vision-language model, or a hub repository as '
                               'owner/name or owner/name:folder.')
     return from_hub(str(source), CHOICES, is_whole=_is_whole)
 
@@ -145,7 +145,7 @@ def identity(folder: Path) -> str:
     weights; those below an adapter count too. Every byte is read, which takes some seconds for a model of 7 B.
 
     Raises:
-        CheckpointError: the model below an adapter cannot be had.
+        CheckpointError: the model below an adapter cannot be found.
     """
     folder = folder.resolve() if commit_of(folder) is None else folder  # the hub's cache is made of links
     found = hashlib.sha256()
@@ -189,7 +189,7 @@ def adapter_base(folder: Path) -> Path:
     try:
         found = locate_vlm(folder / base if (folder / base).is_dir() else base)
     except CheckpointError as error:
-        raise CheckpointError(f'{folder}: the model below this adapter cannot be had: {error}') from error
+        raise CheckpointError(f'{folder}: the model below this adapter is not available: {error}') from error
     if is_adapter(found):
         raise CheckpointError(f'{folder}: the model below this adapter, {found}, is an adapter itself. Merge that one first.')
     return found
@@ -250,7 +250,7 @@ def _bound_pixels(processor: Any, min_pixels: int | None, max_pixels: int | None
     images = processor.image_processor
     size = dict(images.size)
     if (min_pixels or max_pixels) and not {'shortest_edge', 'longest_edge'} <= set(size):
-        raise OptionError("min_pixels, max_pixels: this model's image processor has another kind of size "
+        raise OptionError("min_pixels, max_pixels: this model's image processor has a different kind of size "
                           f'({size}); leave both out.')
     if min_pixels is not None:
         size['shortest_edge'] = min_pixels

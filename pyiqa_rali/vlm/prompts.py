@@ -178,7 +178,7 @@ def read_card(folder: Path) -> ReasoningCard | None:
         raise CheckpointError(f'{path}: is not a card of a reasoning model ({error!r}).') from error
     if version not in (FORMAT_VERSION, FORMAT_WITH_SYSTEM):
         raise CheckpointError(f'{path}: has format {version}; this version reads {FORMAT_VERSION} and {FORMAT_WITH_SYSTEM}. '
-                              'Update pyiqa-rali.')
+                              'Upgrade pyiqa-rali.')
     try:
         return from_known_keys(ReasoningCard, values, str(path))
     except OptionError as error:

@@ -113,7 +113,7 @@ def tokens_before(reasoner: ReasoningModel, completion: Sequence[int], position:
     lengths = range(len(completion) + 1)
     count = bisect.bisect_right(lengths, position, key=lambda length: len(decode(reasoner, completion[:length]))) - 1
     while not text[:position].startswith(decode(reasoner, completion[:count])):
-        count -= 1  # a character that is spread over tokens is no text before its last one
+        count -= 1  # a character that is spread over tokens is not text before its last token
     return count
 
 

@@ -54,7 +54,7 @@ class ReasoningScorer(nn.Module):
 
     Args:
         pretrained: a folder or hub repository, 'owner/name' or 'owner/name:folder', or a `ReasoningModel` that is loaded
-            already; goes behind `pretrained_model_path`.
+            already; `pretrained_model_path` takes precedence.
         pretrained_model_path: the same; whole weights or a peft adapter.
         mode: 'expectation' (greedy reasoning, then the expectation over the rating's digits; deterministic), 'greedy' (the
             rating as written), 'mean' (of `num_samples` sampled completions) or 'release' (one completion, drawn as the code
@@ -82,7 +82,7 @@ class ReasoningScorer(nn.Module):
         release: which published model it is, a key of `decoding.RELEASES`.
 
     Raises:
-        CheckpointError: the model cannot be had or loaded.
+        CheckpointError: the model cannot be found or loaded.
         OptionError: an argument has a value that cannot be used.
     """
 
@@ -101,14 +101,14 @@ class ReasoningScorer(nn.Module):
         max_new_tokens = longest if max_new_tokens is None else max_new_tokens
         for name, value in (('num_samples', num_samples), ('batch_size', batch_size), ('max_new_tokens', max_new_tokens)):
             if not isinstance(value, int) or value < 1:
-                raise OptionError(f'{name}: {value!r} must be a whole number, 1 at least.')
+                raise OptionError(f'{name}: {value!r} must be a whole number of at least 1.')
         self.mode, self.num_samples, self.seed = mode, num_samples, seed
         self.resamples, self.max_new_tokens, self.batch_size = resamples, max_new_tokens, batch_size
         self.spread = device_map is not None
         source: Any = pretrained_model_path if pretrained_model_path is not None else pretrained
         if source in (None, True, False):
             raise OptionError('pretrained_model_path: must name a folder, or a hub repository as owner/name, of a '
-                              'vision-language model. There is no default one.')
+                              'vision-language model. There is no default.')
         from pyiqa_rali.vlm.loading import ReasoningModel, load_vlm
         if not isinstance(source, ReasoningModel):  # one that is given may be in training
             source = load_vlm(source, dtype, attn_implementation, device_map, min_pixels, max_pixels)
@@ -174,7 +174,7 @@ class ReasoningScorer(nn.Module):
         return self if mode else super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N, 1), float32; NaN where no rating could be had.
+        """Return scores (N, 1), float32; NaN where no rating was obtained.
 
         Args:
             images: (N, 3 or 1, H, W) in [0, 1] of any float type, or uint8 or uint16.
@@ -183,8 +183,8 @@ class ReasoningScorer(nn.Module):
             OptionError: a gradient is asked for, and none can flow to the pixels: the score is read from a text.
         """
         if torch.is_grad_enabled() and images.requires_grad:
-            raise OptionError('as_loss: a reasoning model is no loss: its score is read from a text, and no gradient flows to '
-                              'the pixels. Take rali or rali-lite.')
+            raise OptionError('as_loss: a reasoning model cannot be a loss: its score is read from a text, and no gradient '
+                              'flows to the pixels. Use rali or rali-lite.')
         ratings = [each.rating for each in self.describe(images)]
         failed = sum(rating != rating for rating in ratings)
         if failed:
@@ -327,7 +327,7 @@ def sampling_of(mode: str, release: str | None, **given: Any) -> tuple[Sampling,
         return Sampling(**given), LONGEST
     if release is None:
         raise OptionError(f'mode: release: draws completions as the code of a published model does; that of this one is not '
-                          f'known. It is for the metrics {" and ".join(RELEASES)}; take another mode.')
+                          f'known. It is for the metrics {" and ".join(RELEASES)}; use another mode.')
     if given:
         name, value = next(iter(given.items()))
         raise OptionError(f'{name}: {value!r} contradicts mode: release, which takes the published value. Leave it out, or '
@@ -339,7 +339,7 @@ def _scale(mos_range: Sequence[float] | None, lower_better: bool | None) -> MosS
     if mos_range is None and lower_better is None:
         return None
     if mos_range is None or lower_better is None:
-        raise OptionError('mos_range, lower_better: give both to map ratings to a MOS scale, or none.')
+        raise OptionError('mos_range, lower_better: give both to map ratings to a MOS scale, or neither.')
     return MosScale(tuple(mos_range), lower_better)
 
 

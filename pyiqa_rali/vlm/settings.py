@@ -61,7 +61,7 @@ class ReasonerSettings:
         for name in ('max_pixels', 'max_new_tokens', 'batch_size'):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise OptionError(f'{name}: {value} must be 1 at least.')
+                raise OptionError(f'{name}: {value} must be at least 1.')
 
     def of_a_completion(self) -> dict[str, Any]:
         """Return what a greedy completion depends on, as plain values: what a folder of completions is claimed with."""
@@ -73,7 +73,7 @@ class ReasonerSettings:
         """Load the model on its device.
 
         Args:
-            mode: how the rating is had; see `ReasoningScorer`.
+            mode: how the rating is obtained; see `ReasoningScorer`.
             num_samples: completions of each picture in mode 'mean'.
 
         Raises:

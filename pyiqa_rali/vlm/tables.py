@@ -130,4 +130,4 @@ def read_picture(path: str, reading: ReadingOptions = READING) -> Image.Image:
     try:
         return Image.fromarray(read_rgb(path, reading))
     except UnreadableImage as error:
-        raise DataError(f'{error} Mend or remove it, and its row in the table.') from error
+        raise DataError(f'{error} Fix or remove it, and its row in the table.') from error

@@ -91,7 +91,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
 
     Raises:
         OptionError: `out` or its part is from other settings, on other images, or not from here.
-        DataError: two images have one name, an image cannot be read or shown to the model, or no text could be had for some.
+        DataError: two images have one name, an image cannot be read or shown to the model, or no text was obtained for some.
     """
     names = names or unique_ends(images)
     _refuse_repeated(names)
@@ -259,4 +259,4 @@ def _ends(path: Path) -> list[str]:
 def _refuse_repeated(names: list[str]) -> None:
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
-        raise DataError(f'{len(repeated)} image names stand for several files: {some(repeated)}. Rename them.')
+        raise DataError(f'{len(repeated)} image names refer to several files: {some(repeated)}. Rename them.')

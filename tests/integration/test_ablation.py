@@ -121,7 +121,7 @@ def test_changes():
     ({'sweeps': {'K': {'kye': 'compress:num_basis', 'values': [1]}}}, 'Did you mean "key"'),
     ({'paper': {'fll': 0.1}}, 'paper: "fll" is not one of the variants .* Did you mean "full"'),
     ({'base': 'nowhere.yml'}, 'nowhere.yml is not a file'),
-    ({'sweeps': {'K': {'key': 'compress:num_basis', 'values': [4, 4]}}}, '"K = 4" stands in them twice')])
+    ({'sweeps': {'K': {'key': 'compress:num_basis', 'values': [4, 4]}}}, '"K = 4" appears in them twice')])
 def test_options_that_cannot_be_used(tmp_path, changes, message):
     with pytest.raises(OptionError, match=message):
         planned(write_ablation(tmp_path, **changes))

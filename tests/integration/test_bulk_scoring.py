@@ -275,7 +275,7 @@ def test_options_that_cannot_be_read_say_why(words, message):
 
 @pytest.mark.parametrize(('metric', 'options', 'message'), [
     ('rali-lite', {'num_bassis': 3}, '--metric-opt: rali-lite has no option "num_bassis"; .*Did you mean "num_basis"'),
-    ('rali-lite', {'num_basis': 3}, 'num_basis: goes with pretrained: False only'),
+    ('rali-lite', {'num_basis': 3}, 'num_basis: is only for pretrained: False'),
     ('rali-lite', {'precision': 'fp16'}, 'precision: fp16 is for GPUs'),
     ('rali-lite', {'precision': 'half'}, 'precision: "half" is not one of fp32, bf16, fp16'),
     ('brisque', {'kernel_size': 'x'}, '--metric-opt: brisque cannot be made with kernel_size=x: '),

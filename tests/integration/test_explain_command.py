@@ -68,7 +68,7 @@ def test_a_folder_without_images_is_an_error(tmp_path, capsys):
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['-m', 'niqe'], 'only rali and rali-lite explain their scores'), (['-m', 'rali-lit'], 'Did you mean "rali-lite"'),
-    (['--num-texts', '0'], 'num_texts: 0 must be 1 at least')])
+    (['--num-texts', '0'], 'num_texts: 0 must be at least 1')])
 def test_wrong_arguments_are_refused(pictures, capsys, arguments, message):
     assert main(['explain', str(pictures / 'jpeg.png'), *arguments]) == 2
     assert message in capsys.readouterr().err
@@ -125,8 +125,8 @@ def test_a_checkpoint_without_a_bank_says_how_to_add_one(run, pictures, capsys):
     (['--texts', 'TEXTS', '--selection', 'kmean'], 'Did you mean "kmeans"'),
     (['--texts', 'TEXTS', '--temperature', '0'], 'temperature: 0.0 must be above 0'),
     (['--texts', 'TEXTS', '--text-encoder', './nowhere'], 'is not a folder'),
-    (['--texts', 'TEXTS', '--force_yml', 'a=b'], '--force_yml: goes with -opt'),
-    (['-opt', 'OPTIONS', '--split-sentences'], 'go with --texts'),
+    (['--texts', 'TEXTS', '--force_yml', 'a=b'], '--force_yml: is only for use with -opt'),
+    (['-opt', 'OPTIONS', '--split-sentences'], 'are only for --texts'),
     (['-opt', 'TRAINED'], 'train: true: the trained text encoder is not kept'),
 ])
 def test_add_bank_refuses_what_it_cannot_use(run, tmp_path, capsys, arguments, message):

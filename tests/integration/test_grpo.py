@@ -371,14 +371,14 @@ def test_both_tasks_together(data, tmp_path):
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
-    ({'grpo__num_generations': 3}, 'which num_generations 3 does not divide|divisible'),
+    ({'grpo__num_generations': 3}, 'which is not divisible by num_generations 3'),
     ({'grpo__per_device_train_batch_size': 64}, r'64 rollouts / num_generations 4 = 16 images .* hold 9'),
-    ({'grpo__gradient_accumulation_steps': 2, 'grpo__num_iterations': 3}, 'save_checkpoint_freq: 2 is no multiple'),
+    ({'grpo__gradient_accumulation_steps': 2, 'grpo__num_iterations': 3}, 'save_checkpoint_freq: 2 is not a multiple'),
     ({'grpo__bf16': True}, 'bf16: true needs a GPU'), ({'grpo__max_completion_length': 12}, 'is too short: tags and answer'),
     ({'grpo__learning_rat': 1}, 'unknown key "learning_rat".* Did you mean "learning_rate"'),
     ({'grpo__output_dir': 'x'}, 'output_dir: is set by path'), ({'rewards__colour': 1}, 'rewards: unknown key "colour"'),
-    ({'rewards': {'format': 0}}, 'one of these weights must be above 0'),
-    ({'rewards__reader': 'x'}, 'reader: x is for the reading reward'), ({'network__train': 'visoin'}, 'Did you mean "vision"'),
+    ({'rewards': {'format': 0}}, 'at least one of these weights must be above 0'),
+    ({'rewards__reader': 'x'}, 'reader: x is only for the reading reward'), ({'network__train': 'visoin'}, 'Did you mean "vision"'),
     ({'network__train': 'lora'}, 'network: lora: must be given'), ({'network__lora': {'r': 2}}, 'network: lora: must be given'),
     ({'network__train': 'lora', 'network__lora': {'rank': 2}}, 'keys are those of peft'),
     ({'datasets__train__mos_range': None}, 'mos_range: must be given'), ({'datasets': {}}, 'datasets: train: must be given'),

@@ -198,7 +198,7 @@ def test_several_training_sets_share_batches_and_basis(tmp_path):
 
 @pytest.mark.parametrize('stage', ['compress', 'score'])
 def test_a_stage_without_the_one_before_says_so(tmp_path, stage):
-    with pytest.raises(CheckpointError, match='is not there. Run'):
+    with pytest.raises(CheckpointError, match='does not exist. Run'):
         train(str(write_options(tmp_path, stages=[stage])))
 
 

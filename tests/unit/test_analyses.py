@@ -243,9 +243,9 @@ def test_an_analysis_is_a_function_that_returns_what_it_found(options, folder):
     assert all((found.root / name).stat().st_size > 0 for name in found.files)
     assert [row['image'] for row in found.tables['scores']] == [row['image'] for row in rows_of(found.root / 'scores.csv')]
     assert found.results == json.loads((found.root / 'results.json').read_text()) and found.results['rows'][2]['images'] == 5
-    with pytest.raises(OptionError, match='limit: 0 must be 1 at least'):
+    with pytest.raises(OptionError, match='limit: 0 must be at least 1'):
         analyse_teachers(options, ['val'], paths, folder / 'no', limit=0)
-    with pytest.raises(OptionError, match='checkpoints: a: must be two at least'):
+    with pytest.raises(OptionError, match='checkpoints: a: must be at least two'):
         analyse_teachers(options, ['val'], {'a': 'a.safetensors'}, folder / 'no')
 
 
@@ -261,7 +261,7 @@ def test_consistency_of_known_scores():
 def test_checkpoints_have_names():
     assert named_checkpoints(['runs/a/models/rali.safetensors', 'B=x.pth']) == {
         'a': 'runs/a/models/rali.safetensors', 'B': 'x.pth'}
-    with pytest.raises(OptionError, match='rali, rali: must be two at least, of different names'):
+    with pytest.raises(OptionError, match='rali, rali: must be at least two, with different names'):
         named_checkpoints(['rali.safetensors', 'other/rali.safetensors'])
 
 
@@ -278,16 +278,17 @@ def test_domains_of_two_data_sets(options, folder, capsys):
     weights = json.loads((folder / 'domains' / 'options.json').read_text())['weights_sha256']
     assert set(weights) == {row['space'] for row in rows} and len(set(weights.values())) == 3
     assert main([*arguments[:5], 'train_a', '--checkpoint', *arguments[8:]]) == 2
-    assert 'sections: train_a: must name two different data sets' in capsys.readouterr().err
+    assert 'sections: train_a: must name at least two different data sets' in capsys.readouterr().err
     assert main([*arguments[:5], 'train_a', 'val', *arguments[7:-1], str(folder / 'no')]) == 2
     assert 'datasets: val: reasoning_texts: must be given' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('section', 'values', 'message'), [
     ('network', {'image_encoder': {'library': 'open_clip', 'name': 'RN50', 'pretrained': 'openai'}},
-     'error: network: image_encoder: pretrained: openai of RN50 cannot be had: .* Give what is on this machine'),
+     'error: network: image_encoder: pretrained: openai of RN50 cannot be obtained: .* Give what is on this machine'),
     ('network', {'image_encoder': {'library': 'timm', 'name': 'test_efficientnet', 'embed_dim': 16, 'pretrained': True}},
-     'error: network: image_encoder: pretrained: the weights of test_efficientnet in timm cannot be had: .* Give what is on'),
+     'error: network: image_encoder: pretrained: the weights of test_efficientnet in timm cannot be obtained: .* Give what '
+     'is on'),
     ('text_encoder', {'library': 'transformers', 'path': 'owner/name'},
      'error: owner/name: is not in the cache of the hub, and .* cannot be reached. What can be done: give the folder of'),
     ('network', None, 'error: network: must be given in ')])

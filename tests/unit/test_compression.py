@@ -140,7 +140,7 @@ def test_features_that_are_all_the_same_still_give_a_basis(backend):
 
 
 def test_more_clusters_than_points_are_refused():
-    with pytest.raises(OptionError, match='num_basis: 5 clusters need as many points at least, and there are 4'):
+    with pytest.raises(OptionError, match='num_basis: 5 clusters need at least as many points, and there are 4'):
         kmeans(np.zeros((4, 2)), 5, CompressOptions(num_basis=5), seed=0)
 
 

@@ -21,14 +21,14 @@ def test_an_empty_section_is_a_metric_with_its_defaults():
     ({'metrics': {'a': 3}}, 'metrics: a: 3 must be a section'), ({'metrics': {'a/b': {}}}, 'metrics: "a/b" names files'),
     ({'datasets': {'a': {}, 'a_b': {}}, 'metrics': {'b_c': {}, 'c': {}}}, 'a_b_c would name two pictures'),
     ({'metrics': {'.a': {}}}, 'names files'), ({'metrics': {'mos': {}}}, 'metrics: "mos" is the name of a column'),
-    ({'model_type': 'RALI', 'path': {'strict_load': True}}, '"RALI" is not EVALUATE: this is no option file of evaluate'),
+    ({'model_type': 'RALI', 'path': {'strict_load': True}}, '"RALI" is not EVALUATE: this is not an option file of evaluate'),
     ({'statistics': {'missing': 'drop'}}, 'statistics: missing: "drop" is not one of fail, count'),
     ({'statistics': {'confidence': 95}}, 'confidence: 95.0 must be between 0 and 1'),
     ({'statistics': {'alpha': 0}}, 'alpha: 0.0 must be between'),
     ({'statistics': {'bootstrapp': 3}}, 'Did you mean "bootstrap"'), ({'metric': {}}, 'unknown key'),
-    ({'statistics': {'bootstrap': 50}}, '50 resamples are too few for 1 metrics.*Give 100 at least'),
-    ({'statistics': {'bootstrap': 300}, 'metrics': {name: {} for name in 'abcdef'}}, 'too few for 6 metrics.*Give 600'),
-    ({'datasets': {'a': {'type': 'SyntheticNRDataset'}}}, 'draws pictures that stand in no file')])
+    ({'statistics': {'bootstrap': 50}}, '50 resamples are too few for 1 metrics.*Give at least 100'),
+    ({'statistics': {'bootstrap': 300}, 'metrics': {name: {} for name in 'abcdef'}}, 'too few for 6 metrics.*Give at least 600'),
+    ({'datasets': {'a': {'type': 'SyntheticNRDataset'}}}, 'draws pictures that are in no file')])
 def test_options_that_cannot_be_used(change, message):
     with pytest.raises(OptionError, match=message):
         evaluate_options({**VALUES, **change})

@@ -176,7 +176,7 @@ def test_texts_of_another_width_are_refused():
 
 @pytest.mark.parametrize('option', ['num_texts', 'num_basis'])
 def test_numbers_below_one_are_refused(net, option):
-    with pytest.raises(OptionError, match=f'{option}: 0 must be 1 at least'):
+    with pytest.raises(OptionError, match=f'{option}: 0 must be at least 1'):
         net.explain(torch.rand(1, 3, 32, 32), **{option: 0})
     assert len(net.explain(torch.rand(1, 3, 32, 32), num_texts=99, num_basis=99)[0].basis) == 9
 

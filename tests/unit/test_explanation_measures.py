@@ -53,7 +53,7 @@ def test_the_common_types_are_thirteen_of_ours():
 
 
 @pytest.mark.parametrize(('content', 'error', 'message'), [
-    (None, OptionError, 'is not there. Give a data set'),
+    (None, OptionError, 'does not exist. Give a data set'),
     ('image_name,mos\na.png,3\n', DataError, 'lacks distortion, level'),
     ('image_name,mos,distortion,level\na.png,3,jpeg,strong\n', DataError, 'cannot be read'),
     ('image_name,mos,distortion,level\na.png,3,jpeg+haze,3\n', DataError, 'names 2 types'),

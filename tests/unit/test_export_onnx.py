@@ -203,11 +203,11 @@ def test_the_command_writes_checks_and_compares(checkpoint, capsys):
 @pytest.mark.parametrize('arguments, message', [
     (['a.pt'], 'OUT: a.pt must end in .onnx'), (['a.onnx', '--opset', '9'], '--opset: 9 is not one of 18, 19, 20, 21, 22.'),
     (['a.onnx', '-m', 'ralilite'], '--metric: "ralilite" is not one of rali-lite, rali.*Did you mean "rali-lite"'),
-    (['a.onnx', '--pictures', '2'], '--pictures: 2 must be 3 at least'),
-    (['a.onnx', '--keep-float', '-1'], '--keep-float: -1 must be 0 at least'),
+    (['a.onnx', '--pictures', '2'], '--pictures: 2 must be at least 3'),
+    (['a.onnx', '--keep-float', '-1'], '--keep-float: -1 must be at least 0'),
     (['a.onnx', '--check', 'nowhere'], 'photographs: nowhere is not a folder'),
-    (['a.onnx', '--keep-float', '3'], '--keep-float: goes with --int8. Leave it out.'),
-    (['a.onnx', '--calibrate', 'photos'], '--calibrate: goes with --int8. Leave it out.'),
+    (['a.onnx', '--keep-float', '3'], '--keep-float: is only for --int8. Leave it out.'),
+    (['a.onnx', '--calibrate', 'photos'], '--calibrate: is only for --int8. Leave it out.'),
     (['a.onnx', '--int8', '--calibrate', 'nowhere'], 'photographs: nowhere is not a folder'),
     (['a.onnx', '--weights', 'gone.safetensors'], 'gone.safetensors')])
 def test_arguments_are_checked_before_any_work(tmp_path, monkeypatch, capsys, arguments, message):
@@ -226,5 +226,5 @@ def test_missing_packages_are_named_with_the_command(monkeypatch, capsys):
 
 def test_weights_over_two_gigabytes_are_refused(monkeypatch):
     monkeypatch.setattr(network, 'LARGEST_FILE', 1000)
-    with pytest.raises(OptionError, match='an ONNX file holds 2 GB at most'):
+    with pytest.raises(OptionError, match='an ONNX file holds at most 2 GB'):
         onnx_model.onnx_model(trained({**TIMM, 'name': 'test_efficientnet'}))

@@ -189,7 +189,7 @@ def test_options_that_cannot_be_used(folder, options, error, message):
 def test_models_that_cannot_be_used(folder, tmp_path):
     with pytest.raises(OptionError, match='pretrained_model_path: must name a folder'):
         ReasoningScorer()
-    for source, message in ((tmp_path / 'gone', 'is no folder'), (tmp_path, 'is no model folder'),
+    for source, message in ((tmp_path / 'gone', 'is not a folder'), (tmp_path, 'is not a model folder'),
                             ('nobody/nothing', 'nobody/nothing: is not in the cache of the hub')):
         with pytest.raises(CheckpointError, match=message):
             ReasoningScorer(pretrained_model_path=str(source))
@@ -256,7 +256,7 @@ def test_tensors_are_taken_for_what_they_are(folder):
                            (images[:, :2] / 255, r'shape \(2, 2, 40, 56\)'), (images * float('nan'), 'values from nan')):
         with pytest.raises(OptionError, match=message):
             net(wrong)
-    with pytest.raises(OptionError, match='as_loss: a reasoning model is no loss'):
+    with pytest.raises(OptionError, match='as_loss: a reasoning model cannot be a loss'):
         net((images / 255).requires_grad_())
     with pytest.raises(DataError, match='takes no pictures of 300 x 1 pixels: .*aspect ratio'):
         net.describe([Image.new('RGB', (300, 1))])
@@ -285,7 +285,7 @@ def test_text_and_expected_rating_belong_together(folder, pictures):
     ({'rating_range': '1,5'}, "rating_range: '1,5' must be .lowest"), ({'rating_range': ['1', '5']}, 'two numbers such as'),
     ({'num_samples': '3'}, "num_samples: '3' must be a whole number"),
     ({'temperature': '1'}, "temperature: '1' must be a number"),
-    ({'batch_size': 0}, 'batch_size: 0 must be a whole number, 1 at least')])
+    ({'batch_size': 0}, 'batch_size: 0 must be a whole number of at least 1')])
 def test_values_of_other_types_are_refused(folder, options, message):
     with pytest.raises(OptionError, match=message):
         scorer(folder, **options)

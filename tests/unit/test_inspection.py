@@ -43,7 +43,7 @@ def test_all_is_read_and_all_failures_are_named_at_once(tmp_path):
     assert message.startswith('5 of 10 training images cannot be used:\n')
     for name, why in (('3.png', 'too gray'), ('cut.png', 'truncated'), ('text.png', ''), ('gone.png', 'No such file')):
         assert any(name in line and why in line for line in message.splitlines()), (name, message)
-    assert message.endswith('Mend or remove them, and their rows in the tables.')
+    assert message.endswith('Fix or remove them, and their rows in the tables.')
     refuse_unusable(found[:6], 'images')
 
 

@@ -265,10 +265,10 @@ def test_a_revision_means_the_hub(fake_hub, export, released, tmp_path, capsys):
     assert main(['use', str(export)]) == 0
     assert RALI(revision='v1').metadata['name'] == 'RALI (released)'
     for source in (str(export), str(released), 'rali-lite'):
-        with pytest.raises(OptionError, match='revision: v1 goes with a repository on the hub'):
+        with pytest.raises(OptionError, match='revision: v1 is only for a repository on the hub'):
             RALI(pretrained_model_path=source, revision='v1')
     assert main(['convert', str(released), str(tmp_path / 'out.safetensors'), '--revision', 'v1']) == 2
-    assert '--revision: v1 goes with a repository on the hub' in capsys.readouterr().err
+    assert '--revision: v1 is only for a repository on the hub' in capsys.readouterr().err
 
 
 def test_an_export_on_the_hub_needs_no_conversion(fake_hub, export):
@@ -410,7 +410,7 @@ def test_a_download_without_the_processor_is_gone_on_with(fake_hub):
 
 
 def test_a_name_that_is_no_repository_is_told():
-    with pytest.raises(CheckpointError, match='foo/bar--baz: is no name of a repository'):
+    with pytest.raises(CheckpointError, match='foo/bar--baz: is not the name of a repository'):
         locate.locate_checkpoint('foo/bar--baz')
 
 

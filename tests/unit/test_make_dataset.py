@@ -154,7 +154,7 @@ def test_a_folder_of_other_options_is_not_mixed(photos, made, capsys, more, mess
     (['--types', 'jpg'], 'types: "jpg" is not one of'), (['--hold-out', 'haze'], 'hold_out: haze not among the types'),
     (['--levels', '9'], 'levels: element 1: 9.0 must be in [0.5, 5.5]'), (['--levels', '1', '1'], 'has one twice'),
     (['--types', 'jpeg'], 'cannot be made of one type'), (['--size', '8', '8'], 'size: element 1: 8 must be in [32, 4096]'),
-    (['--texts-per-image', '99'], 'texts_per_image: 99 must be in [1, 40]'), (['--workers', '0'], 'workers: 0 must be 1'),
+    (['--texts-per-image', '99'], 'texts_per_image: 99 must be in [1, 40]'), (['--workers', '0'], 'workers: 0 must be at least 1'),
     (['--ratios', '0', '0', '0'], 'split_ratios'), (['--photos', '/gone'], 'photographs: /gone is not a folder'),
     (['--metrics', 'lpips'], 'metrics: "lpips" is not one of'), (['--size', '200', '200'], 'smaller than the crop'),
     (['--calibration', '/gone.json'], '/gone.json is not a calibration file'),

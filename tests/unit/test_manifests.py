@@ -115,13 +115,13 @@ def test_a_picture_of_pipal_in_two_places_is_refused(pipal, tmp_path):
 
 
 @pytest.mark.parametrize(('change', 'error', 'message'), [
-    ({'mos_range': None}, OptionError, r'mos_range: must be given. The MOS of .*2k.json run from 1.5 to 4\.$'),
+    ({'mos_range': None}, OptionError, r'mos_range: must be given. The MOS of .*2k.json range from 1.5 to 4\.$'),
     ({'lower_better': None}, OptionError, 'lower_better'),
     ({'format': None}, OptionError, 'format: must be given'), ({'format': 'deqq'}, OptionError, 'Did you mean "deqa"'),
     ({'mos_range': [1, 2]}, DataError, r'2 of 3 MOS are outside mos_range \[1, 2\] \(found 1.5 to 4\)'),
     ({'mos_column': 'gt_scor'}, DataError, r'entry 1: has no "gt_scor"; it has .*Did you mean "gt_score"'),
-    ({'meta_info_file': 'nowhere.json'}, DataError, 'nowhere.json: is not there'),
-    ({'dataroot_target': 'nowhere'}, DataError, 'nowhere: is no folder')])
+    ({'meta_info_file': 'nowhere.json'}, DataError, 'nowhere.json: does not exist'),
+    ({'dataroot_target': 'nowhere'}, DataError, 'nowhere: is not a folder')])
 def test_options_that_cannot_be_used(change, error, message, deqa):
     from pyiqa.data import build_dataset
     with pytest.raises(error, match=message):

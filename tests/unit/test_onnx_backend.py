@@ -80,7 +80,7 @@ def test_what_it_cannot_do_is_said(metric, path, monkeypatch):
     with pytest.raises(OptionError, match='backend: "onx" is not one of torch, onnx. Did you mean "onnx"'):
         RALI(pretrained_model_path=path, backend='onx')
     for options, other in (({'precision': 'bf16'}, 'precision: bf16'), ({'trainable': True}, 'trainable: true')):
-        with pytest.raises(OptionError, match=f'backend: onnx computes in float32 .* does not go with {other}'):
+        with pytest.raises(OptionError, match=f'backend: onnx computes in float32 .* cannot be combined with {other}'):
             RALI(pretrained_model_path=path, backend='onnx', **options)
     with pytest.raises(OptionError, match='backend: onnx has no gradient to the pixels. Leave backend out'):
         metric.net(pictures().requires_grad_())
@@ -115,7 +115,8 @@ def test_a_damaged_file_is_named(metric, path):
     content = file.read_bytes()
     file.write_bytes(content[:100])
     try:
-        with pytest.raises(CheckpointError, match=f'{file.name}: onnxruntime cannot read it .* Remove it, and it is made anew'):
+        with pytest.raises(CheckpointError, match=f'{file.name}: onnxruntime cannot read it .* Remove it, and it will be '
+                                                  'made again'):
             RALI(pretrained_model_path=path, backend='onnx')(pictures())
     finally:
         file.write_bytes(content)

@@ -47,8 +47,8 @@ def test_wrong_values_are_refused(values, message):
 
 
 @pytest.mark.parametrize(('text', 'message'), [
-    ('name: a\nname: b\n', 'key "name" stands twice'),
-    ('align:\n  lr: 1\n  lr: 2\n', 'key "lr" stands twice'),
+    ('name: a\nname: b\n', 'key "name" appears twice'),
+    ('align:\n  lr: 1\n  lr: 2\n', 'key "lr" appears twice'),
     ('- a\n', 'holds no options'),
     ('a: [1', 'is not valid YAML'),
     ('a: !!python/object/apply:os.system [ls]\n', 'is not valid YAML'),

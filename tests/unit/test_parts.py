@@ -90,12 +90,13 @@ def test_a_finished_table_is_gone_on_with_when_there_are_more_images(tmp_path, n
 def test_what_is_there_is_neither_overwritten_nor_mixed(tmp_path, name):
     path = tmp_path / name
     run(path, SCORES, 0, 2, merge=False)
-    with pytest.raises(OptionError, match=r'scores.*\.parts holds the parts of a run that did not end. Give --resume to go on'):
+    with pytest.raises(OptionError, match=r'scores.*\.parts holds the parts of a run that did not finish. Give --resume to '
+                                          r'continue'):
         open_table(str(path), None, 'm', False, 0, 2)
     with pytest.raises(OptionError, match='holds scores of m, not of other'):
         open_table(str(path), None, 'other', True, 0, 2)
     run(path, SCORES, 0, 2, resume=True)
-    with pytest.raises(OptionError, match='is there already. Give --resume'):
+    with pytest.raises(OptionError, match='already exists. Give --resume'):
         open_table(str(path), None, 'm', False, 0, 2)
     with pytest.raises(OptionError, match='holds scores of m, not of other'):
         open_table(str(path), None, 'other', True, 0, 2)

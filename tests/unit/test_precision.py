@@ -107,7 +107,7 @@ def test_other_weights_keep_the_precision(saved):
 def test_what_a_precision_cannot_do_is_said(saved, monkeypatch):
     with pytest.raises(OptionError, match='precision: "bf61" is not one of fp32, bf16, fp16. Did you mean "bf16"'):
         RALI(pretrained_model_path=saved, precision='bf61')
-    with pytest.raises(OptionError, match='precision: fp16 is for GPUs; on a CPU take fp32, or bf16'):
+    with pytest.raises(OptionError, match='precision: fp16 is for GPUs; on a CPU use fp32, or bf16'):
         RALI(pretrained_model_path=saved, precision='fp16')(images())
 
 
@@ -120,7 +120,7 @@ def test_bf16_gives_way_to_float32_where_that_is_faster(encoder, gpu, tmp_path, 
     expected = RALI(pretrained_model_path=tmp_path)(images())
     monkeypatch.setattr(precision, 'cpu_has_bf16', lambda: False)
     monkeypatch.setattr(torch.accelerator, 'is_available', lambda: gpu)
-    with pytest.warns(RuntimeWarning, match=r'bf16 is slower than fp32 on this CPU \(it has no units for it\); fp32 is taken'):
+    with pytest.warns(RuntimeWarning, match=r'bf16 is slower than fp32 on this CPU \(it has no units for it\); fp32 is used'):
         slow = RALI(pretrained_model_path=tmp_path, precision='bf16')
         found = slow(images())
     assert torch.equal(found, expected) if not gpu else (found - expected).abs().max() < 0.05

@@ -97,8 +97,8 @@ def test_unusable_pictures_are_refused(shape, message):
 @pytest.mark.parametrize(('values', 'message'), [
     ({'image_size': 64, 'resize_mode': 'shortes'}, 'Did you mean "shortest"'),
     ({'image_size': 64, 'interpolation': 'nearest'}, 'interpolation: "nearest" is not one of'),
-    ({'image_size': 64, 'resize_mode': 'native'}, 'image_size: 64 does not go with resize_mode: native'),
-    ({'image_size': None}, 'image_size: None does not go with resize_mode: shortest'),
+    ({'image_size': 64, 'resize_mode': 'native'}, 'image_size: 64 cannot be combined with resize_mode: native'),
+    ({'image_size': None}, 'image_size: None cannot be combined with resize_mode: shortest'),
 ])
 def test_options_are_checked(values, message):
     with pytest.raises(OptionError, match=message):

@@ -109,7 +109,7 @@ def test_the_range_says_which_ends_a_score_can_pass(basis_scores, expected):
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'pretrained': False}, 'pretrained: False needs image_encoder, pca_dim.*missing: image_encoder'),
     ({'pretrained': False, 'image_encoder': TIMM, 'pca_dim': 4}, 'missing: num_basis, mos_range, lower_better'),
-    ({'pretrained': 'rali-lite', 'num_basis': 3}, 'num_basis: goes with pretrained: False only'),
+    ({'pretrained': 'rali-lite', 'num_basis': 3}, 'num_basis: is only for pretrained: False'),
     ({'pretrained': False, 'image_encoder': {**TIMM, 'naem': 'x'}, 'pca_dim': 4, 'num_basis': 4, 'mos_range': (1, 5),
       'lower_better': False}, 'unknown key "naem".*Did you mean "name"'),
     ({'pretrained': False, 'image_encoder': {**TIMM, 'library': 'tim'}, 'pca_dim': 4, 'num_basis': 4, 'mos_range': (1, 5),

@@ -99,8 +99,8 @@ def test_the_naming_reward():
 
 @pytest.mark.parametrize(('values', 'message'), [
     ({'reading': -1}, 'rewards: reading: -1.0 must be at least 0'),
-    ({'reader': 'folder'}, 'reader: folder is for the reading reward alone'),
-    ({'most_surprise': 1.0}, 'most_surprise: 1.0 is for the reading'),
+    ({'reader': 'folder'}, 'reader: folder is only for the reading reward'),
+    ({'most_surprise': 1.0}, 'most_surprise: 1.0 is only for the reading'),
     ({'reading': 1, 'most_surprise': 0.0}, 'rewards: most_surprise: 0.0 must be above 0, or ~'),
     ({'naming': 1}, 'class_words: must be given'),
     ({'class_words': {'blur': ['blur']}}, 'and only then'),

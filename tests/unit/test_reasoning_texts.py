@@ -31,14 +31,14 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 
 @pytest.mark.parametrize('rows, message', [
-    ([line(), line()], '1 images stand in it more than once: a.png'),
+    ([line(), line()], '1 images appear in it more than once: a.png'),
     ([line(texts=())], '1 images have no text: a.png'),
     ([line(texts=('Sharp.', ' \n'))], '1 images have an empty text: a.png'),
     ([line(texts=('Sharp.', 'Sharp.'))], '1 images have the same text twice: a.png'),
     (['{"image": "a.png"'], 'line 1: cannot be read'),
     ([line(), '{"image": "b.png"}'], 'line 2: cannot be read .*texts'),
     ([line(), '{"image": "b.png", "texts": [{"text": "x", "seed": "one", "model": "m"}]}'], 'line 2: cannot be read'),
-    (['{"image": "b.png", "texts": [{"text": 5, "seed": 1, "model": "m"}]}'], '5 is no text'),
+    (['{"image": "b.png", "texts": [{"text": 5, "seed": 1, "model": "m"}]}'], '5 is not a text'),
 ])
 def test_lines_that_cannot_be_used(tmp_path, rows, message):
     with pytest.raises(DataError, match=message):

@@ -87,7 +87,7 @@ def test_weights_in_several_files(copied, suffix):
     with pytest.raises(CheckpointError, match=weight_map[names[0]]):
         read_released(copied)
     index.write_text('{}')
-    with pytest.raises(CheckpointError, match=r'index.json: is no index of weights'):
+    with pytest.raises(CheckpointError, match=r'index.json: is not an index of weights'):
         read_released(copied)
 
 

@@ -115,11 +115,11 @@ def test_empty_lines_hold_no_rows(path, lines, rows):
     ('csv', b'image,score,why\r\na,1,\r\n"b,2,\r\nc,3,\r\nd,4,\r\n', 'line 3 of .* is damaged: a quote is opened and never'),
     ('csv', b'name,mos\na,1\n', r"--out: .*rows is not a table: its first line is 'name,mos', not 'image,score,why'. Give"),
     ('csv', b'a letter', "its first line is 'a letter'"),
-    ('csv', b'image,score,why\r\na,1\r\n', r"line 2 of .*\['a', '1'\]. Mend or remove it"),
+    ('csv', b'image,score,why\r\na,1\r\n', r"line 2 of .*\['a', '1'\]. Fix or remove it"),
     ('csv', b'image,score,why\r\na\rb,1,\r\n', 'line 2 of .* is damaged: new-line character'),
     ('json', b'image,score,why\n', "not '{\"image\": ' and so on"),
     ('json', b'{"image": "a"}\n', 'line 1 of .*rows is damaged'),
-    ('json', b'{"image": "a", "sc\n{"image": "b"}\n', 'line 1 of .* is damaged: {"image": "a", "sc. Mend or remove it')])
+    ('json', b'{"image": "a", "sc\n{"image": "b"}\n', 'line 1 of .* is damaged: {"image": "a", "sc. Fix or remove it')])
 def test_files_of_others_and_damaged_rows_are_named_and_left_alone(path, lines, content, message):
     path.write_bytes(content)
     file = RowFile(path, FORMATS[lines], option='--out', kind='a table')

@@ -62,7 +62,7 @@ def test_a_table_cut_off_anywhere_goes_on_and_ends_the_same(tmp_path, lines):
 
 def test_a_table_is_never_overwritten(tmp_path):
     write(tmp_path / 'scores.csv', SCORES)
-    with pytest.raises(OptionError, match='scores.csv is there already. Give --resume to go on with it, or another name'):
+    with pytest.raises(OptionError, match='scores.csv already exists. Give --resume to continue it, or another name'):
         ScoreTable(tmp_path / 'scores.csv', 'rali-lite')
 
 
@@ -76,7 +76,7 @@ def test_a_table_of_another_metric_is_refused(tmp_path):
     ('name,mos\na.png,3\n', "is not a table of scores: its first line is 'name,mos', not 'image,score,error,metric'"),
     ('one line of something else', "its first line is 'one line of something else', not 'image,"),
     ('image\na.png\n', "its first line is 'image', not 'image,"),
-    ('image,score,error,metric\na.png,3\nb.png,2,,rali-lite\n', r"line 2 of .* is damaged: \['a.png', '3'\]. Mend or"),
+    ('image,score,error,metric\na.png,3\nb.png,2,,rali-lite\n', r"line 2 of .* is damaged: \['a.png', '3'\]. Fix or"),
 ])
 def test_a_file_that_is_no_table_of_scores_is_refused(tmp_path, content, message):
     (tmp_path / 'scores.csv').write_text(content)

@@ -99,7 +99,7 @@ def test_pyiqa_builds_it_by_name(folder):
 
 @pytest.mark.parametrize('options, message', [
     ({'crop_sise': 64}, r'unknown key "crop_sise".*Did you mean "crop_size"'),
-    ({'crop_size': 16}, 'crop_size: 16 must be one or two numbers of 32 pixels at least'),
+    ({'crop_size': 16}, 'crop_size: 16 must be one or two numbers of at least 32 pixels'),
     ({'crop_size': [64, 64, 3]}, 'crop_size'),
     ({'phase': 'dev'}, 'phase: "dev" is not one of train, val, test'),
     ({'mos_range': [0, 100]}, r'mos_range: the labels are in \[1.0, 5.0\]'),

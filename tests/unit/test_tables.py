@@ -50,7 +50,7 @@ def test_a_truncated_image_is_named(folder):
     (folder / 'b.png').write_bytes(content[:len(content) // 2])
     table = build_table('train', {'name': 'tiny', 'type': 'GeneralFRDataset', 'dataroot_target': str(folder),
                                   'meta_info_file': str(folder / 'fr.csv'), 'mos_range': [1, 5], 'lower_better': False}, 0)
-    with pytest.raises(DataError, match=r'tiny: .*b.png: cannot be read as an image \(.*\). Mend or remove it'):
+    with pytest.raises(DataError, match=r'tiny: .*b.png: cannot be read as an image \(.*\). Fix or remove it'):
         table[1]
 
 
@@ -146,7 +146,7 @@ def test_an_empty_split_tells_what_the_column_has(tmp_path):
 
 
 def test_missing_options_of_a_table(tmp_path):
-    with pytest.raises(OptionError, match='datasets: train: mos_range: must be given; .*m.csv run from 1 to 2. Example'):
+    with pytest.raises(OptionError, match='datasets: train: mos_range: must be given; .*m.csv range from 1 to 2. Example'):
         spreadsheet(tmp_path, 'img,mos\n1.png,1\n2.png,2\n', mos_range=None)
     with pytest.raises(OptionError, match='datasets: train: dataroot_target: must be given'):
         spreadsheet(tmp_path, 'img,mos\n1.png,1\n2.png,2\n', dataroot_target=None)

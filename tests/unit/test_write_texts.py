@@ -244,7 +244,7 @@ def test_images_in_subfolders_are_named_by_the_shortest_end_of_their_own(tmp_pat
 
 
 def test_a_file_given_twice_is_refused(tmp_path, reasoner, images):
-    with pytest.raises(DataError, match='1 image names stand for several files: .*0.png'):
+    with pytest.raises(DataError, match='1 image names refer to several files: .*0.png'):
         write_texts(reasoner, [images[0], images[0]], tmp_path / 'texts.jsonl', OPTIONS)
 
 
@@ -271,8 +271,8 @@ def test_arguments_that_cannot_be_used(capsys, arguments, message):
 @pytest.mark.parametrize('command', [['describe'], ['write-texts', '--out', 'x']])
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['--device', 'gpu'], '--device: "gpu" cannot be used: .* Give cpu, cuda'),
-    (['--max-pixels', '0'], '--max-pixels: 0 must be 1'),
-    (['--device', 'cuda:99'], '--device: "cuda:99" cannot be used'), (['--batch-size', '0'], '--batch-size: 0 must be 1')])
+    (['--max-pixels', '0'], '--max-pixels: 0 must be at least 1'),
+    (['--device', 'cuda:99'], '--device: "cuda:99" cannot be used'), (['--batch-size', '0'], '--batch-size: 0 must be at least 1')])
 def test_models_that_cannot_be_run_so(reasoner, images, capsys, command, arguments, message):
     assert main([*command, str(images[0]), '--model', str(reasoner.folder), *arguments]) == 2
     assert re.search(message, capsys.readouterr().err)

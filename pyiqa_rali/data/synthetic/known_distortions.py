@@ -49,7 +49,7 @@ class TablePictures:
         self.folder = Path(folder)
         path = self.folder / TABLE
         if not path.is_file():
-            raise OptionError(f'FOLDER: {path} is not there. Give a data set of python -m pyiqa_rali make-dataset.')
+            raise OptionError(f'FOLDER: {path} does not exist. Give a data set of python -m pyiqa_rali make-dataset.')
         with open(path, encoding='utf-8', newline='') as stream:
             rows = list(csv.DictReader(stream))
         missing = [name for name in COLUMNS if not rows or name not in rows[0]]

@@ -45,7 +45,7 @@ def make_dataset(settings: DatasetSettings, workers: int = 1) -> int:
     """
     check_settings(settings)
     if workers < 1:
-        raise OptionError(f'workers: {workers} must be 1 at least.')
+        raise OptionError(f'workers: {workers} must be at least 1.')
     PseudoMos(settings.metrics, load_calibration(settings.calibration)).measure.check_size(settings.size)
     photographs = list_photographs(settings.photos, settings.groups)
     check_sizes(photographs, settings.size)

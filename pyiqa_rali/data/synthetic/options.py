@@ -108,9 +108,9 @@ def crop_of(options: SyntheticOptions) -> tuple[int, int]:
     """Return height and width of the crops.
 
     Raises:
-        OptionError: not one or two numbers of 32 pixels at least.
+        OptionError: not one or two numbers of at least 32 pixels.
     """
     crop = (options.crop_size,) * 2 if isinstance(options.crop_size, int) else tuple(options.crop_size)
     if len(crop) != 2 or min(crop) < LEAST_CROP:
-        raise OptionError(f'crop_size: {options.crop_size} must be one or two numbers of {LEAST_CROP} pixels at least.')
+        raise OptionError(f'crop_size: {options.crop_size} must be one or two numbers of at least {LEAST_CROP} pixels.')
     return crop

@@ -56,7 +56,7 @@ class FullReferenceMetrics:
             if name not in METRICS:
                 raise OptionError(f'metrics: "{name}" is not one of {", ".join(METRICS)}.{did_you_mean(name, METRICS)}')
         if not names:
-            raise OptionError(f'metrics: the list is empty; name one of {", ".join(METRICS)} at least.')
+            raise OptionError(f'metrics: the list is empty; name at least one of {", ".join(METRICS)}.')
         self.names = tuple(dict.fromkeys(names))
         self._networks: dict[str, torch.nn.Module] = {}
 
@@ -163,7 +163,7 @@ def load_calibration(path: str | Path | None = None) -> dict[str, list[float]]:
         table = json.loads(source.read_text(encoding='utf-8'))['quantiles']
         for name, values in table.items():
             if len(values) < 2 or not np.all(np.diff(np.asarray(values, dtype=np.float64)) >= 0):
-                raise ValueError(f'the quantiles of {name} do not rise')
+                raise ValueError(f'the quantiles of {name} do not increase')
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise OptionError(f'calibration: {source} is not a calibration file ({type(error).__name__}: {error}). Make one '
                           'with make-dataset --calibrate.') from error

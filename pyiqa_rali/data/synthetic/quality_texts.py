@@ -80,7 +80,8 @@ def write_texts(distortions: list[tuple[str, float]], mos_label: float, rng: np.
         OptionError: more texts than there are wordings.
     """
     if count > MOST_TEXTS:
-        raise OptionError(f'texts_per_image: {count} is more than {MOST_TEXTS}, the different texts there surely are.')
+        raise OptionError(f'texts_per_image: {count} is more than {MOST_TEXTS}, the number of different texts that are '
+                          'guaranteed.')
     texts: dict[str, None] = {}
     while len(texts) < count:
         texts[_write_text(distortions, mos_label, rng)] = None

@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 def check_backend(backend: str, precision: str, trainable: bool) -> None:
-    """Raise OptionError for a backend that there is not, or that does not go with other options."""
+    """Raise OptionError for a backend that there is not, or that cannot be combined with other options."""
     if backend not in BACKENDS:
         raise OptionError(f'backend: "{backend}" is not one of {", ".join(BACKENDS)}.{did_you_mean(backend, BACKENDS)}')
     if backend == 'onnx' and (precision != 'fp32' or trainable):
         other = f'precision: {precision}' if precision != 'fp32' else 'trainable: true'
-        raise OptionError(f'backend: onnx computes in float32 with weights that stay, and does not go with {other}. Leave one '
-                          'of them out.')
+        raise OptionError(f'backend: onnx computes in float32 with weights that stay, and cannot be combined with {other}. '
+                          'Leave one of them out.')
     if backend == 'onnx' and not is_installed('onnxruntime'):
         raise OptionError('backend: onnx needs onnxruntime. Install it: pip install "pyiqa-rali[onnx]".')
 
@@ -107,8 +107,8 @@ class OnnxScorer:
             try:
                 self._sessions[key] = open_session(path, key[2])
             except Exception as error:  # onnxruntime has a class for each way in which a file can be broken
-                raise CheckpointError(f'{path}: onnxruntime cannot read it ({error}). Remove it, and it is made '
-                                      'anew.') from error
+                raise CheckpointError(f'{path}: onnxruntime cannot read it ({error}). Remove it, and it will be made '
+                                      'again.') from error
         return self._sessions[key]
 
 

@@ -78,7 +78,7 @@ def check_size(net: nn.Module, option: str) -> None:
     """Raise OptionError, which names the option, for weights that do not fit one ONNX file."""
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*net.parameters(), *net.buffers()))
     if size > LARGEST_FILE:
-        raise OptionError(f'{option}: the weights take {size / 2 ** 30:.1f} GB; an ONNX file holds 2 GB at most.')
+        raise OptionError(f'{option}: the weights take {size / 2 ** 30:.1f} GB; an ONNX file holds at most 2 GB.')
 
 
 def exported(network: ScoringNetwork, size: int | None, opset: int = DEFAULT_OPSET) -> Any:
@@ -102,6 +102,7 @@ def exported(network: ScoringNetwork, size: int | None, opset: int = DEFAULT_OPS
     finally:
         logging.disable(before)
     if program is None:
-        raise OptionError('export-onnx: torch.onnx.export gave no program; this version of torch cannot export the encoder.')
+        raise OptionError('export-onnx: torch.onnx.export returned no program; this version of torch cannot export the '
+                          'encoder.')
     use_same_padding(program.model, network.padded_same)
     return program.model

@@ -116,5 +116,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f'{path}: cannot be read ({error}).') from error
     if not isinstance(values, dict):
-        raise CheckpointError(f'{path}: is no JSON object.')
+        raise CheckpointError(f'{path}: is not a JSON object.')
     return values

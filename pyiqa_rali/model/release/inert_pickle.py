@@ -162,16 +162,16 @@ class InertUnpickler(pickle._Unpickler):  # the pure Python one: its steps can b
     def _encoded(self, text: Any, encoding: Any = 'latin1') -> bytes:
         """Return the bytes that older protocols write as text."""
         if not isinstance(text, str) or encoding != 'latin1':
-            raise Refused('text in another encoding than latin1')
+            raise Refused('text in an encoding other than latin1')
         self._left -= len(text)
         if self._left < 0:
-            raise Refused('it makes more and more bytes of the same text')
+            raise Refused('it expands the same text into ever more bytes')
         return text.encode('latin1')
 
     def load_build(self) -> None:
         """Give an inert object its state; an array of joblib's is read from the file."""
         if not isinstance(self.stack[-2] if len(self.stack) > 1 else None, Inert):
-            raise Refused('it gives a state to what has none')
+            raise Refused('it sets the state of an object that has none')
         self._do(pickle.BUILD)
         if isinstance(self.stack[-1], _JoblibArray):
             self.stack.append(self._read_array(self.stack.pop()))

@@ -91,7 +91,7 @@ def read_torch_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
         raise CheckpointError(f'{path}: holds no state dict of tensors.')
     strange = [str(name) for name, tensor in state.items() if not isinstance(name, str) or not _is_stored(tensor)]
     if strange:
-        raise CheckpointError(f'{path}: {some(strange)} is not an ordinary tensor whose values all stand in the file.')
+        raise CheckpointError(f'{path}: {some(strange)} is not an ordinary tensor whose values are all in the file.')
     return state
 
 

@@ -1,8 +1,8 @@
 """The released RALI folder (hub repository ByteDance/Q-Insight, folder RALI), turned into our checkpoint.
 
 Its files: `best/` (a transformers CLIPModel with its processor), `ckpt.pt`, `pca.pkl`, `basis.npz`. What `ckpt.pt` holds
-goes before the others; the PCA's mean stands in `pca.pkl` only. Everything is read as data, and every tensor is accounted
-for: it is taken, or it belongs to the text tower, or it is refused by name.
+takes precedence over the others; the PCA's mean is in `pca.pkl` only. Everything is read as data, and every tensor is
+accounted for: it is used, or it belongs to the text tower, or it is rejected by name.
 """
 
 import json
@@ -102,7 +102,7 @@ def _basis(folder: Path, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return state['scorer.prototypes'], state['scorer.proto_scores']
     half = [name for name in ('scorer.prototypes', 'scorer.proto_scores') if name in state]
     if half:
-        raise CheckpointError(f'{folder / "ckpt.pt"}: holds {half[0]} without its counterpart; the basis is not whole.')
+        raise CheckpointError(f'{folder / "ckpt.pt"}: holds {half[0]} without its counterpart; the basis is incomplete.')
     arrays = read_npz(folder / 'basis.npz', ('vectors', 'scores'))
     return torch.from_numpy(arrays['vectors']), torch.from_numpy(arrays['scores'])
 
@@ -157,7 +157,7 @@ def _weights_of_best(folder: Path) -> tuple[dict[str, Tensor], Path]:
     try:
         shards = sorted(set(json.loads(present[0].read_text(encoding='utf-8'))['weight_map'].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f'{present[0]}: is no index of weights ({error!r}).') from error
+        raise CheckpointError(f'{present[0]}: is not an index of weights ({error!r}).') from error
     found: dict[str, Tensor] = {}
     for shard in shards:
         found.update(_read_weights(folder / 'best' / Path(str(shard)).name))

@@ -133,7 +133,7 @@ def variants_of(options: AblationOptions) -> list[Variant]:
     names = [row.name for row in rows]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated:
-        raise OptionError(f'variants, sweeps: "{repeated}" stands in them twice.')
+        raise OptionError(f'variants, sweeps: "{repeated}" appears in them twice.')
     return rows
 
 

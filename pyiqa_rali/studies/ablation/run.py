@@ -91,7 +91,7 @@ class Ablation:
         """
         for name, value in (('processes', processes), ('threads', threads)):
             if value < 1:
-                raise OptionError(f'{name}: {value} must be 1 at least.')
+                raise OptionError(f'{name}: {value} must be at least 1.')
         # any option may change: cells know by themselves what they depend on
         claim_run(self.root, self.options, continues=True, free=[each.name for each in fields(self.options)])
         if self.left:
@@ -121,8 +121,8 @@ class Ablation:
             failed = run_jobs(jobs, processes, dict.fromkeys(THREAD_VARIABLES, str(threads)), look)
         if failed:
             left = sum(not self._result(cell).exists() for cell in cells)
-            raise DataError(f'{left} of {len(cells)} trainings failed. The first says: {last_line(failed[0].log)} See '
-                            f'{failed[0].log}. Mend it and start the same command again: finished trainings are kept.')
+            raise DataError(f'{left} of {len(cells)} trainings failed. The first one says: {last_line(failed[0].log)} See '
+                            f'{failed[0].log}. Fix it and run the same command again: finished trainings are kept.')
 
     def _report(self) -> AblationResult:
         """Write the tables and the drawings."""

@@ -55,9 +55,9 @@ def analyse_domains(opt: OptionFile, sections: Sequence[str], checkpoint: str | 
         CheckpointError: weights that are not on this machine, and that the hub cannot give.
     """
     if len(set(sections)) < 2:
-        raise OptionError(f'sections: {", ".join(sections) or "none"}: must name two different data sets at least.')
+        raise OptionError(f'sections: {", ".join(sections) or "none"}: must name at least two different data sets.')
     if permutations < 1:
-        raise OptionError(f'permutations: {permutations} must be 1 at least.')
+        raise OptionError(f'permutations: {permutations} must be at least 1.')
     values, wanted = sections_of(opt, sections)
     chosen = {section: _chosen_images(section, options, limit, seed) for section, options in wanted.items()}
     folder = AnalysisFolder(out, 'domains', {

@@ -38,7 +38,7 @@ def analyse_efficiency(metrics: Sequence[str], model: str | os.PathLike, image: 
     """
     for name, value in (('repeats', repeats), ('threads', threads)):
         if value < 1:
-            raise OptionError(f'{name}: {value} must be 1 at least.')
+            raise OptionError(f'{name}: {value} must be at least 1.')
     if not Path(image).is_file():
         raise OptionError(f'image: {image} is not a file.')
     wanted: list[tuple[str, str, str | None]] = [

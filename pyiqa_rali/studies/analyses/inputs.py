@@ -40,7 +40,7 @@ def drawn(count: int, limit: int | None, seed: int) -> list[int]:
         OptionError: the limit is not positive.
     """
     if limit is not None and limit < 1:
-        raise OptionError(f'limit: {limit} must be 1 at least.')
+        raise OptionError(f'limit: {limit} must be at least 1.')
     if limit is None or limit >= count:
         return list(range(count))
     return sorted(np.random.default_rng(seed).choice(count, limit, replace=False).tolist())

@@ -44,7 +44,7 @@ def analyse_teachers(opt: OptionFile, sections: Sequence[str], checkpoints: Mapp
         CheckpointError: a checkpoint cannot be loaded.
     """
     if len(checkpoints) < 2:
-        raise OptionError(f'checkpoints: {", ".join(checkpoints) or "none"}: must be two at least, of different names.')
+        raise OptionError(f'checkpoints: {", ".join(checkpoints) or "none"}: must be at least two, with different names.')
     paths = {name: str(path) for name, path in checkpoints.items()}
     _, chosen = sections_of(opt, sections)
     folder = AnalysisFolder(out, 'teachers', {'checkpoints': paths, 'limit': limit, 'seed': seed, 'datasets': chosen})

@@ -53,8 +53,8 @@ class BenchmarkOptions:
         device: torch's name.
         encoder: of the random weights of 'rali' and 'release': 'ViT-L/14-336' or 'tiny'.
         repeats: timed calls of a cell, after one that is not.
-        starts: processes whose way to the first score is timed.
-        seconds: no further call of a cell begins after so long.
+        starts: processes whose time to the first score is measured.
+        seconds: start no further call of a cell after this time.
         call_limit: cells with longer calls, in seconds, are left out.
         check_images: pictures whose scores are compared; 0 for none.
         pipeline_images: JPEG files that the command `score` is timed on; 0 for none.
@@ -141,5 +141,5 @@ def size_of(option: str, text: str) -> tuple[int, int]:
     """
     parts = text.lower().split('x')
     if len(parts) != 2 or not all(part.isdigit() and int(part) >= 16 for part in parts):
-        raise OptionError(f'{option}: "{text}" must be WIDTHxHEIGHT in pixels, each 16 at least, such as 512x384.')
+        raise OptionError(f'{option}: "{text}" must be WIDTHxHEIGHT in pixels, each at least 16, such as 512x384.')
     return int(parts[0]), int(parts[1])

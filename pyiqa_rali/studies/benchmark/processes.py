@@ -38,7 +38,7 @@ class Rows:
         self.path, record = folder / 'rows.jsonl', folder / 'settings.json'
         if self.path.exists() and self.path.stat().st_size:
             if not resume:
-                raise OptionError(f'--out: {folder} holds a benchmark already. Give --resume to go on with it, or another '
+                raise OptionError(f'--out: {folder} holds a benchmark already. Give --resume to continue it, or another '
                                   'folder.')
             if not record.is_file():
                 raise DataError(f'--out: {folder} cannot be resumed: {record.name}, which says how its rows were measured, is '

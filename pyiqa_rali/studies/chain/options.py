@@ -200,4 +200,4 @@ def _check_grpo(options: GrpoOptions) -> None:
                           'sampled ratings.')
     if 0 < config.max_steps < options.logger.print_freq:
         raise OptionError(f'logger: print_freq: {options.logger.print_freq} is more than the {config.max_steps} steps of GRPO '
-                          '(grpo: max_steps): no reward would be written down. Lower it.')
+                          '(grpo: max_steps): no reward would be recorded. Lower it.')

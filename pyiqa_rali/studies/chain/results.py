@@ -35,7 +35,7 @@ def reward_figures(log: Path, print_freq: int) -> dict[str, float]:
     """
     record = read_record(log)
     if not record:
-        raise OptionError(f'logger: print_freq: {print_freq} is more than the steps of GRPO: no reward was written down. '
+        raise OptionError(f'logger: print_freq: {print_freq} is more than the steps of GRPO: no reward was recorded. '
                           'Lower it.')
     steps = max(1, FIRST_AND_LAST // max(1, print_freq))
     first, last = (statistics.fmean(row['reward'] for row in rows) for rows in (record[:steps], record[-steps:]))

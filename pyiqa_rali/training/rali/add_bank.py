@@ -77,7 +77,7 @@ def add_bank(checkpoint: str | os.PathLike, out: str | os.PathLike, *, texts: st
     tensors, metadata = load_checkpoint(locate_checkpoint(str(checkpoint)))
     if options is not None:
         if text_encoder or split_sentences:
-            raise OptionError('text_encoder, split_sentences: go with --texts; an option file names its own text encoder.')
+            raise OptionError('text_encoder, split_sentences: are only for --texts; an option file names its own text encoder.')
         features, bank = _from_options(options, changes, seed)
     else:
         path, split = _encoder_of(str(checkpoint), metadata, text_encoder)

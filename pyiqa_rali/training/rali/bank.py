@@ -93,7 +93,7 @@ def make_bank(candidates: list[Candidate], text_encoder: TextEncoder, options: B
         text_encoder: the one that the images were aligned with.
         options: how many, and how they are chosen.
         seed: seeds the choice.
-        origin: what is written down about texts and encoder.
+        origin: what is recorded about texts and encoder.
 
     Raises:
         DataError: no candidates.

@@ -49,7 +49,7 @@ def compress(image_features: np.ndarray, mos_label: np.ndarray, options: Compres
         seed: seeds k-means.
 
     Raises:
-        OptionError: D or K cannot be had from this many images or features.
+        OptionError: D or K is more than this many images or features.
     """
     features = np.asarray(image_features, dtype=np.float64)
     _check_sizes(features.shape, options)
@@ -200,7 +200,7 @@ def kmeans(points: np.ndarray, num_clusters: int, options: CompressOptions, seed
         OptionError: there are fewer points than clusters.
     """
     if num_clusters > len(points):
-        raise OptionError(f'num_basis: {num_clusters} clusters need as many points at least, and there are {len(points)}.')
+        raise OptionError(f'num_basis: {num_clusters} clusters need at least as many points, and there are {len(points)}.')
     assign = _assign_torch if options.backend == 'torch' else _assign_sklearn
     iterations = max(1, options.kmeans_iter)
     assignment = assign(points, num_clusters, iterations, seed) if num_clusters > 1 else np.zeros(len(points), dtype=int)

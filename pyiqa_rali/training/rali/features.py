@@ -103,7 +103,7 @@ def load_features(path: Path) -> FeatureTable:
     """
     from safetensors import safe_open
     if not path.exists():
-        raise CheckpointError(f'{path}: is not there. Run the stages before this one first (stages: [align, compress, '
+        raise CheckpointError(f'{path}: does not exist. Run the stages before this one first (stages: [align, compress, '
                               'score]).')
     with safe_open(path, framework='pt') as stream:
         names = json.loads(stream.metadata()['image_names'])

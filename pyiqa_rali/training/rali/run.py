@@ -70,7 +70,7 @@ def train(options: TrainOptions | OptionSource, auto_resume: bool = False, launc
 
     Args:
         options: of the run: an option file, or an object.
-        auto_resume: go on with an interrupted run of the same name.
+        auto_resume: resume an interrupted run of the same name.
         launcher: 'none', or 'pytorch' under torchrun.
         overrides: 'section:key=value' entries.
 
@@ -203,7 +203,7 @@ class Run:
     def _scorer_from_basis(self) -> BasisScorer:
         from safetensors.torch import load_file
         if not self.folder.basis.exists():
-            raise CheckpointError(f'{self.folder.basis}: is not there. Run stage 2 first (stages: [compress, score]).')
+            raise CheckpointError(f'{self.folder.basis}: does not exist. Run stage 2 first (stages: [compress, score]).')
         tensors = load_file(self.folder.basis)
         pca_dim, feature_dim = tensors['pca_components'].shape
         scorer = BasisScorer(feature_dim, pca_dim, len(tensors['basis_scores']))

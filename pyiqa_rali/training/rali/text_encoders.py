@@ -103,7 +103,7 @@ class SentenceEncoder(TextEncoder):
         split_sentences: see `TextEncoder`.
 
     Raises:
-        OptionError, CheckpointError: it is nowhere to be had, or is no sentence encoder.
+        OptionError, CheckpointError: it cannot be found, or is not a sentence encoder.
     """
 
     @bars_of_transformers()

@@ -65,7 +65,7 @@ def build_towers(network: dict[str, Any], text: TextEncoderOptions, path: PathOp
 
     Raises:
         OptionError: names, widths or libraries do not go together.
-        CheckpointError: weights are nowhere to be had, or `path: pretrain_network` does not fit.
+        CheckpointError: weights cannot be found, or `path: pretrain_network` does not fit.
     """
     network = {'type': 'RALI', **network}
     unknown = set(network) - {'type', 'image_encoder'}
@@ -120,8 +120,8 @@ def _told(what: str, from_hub: bool) -> Iterator[None]:
         with cache_alone_when_out_of_reach() if from_hub else contextlib.nullcontext():
             yield
     except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f'{what} cannot be had: {first_line(error)}. Give what is on this machine; or, with a network, '
-                              'set HF_ENDPOINT to a mirror that can be reached.') from error
+        raise CheckpointError(f'{what} cannot be obtained: {first_line(error)}. Give what is on this machine; or, with a '
+                              'network, set HF_ENDPOINT to a mirror that can be reached.') from error
 
 
 def _open_clip_preprocessing(model: Any, encoder: EncoderOptions) -> Preprocessing:

@@ -50,7 +50,7 @@ def train_grpo(options: GrpoOptions | OptionSource, auto_resume: bool = False,
 
     Args:
         options: of the run: an option file, or an object.
-        auto_resume: go on with an interrupted run of the same name.
+        auto_resume: resume an interrupted run of the same name.
         overrides: 'section:key=value' entries.
 
     Raises:
@@ -120,15 +120,15 @@ def check_before_training(options: GrpoOptions, config: Any, rows: list[Row], re
     total = (f'per_device_train_batch_size {config.per_device_train_batch_size} x {processes} processes x steps_per_generation '
              f'{config.steps_per_generation} = {batch} rollouts')
     if batch % generations:
-        raise OptionError(f'grpo: {total}, which num_generations {generations} does not divide. Change one of them.')
+        raise OptionError(f'grpo: {total}, which is not divisible by num_generations {generations}. Change one of them.')
     images = batch // generations
     if images > len(rows):
         raise OptionError(f'grpo: {total} / num_generations {generations} = {images} images a generation, but the training '
-                          f'sets hold {len(rows)}. Not one step would be taken. Lower the batch.')
+                          f'sets hold {len(rows)}. Not a single step would be taken. Lower the batch.')
     check_rewards_can_act(options, rows, images)
     phase = max(1, config.steps_per_generation * config.num_iterations // config.gradient_accumulation_steps)
     if config.save_steps % phase:
-        raise OptionError(f'logger: save_checkpoint_freq: {int(config.save_steps)} is no multiple of steps_per_generation '
+        raise OptionError(f'logger: save_checkpoint_freq: {int(config.save_steps)} is not a multiple of steps_per_generation '
                           f'{config.steps_per_generation} x num_iterations {config.num_iterations} / '
                           f'gradient_accumulation_steps {config.gradient_accumulation_steps} = {phase} steps, so a resumed run '
                           f'would generate anew in the middle. Take a multiple of {phase}.')
@@ -146,7 +146,7 @@ def check_rewards_can_act(options: GrpoOptions, rows: list[Row], images: int) ->
     degraded = sum(row.task == 'degradation' for row in rows)
     if bool(degraded) != bool(options.rewards.degradation):
         raise OptionError(f'rewards: degradation: {options.rewards.degradation:g}: {degraded} of {len(rows)} training images '
-                          'are of a DegradationTable. The reward and such a data set go together: give both, or none.')
+                          'are of a DegradationTable. The reward and such a data set belong together: give both, or neither.')
     comparing = [name for name in ('rank', 'margin') if getattr(options.rewards, name)]
     if comparing and images < 2:
         raise OptionError(f'rewards: {comparing[0]}: compares images, and a generation holds one. Raise '
@@ -172,7 +172,7 @@ def check_completion_length(options: GrpoOptions, longest: int | None, reasoner:
     needed = len(reasoner.processor.tokenizer.encode(frame, add_special_tokens=False)) + SHORTEST_REASONING
     if longest < needed:
         raise OptionError(f'grpo: max_completion_length: {longest} is too short: tags and answer take '
-                          f'{needed - SHORTEST_REASONING} tokens + {SHORTEST_REASONING} for the least reasoning = {needed}.')
+                          f'{needed - SHORTEST_REASONING} tokens + {SHORTEST_REASONING} for minimal reasoning = {needed}.')
 
 
 def make_trainer(options: GrpoOptions, config: Any, rows: list[Row], validation: dict[str, list[Row]],

@@ -62,7 +62,7 @@ class AlarmCallback(TrainerCallback):
         self.raised: set[str] = set()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the first entropy of a run that is gone on with from its history."""
+        """Take the first entropy of a resumed run from its history."""
         self.first_entropy = next((logs['entropy'] for logs in state.log_history if 'entropy' in logs), None)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:

@@ -20,7 +20,7 @@ ELSEWHERE = {'output_dir': 'path: experiments_root and name', 'seed': 'manual_se
              'report_to': 'logger: use_tb_logger', 'eval_strategy': 'val: val_freq', 'eval_steps': 'val: val_freq',
              'save_strategy': 'logger: save_checkpoint_freq', 'model_init_kwargs': 'network',
              'remove_unused_columns': 'nothing', 'log_completions': 'nothing: samples.csv holds samples'}
-NOT_RESUMABLE = ('save_only_model', 'ignore_data_skip', 'sync_ref_model')  # a run that is gone on with would end elsewhere
+NOT_RESUMABLE = ('save_only_model', 'ignore_data_skip', 'sync_ref_model')  # a resumed run would end elsewhere
 
 
 @dataclass
@@ -212,10 +212,10 @@ def check_rewards(options: RewardOptions) -> None:
     """
     weights = {name: getattr(options, name) for name in REWARDS} | options.functions
     if not any(weights.values()):
-        raise OptionError(f'rewards: {weights}: one of these weights must be above 0.')
+        raise OptionError(f'rewards: {weights}: at least one of these weights must be above 0.')
     for name in ('reader', 'most_surprise'):
         if getattr(options, name) is not None and not options.reading:
-            raise OptionError(f'rewards: {name}: {getattr(options, name)} is for the reading reward alone. Give reading a '
+            raise OptionError(f'rewards: {name}: {getattr(options, name)} is only for the reading reward. Give reading a '
                               f'weight, or leave {name} out.')
     if bool(options.naming) != bool(options.class_words):
         raise OptionError('rewards: class_words: must be given with a weight of naming above 0, and only then; for example '
@@ -226,7 +226,8 @@ def check_rewards(options: RewardOptions) -> None:
     own = [name.rpartition(':')[2] for name in options.functions]
     taken = [name for name in own if own.count(name) > 1 or name in REWARDS]
     if taken:
-        raise OptionError(f'rewards: functions: {taken[0]} names two rewards, and the log could not tell them. Rename yours.')
+        raise OptionError(f'rewards: functions: {taken[0]} names two rewards, which the log could not tell apart. Rename '
+                          'yours.')
 
 
 def sft_options(values: Mapping[str, Any]) -> SftOptions:
@@ -258,7 +259,7 @@ def check_trainer_keys(section: str, values: dict[str, Any], config_class: type)
         if key in ELSEWHERE:
             raise OptionError(f'{section}: {key}: is set by {ELSEWHERE[key]}. Remove it here.')
         if key not in known:
-            raise OptionError(f'{section}: unknown key "{key}": it is no field of {config_class.__name__}.'
+            raise OptionError(f'{section}: unknown key "{key}": it is not a field of {config_class.__name__}.'
                               f'{did_you_mean(key, known)}')
         if key in NOT_RESUMABLE and values[key]:
             raise OptionError(f'{section}: {key}: {values[key]}: a run that is interrupted could not be gone on with to the '

@@ -143,7 +143,7 @@ class Ract:
 
         Raises:
             DataError: images that cannot be used; all of them are named.
-            CheckpointError: the model that they are for cannot be had.
+            CheckpointError: the model that they are for cannot be found.
         """
         options = self._all_teacher_options()
         start = options[0].network if 'teach' in self.options.steps else None
@@ -199,7 +199,8 @@ class Ract:
         reports = {}
         for name, table in self.options.datasets.items():
             if not self.teacher(name).exists():
-                raise CheckpointError(f'{self.teacher(name)}: is not there. Run the step before (steps: [teach, write, tune]).')
+                raise CheckpointError(f'{self.teacher(name)}: does not exist. Run the step before (steps: [teach, write, '
+                                      'tune]).')
             reasoner = load_vlm(self.teacher(name))
             reasoner.model.to('cuda' if torch.cuda.is_available() else 'cpu')
             images = image_files('train', table, self.options.manual_seed)
@@ -213,6 +214,6 @@ class Ract:
         """One student for all data sets, by supervised fine-tuning on the texts."""
         missing = [str(self.texts(name)) for name in self.options.datasets if not self.texts(name).exists()]
         if missing:
-            raise CheckpointError(f'{missing[0]}: is not there. Run the step before (steps: [write, tune]).')
+            raise CheckpointError(f'{missing[0]}: does not exist. Run the step before (steps: [write, tune]).')
         options = self.student_options()
         return {'student': run_sft(options, *examples_of(options), auto_resume=self.resume)}

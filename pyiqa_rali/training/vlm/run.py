@@ -189,7 +189,7 @@ def load_reader(options: GrpoOptions, device: torch.device) -> BlindReader:
     """Load the model that reads texts for the reading reward: by default the one that training starts from, frozen.
 
     Raises:
-        CheckpointError: it cannot be had or loaded.
+        CheckpointError: it cannot be found or loaded.
     """
     network = options.network
     reasoner = load_vlm(options.rewards.reader or network.pretrained, network.dtype, network.attn_implementation, None,
@@ -273,7 +273,7 @@ def common_settings(section: str, options: GrpoOptions | SftOptions, given: dict
         OptionError: bf16 is wanted and there is no GPU that has it.
     """
     if given.get('bf16') and not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
-        raise OptionError(f'{section}: bf16: true needs a GPU with bfloat16, and there is none here. Set bf16: false.')
+        raise OptionError(f'{section}: bf16: true needs a GPU with bfloat16, and none was found. Set bf16: false.')
     quiet = {} if are_shown() else {'disable_tqdm': True}
     return {'use_cpu': not torch.cuda.is_available(), **quiet, **given, 'output_dir': str(folder.checkpoints),
             'seed': options.manual_seed, 'logging_steps': options.logger.print_freq,

@@ -42,7 +42,7 @@ def train_sft(options: SftOptions | OptionSource, auto_resume: bool = False,
 
     Args:
         options: of the run: an option file, or an object.
-        auto_resume: go on with an interrupted run of the same name.
+        auto_resume: resume an interrupted run of the same name.
         overrides: 'section:key=value' entries.
 
     Raises:
@@ -66,7 +66,7 @@ def run_sft(options: SftOptions, rows: list[Row], completions: list[str], valida
         rows: images, one for each completion.
         completions: what shall be answered.
         validation: rows of each validation set, with scores.
-        auto_resume: go on with an interrupted run of the same name.
+        auto_resume: resume an interrupted run of the same name.
     """
     switch_telemetry_off()
     folder = ReasoningFolder(options)
