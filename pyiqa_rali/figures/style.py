@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Arguments, Drawn = ParamSpec('Arguments'), TypeVar('Drawn')
+Arguments = ParamSpec('Arguments')
+Drawn = TypeVar('Drawn')
 
 INK, PAPER = '#101418', '#fefefd'  # no other colour is like them: a page replaces them by its own
 SERIES = ('#0072b2', '#d55e00', '#009e73', '#cc79a7')  # these too; all colours are safe for colour-blind readers

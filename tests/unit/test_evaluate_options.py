@@ -27,7 +27,8 @@ def test_an_empty_section_is_a_metric_with_its_defaults():
     ({'statistics': {'alpha': 0}}, 'alpha: 0.0 must be between'),
     ({'statistics': {'bootstrapp': 3}}, 'Did you mean "bootstrap"'), ({'metric': {}}, 'unknown key'),
     ({'statistics': {'bootstrap': 50}}, '50 resamples are too few for 1 metrics.*Give at least 100'),
-    ({'statistics': {'bootstrap': 300}, 'metrics': {name: {} for name in 'abcdef'}}, 'too few for 6 metrics.*Give at least 600'),
+    ({'statistics': {'bootstrap': 300}, 'metrics': {name: {} for name in 'abcdef'}},
+     'too few for 6 metrics.*Give at least 600'),
     ({'datasets': {'a': {'type': 'SyntheticNRDataset'}}}, 'draws pictures that are in no file')])
 def test_options_that_cannot_be_used(change, message):
     with pytest.raises(OptionError, match=message):

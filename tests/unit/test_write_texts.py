@@ -272,7 +272,8 @@ def test_arguments_that_cannot_be_used(capsys, arguments, message):
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['--device', 'gpu'], '--device: "gpu" cannot be used: .* Give cpu, cuda'),
     (['--max-pixels', '0'], '--max-pixels: 0 must be at least 1'),
-    (['--device', 'cuda:99'], '--device: "cuda:99" cannot be used'), (['--batch-size', '0'], '--batch-size: 0 must be at least 1')])
+    (['--device', 'cuda:99'], '--device: "cuda:99" cannot be used'),
+    (['--batch-size', '0'], '--batch-size: 0 must be at least 1')])
 def test_models_that_cannot_be_run_so(reasoner, images, capsys, command, arguments, message):
     assert main([*command, str(images[0]), '--model', str(reasoner.folder), *arguments]) == 2
     assert re.search(message, capsys.readouterr().err)
