@@ -219,7 +219,7 @@ def test_ablations_show_their_table_and_analyses_what_they_were_asked(tmp_path):
     (None, 'is not a folder'), ({}, 'holds no table'), ({'options.yml': 'a: [1'}, 'is not valid YAML'),
     ({'options.yml': 'name: x'}, 'cannot be read as the options of a run'),
     ({'options.yml': 'model_type: CHAIN'}, 'has finished no step'),
-    ({'options.yml': 'model_type: EVALUATE'}, 'did not come to its end')])
+    ({'options.yml': 'model_type: EVALUATE'}, 'did not finish')])
 def test_folders_that_cannot_be_shown(tmp_path, files, message):
     folder = tmp_path / 'run'
     if files is not None:
