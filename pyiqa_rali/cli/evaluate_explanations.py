@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError, DataError, CheckpointError: with what to do.
     """
-    from pyiqa_rali.cli.explain import make_explainer
+    from pyiqa_rali.scoring.explaining import make_explainer
     from pyiqa_rali.studies.explanations import DrawnSettings, evaluate_explanations
     check_least(args, {'num_photographs': 1, 'composites': 1})
     source = args.folder

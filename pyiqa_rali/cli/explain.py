@@ -10,7 +10,6 @@ from pyiqa_rali.cli.arguments import CommandParser, add_images, add_reading_sett
 from pyiqa_rali.core.errors import OptionError
 
 WIDTH, BAR, VOTES = 80, 20, 5
-RALI = {'metric_opts': {'type': 'RALI'}}  # a name that pyiqa does not know is refused where the metric is made
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -41,47 +40,22 @@ def run(args: argparse.Namespace) -> int:
         OptionError, CheckpointError, OSError: nothing can be explained at all; the message says why.
     """
     from pyiqa_rali.model.explanation import check_counts
+    from pyiqa_rali.scoring.explaining import explain_entries, make_explainer
     from pyiqa_rali.scoring.sources import ImageSources
     check_counts(args.num_texts, args.num_basis)
     reading, sources = reading_settings(args), ImageSources(args.images, once=False)
     metric = make_explainer(args.metric, args.weights, args.device)
     names, count, failed = FigureNames(args.out) if args.out else None, 0, 0
-    for entry in sources:
-        found, error, pixels = _explain(metric, entry, reading, args)
+    for explained, pixels in explain_entries(metric, sources, args.num_texts, args.num_basis, reading):
+        image, found, error = explained.image, explained.explanation, explained.error
         count, failed = count + 1, failed + (found is None)
-        print(_as_json(entry.name, found, error) if args.json else as_text(entry.name, found, error, metric), flush=True)
+        print(_as_json(image, found, error) if args.json else as_text(image, found, error, metric), flush=True)
         if names is not None and found is not None:
             from pyiqa_rali.figures.explanations import draw_explanation
-            draw_explanation(pixels, found, names.next(entry.name), metric.net.metadata['mos_range'], metric.lower_better)
+            draw_explanation(pixels, found, names.next(image), metric.net.metadata['mos_range'], metric.lower_better)
     if not count:
         raise OptionError(f'PATH: no image below {", ".join(args.images)}.')
     return 1 if told_empty(sources.empty) or failed else 0
-
-
-def make_explainer(metric: str | None, weights: str | None, device: str | None) -> Any:
-    """Make a metric that can explain.
-
-    Args:
-        metric: its name; None takes rali-lite, with weights rali.
-        weights: file or folder of an export.
-        device: torch's name of the device; None takes a GPU if there is one.
-
-    Raises:
-        OptionError: the metric is of another architecture.
-        CheckpointError: its checkpoint has no text bank.
-    """
-    from pyiqa.default_model_configs import DEFAULT_CONFIGS
-
-    from pyiqa_rali.core.errors import CheckpointError
-    from pyiqa_rali.model.explanation import NO_BANK
-    from pyiqa_rali.scoring.metrics import make_metric
-    name = metric or ('rali' if weights else 'rali-lite')
-    if DEFAULT_CONFIGS.get(name, RALI)['metric_opts']['type'] != 'RALI':
-        raise OptionError(f'--metric: "{name}" has no basis and no text bank; only rali and rali-lite explain their scores.')
-    made = make_metric(name, weights, device)
-    if made.net.bank is None:
-        raise CheckpointError(f'{weights or name}: {NO_BANK}')
-    return made
 
 
 class FigureNames:
@@ -104,22 +78,6 @@ class FigureNames:
             name = f'{stem}_{number}.png'
         self.taken.add(name)
         return Path(self.folder) / name
-
-
-def _explain(metric: Any, entry: Any, reading: Any, args: argparse.Namespace) -> tuple[Any, str, Any]:
-    """Return the explanation of one image, or None, why there is none, and the pixels."""
-    from pyiqa_rali.core.errors import first_line
-    from pyiqa_rali.data.image_files import UnreadableImage
-    from pyiqa_rali.data.synthetic.dataset import as_tensor
-    from pyiqa_rali.scoring.entries import read_entry
-    device = next(metric.net.parameters()).device
-    try:
-        pixels = read_entry(entry, reading)
-        return metric.net.explain(as_tensor([pixels]).to(device), args.num_texts, args.num_basis)[0], '', pixels
-    except UnreadableImage as error:
-        return None, error.reason, None
-    except (ValueError, RuntimeError) as error:  # such as a picture that is too small
-        return None, first_line(error), None
 
 
 def _as_json(path: str, found: Any, error: str) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -13,16 +12,13 @@ from pyiqa_rali.cli.arguments import CommandParser, add_reading_settings, readin
 from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.image_files import ReadingOptions
-from pyiqa_rali.scoring.engine import score_files
+from pyiqa_rali.scoring.engine import BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS, score_files, suitable_sizes
 from pyiqa_rali.scoring.entries import ImageEntry
-from pyiqa_rali.scoring.metrics import make_metric, metric_label, parse_options, with_fastest_backend
+from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, parse_options, with_fastest_backend
 from pyiqa_rali.scoring.progress import Progress, Totals
 from pyiqa_rali.scoring.score_table import ImageScore, refuse_overwriting
 from pyiqa_rali.scoring.sources import LIST_MARK, STANDARD_INPUT, ImageSources
 from pyiqa_rali.scoring.tables import FORMATS, file_format, holds_metric, open_table
-
-MANY = 300  # images: from here on an export for onnxruntime, of about ten seconds, is soon made up for
-BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS = 8, 32, 8
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -128,7 +124,8 @@ def _with_backend(args: argparse.Namespace, metric: Any, options: dict[str, Any]
 def _score(args: argparse.Namespace, images: Iterable[ImageEntry], table: Any, metric: Any, rank: int, world: int,
            reading: ReadingOptions) -> Totals:
     totals = Totals(len(table.finished), table.failed) if table else Totals()
-    scores = score_files(images, metric, *_sizes(args, metric), skip=table.has if table else None, reading=reading)
+    sizes = suitable_sizes(metric, args.batch_size, args.workers)
+    scores = score_files(images, metric, *sizes, skip=table.has if table else None, reading=reading)
     with Progress(world, silent=rank > 0) as progress, table.open() if table else contextlib.nullcontext() as stream:
         try:
             for window in scores:
@@ -145,17 +142,6 @@ def _score(args: argparse.Namespace, images: Iterable[ImageEntry], table: Any, m
             raise
     totals.rate = progress.rate
     return totals
-
-
-def _sizes(args: argparse.Namespace, metric: Any) -> tuple[int, int]:
-    """Return the batch size and the number of workers: the user's, or those that suit the device."""
-    import torch
-    on_cpu = torch.device(metric.device).type == 'cpu'
-    batch_size = args.batch_size or (BATCH_SIZE if on_cpu else GPU_BATCH_SIZE)
-    if args.workers is not None:
-        return batch_size, args.workers
-    return batch_size, 0 if on_cpu else min(GPU_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
-                                            else os.cpu_count() or 1)
 
 
 def _check(args: argparse.Namespace, world: int) -> None:

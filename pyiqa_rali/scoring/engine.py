@@ -5,6 +5,7 @@ of a score, and none is left out.
 """
 
 import math
+import os
 import random
 import tempfile
 from collections import deque
@@ -23,6 +24,7 @@ from pyiqa_rali.scoring.score_table import FAILED, NOT_FINITE, UNREADABLE, Image
 PREPARED_TOGETHER = 1 << 24  # pixels; the resizing needs 24 bytes and more for each
 PREPARED_ON_CPU = 1 << 18  # larger tensors are slow to get memory for
 WINDOW = 4  # batches in memory together on a GPU, for metrics that take pictures at their own size
+BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS = 8, 32, 8  # unless they are given
 METRIC_SEED = 123  # some metrics look at random crops: every picture gets the same random numbers
 
 Pixels = tuple[np.ndarray, ...]  # (H, W, 3) uint8 or float32: the picture, and its reference where one is compared with
@@ -89,6 +91,16 @@ def score_windows(reader: Any, windows: Iterable[list[Any]], scorer: 'Scorer', w
                 raise
             raise DataError(f'{first_line(error)}. Out of memory, or of shared memory? Lower --batch-size or --workers; with '
                             '--out, --resume goes on.') from error
+
+
+def suitable_sizes(metric: Any, batch_size: int | None = None, workers: int | None = None) -> tuple[int, int]:
+    """Return the batch size and the number of worker processes: those that are given, or that suit the metric's device."""
+    import torch
+    on_cpu = torch.device(metric.device).type == 'cpu'
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+        workers = 0 if on_cpu else min(GPU_WORKERS, cores)
+    return batch_size or (BATCH_SIZE if on_cpu else GPU_BATCH_SIZE), workers
 
 
 def window_of(metric: Any, batch_size: int) -> int:

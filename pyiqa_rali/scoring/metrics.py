@@ -7,6 +7,7 @@ from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean, f
 from pyiqa_rali.core.memory import bound_primitive_cache
 from pyiqa_rali.core.processes import torch_device
 
+MANY = 300  # images: from here on an export for onnxruntime, of about ten seconds, is soon made up for
 OWN_WEIGHTS = ('RALI', 'ReasoningScorer')  # the architectures that --weights is for
 BY_OTHER_OPTIONS = {'pretrained_model_path': '--weights', 'device': '--device'}
 

@@ -100,6 +100,19 @@ def test_python_runs(block, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.slow
+def test_a_notebook_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = [block for block in blocks('python') if block.mark == 'notebook']
+    assert {block.page.name for block in cells} == {'python.md'} and len(cells) == 5
+    names = {'__name__': '__main__'}
+    for cell in cells:
+        exec(compile(cell.text, str(cell), 'exec'), names)
+        assert capsys.readouterr().out.strip(), cell
+    assert names['scores'].errors == {} and names['explained'].error == ''
+    assert names['checkpoint'].path == names['results'].export and len(names['found'].agreement) == 2
+
+
 @pytest.mark.parametrize('block', **of_block('yaml'))
 def test_options_are_taken(block, tmp_path):
     """A whole file is one that its reader takes; a piece has keys that its section knows."""

@@ -78,6 +78,7 @@ class ChainOptions:
         texts: what is written.
         rali: an option file for RALI without its data sets, with the section `loader` of its training set.
         path: where to write.
+        logger: of the cold start and of GRPO.
     """
 
     name: str

@@ -1,0 +1,84 @@
+"""Explanations of many images: a metric that can explain, and one result for every image."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line
+from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage
+from pyiqa_rali.model.explanation import NO_BANK, NUM_BASIS, NUM_TEXTS, Explanation, check_counts
+from pyiqa_rali.scoring.entries import ImageEntry, read_entry
+from pyiqa_rali.scoring.metrics import make_metric
+
+RALI = {'metric_opts': {'type': 'RALI'}}  # a name that pyiqa does not know is refused where the metric is made
+
+
+@dataclass(frozen=True)
+class ExplainedImage:
+    """The explanation of one image's score, or why it has none.
+
+    Attributes:
+        image: path of the file, or `shard.tar::member`.
+        explanation: None when there is none.
+        error: why there is none; empty otherwise.
+    """
+
+    image: str
+    explanation: Explanation | None = None
+    error: str = ''
+
+
+def make_explainer(metric: str | None, weights: str | None, device: str | None) -> Any:
+    """Make a metric that can explain.
+
+    Args:
+        metric: its name; None takes rali-lite, with weights rali.
+        weights: file or folder of an export.
+        device: torch's name of the device; None takes a GPU if there is one.
+
+    Raises:
+        OptionError: the metric is of another architecture.
+        CheckpointError: its checkpoint has no text bank.
+    """
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+    name = metric or ('rali' if weights else 'rali-lite')
+    if DEFAULT_CONFIGS.get(name, RALI)['metric_opts']['type'] != 'RALI':
+        raise OptionError(f'--metric: "{name}" has no basis and no text bank; only rali and rali-lite explain their scores.')
+    made = make_metric(name, weights, device)
+    if made.net.bank is None:
+        raise CheckpointError(f'{weights or name}: {NO_BANK}')
+    return made
+
+
+def explain_entries(metric: Any, images: Iterable[ImageEntry], num_texts: int = NUM_TEXTS, num_basis: int = NUM_BASIS,
+                    reading: ReadingOptions = READING) -> Iterator[tuple[ExplainedImage, np.ndarray | None]]:
+    """Explain images one by one, in their order.
+
+    Args:
+        metric: of `make_explainer`.
+        images: entries of `ImageSources`.
+        num_texts: nearest texts.
+        num_basis: basis vectors.
+        reading: how pictures are read.
+
+    Yields:
+        The explanation and the pixels (H, W, 3) that it is of; None for a picture that cannot be explained.
+
+    Raises:
+        OptionError: fewer than one text or basis vector is asked for.
+    """
+    from pyiqa_rali.data.synthetic.dataset import as_tensor
+    check_counts(num_texts, num_basis)
+    device = next(metric.net.parameters()).device
+    for entry in images:
+        try:
+            pixels = read_entry(entry, reading)
+            found = metric.net.explain(as_tensor([pixels]).to(device), num_texts, num_basis)[0]
+        except UnreadableImage as error:
+            yield ExplainedImage(entry.name, None, error.reason), None
+        except (ValueError, RuntimeError) as error:  # such as a picture that is too small
+            yield ExplainedImage(entry.name, None, first_line(error)), None
+        else:
+            yield ExplainedImage(entry.name, found), pixels
