@@ -30,6 +30,7 @@ class ReadTable(BaseIQADataset):
     Attributes:
         names_at: the columns that hold names of files; the MOS stands in the column behind the last of them, and that last
             one names the image.
+        written: the table's cells as they are written.
     """
 
     names_at: tuple[int, ...] = (0,)
@@ -52,7 +53,7 @@ class ReadTable(BaseIQADataset):
         frame = _as_pandas_would(table)
         for column, values in zip((*self.names_at, mos), (*names, labels), strict=True):
             frame.isetitem(column, np.array(values, dtype=float if column == mos else object))
-        self.meta_info = frame
+        self.meta_info, self.written = frame, table
         self.paths_mos = frame.values.tolist()
 
 

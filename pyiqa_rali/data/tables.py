@@ -84,16 +84,27 @@ class QualityTable(Dataset):
         """Return what a further column of the table says of each image, in the order of the items; '' for empty cells.
 
         Raises:
-            DataError: the table has no such column.
+            DataError: the table has no such column, or says two things of an image that stands twice in it.
         """
         meta_info = self.base.meta_info
         if name not in meta_info:
             raise DataError(f'{self.name}: {self.base.opt["meta_info_file"]} has no column "{name}"; it has '
                             f'{", ".join(map(str, meta_info))}.')
-        cells = meta_info[name].fillna('').astype(str)
-        of_image = {os.path.join(self.base.opt['dataroot_target'], image): cell
-                    for image, cell in zip(self.table_names(), cells, strict=True)}
-        return [of_image[path] for path, _ in self.images_and_mos()]
+        written = getattr(self.base, 'written', None)  # pandas makes 3.0 of a 3 beside an empty cell
+        cells = (meta_info[name].astype(object).fillna('').astype(str) if written is None else
+                 [cell.strip() for cell in written.cells(list(meta_info).index(name))])
+        of_image: dict[str, str] = {}
+        two: dict[str, set[str]] = {}
+        for image, cell in zip(self.table_names(), cells, strict=True):
+            path = os.path.join(self.base.opt['dataroot_target'], image)
+            if of_image.setdefault(path, cell) != cell:
+                two.setdefault(path, {of_image[path]}).add(cell)
+        found = [path for path, _ in self.images_and_mos()]
+        ambiguous = [path for path in dict.fromkeys(found) if path in two]
+        if ambiguous:
+            raise DataError(f'{self.name}: {self.base.opt["meta_info_file"]}: {len(ambiguous)} images have two values in the '
+                            f'column "{name}": {some(ambiguous)}. Keep one of their rows.')
+        return [of_image[path] for path in found]
 
     def _table_item(self, index: int, draw: int) -> dict[str, Any]:
         try:

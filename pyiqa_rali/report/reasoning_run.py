@@ -12,6 +12,7 @@ from pyiqa_rali.core.records import read_record
 from pyiqa_rali.figures.scored import curves
 from pyiqa_rali.figures.style import svg_and_png
 from pyiqa_rali.report.blocks import Block, Commands, Figure, Section, Table, Text, number
+from pyiqa_rali.report.overlaps import overlap_block
 from pyiqa_rali.report.training_run import training_section
 
 SAMPLES_SHOWN = 12
@@ -23,6 +24,9 @@ def reasoning_section(folder: Path, anchor: str) -> Section:
     Args:
         folder: the run's.
         anchor: not used: such runs show no pictures.
+
+    Raises:
+        DataError: it was validated on images that it was trained on and that are not to be counted.
     """
     options = yaml.safe_load((folder / 'options.yml').read_text(encoding='utf-8'))
     command = f'python -m pyiqa_rali.train -opt {folder / "options.yml"}'
@@ -39,6 +43,7 @@ def reasoning_section(folder: Path, anchor: str) -> Section:
         blocks: list[Block] = [Figure('Against the training step; the thick line is a running mean.', svg, png, command)]
         if records.get('validation'):
             blocks.append(_before_and_after(records['validation'], command))
+            blocks.append(overlap_block(_overlaps(folder / 'overlap.json'), options, 'val', folder))
         section.sections.append(Section('Rewards and validation', blocks))
     samples = _samples(folder / 'samples.csv')
     if samples:
@@ -47,6 +52,12 @@ def reasoning_section(folder: Path, anchor: str) -> Section:
     if not section.sections:
         section.blocks.append(Text('The run has written no step yet.'))
     return section
+
+
+def _overlaps(path: Path) -> list[dict[str, Any]] | None:
+    """Return the validation images that were trained on, by section; None for a run of a version that did not look."""
+    found = json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
+    return None if found is None else [{'dataset': name, **values} for name, values in found.items()]
 
 
 def _before_and_after(rows: list[dict[str, float]], command: str) -> Table:

@@ -19,6 +19,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.core.options import read_yaml
 from pyiqa_rali.data.training_images import record_beside
+from pyiqa_rali.report.reasoning_run import reasoning_section
 from pyiqa_rali.train import main
 from pyiqa_rali.training.vlm.grpo import train_grpo
 from pyiqa_rali.training.vlm.options import GrpoOptions, ReasoningValOptions, SftOptions, grpo_options, sft_options
@@ -445,6 +446,13 @@ def test_validation_on_training_images_is_refused_or_counted(data, tmp_path):
     train_grpo(write_options(data, tmp_path, datasets__val=leaking, val__max_images=None, val__overlap='count',
                              grpo__max_steps=2))
     assert json.loads((tmp_path / 'tiny' / 'overlap.json').read_text())['val']['trained_on'] == 9
+    section = reasoning_section(tmp_path / 'tiny', 'x')
+    assert any('9 of 12' in str(row) for part in section.sections for block in part.blocks
+               for row in getattr(block, 'rows', ()))
+    written = tmp_path / 'tiny' / 'options.yml'
+    written.write_text(written.read_text().replace('overlap: count', 'overlap: fail'))
+    with pytest.raises(DataError, match='9 of 12 test images of val were trained on'):
+        reasoning_section(tmp_path / 'tiny', 'x')
 
 
 def test_an_export_remembers_its_images_and_those_of_its_start(data, tmp_path, capsys):

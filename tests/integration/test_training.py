@@ -323,6 +323,26 @@ def test_validation_on_training_images_is_refused_or_counted(tmp_path):
     assert [Path(path).name for path in found['first']] == ['renamed.png', '002.bmp']
 
 
+@pytest.mark.parametrize(('phase', 'leaks'), [('val', False), ('train', True)])
+def test_of_a_set_that_draws_its_pictures_the_photographs_are_remembered(tmp_path, phase, leaks):
+    photographs = tmp_path / 'photos'
+    photographs.mkdir()
+    for number in range(8):
+        small = np.random.default_rng(number).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((120, 96), Image.Resampling.BICUBIC).save(photographs / f'p{number}.png')
+    drawn = {'name': 'drawn', 'type': 'SyntheticNRDataset', 'dataroot_photos': str(photographs), 'crop_size': 48,
+             'split_ratios': [0.5, 0.25, 0.25], 'samples_per_epoch': 8, 'mos_range': [1, 5], 'lower_better': False}
+    sections = {'train': {**drawn, 'batch_size_per_gpu': 4}, 'val': {**drawn, 'phase': phase}}
+    options = str(write_options(tmp_path, datasets=sections,
+                                compress__num_basis=4, compress__num_buckets=2, compress__pca_dim=4))
+    if leaks:
+        with pytest.raises(DataError, match=r'datasets: val: 4 of 4 test images were trained on'):
+            train(options)
+        return
+    record = record_in(load_metadata(train(options).export))
+    assert len(record.among(photographs.iterdir())) == len(record) == 4 and record.sets == {'drawn': 4}
+
+
 def test_an_export_remembers_what_it_was_trained_on(tmp_path, capsys):
     from pyiqa_rali.__main__ import main
     first = Path(train(str(write_options(tmp_path))).export)

@@ -1,10 +1,13 @@
 """pyiqa's tables: no-reference and full-reference ones give each image with its own MOS."""
 
+import csv
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pyiqa_rali.core.errors import DataError, OptionError
@@ -194,3 +197,36 @@ def test_every_way_into_training_reads_by_one_rule(tmp_path):
         assert np.array_equal(np.asarray(training_set(rows, ReasoningCard())[0]['image']), expected)
     with pytest.raises(DataError, match='a.png: cannot be read as an image .its 960 pixels are more than the limit'):
         rows_of('train', {**values, 'pixel_limit': 959}, ReasoningCard(), 0)[0].picture()
+
+
+names = st.sampled_from(['a.png', 'b.png', 'sub/a.png', '1', 'NA', 'é.png', 'x y.png', 'sub/c.png'])
+cells = st.sampled_from(['blur', 'noise', '', 'a, "b"', '3', 'NA '])
+table_rows = st.lists(st.tuples(names, cells, st.sampled_from(['train', 'val', 'test', 'unused'])), min_size=2, max_size=8,
+                      unique_by=lambda row: row[0])
+
+
+@settings(deadline=None)
+@given(rows=table_rows, separator=st.sampled_from(',;\t'), phase=st.sampled_from(['train', 'val', 'test']))
+def test_each_image_keeps_its_own_mos_and_cells_whatever_the_table_and_the_split(tmp_path_factory, rows, separator, phase):
+    folder = tmp_path_factory.mktemp('m')
+    with open(folder / 'm.csv', 'w', encoding='utf-8', newline='') as stream:
+        csv.writer(stream, delimiter=separator).writerows(
+            [['img', 'mos', 'fault', 'a_split'], *([name, 1 + number / 8, fault, split]
+                                                  for number, (name, fault, split) in enumerate(rows))])
+    expected = [(str(folder / name), 1 + number / 8, fault.strip()) for number, (name, fault, split) in enumerate(rows)
+                if split == phase]
+    values = {'name': 'm', 'type': 'GeneralNRDataset', 'dataroot_target': str(folder), 'meta_info_file': str(folder / 'm.csv'),
+              'mos_range': [1, 5], 'lower_better': False, 'split_index': 'a_split'}
+    if not expected:
+        with pytest.raises(DataError, match='holds no images in phase'):
+            build_table(phase, values, 0)
+        return
+    table = build_table(phase, values, 0)
+    found = zip(table.images_and_mos(), table.column('fault'), strict=True)
+    assert [(path, mos, fault) for (path, mos), fault in found] == expected
+
+
+def test_an_image_of_which_a_column_says_two_things_is_refused(tmp_path):
+    table = spreadsheet(tmp_path, 'img,mos,fault\n1.png,1,blur\n2.png,2,\n1.png,1,noise\n')
+    with pytest.raises(DataError, match=r'1 images have two values in the column "fault": .*1.png. Keep one'):
+        table.column('fault')
