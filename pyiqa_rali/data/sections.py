@@ -1,5 +1,7 @@
 """Data set sections of an option file: what may stand in them, what each is for, and what pyiqa is given of them."""
 
+import copy
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
@@ -229,12 +231,18 @@ def refuse_keys(datasets: Mapping[str, DatasetOptions], keys: Iterable[str], why
 def _known_to_pyiqa(section: str, name: str | None) -> dict[str, Any]:
     if name is None:
         return {}
-    from pyiqa import get_dataset_info
-    names = get_dataset_info()
+    names = _data_sets_of_pyiqa()
     if name not in names:
         raise OptionError(f'datasets: {section}: pyiqa_name: "{name}" is not a data set that pyiqa knows ({", ".join(names)}).'
                           f'{did_you_mean(name, names)}')
-    return {key: value for key, value in names[name].items() if key != 'phase'}
+    return {key: copy.deepcopy(value) for key, value in names[name].items() if key != 'phase'}
+
+
+@functools.cache
+def _data_sets_of_pyiqa() -> dict[str, dict[str, Any]]:
+    """Return pyiqa's data sets by name. It parses its whole list at each call, which took most of an ablation's planning."""
+    from pyiqa import get_dataset_info
+    return get_dataset_info()
 
 
 def _found_range(values: Mapping[str, Any]) -> str:

@@ -185,6 +185,7 @@ def checkpoint(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_command_writes_checks_and_compares(checkpoint, capsys):
     out = checkpoint / 'out' / 'tiny.onnx'
     arguments = ['--weights', str(checkpoint), '--int8', '--check', str(checkpoint / 'photos'), '--pictures', '5']

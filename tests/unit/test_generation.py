@@ -103,17 +103,17 @@ def scorer(folder, **options):
 
 @pytest.mark.parametrize('mode', ['expectation', 'greedy', 'mean'])
 def test_scores_do_not_depend_on_batch_or_run(folder, mode):
-    images = torch.rand(5, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(4, 3, 40, 56, generator=torch.Generator().manual_seed(0))  # one more than a batch holds
     net = scorer(folder, mode=mode, num_samples=2, batch_size=3)
     scores = net(images)
-    assert scores.shape == (5, 1) and scores.dtype == torch.float32 and bool(((scores >= 1) & (scores <= 5)).all())
+    assert scores.shape == (4, 1) and scores.dtype == torch.float32 and bool(((scores >= 1) & (scores <= 5)).all())
     alone = torch.cat([net(image[None]) for image in images])
     assert torch.allclose(scores, alone, atol=1e-5)
     assert torch.equal(scores, scorer(folder, mode=mode, num_samples=2, batch_size=3)(images))
 
 
 def test_another_family_of_models(tmp_path):
-    images = torch.rand(3, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
     net = scorer(tiny_qwen3_vl(tmp_path / 'qwen3'), num_samples=2)
     for net.mode in ('expectation', 'greedy', 'mean'):
         assert torch.allclose(net(images), torch.cat([net(image[None]) for image in images]), atol=1e-5)
