@@ -359,3 +359,22 @@ def test_metrics_score_in_other_processes(method, tmp_path, reasoning):
         expected = metric(images)
         with multiprocessing.get_context(method).Pool(1) as pool:
             assert torch.equal(pool.apply(metric, (images,)), expected)
+
+
+def test_pyiqas_own_trainer_trains_a_checkpoint_that_is_trainable(tmp_path):
+    from pyiqa.models.general_iqa_model import GeneralIQAModel
+    network = {'type': 'RALI', 'pretrained_model_path': str(saved(tmp_path, TIMM)), 'trainable': True}
+    model = GeneralIQAModel({
+        'num_gpu': 0, 'dist': False, 'is_train': True, 'path': {}, 'network': network, 'val': {'metrics': {}},
+        'train': {'mos_loss_opt': {'type': 'MSELoss', 'loss_weight': 1.0}, 'optim': {'type': 'Adam', 'lr': 1e-3},
+                  'scheduler': {'type': 'MultiStepLR', 'milestones': [10]}}})
+    before = copy.deepcopy(model.net.state_dict())
+    model.feed_data({'img': pictures(4), 'mos_label': torch.tensor([[1.0], [2.0], [4.0], [5.0]])})
+    losses = []
+    for step in range(6):
+        model.optimize_parameters(step)
+        losses.append(model.log_dict['l_mos'])
+    assert losses[-1] < losses[0]
+    changed = {name for name, tensor in model.net.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {'scorer.basis_scores', 'image_encoder.backbone.features.conv_stem.weight',
+            'image_encoder.backbone.features.bn1.running_mean'} <= changed
