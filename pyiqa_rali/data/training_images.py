@@ -79,14 +79,14 @@ class TrainingImages:
                 found.add(image.path)
         return [path for path in files if path in found]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return JSON values; `from_json` reads them."""
         return {'format_version': FORMAT_VERSION, 'count': len(self), 'sets': self.sets, 'unrecorded': self.unrecorded,
                 'entries': base64.b64encode(self.entries.astype('<u8').tobytes()).decode()}
 
     @classmethod
     def from_json(cls, values: Any, source: str | os.PathLike) -> 'TrainingImages':
-        """Return the record that `to_json` wrote.
+        """Return the record that `to_dict` wrote.
 
         Raises:
             CheckpointError: it is damaged, or from a later version; the message names its source.
@@ -107,7 +107,7 @@ class TrainingImages:
 
     def save(self, folder: Path) -> None:
         """Write the record beside a model's weights."""
-        write_json(folder / FILE, self.to_json())
+        write_json(folder / FILE, self.to_dict())
 
     def told(self) -> str:
         """Return how many images there are, for people."""

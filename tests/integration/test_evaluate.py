@@ -369,7 +369,7 @@ def remembering(folder, names):
     from pyiqa_rali.model.locate import locate_checkpoint
     tensors, metadata = load_checkpoint(locate_checkpoint('rali-lite'))
     record = TrainingImages.of({'mine': inspect_images(folder / 'data' / name for name in names)})
-    save_checkpoint(folder / 'mine.safetensors', tensors, {**metadata, KEY: record.to_json()})
+    save_checkpoint(folder / 'mine.safetensors', tensors, {**metadata, KEY: record.to_dict()})
     return {'mine': {'name': 'rali', 'pretrained_model_path': str(folder / 'mine.safetensors')}, 'rali-lite': {}, 'piqe': {}}
 
 

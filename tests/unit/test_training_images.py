@@ -63,12 +63,12 @@ def test_it_comes_back_from_metadata_and_from_beside_the_weights(trained, tmp_pa
     paths, record = trained
     record = record.and_those_of(None, 'Qwen/base')
     record.save(tmp_path)
-    read = [record_beside(tmp_path), record_in(json.loads(json.dumps({KEY: record.to_json()})))]
+    read = [record_beside(tmp_path), record_in(json.loads(json.dumps({KEY: record.to_dict()})))]
     for each in read:
         assert np.array_equal(each.entries, record.entries) and each.entries.dtype == np.uint64
         assert (each.sets, each.unrecorded, each.among(paths)) == ({'mine': 5}, ['Qwen/base'], [str(path) for path in paths])
         assert told_of(each) == '5 (5 of mine); and those of Qwen/base, which keeps no record'
-    assert len(json.dumps(TrainingImages(np.arange(21000, dtype=np.uint64).reshape(-1, 3)).to_json())) < 33 * 7000
+    assert len(json.dumps(TrainingImages(np.arange(21000, dtype=np.uint64).reshape(-1, 3)).to_dict())) < 33 * 7000
 
 
 def test_where_there_is_no_record_nothing_is_assumed(tmp_path):
@@ -90,10 +90,10 @@ def test_a_model_trained_from_another_remembers_both(trained, tmp_path):
 
 @pytest.mark.parametrize(('change', 'message'), [
     ({'entries': 'AAAA'}, 'cannot be read'), ({'count': 9}, '5 of 9 images'), ({'entries': 5}, 'cannot be read'),
-    ({'format_version': 2}, 'has format 2; this version reads 1. Update'), ({'entries': None}, 'cannot be read')])
+    ({'format_version': 2}, 'has format 2; this version reads 1. Upgrade'), ({'entries': None}, 'cannot be read')])
 def test_damaged_records_are_refused(trained, change, message):
     with pytest.raises(CheckpointError, match=f'x.safetensors: its record of training images .*{message}'):
-        record_in({KEY: {**trained[1].to_json(), **change}}, 'x.safetensors')
+        record_in({KEY: {**trained[1].to_dict(), **change}}, 'x.safetensors')
     with pytest.raises(CheckpointError, match='cannot be read'):
         record_in({KEY: ['nothing']}, 'x.safetensors')
 

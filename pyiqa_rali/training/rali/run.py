@@ -116,7 +116,7 @@ class Run:
     def note_images(self) -> None:
         """Write down what the model is trained on, for its export, which may be another process's work."""
         if self.images is not None:
-            write_json(self.folder.training_images, self.images.record.to_json())
+            write_json(self.folder.training_images, self.images.record.to_dict())
 
     def align(self, resume: bool) -> None:
         """Stage 1: write the aligned image encoder."""
@@ -239,7 +239,7 @@ class Run:
                     'training': self._training_metadata(), 'versions': versions(), 'licence': self.options.export.licence}
         record = record_in_file(self.folder.training_images)
         if record is not None:  # a run of version 0.1 has none
-            metadata[KEY] = record.to_json()
+            metadata[KEY] = record.to_dict()
         if self.options.bank is not None:
             tensors, metadata = with_bank(tensors, metadata, *load_bank(self.folder.bank))
         save_checkpoint(self.folder.export, tensors, metadata)

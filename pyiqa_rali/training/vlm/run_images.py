@@ -30,7 +30,7 @@ class RunImages:
 
     def note(self, folder: Any) -> None:
         """Write both to a run's folder (`ReasoningFolder`)."""
-        write_json(folder.training_images, self.record.to_json())
+        write_json(folder.training_images, self.record.to_dict())
         write_json(folder.overlap, {name: found.plain() for name, found in self.overlaps.items()})
 
 
