@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyiqa_rali.core.errors import OptionError, some
+from pyiqa_rali.core.errors import OptionError, did_you_mean, some
 
 if TYPE_CHECKING:
     from pyiqa_rali.data.image_files import ReadingOptions
@@ -161,6 +161,27 @@ def told_empty(empty: Sequence[str]) -> bool:
     if empty:
         print(f'NO IMAGE in {some(empty)}', file=sys.stderr)
     return bool(empty)
+
+
+def data_set_of(opt: str, section: str) -> 'tuple[str, dict[str, Any], ReadingOptions]':
+    """Return the name, the options and the way of reading of a data set in an option file.
+
+    Raises:
+        OptionError: the file has no such data set, or one whose images are no files.
+    """
+    from pyiqa_rali.core.options import from_known_keys, read_yaml
+    from pyiqa_rali.data.sections import DatasetOptions
+    values = read_yaml(opt)
+    sections = values.get('datasets')
+    if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
+        raise OptionError(f'--opt: {opt} has no data sets (a section datasets:, with a section for each). Give an option file '
+                          'of a training, such as options/rali.yml, or images and folders instead.')
+    if section not in sections:
+        raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
+    own_phase = values.get('model_type') != 'RACT'  # whose sections are called as one likes, and are all trained on
+    options: DatasetOptions = from_known_keys(DatasetOptions.kind_of(sections[section]), sections[section],
+                                              f'datasets: {section}')
+    return section if own_phase else 'train', sections[section], options.reading
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

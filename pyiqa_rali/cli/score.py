@@ -8,32 +8,33 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.cli.arguments import CommandParser, add_reading_settings, reading_settings
+from pyiqa_rali.cli.arguments import CommandParser, add_reading_settings, data_set_of, reading_settings
 from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.image_files import ReadingOptions
+from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.scoring.engine import BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS, score_files, suitable_sizes
 from pyiqa_rali.scoring.entries import ImageEntry
 from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, parse_options, with_fastest_backend
 from pyiqa_rali.scoring.progress import Progress, Totals
 from pyiqa_rali.scoring.score_table import ImageScore, refuse_overwriting
-from pyiqa_rali.scoring.sources import LIST_MARK, STANDARD_INPUT, ImageSources
-from pyiqa_rali.scoring.tables import FORMATS, file_format, holds_metric, open_table
+from pyiqa_rali.scoring.sources import LIST_MARK, STANDARD_INPUT, ImageSources, NamedImages
+from pyiqa_rali.scoring.tables import FORMATS, file_format, holds_metric, open_table, read_table
 
 
 def add_arguments(parser: CommandParser) -> None:
     """Declare the arguments."""
     parser.add_argument('images', nargs='*', metavar='PATH', help='image, folder (all images below it), quoted glob, tar shard '
                         '(.tar, .tar.gz, .tgz), @FILE (a list), - (a list from standard input)')
-    parser.add_argument('--list', action='append', default=[], metavar='FILE', dest='lists',
-                        help='images, shards or folders, one a line, relative to the working folder')
+    parser.add_argument('--opt', metavar='FILE', help="score the images of an option file's data set")
+    parser.add_argument('--dataset', default='test', metavar='SECTION', help='which of its data sets (default: test)')
     parser.add_argument('-m', '--metric', metavar='NAME', help='rali-lite, rali, or any other no-reference metric of pyiqa '
                                                                '(default: rali-lite, with --weights rali)')
     parser.add_argument('--weights', metavar='PATH', help='file or folder of an export, for the weights of the metric')
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
     group = parser.add_argument_group('table')
     group.add_argument('--out', metavar='FILE', help='write the scores to this file instead of the screen')
-    group.add_argument('--format', choices=FORMATS, help='of --out (default: by its extension)')
+    group.add_argument('--sheet', metavar='PNG', help='draw pictures from the worst score to the best')
     group.add_argument('--resume', action='store_true', help='continue --out, skipping the images already in it')
     group.add_argument('--retry-failed', action='store_true', help='like --resume, and try those again that have no score')
     group = parser.add_argument_group('speed')
@@ -41,7 +42,10 @@ def add_arguments(parser: CommandParser) -> None:
                        help=f'images in one pass, in each process (default: {BATCH_SIZE}, on a GPU {GPU_BATCH_SIZE})')
     group.add_argument('--workers', type=int, metavar='N', help='processes that read and, on the CPU, score (default: 0 on the '
                        f'CPU, all in one process; on a GPU as many as cores, {GPU_WORKERS} at most)')
-    group = parser.add_rare_group('how the metric is made')
+    group = parser.add_rare_group('lists, formats, and options of the metric')
+    group.add_argument('--list', action='append', default=[], metavar='FILE', dest='lists',
+                       help='images, shards or folders, one a line, relative to the working folder; as @FILE')
+    group.add_argument('--format', choices=FORMATS, help='of --out (default: by its extension)')
     group.add_argument('--metric-opt', action='append', default=[], metavar='KEY=VALUE', dest='metric_options',
                        help='an option of the metric, such as precision=bf16; may be given several times')
     add_reading_settings(parser)
@@ -51,9 +55,10 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali score "data/**/*.jpg" --out scores.parquet', 'quoted; ** goes into folders'),
         ('pyiqa-rali score "shard-{000000..000099}.tar" --out s.csv', 'images are named shard.tar::member'),
         ('find . -name "*.png" | pyiqa-rali score - --out s.jsonl', 'a list, one path a line'),
+        ('pyiqa-rali score --opt options/demo.yml --out s.csv --sheet s.png', ''),
         ('torchrun --nproc_per_node 8 -m pyiqa_rali score d/ --out s.csv', 'a share for each GPU'),
-        notes='An image without a score has a line with the reason; then the exit status is 1. Lines stand in the order of the '
-              'input. While Parquet is written, or several processes run, they stand in the folder OUT.parts until the end.')
+        notes='An image without a score has a line with the reason; then the exit status is 1. While Parquet is written, or '
+              'several processes run, lines stand in the folder OUT.parts until the end.')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,8 +74,14 @@ def run(args: argparse.Namespace) -> int:
     rank, world = processes.rank(), processes.world_size()
     _check(args, world)
     options, reading = parse_options(args.metric_options), reading_settings(args)
-    sources = ImageSources([*args.images, *(name if name == STANDARD_INPUT else LIST_MARK + name for name in args.lists)],
-                           rank, world)
+    known: QualityTable | None = None
+    if args.opt:
+        section, values, reading = data_set_of(args.opt, args.dataset)
+        known = build_table(section, values, 0)
+        sources: ImageSources | NamedImages = NamedImages(known.image_names(), rank, world)
+    else:
+        sources = ImageSources([*args.images, *(name if name == STANDARD_INPUT else LIST_MARK + name for name in args.lists)],
+                               rank, world)
     if args.out:
         refuse_overwriting(Path(args.out), args.resume)  # before anything is loaded
     metric = make_metric(args.metric, args.weights, args.device, options)
@@ -88,11 +99,20 @@ def run(args: argparse.Namespace) -> int:
             left = table.finish() if table else None
             everything.failed = everything.failed if left is None else left
             print('\n'.join(everything.lines(metric, args.out)), file=sys.stderr)
+            if args.sheet:
+                print(_sheet(args, metric, known, reading))
         processes.gather(None)  # torchrun ends all processes with the first that fails: none leaves before the table stands
     return 1 if rank == 0 and (everything.failed or everything.empty) else 0
 
 
-def _peeked(sources: ImageSources, args: argparse.Namespace) -> tuple[Iterator[ImageEntry], bool]:
+def _sheet(args: argparse.Namespace, metric: Any, known: QualityTable | None, reading: ReadingOptions) -> Path:
+    """Draw the sheet of a finished table, and return the file."""
+    from pyiqa_rali.scoring.sheet import draw_sheet, known_images
+    name, facts = (args.metric, None) if known is None else (known.name, known_images(known))
+    return draw_sheet(read_table(args.out, args.format), Path(args.sheet), metric, name, facts, reading)
+
+
+def _peeked(sources: ImageSources | NamedImages, args: argparse.Namespace) -> tuple[Iterator[ImageEntry], bool]:
     """Return the images, and whether there are enough to prepare for.
 
     Standard input and compressed shards are not awaited; several processes, each with its share, would not all see the same.
@@ -149,9 +169,11 @@ def _check(args: argparse.Namespace, world: int) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise OptionError(f'--{name.replace("_", "-")}: {value} must be at least {least}.')
-    if not args.images and not args.lists:
-        raise OptionError('PATH: give image files, folders, globs, tar shards, or --list FILE.')
-    for option, purpose in (('resume', 'go on with'), ('retry_failed', 'go on with'), ('format', 'write')):
+    if not args.images and not args.lists and not args.opt:
+        raise OptionError('PATH: give image files, folders, globs, tar shards, --list FILE, or --opt FILE.')
+    if args.opt and (args.images or args.lists):
+        raise OptionError('--opt: takes the images of a data set; give no others with it.')
+    for option, purpose in (('resume', 'go on with'), ('retry_failed', 'go on with'), ('format', 'write'), ('sheet', 'draw')):
         if getattr(args, option) and not args.out:
             raise OptionError(f'--{option.replace("_", "-")}: needs --out, the table to {purpose}.')
     args.resume |= args.retry_failed

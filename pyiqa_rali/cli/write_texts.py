@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyiqa_rali.cli.arguments import (
     CommandParser,
@@ -11,11 +11,12 @@ from pyiqa_rali.cli.arguments import (
     add_model_settings,
     add_reading_settings,
     check_positive,
+    data_set_of,
     model_settings,
     reading_settings,
 )
 from pyiqa_rali.core.errors import OptionError, some
-from pyiqa_rali.data.image_files import READING, ImageFinder, ReadingOptions
+from pyiqa_rali.data.image_files import READING, ImageFinder
 
 if TYPE_CHECKING:
     from pyiqa_rali.vlm.loading import ReasoningModel
@@ -92,28 +93,6 @@ def files_of(opt: str, section: str) -> list[Path]:
     from pyiqa_rali.vlm.tables import image_files
     name, values, _ = data_set_of(opt, section)
     return image_files(name, values, 0)
-
-
-def data_set_of(opt: str, section: str) -> tuple[str, dict[str, Any], ReadingOptions]:
-    """Return the name, the options and the way of reading of a data set in an option file.
-
-    Raises:
-        OptionError: the file has no such data set, or one whose images are no files.
-    """
-    from pyiqa_rali.core.errors import did_you_mean
-    from pyiqa_rali.core.options import from_known_keys, read_yaml
-    from pyiqa_rali.data.sections import DatasetOptions
-    values = read_yaml(opt)
-    sections = values.get('datasets')
-    if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
-        raise OptionError(f'--opt: {opt} has no data sets (a section datasets:, with a section for each). Give an option file '
-                          'of a training, such as options/rali.yml, or images and folders instead.')
-    if section not in sections:
-        raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
-    own_phase = values.get('model_type') != 'RACT'  # whose sections may have any names, and are all trained on
-    options: DatasetOptions = from_known_keys(DatasetOptions.kind_of(sections[section]), sections[section],
-                                              f'datasets: {section}')
-    return section if own_phase else 'train', sections[section], options.reading
 
 
 def load_for_vllm(args: argparse.Namespace, settings: 'ReasonerSettings') -> tuple['ReasoningModel', 'VllmCompleter']:

@@ -1,7 +1,9 @@
 """Figures of pictures with scores: training curves, scatter plots, sheets of pictures, and metrics beside each other."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,12 +221,73 @@ def picture_sheet(items: Sequence[tuple[np.ndarray, str, str]], title: str) -> '
     return figure
 
 
-def spread_over_scores(scores: np.ndarray, count: int) -> np.ndarray:
-    """Return positions of `count` pictures whose scores are spread evenly, from the lowest to the highest."""
-    order = np.argsort(scores, kind='stable')
-    targets = np.linspace(scores[order[0]], scores[order[-1]], count)
+@dataclass(frozen=True)
+class SheetPicture:
+    """A picture of a sheet.
+
+    Attributes:
+        pixels: uint8 (H, W, 3).
+        score: of it.
+        text: what else is known of it, a line or two.
+    """
+
+    pixels: np.ndarray
+    score: float
+    text: str = ''
+
+
+@styled
+def score_sheet(items: Sequence[SheetPicture], title: str, remark: str, span: tuple[float, float],
+                lower_better: bool) -> 'Figure':
+    """Draw pictures with their scores as numbers and as bars, for people who want to see what the scores are worth.
+
+    Args:
+        items: in the order in which they are shown.
+        title: of the sheet.
+        remark: below it.
+        span: range of the scores.
+        lower_better: whether low scores mean good quality; the colour tells quality, the length of the bar the score.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+    quality = LinearSegmentedColormap.from_list('quality', (ORANGE, '#c9b458', BLUE))
+    figure, axes = panels(len(items), 3.0, 2.85, columns=5)
+    figure.get_layout_engine().set(w_pad=0.09, h_pad=0.07)
+    for axis, item in zip(axes, items, strict=True):
+        axis.imshow(item.pixels, interpolation='lanczos')
+        without_ticks(axis)
+        filled = float(np.clip((item.score - span[0]) / (span[1] - span[0]), 0, 1))
+        colour = quality(1 - filled if lower_better else filled)
+        for length, ink in ((1.0, '#e4e6e8'), (filled, colour)):
+            axis.plot([0, length], [-0.045] * 2, color=ink, linewidth=5, solid_capstyle='butt', clip_on=False,
+                      transform=axis.transAxes, scalex=False, scaley=False)
+        axis.text(0, -0.09, f'{item.score:.2f}', transform=axis.transAxes, va='top', fontsize=17, fontweight='bold',
+                  color=colour)
+        axis.text(1, -0.105, item.text, transform=axis.transAxes, va='top', ha='right', fontsize=8.5, linespacing=1.35)
+    figure.suptitle(title, x=0.008, ha='left', fontsize=14, fontweight='bold')
+    figure.supxlabel(remark, x=0.008, ha='left', fontsize=9, color=GRAY)
+    return figure
+
+
+def spread_over_scores(scores: np.ndarray, count: int, kinds: Sequence[Sequence[str]] | None = None) -> np.ndarray:
+    """Return positions of `count` pictures whose scores are spread evenly, from the lowest to the highest.
+
+    Args:
+        scores: (n,).
+        count: how many, at most n.
+        kinds: what each picture has in common with others; of pictures with nearly the score that is looked for, the one
+            is taken whose kinds were taken least.
+    """
+    targets = np.linspace(scores.min(), scores.max(), count)
+    near = (targets[-1] - targets[0]) / max(1, count - 1) / 2
     chosen: list[int] = []
+    taken: Counter[str] = Counter()
     for target in targets:
-        left = [position for position in order if position not in chosen]
-        chosen.append(int(min(left, key=lambda position: abs(scores[position] - target))))
+        distances = np.abs(scores - target)
+        distances[chosen] = np.inf
+        best = int(distances.argmin())
+        if kinds is not None and target not in (targets[0], targets[-1]):
+            best = min((int(each) for each in np.flatnonzero(distances <= max(near, distances[best]))),
+                       key=lambda each: (sum(taken[kind] for kind in kinds[each]), distances[each]))
+        chosen.append(best)
+        taken.update(kinds[best] if kinds is not None else ())
     return np.array(sorted(chosen, key=lambda position: scores[position]))

@@ -22,6 +22,21 @@ LIST_MARK = '@'
 MOST_WORDS = 1_000_000  # that braces may stand for
 
 
+class NamedImages:
+    """Iterator over image files whose paths are known, such as those of a data set; in all else like `ImageSources`."""
+
+    def __init__(self, paths: Iterable[str], rank: int = 0, world: int = 1):
+        self.paths, self.rank, self.world = list(dict.fromkeys(paths)), rank, world
+        self.others: Counter[str] = Counter()
+        self.repeated = 0
+        self.empty: list[str] = []
+
+    def __iter__(self) -> Iterator[ImageEntry]:
+        for number, path in enumerate(self.paths):
+            if number % self.world == self.rank:
+                yield ImageEntry(path, path, (number, 0))
+
+
 class ImageSources:
     """Iterator over the images of the sources, in a fixed order.
 

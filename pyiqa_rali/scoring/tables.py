@@ -3,11 +3,12 @@
 import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.scoring.parts import Parquet, ScoreParts, WholeLines, parts_folder
-from pyiqa_rali.scoring.score_table import CsvLines, JsonLines, ScoreTable
+from pyiqa_rali.scoring.score_table import CsvLines, ImageScore, JsonLines, ScoreTable, score_file
 
 FORMATS = ('csv', 'jsonl', 'parquet')
 
@@ -39,6 +40,19 @@ def holds_metric(path: str, chosen: str | None, metric: str) -> bool:
             if next(reader.read(file)).metric == metric:
                 return True
     return False
+
+
+def read_table(path: str, chosen: str | None) -> Iterator[ImageScore]:
+    """Yield the images of a finished table, in its order.
+
+    Raises:
+        DataError: it is not a table of scores.
+    """
+    found = file_format(path, chosen)
+    rows = Parquet().read(Path(path)) if found == 'parquet' else score_file(
+        Path(path), CsvLines() if found == 'csv' else JsonLines()).read()
+    for row in rows:
+        yield row.score
 
 
 def open_table(path: str, chosen: str | None, metric: str, resume: bool, rank: int, world: int,
