@@ -64,20 +64,23 @@ class TrainingImages:
         return TrainingImages(_without_repetition(np.concatenate([self.entries, start.entries])), {**start.sets, **self.sets},
                               list(dict.fromkeys([*start.unrecorded, *self.unrecorded])))
 
-    def among(self, paths: Iterable[str | os.PathLike]) -> list[str]:
-        """Return those of the image files that were trained on; files that cannot be read are none of them."""
+    def among(self, paths: Iterable[str | os.PathLike]) -> dict[str, bool]:
+        """Return those of the image files that were trained on, and whether their bytes are a training image's.
+
+        Files that cannot be read are none of them.
+        """
         contents = set(self.entries[:, CONTENT].tolist())
         names: dict[int, list[int]] = {}
         for _, name, look in self.entries.tolist():
             names.setdefault(name, []).append(look)
         files = [os.fspath(path) for path in paths]
-        found = {path for path in files if _content_or_none(path) in contents}
+        found = {path: True for path in files if _content_or_none(path) in contents}
         alike = [path for path in files if path not in found and name_digest(path) in names]
         for image in inspect_images(alike, description='comparing with training images'):
             looks = names[name_digest(image.path)]
             if not image.error and any((image.look ^ look).bit_count() <= MOST_OTHER_BITS for look in looks):
-                found.add(image.path)
-        return [path for path in files if path in found]
+                found[image.path] = False
+        return {path: found[path] for path in files if path in found}
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; `from_json` reads them."""
@@ -161,17 +164,19 @@ class Overlap:
     Attributes:
         images: how many images the data set has.
         trained_on: those that the model was trained on; None where it keeps no record.
+        alike: how many of them are no copies of a training image, but have the name and the look of one.
         unrecorded: weights that it was trained from and that keep no record.
     """
 
     images: int
     trained_on: list[str] | None
+    alike: int = 0
     unrecorded: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return JSON values."""
         count = None if self.trained_on is None else len(self.trained_on)
-        return {'images': self.images, 'trained_on': count, 'first': (self.trained_on or [])[:SHOWN],
+        return {'images': self.images, 'trained_on': count, 'alike': self.alike, 'first': (self.trained_on or [])[:SHOWN],
                 'unrecorded': list(self.unrecorded)}
 
 
@@ -191,7 +196,8 @@ def overlap(record: TrainingImages | None, paths: Iterable[str | os.PathLike]) -
     paths = [os.fspath(path) for path in paths]
     if record is None:
         return Overlap(len(paths), None)
-    return Overlap(len(paths), record.among(paths), tuple(record.unrecorded))
+    found = record.among(paths)
+    return Overlap(len(paths), list(found), sum(not copy for copy in found.values()), tuple(record.unrecorded))
 
 
 def refuse_overlap(found: Overlap, where: str, option: str, choice: str) -> None:
@@ -204,7 +210,8 @@ def refuse_overlap(found: Overlap, where: str, option: str, choice: str) -> None
         choice: its value.
     """
     if found.trained_on and choice == 'fail':
-        raise DataError(f'{where}: {len(found.trained_on)} of {found.images} test images were trained on: '
+        alike = f' ({found.alike} of them as a picture of that name and look)' if found.alike else ''
+        raise DataError(f'{where}: {len(found.trained_on)} of {found.images} test images were trained on{alike}: '
                         f'{some(found.trained_on, SHOWN)}. Use others, or set {option}: count to go on all the same and have '
                         'their number in the results.')
 

@@ -20,7 +20,7 @@ SIGNIFICANCE_COLUMNS = ('dataset', 'metric_a', 'metric_b', 'images', 'srcc_a', '
 PAPER_COLUMNS = ('metric', 'dataset', 'measure', 'ours', 'paper', 'difference', 'method', 'source', 'fit')
 COUNT_COLUMNS = ('dataset', 'metric', 'images', 'scored', *REASONS)
 MISSING_COLUMNS = ('dataset', 'metric', 'image', 'reason', 'message')
-OVERLAP_COLUMNS = ('dataset', 'metric', 'images', 'trained_on', 'first', 'unrecorded')
+OVERLAP_COLUMNS = ('dataset', 'metric', 'images', 'trained_on', 'alike', 'first', 'unrecorded')
 TITLES = {'plcc': 'PLCC', 'plcc_fitted': 'PLCC after fit', 'srcc': 'SRCC', 'krcc': 'KRCC', 'rmse': 'RMSE after fit'}
 
 Scored = dict[str, dict[str, list[ScoredImage]]]  # by data set, then metric

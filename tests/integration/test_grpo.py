@@ -461,8 +461,9 @@ def test_an_export_remembers_its_images_and_those_of_its_start(data, tmp_path, c
     start, record = record_beside(data / 'vlm'), record_beside(trained)
     names = [str(data / 'images' / f'{number}.png') for number in range(12)]
     expected = [name for number, name in enumerate(names) if number % 4 != 3]
-    assert start.among(names) == expected and start.unrecorded == [str(data / 'random')]
-    assert record.among(names) == expected and record.sets == {'cold': 9, 'tiny': 9} and record.unrecorded == start.unrecorded
+    assert list(start.among(names)) == expected and start.unrecorded == [str(data / 'random')]
+    assert list(record.among(names)) == expected and record.sets == {'cold': 9, 'tiny': 9}
+    assert record.unrecorded == start.unrecorded
     assert command(['info', str(trained)]) == 0
     assert 'training_images: 9 (9 of cold, 9 of tiny); and those of' in capsys.readouterr().out
     assert ReasoningScorer(pretrained_model_path=trained).training_images.sets == record.sets

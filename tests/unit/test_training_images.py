@@ -34,7 +34,7 @@ def test_the_same_file_is_found_under_another_name(trained, tmp_path):
     copy.parent.mkdir()
     copy.write_bytes(paths[2].read_bytes())
     others = [picture(tmp_path / 'test' / f't{number}.png', 50 + number) for number in range(3)]
-    assert record.among([*others, copy, paths[0]]) == [str(copy), str(paths[0])]
+    assert record.among([*others, copy, paths[0]]) == {str(copy): True, str(paths[0]): True}
 
 
 def test_the_same_picture_in_another_size_or_format_is_found_by_its_name(trained, tmp_path):
@@ -43,20 +43,22 @@ def test_the_same_picture_in_another_size_or_format_is_found_by_its_name(trained
     large, jpeg = tmp_path / 'test' / '001.png', tmp_path / 'test' / '002.JPG'
     Image.open(paths[1]).resize((320, 240), Image.Resampling.BICUBIC).save(large)
     Image.open(paths[2]).save(jpeg, quality=70)
-    assert record.among([large, jpeg]) == [str(large), str(jpeg)]
+    assert record.among([large, jpeg]) == {str(large): False, str(jpeg): False}
+    with pytest.raises(DataError, match=r'x: 2 of 2 test images were trained on \(2 of them as a picture of that name and'):
+        refuse_overlap(overlap(record, [large, jpeg]), 'x', 'val: overlap', 'fail')
 
 
 def test_the_name_alone_proves_nothing(trained, tmp_path):
     _, record = trained
     others = [picture(tmp_path / 'another_set' / f'{number:03d}.png', 70 + number) for number in range(5)]
-    assert record.among(others) == []
+    assert record.among(others) == {}
 
 
 def test_files_that_cannot_be_read_are_none_of_them(trained, tmp_path):
     _, record = trained
     (tmp_path / 'test').mkdir()
     (tmp_path / 'test' / '001.png').write_bytes(b'')
-    assert record.among([tmp_path / 'test' / '001.png', tmp_path / 'gone.png', tmp_path]) == []
+    assert record.among([tmp_path / 'test' / '001.png', tmp_path / 'gone.png', tmp_path]) == {}
 
 
 def test_it_comes_back_from_metadata_and_from_beside_the_weights(trained, tmp_path):
@@ -66,7 +68,7 @@ def test_it_comes_back_from_metadata_and_from_beside_the_weights(trained, tmp_pa
     read = [record_beside(tmp_path), record_in(json.loads(json.dumps({KEY: record.to_dict()})))]
     for each in read:
         assert np.array_equal(each.entries, record.entries) and each.entries.dtype == np.uint64
-        assert (each.sets, each.unrecorded, each.among(paths)) == ({'mine': 5}, ['Qwen/base'], [str(path) for path in paths])
+        assert (each.sets, each.unrecorded, list(each.among(paths))) == ({'mine': 5}, ['Qwen/base'], list(map(str, paths)))
         assert told_of(each) == '5 (5 of mine); and those of Qwen/base, which keeps no record'
     assert len(json.dumps(TrainingImages(np.arange(21000, dtype=np.uint64).reshape(-1, 3)).to_dict())) < 33 * 7000
 
@@ -82,7 +84,7 @@ def test_a_model_trained_from_another_remembers_both(trained, tmp_path):
     paths, record = trained
     more = [picture(tmp_path / 'more' / f'm{number}.png', 30 + number) for number in range(2)]
     both = TrainingImages.of({'more': inspect_images([*more, paths[0]])}).and_those_of(record, 'first')
-    assert both.among([*paths, *more]) == [str(path) for path in (*paths, *more)]
+    assert list(both.among([*paths, *more])) == [str(path) for path in (*paths, *more)]
     assert len(both) == 7 and both.sets == {'mine': 5, 'more': 3} and both.unrecorded == []
     third = TrainingImages.of({}).and_those_of(record.and_those_of(None, 'hub'), 'second')
     assert third.unrecorded == ['hub'] and len(third) == 5
