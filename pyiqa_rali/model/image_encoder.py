@@ -107,7 +107,7 @@ class ImageEncoder(nn.Module):
 
         For scoring with weights that stay: once one of them is written to or asks for a gradient, all compute as before.
         """
-        if self.config.library != 'timm':  # open_clip's towers have none that are worth it
+        if isinstance(self.backbone, ClipTower):  # it has none, and is built without importing timm
             return
         from pyiqa_rali.model import folding
         if folding.fold(self.backbone, self.config.preprocessing.image_size):

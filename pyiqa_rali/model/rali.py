@@ -202,6 +202,12 @@ class RALI(nn.Module):
         """Take the metadata of a state dict."""
         self._metadata = checkpoint_format.metadata_from_extra_state(state)
 
+    def _apply(self, *args: Any, **kwargs: Any) -> 'RALI':
+        """Move or cast the weights, to normal tensors also inside `torch.inference_mode`."""
+        with torch.inference_mode(False):
+            return super()._apply(*args, **kwargs)
+
+    @torch.inference_mode(False)
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         """Load the weights of any export: the model is built anew when encoder, K or D differ.
 

@@ -64,12 +64,12 @@ def with_fastest_backend(metric: Any, options: dict[str, Any], may_export: bool)
     import torch
 
     from pyiqa_rali.core.messages import LOGGER
-    from pyiqa_rali.model.onnx.backend import can_score
+    from pyiqa_rali.model.onnx.backend import can_score, is_convolutional
     from pyiqa_rali.model.rali import RALI
     net = getattr(metric, 'net', None)
     if not isinstance(net, RALI) or 'backend' in options or torch.device(metric.device).type != 'cpu':
         return options
-    fits = net.precision == 'fp32' and not net.trainable and net.image_encoder.config.library == 'timm'
+    fits = net.precision == 'fp32' and not net.trainable and is_convolutional(net)
     if not fits or not can_score(net, may_export):
         return options
     try:

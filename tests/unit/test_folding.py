@@ -119,6 +119,17 @@ def test_other_backbones(name):
     assert {name for name, _ in backbone.named_buffers()} == {name for name, _ in plain.named_buffers()}
 
 
+def test_open_clips_convolutional_towers(tmp_path):
+    config = {'embed_dim': 16, 'vision_cfg': {'image_size': 64, 'layers': [1, 1, 1, 1], 'width': 8, 'patch_size': None},
+              'text_cfg': {'context_length': 24, 'vocab_size': 49408, 'width': 16, 'heads': 2, 'layers': 1}}
+    path = saved(tmp_path, {'library': 'open_clip', 'name': 'tiny', 'embed_dim': 16, 'model_config': config,
+                            'preprocessing': {'image_size': 64}})
+    net, trainable = RALI(pretrained_model_path=path), RALI(pretrained_model_path=path, trainable=True)
+    assert folded_in(net) > 20
+    with torch.no_grad():
+        assert (net(pictures(2, (64, 64))) - trainable(pictures(2, (64, 64)))).abs().max() < 4e-5
+
+
 class Branched(nn.Module):
     """A convolution whose output is used beside the batch norm, and one that runs twice: neither can be folded."""
 

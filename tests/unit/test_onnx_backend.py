@@ -7,7 +7,6 @@ import pickle
 import pyiqa
 import pytest
 import torch
-from torch import nn
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.errors import CheckpointError, OptionError
@@ -15,7 +14,7 @@ from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.model.onnx import agreement, backend, network
 from pyiqa_rali.model.rali import RALI
 from tests.unit.test_rali import TIMM, random_rali
-from tests.unit.test_surroundings import pictures, saved
+from tests.unit.test_surroundings import HEAD, pictures, saved
 
 SMALL = {**TIMM, 'preprocessing': {**TIMM['preprocessing'], 'resize_size': 64}}
 
@@ -201,9 +200,10 @@ def test_a_table_goes_on_as_it_was_begun(metric, path, folder, begun, extension)
         assert content.count('.png') == 4 and content.count('backend=onnx') == (4 if begun == 'onnx' else 0)
 
 
-def test_metrics_that_it_is_not_for_are_left_alone(metric):
+def test_metrics_that_it_is_not_for_are_left_alone(metric, tmp_path):
     from pyiqa_rali.scoring.metrics import with_fastest_backend
     piqe = pyiqa.create_metric('piqe', device='cpu')
     assert with_fastest_backend(piqe, {}, True) == {}
     assert with_fastest_backend(metric, {'backend': 'torch'}, True) == {'backend': 'torch'}
-    assert isinstance(metric.net, nn.Module)
+    transformer = pyiqa.create_metric('rali', device='cpu', pretrained_model_path=saved(tmp_path, HEAD))
+    assert with_fastest_backend(transformer, {}, True) == {} and transformer.net.backend == 'torch'

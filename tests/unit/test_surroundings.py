@@ -127,6 +127,18 @@ def test_a_program_whose_default_is_double_precision_changes_nothing(path):
     assert pictures().dtype == torch.float32 and torch.isfinite(expected).all()
 
 
+def test_a_metric_that_is_made_in_inference_mode_has_gradients_afterwards(path):
+    with torch.inference_mode():
+        metric = metric_of(path, as_loss=True)
+        metric.net.load_state_dict(metric.net.state_dict())
+        metric.to(torch.float64).to(torch.float32)
+        found = metric.net(pictures())
+    images = pictures().requires_grad_()
+    metric(images).backward()
+    assert images.grad.abs().sum() > 0
+    assert torch.equal(metric.net(pictures()), found)
+
+
 @pytest.mark.parametrize('as_loss', [False, True])
 def test_the_type_of_a_picture_changes_nothing(path, as_loss):
     metric = metric_of(path, as_loss=as_loss)

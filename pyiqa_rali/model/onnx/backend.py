@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.model.digest import weights_digest
@@ -42,6 +42,13 @@ def check_backend(backend: str, precision: str, trainable: bool) -> None:
 def is_installed(*packages: str) -> bool:
     """Whether packages can be imported."""
     return all(importlib.util.find_spec(name) is not None for name in packages)
+
+
+def is_convolutional(net: 'RALI') -> bool:
+    """Whether most weights of a net's backbone are those of convolutions, which onnxruntime is the faster one for."""
+    backbone = net.image_encoder.backbone
+    convolved = sum(module.weight.numel() for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    return 2 * convolved > sum(parameter.numel() for parameter in backbone.parameters())
 
 
 def can_score(net: 'RALI', may_export: bool) -> bool:
