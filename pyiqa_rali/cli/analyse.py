@@ -12,7 +12,7 @@ from pyiqa_rali.core.errors import OptionError
 if TYPE_CHECKING:
     from pyiqa_rali.studies.analyses.folder import AnalysisResult
 
-GOES_ON = 'An analysis that was stopped goes on when it is started again with the same arguments.'
+GOES_ON = 'An analysis that was stopped continues when it is started again with the same arguments.'
 
 
 @dataclass
@@ -43,7 +43,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run one analysis, and print what it found out and where it stands.
+    """Run one analysis, and print what it found out and where it is saved.
 
     Raises:
         OptionError, DataError, CheckpointError: with what to do.

@@ -42,7 +42,7 @@ class CommandParser(argparse.ArgumentParser):
         return self._rare[-1]
 
     def add_examples(self, *examples: tuple[str, str], notes: str = '') -> None:
-        """Add what stands at the end of the help.
+        """Add what is shown at the end of the help.
 
         Args:
             *examples: command lines, each with what it does.

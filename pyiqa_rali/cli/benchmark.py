@@ -46,7 +46,7 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali benchmark -m release rali --threads 1 all --out threads', ''),
         ('pyiqa-rali benchmark --preset gpu --out gpu', 'on a machine with a GPU'),
         notes='"rali" and "release" (its own path: PIL, CLIPProcessor, CLIPModel, float32) read the same random weights from '
-              'files. Rows are kept as they are measured; --resume goes on with them.')
+              'files. Rows are kept as they are measured; --resume continues from them.')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali evaluate -opt options/evaluate_koniq.yml', ''),
         ('pyiqa-rali evaluate --force_yml statistics:missing=count', 'in spite of missing scores'),
         notes='Correlations with intervals, tests of which metric is better, scores of every image, and figures. Scores are '
-              'kept: an evaluation that was stopped goes on, and nothing is computed twice.')
+              'kept: an evaluation that was stopped continues, and nothing is computed twice.')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_examples(
         ('pyiqa-rali evaluate-explanations datasets/demo --out experiments/explanations', ''),
         ('pyiqa-rali evaluate-explanations --photos photos/ --num-photographs 8 --out explanations', ''),
-        notes='A run that was stopped goes on when it is started again with the same arguments.')
+        notes='A run that was stopped continues when it is started again with the same arguments.')
 
 
 def run(args: argparse.Namespace) -> int:

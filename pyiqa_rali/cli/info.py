@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2, ensure_ascii=False) if args.json else '\n'.join(readable(found)))
         return 0
     refuse_changed(args, {'prompts': None, 'rating_range': None},
-                   f'{args.checkpoint} is no reasoning model, and is asked nothing')
+                   f'{args.checkpoint} is not a reasoning model, and is asked nothing')
     path = _path_of(args.checkpoint)
     tensors, metadata = load_checkpoint(path)
     if args.json:

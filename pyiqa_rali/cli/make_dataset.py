@@ -41,7 +41,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_examples(
         ('pyiqa-rali make-dataset --out datasets/demo', ''),
         ('pyiqa-rali make-dataset --photos photos/ --out datasets/mine --splits 3 --hold-out webp haze', ''),
-        notes='The labels are synthetic: no human opinion. A run that was stopped goes on when it is started again with the '
+        notes='The labels are synthetic: no human opinion. A run that was stopped continues when it is started again with the '
               'same arguments.')
 
 

@@ -19,7 +19,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_examples(
         ('pyiqa-rali protocol --photos photos/ --num-photographs 4', ''),
         ('pyiqa-rali protocol --seeds 0 --no-baselines --force_yml align:total_iter=600', ''),
-        notes='A protocol that was stopped goes on when it is started again with the same arguments.')
+        notes='A protocol that was stopped continues when it is started again with the same arguments.')
 
 
 def run(args: argparse.Namespace) -> int:

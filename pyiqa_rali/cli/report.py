@@ -13,7 +13,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('runs', nargs='+', metavar='RUN', help='folders of runs: training, GRPO, the chain, evaluate, ablate, '
                                                                'analyse; or any folder of CSV and PNG files')
     parser.add_argument('--out', default='report.html', metavar='HTML',
-                        help='the page; the Markdown file stands beside it (default: %(default)s)')
+                        help='the page; the Markdown file is written next to it (default: %(default)s)')
     parser.add_argument('--title', default='Image quality by RALI', help='of the page (default: %(default)s)')
     parser.add_examples(
         ('pyiqa-rali report experiments/RALI_demo', ''),

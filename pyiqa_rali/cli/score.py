@@ -51,7 +51,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_reading_settings(parser)
     parser.add_examples(
         ('pyiqa-rali score photo.jpg folder/', 'scores on the screen'),
-        ('pyiqa-rali score folder/ --out scores.csv', 'a table; --resume goes on with it'),
+        ('pyiqa-rali score folder/ --out scores.csv', 'a table; --resume continues it'),
         ('pyiqa-rali score "data/**/*.jpg" --out scores.parquet', 'quoted; ** goes into folders'),
         ('pyiqa-rali score "shard-{000000..000099}.tar" --out s.csv', 'images are named shard.tar::member'),
         ('find . -name "*.png" | pyiqa-rali score - --out s.jsonl', 'a list, one path a line'),
@@ -131,7 +131,7 @@ def _label(args: argparse.Namespace, metric: Any, options: dict[str, Any], readi
 
 
 def _with_backend(args: argparse.Namespace, metric: Any, options: dict[str, Any], many: bool) -> dict[str, Any]:
-    """Return the options with the backend that scores: a table that is resumed goes on as it was begun."""
+    """Return the options with the backend that scores: a resumed table continues as it was begun."""
     if args.resume:
         reading = reading_settings(args)
         held = [holds_metric(args.out, args.format, _label(args, metric, each, reading))
@@ -157,7 +157,7 @@ def _score(args: argparse.Namespace, images: Iterable[ImageEntry], table: Any, m
                 progress.add(window)
         except KeyboardInterrupt:
             progress.clear()
-            goes_on = f'; --resume goes on with {args.out}' if table else ''
+            goes_on = f'; --resume continues {args.out}' if table else ''
             print(f'interrupted after {progress.count} images{goes_on}', file=sys.stderr)
             raise
     totals.rate = progress.rate

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def shown_default() -> str:
-    """Return what `rali` stands for, in the order in which it is looked for."""
+    """Return what `rali` refers to, in the order in which it is looked for."""
     for variable in (VARIABLE, FOLDER_VARIABLE):
         if variable == FOLDER_VARIABLE and (choice := read_default()):
             return choice['path']

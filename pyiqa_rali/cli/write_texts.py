@@ -48,8 +48,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_examples(
         ('pyiqa-rali write-texts --opt options/rali.yml --model MODEL --out texts.jsonl', ''),
         ('pyiqa-rali write-texts photos/ --model MODEL --texts-per-image 8 --backend vllm --out texts.jsonl', ''),
-        notes='A run that was stopped goes on when it is started again with the same arguments. Each text records its seed and '
-              'model; JSONL.json beside the file records prompt and settings.')
+        notes='A run that was stopped continues when it is started again with the same arguments. Each text records its seed '
+              'and model; JSONL.json beside the file records prompt and settings.')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,1 +1,1 @@
-"""What every other room stands on: errors, files, options, processes, the hub, and the folders of runs."""
+"""What every other room is built on: errors, files, options, processes, the hub, and the folders of runs."""

@@ -112,10 +112,10 @@ def yaml_text(value: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a text that our reader would take for a number in quotes, and lists that stand twice without anchors."""
+    """Writes a text that our reader would take for a number in quotes, and lists that appear twice without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write a list that stands in two places twice."""
+        """Write a list that is in two places twice."""
         return True
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
@@ -135,7 +135,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_picture(path: str | os.PathLike, picture: 'Image', **options: Any) -> None:
-    """Write a picture of Pillow in the format that the file's name stands for, atomically.
+    """Write a picture of Pillow in the format that the file's name ends with, atomically.
 
     Args:
         path: the file.

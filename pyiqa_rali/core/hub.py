@@ -70,7 +70,7 @@ def commit_of(folder: Path) -> str | None:
 
 
 def endpoint_of_hub() -> str:
-    """Return the address of the hub, or of the mirror that stands for it."""
+    """Return the address of the hub, or of the mirror that replaces it."""
     return os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'
 
 

@@ -57,7 +57,7 @@ def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log, where an error stands."""
+    """Return the last line of a log, which holds the error."""
     lines = log.read_text(encoding='utf-8', errors='replace').strip().splitlines()
     return lines[-1] if lines else 'no output'
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Section = TypeVar('Section', bound='DataclassInstance')
-OptionSource = str | os.PathLike[str] | Mapping[str, Any]  # an option file, or what stands in one
+OptionSource = str | os.PathLike[str] | Mapping[str, Any]  # an option file, or the contents of one
 ROOT = 'options'  # what messages call an option file as a whole
 
 Count = Annotated[int, Ge(1)]
@@ -85,7 +85,7 @@ def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Return the options with `section:key=value` entries applied (pyiqa's --force_yml, without its exec).
 
     Raises:
-        OptionError: an entry has no '=', names a key that the file does not have, or its value is no YAML.
+        OptionError: an entry has no '=', names a key that the file does not have, or its value is not YAML.
     """
     values = copy.deepcopy(values)  # in the file's order: the first data set or variant may mean something
     for entry in overrides:
@@ -109,7 +109,7 @@ def _value_of(text: str, entry: str) -> Any:
 
 
 def _next_key(section: dict[str, Any], names: list[str]) -> tuple[str, list[str]]:
-    """Return the section's key that the names begin with, and the names behind it; a key may hold colons itself."""
+    """Return the section's key that the names begin with, and the names after it; a key may itself contain colons."""
     joined = {':'.join(names[:count]): names[count:] for count in range(len(names), 0, -1)}
     name = next((each for each in joined if each in section), names[0])
     return name, joined[name]
@@ -158,7 +158,7 @@ def check_choice(option: str, value: Any, allowed: Collection[Any], also: str = 
         option: what the message calls the value.
         value: what was given.
         allowed: the choices.
-        also: what the message says behind them.
+        also: what the message says after them.
     """
     if not any(value == choice and type(value) is type(choice) for choice in allowed):
         told = value if isinstance(value, str) else repr(value)
@@ -167,7 +167,7 @@ def check_choice(option: str, value: Any, allowed: Collection[Any], also: str = 
 
 
 def from_known_keys(cls: type[Section], values: Mapping[str, Any], section: str = ROOT) -> Section:
-    """Build a dataclass from plain values; its annotations say what may stand in it.
+    """Build a dataclass from plain values; its annotations say what it may contain.
 
     `Literal` is a choice; `Annotated` with the constraints of the package annotated-types (`Ge(1)`, `Gt(0)`, `MinLen(1)`)
     is a bound; fields that are dataclasses or dictionaries are sections, which may be empty; the elements of lists, tuples and
@@ -224,7 +224,7 @@ def _read(value: Any, hint: Any, option: str, also: str = '') -> Any:
         value: plain, or a dataclass.
         hint: the annotation.
         option: what messages call the value.
-        also: what else may stand there, for messages: ', or ~' where None may.
+        also: what else is allowed, for messages: ', or ~' where None may.
     """
     kind: Any = typing.get_origin(hint) or hint
     arguments = typing.get_args(hint)
@@ -247,7 +247,7 @@ def _read(value: Any, hint: Any, option: str, also: str = '') -> Any:
         for key in value:
             _check_key(key, arguments[0] if arguments else Any, option)
         return {key: _read(each, of_value, f'{option}: {key}') for key, each in value.items()}
-    if isinstance(value, list):  # where anything may stand
+    if isinstance(value, list):  # where anything is allowed
         return [_read(each, Any, f'{option}: element {number}') for number, each in enumerate(value, 1)]
     return _number(value, kind, option)
 
@@ -276,7 +276,7 @@ def _read_union(value: Any, branches: tuple[Any, ...], option: str) -> Any:
         return None
     others = [branch for branch in branches if branch is not type(None)]
     fitting = [branch for branch in others if _fits(_plain(value), branch)]
-    exact = [branch for branch in fitting if branch is type(value)]  # a whole number where int and float may stand
+    exact = [branch for branch in fitting if branch is type(value)]  # a whole number where int and float are allowed
     chosen = next(iter(exact or fitting or others))
     return _read(value, chosen, option, ''.join(f', or {_in_words(branch)}' for branch in branches if branch is not chosen))
 
@@ -374,7 +374,7 @@ def _shown(choice: Any) -> str:
 
 
 def _in_words(hint: Any) -> str:
-    """Return what may stand where an annotation does, without its bounds."""
+    """Return what an annotation allows, without its bounds."""
     kind = typing.get_origin(hint) or hint
     if kind is Annotated:
         return _in_words(typing.get_args(hint)[0])

@@ -1,6 +1,6 @@
 """One resumable store: folders that know what they were begun with, and rows that survive a kill at any moment.
 
-Work that takes hours is started again after a kill, and goes on only if it is still the same work. Each such folder has a
+Work that takes hours is started again after a kill, and continues only if it is still the same work. Each such folder has a
 record, a small file of all that its other files depend on; `claim_folder` and `claim_run` write it, or refuse the folder when
 the record says something else. Results that come one by one are rows of a `RowFile`, which grows by whole rows.
 """
@@ -46,7 +46,7 @@ class Difference:
     """One value that differs between two records.
 
     Attributes:
-        keys: where it stands: section, key, and so on.
+        keys: where it is: section, key, and so on.
         before: in the first record; None where it has none.
         now: in the second one.
     """
@@ -96,7 +96,7 @@ def read_claim(record: Path) -> dict[str, Any] | None:
         record: a YAML file (.yml), or JSON.
 
     Raises:
-        DataError: the file is no such record.
+        DataError: the file is not such a record.
     """
     if not record.is_file():
         return None
@@ -173,17 +173,17 @@ def _write_claim(record: Path, values: Mapping[str, Any]) -> None:
 def claim_run(root: Path, options: Any, continues: bool, free: Sequence[str]) -> None:
     """Make the folder of a training run, with its `options.yml` and `versions.json`.
 
-    An earlier run of that name is archived, unless this one goes on with its files. An option that its record does not know is
+    An earlier run of that name is archived, unless this one resumes it. An option that its record does not know is
     one of a later version; it had its default, or what the field's metadata says under `EARLIER`.
 
     Args:
         root: the folder.
         options: the run's options, a dataclass.
-        continues: whether this run goes on with the files in the folder.
+        continues: whether this run continues from the files in the folder.
         free: sections, and keys as 'section:key', that may then differ.
 
     Raises:
-        OptionError: the run that this one goes on with had other options.
+        OptionError: the run that this one resumes had other options.
     """
     record = root / 'options.yml'
     before = read_claim(record) if continues else None
@@ -195,7 +195,7 @@ def claim_run(root: Path, options: Any, continues: bool, free: Sequence[str]) ->
             remedy = 'Use the same options'
             if found[0] not in differences(before, plain(options)):  # the record does not have that value
                 remedy = f'Its version did not have this option; write {found[0].name}: {found[0].before} into the option file'
-            raise OptionError(f'the options differ from those of {record}, whose files this run goes on from, in "{section}": '
+            raise OptionError(f'the options differ from those of {record}, whose files this run resumes from, in "{section}": '
                               f'{where}was {_shown(found[0].before)}, is {_shown(found[0].now)}. {remedy}, or use another '
                               'name.')
     elif root.exists() and not continues:
@@ -226,7 +226,7 @@ def _earlier(field: dataclasses.Field) -> Any:
 
 
 def _archive(root: Path) -> None:
-    """Rename a folder as pyiqa does, with the time behind its name."""
+    """Rename a folder as pyiqa does, with the time after its name."""
     name = f'{root.name}_archived_{time.strftime("%Y%m%d_%H%M%S")}'
     taken = len(list(root.parent.glob(f'{glob.escape(name)}*')))  # in the same second
     target = root.with_name(f'{name}_{taken}' if taken else name)
@@ -243,14 +243,14 @@ class Lines(Protocol):
     start: bytes
 
     def encode(self, row: Any) -> bytes:
-        """Return a row as it stands in the file, with its line end."""
+        """Return a row as it is written in the file, with its line end."""
 
     def read(self, stream: IO[bytes]) -> Iterator[tuple[Any, int]]:
         """Yield each whole row from the start of a file, and the byte at which it ends."""
 
 
 class _DamagedRow(ValueError):
-    """A row in the middle of a file that cannot be read: its line and what stands there."""
+    """A row in the middle of a file that cannot be read: its line and content."""
 
 
 class CsvRows:
@@ -274,7 +274,7 @@ class CsvRows:
         self.start = self.head.rstrip()
 
     def encode(self, row: Any) -> bytes:
-        """Return a row as it stands in the file."""
+        """Return a row as it is written in the file."""
         cells, columns = self._values(row), self.columns or ()
         unknown = set(cells) - set(columns)
         if unknown:
@@ -505,7 +505,7 @@ class RowFile:
                             f'{start.decode()!r}{"" if self.lines.head else " and so on"}. Give another name.')
 
     def _end_at(self, end: int) -> None:
-        """Remove what stands behind the last whole row; a file without any starts anew."""
+        """Remove what follows the last whole row; a file without any is started again."""
         if end == 0:
             self.replace([])
         elif self.path.stat().st_size > end:
@@ -518,7 +518,7 @@ class KeyedRows:
 
     Args:
         path: the file.
-        key: returns a row's key; or the name under which it stands in the row.
+        key: returns a row's key; or the name that it has in the row.
         durable: see `RowFile`.
 
     Attributes:
@@ -543,7 +543,7 @@ def rows_of_steps(path: Path, columns: Sequence[str], start_step: int) -> RowFil
     Args:
         path: the file; columns that an earlier version wrote and this one does not are kept.
         columns: beside 'step', which comes first.
-        start_step: the step that the run goes on with; 0 starts the file anew.
+        start_step: the step from which the run continues; 0 starts the file again.
     """
     kept = [row for row in RowFile(path, CsvRows(), kind='a record of steps').read() if int(row['step']) < start_step]
     file = RowFile(path, CsvRows(list(dict.fromkeys(['step', *columns, *(kept[0] if kept else ())]))))

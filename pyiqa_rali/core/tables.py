@@ -27,7 +27,7 @@ def write_csv(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Se
     """Write a table as CSV, atomically.
 
     Args:
-        path: the file; names of images that are not valid UTF-8 stand in it byte for byte.
+        path: the file; names of images that are not valid UTF-8 are written byte for byte.
         columns: the header.
         rows: cells in the order of the columns; or by column, where others are left out. A cell is empty for None, NaN and
             columns that a row lacks.
@@ -46,7 +46,7 @@ def is_missing(cell: Any) -> bool:
 
 
 def markdown_table(header: Sequence[Any], rows: Iterable[Sequence[Any]], cell: Callable[[Any], str] | None = None) -> str:
-    """Return a table as Markdown, without a line end behind it.
+    """Return a table as Markdown, without a line end after it.
 
     Args:
         header: names of the columns.

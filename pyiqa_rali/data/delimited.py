@@ -37,7 +37,7 @@ class DelimitedTable:
         columns: the headings, without spaces around them.
         rows: as many cells as headings each, as they are written; rows without any content are left out.
         lines: the line of the file on which each row begins, counted from 1.
-        separator: what stands between two cells.
+        separator: what separates two cells.
     """
 
     path: Path
@@ -68,7 +68,7 @@ def read_delimited(path: str | os.PathLike, least_columns: int = 2) -> Delimited
 
     Args:
         path: the file.
-        least_columns: with fewer the file is no such table.
+        least_columns: with fewer the file is not such a table.
 
     Raises:
         DataError: the file cannot be read as one; the message names file and line.
@@ -117,7 +117,7 @@ def read_text(path: str | os.PathLike) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[:error.start].count(b'\n') + 1
-        raise DataError(f'{path}, line {line}: is no {encoding.removesuffix("-sig").upper()} text '
+        raise DataError(f'{path}, line {line}: is not {encoding.removesuffix("-sig").upper()} text '
                         f'(byte 0x{content[error.start]:02x}). Save it as "CSV UTF-8".') from error
     if '\0' in text:
         line = text[:text.index('\0')].count('\n') + 1
@@ -164,7 +164,7 @@ def _number(cell: str, where: str, column: str) -> float:
 
 
 def _separator(path: Path, text: str, start: int, least_columns: int) -> str:
-    """Return what stands between the cells: what parts the headings, and where several do, what parts all rows alike."""
+    """Return what separates the cells: what separates the headings, and where several do, what separates all rows alike."""
     wide = {}
     for separator in SEPARATORS:
         try:
@@ -206,7 +206,7 @@ def _fitted(where: str, cells: list[str], width: int, separator: str) -> list[st
     """Return a row with as many cells as there are headings; only empty ones are added or taken away."""
     if any(cell.strip() for cell in cells[width:]):
         raise DataError(f'{where}: has {len(cells)} cells for {width} headings ({_shown(separator.join(cells))}). A cell '
-                        f'that holds one of the {SEPARATORS.get(separator, "marks")} between cells stands in quotation '
+                        f'that holds one of the {SEPARATORS.get(separator, "marks")} between cells must be in quotation '
                         'marks.')
     return [*cells[:width], *[''] * (width - len(cells))]
 

@@ -367,7 +367,7 @@ class ImageFinder:
         sources: files and folders.
 
     Attributes:
-        other_extensions: how many files in the folders are no images by their extension, for each extension.
+        other_extensions: how many files in the folders are not images by their extension, for each extension.
 
     Raises:
         FileNotFoundError: a source does not exist.
@@ -383,7 +383,7 @@ class ImageFinder:
 
     @property
     def other_files(self) -> int:
-        """How many files in the folders are no images by their extension."""
+        """How many files in the folders are not images by their extension."""
         return self.other_extensions.total()
 
     def __iter__(self) -> Iterator[str]:

@@ -89,7 +89,7 @@ def content_digest(path: str | os.PathLike) -> int:
 
     Raises:
         OSError: it cannot be read.
-        DataError: it is no regular file.
+        DataError: it is not a regular file.
     """
     status = os.stat(path)
     refuse_special_file(status.st_mode)

@@ -46,7 +46,7 @@ class ManifestNRDataset(GeneralNRDataset):
             format: 'deqa' (JSON list of {"image": ..., "gt_score": ...}), 'agiqa3k' (CSV with the columns name and
                 mos_quality) or 'pipal' (lines "A0001_00_00.bmp,1520.06" in a file, or in the .txt files of a folder).
             meta_info_file: the manifest; for 'pipal' a file, the folder of the label files, or the folder above it.
-            mos_column: where the MOS stands, such as gt_score_norm or mos_align; default: gt_score, mos_quality.
+            mos_column: the column of the MOS, such as gt_score_norm or mos_align; default: gt_score, mos_quality.
             dataroot_target: the folder that the images' names start from; PIPAL's may lie in folders below it.
             mos_range, lower_better: mandatory.
 
@@ -120,7 +120,7 @@ def json_records(path: Path, example: str) -> list[tuple[str, dict[str, Any]]]:
         example: how an entry looks, for messages.
 
     Raises:
-        DataError: the file is no such list.
+        DataError: the file is not such a list.
     """
     text = read_text(path)
     if path.suffix.lower() == '.jsonl':

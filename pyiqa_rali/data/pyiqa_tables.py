@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class ReadTable(BaseIQADataset):
-    """The part of pyiqa's data sets that reads the table; it stands behind the data set's own class in the order of bases.
+    """The part of pyiqa's data sets that reads the table; it comes after the data set's own class in the order of bases.
 
     Attributes:
-        names_at: the columns that hold names of files; the MOS stands in the column behind the last of them, and that last
+        names_at: the columns that hold names of files; the MOS is in the column after the last of them, and that last
             one names the image.
         written: the table's cells as they are written.
     """
@@ -114,7 +114,7 @@ def existing_name(name: str, root: str, where: str) -> str:
 
 
 def check_repeats(names: list[str], labels: list[float], where: list[str], phases: list[str]) -> None:
-    """Refuse an image with two MOS or in two splits, and tell of images that stand twice with the same MOS.
+    """Refuse an image with two MOS or in two splits, and log images that appear twice with the same MOS.
 
     Args:
         names: of the images.
@@ -140,11 +140,11 @@ def check_repeats(names: list[str], labels: list[float], where: list[str], phase
         again.append(name)
     if again:
         warn_once(logger, f'{where[0].rpartition(", ")[0]}: {len(again)} rows name an image that an earlier row names, with '
-                  f'the same MOS: {some(again)}. Each of these images counts as often as it stands there.')
+                  f'the same MOS: {some(again)}. Each of these images counts as often as it appears.')
 
 
 def split_column(opt: dict[str, Any]) -> str | None:
-    """Return the name of the column that tells an image's split; a number stands for one of pyiqa's names."""
+    """Return the name of the column that tells an image's split; a number means one of pyiqa's names."""
     split_index = opt.get('split_index')
     if not isinstance(split_index, int):
         return split_index

@@ -48,7 +48,7 @@ def load_reasoning_texts(path: str | os.PathLike) -> dict[str, list[ReasoningTex
     path = Path(path)
     if not path.is_file():
         raise OptionError(f'reasoning_texts: {path} is not a file.')
-    lines = read_text(path).split('\n')  # not at the other ends of lines that Unicode has, which may stand within a text
+    lines = read_text(path).split('\n')  # not at the other ends of lines that Unicode has, which may be within a text
     pairs = [_parse_line(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
     repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
     if repeated:
@@ -125,7 +125,7 @@ def join_texts(image_names: Iterable[str], texts: dict[str, list[ReasoningText]]
                other_images: Iterable[str] = ()) -> list[list[str]]:
     """Return each image's texts, in the order of the images.
 
-    Images are paths, texts name a path's end: `a/b.png` stands for `/data/a/b.png`. A name that fits several images means the
+    Images are paths, texts name a path's end: `a/b.png` means `/data/a/b.png`. A name that fits several images means the
     one that has it from the folder on that all images share, if there is one: with `/data/a.png` and `/data/b/a.png`, `a.png`
     is the first. Texts of `other_images`, such as those of another split of the same table, are left alone.
 

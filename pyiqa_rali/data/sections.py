@@ -1,4 +1,4 @@
-"""Data set sections of an option file: what may stand in them, what each is for, and what pyiqa is given of them."""
+"""Data set sections of an option file: what they may contain, what each is for, and what pyiqa is given of them."""
 
 import copy
 import functools
@@ -149,7 +149,7 @@ class ManifestOptions(TableOptions):
 
     Attributes:
         format: deqa, agiqa3k or pipal.
-        mos_column: where the MOS stands; None takes the format's own.
+        mos_column: the column of the MOS; None takes the format's own.
     """
 
     format: str | None = None

@@ -74,7 +74,7 @@ class QualityTable(Dataset):
         return [path for index in range(len(self.base.paths_mos)) for path in row_paths(self.base, index)]
 
     def table_names(self) -> list[str]:
-        """Return the image names of the whole table, all splits, as they stand in its first column."""
+        """Return the image names of the whole table, all splits, as they are in its first column."""
         meta_info = getattr(self.base, 'meta_info', None)
         if meta_info is None or not len(meta_info):
             return []
@@ -84,7 +84,7 @@ class QualityTable(Dataset):
         """Return what a further column of the table says of each image, in the order of the items; '' for empty cells.
 
         Raises:
-            DataError: the table has no such column, or says two things of an image that stands twice in it.
+            DataError: the table has no such column, or says two things of an image that appears twice in it.
         """
         meta_info = self.base.meta_info
         if name not in meta_info:

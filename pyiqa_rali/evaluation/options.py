@@ -28,7 +28,7 @@ class StatisticsOptions:
         missing: what images without a score do: 'fail' ends the run without results, 'count' measures the others and says how
             many there are.
         overlap: what test images do that a metric was trained on, where its checkpoint keeps a record of them: 'fail' ends
-            the run before the metric scores, 'count' goes on and says how many there are.
+            the run before the metric scores, 'count' continues and says how many there are.
     """
 
     bootstrap: Count = 2000

@@ -8,7 +8,7 @@ from typing import Any
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 
 FILE = 'paper_values.csv'
-# what stands beside a published value, by what was fitted before the published PLCC was computed; no fit changes SRCC
+# ours that is compared with a published value, by what was fitted before the published PLCC was computed; no fit changes SRCC
 MEASURES = {'none': {'plcc': 'plcc', 'srcc': 'srcc'}, 'logistic4': {'plcc_fitted': 'plcc', 'srcc': 'srcc'},
             'unknown': {'plcc': 'plcc', 'plcc_fitted': 'plcc', 'srcc': 'srcc'}}
 FITS = {'none': 'without fit', 'logistic4': 'after a logistic fit with four parameters',
@@ -55,7 +55,7 @@ def beside_paper(results: list[dict[str, Any]], methods: dict[str, str | None],
                  datasets: dict[str, str | None]) -> list[dict[str, Any]]:
     """Return a row for each of our values that the paper has one for.
 
-    A published PLCC stands beside ours without fit or beside ours after the fit, whichever it is; beside both where that is
+    A published PLCC is compared with ours without fit or with ours after the fit, whichever it is; with both where that is
     not known.
 
     Args:

@@ -38,7 +38,7 @@ OUTPUTS = ('results.csv', 'results.json', 'results.md', 'pyiqa_row.csv', 'signif
 
 @dataclass(frozen=True)
 class EvaluationResults:
-    """What an evaluation found, and where it stands.
+    """What an evaluation found, and where it is saved.
 
     Attributes:
         folder: tables, scores of every image and pictures.
@@ -115,7 +115,7 @@ class Evaluation:
             self.overlaps.append({'dataset': name, 'metric': label, **found.plain()})
 
     def write_scores(self) -> None:
-        """Write what stands whatever becomes of the results: scores, counts, and every image without a score."""
+        """Write what holds whatever becomes of the results: scores, counts, and every image without a score."""
         tables.write_scores(self.root / 'scores', self.scored)
         tables.write_rows(self.root / 'counts.csv', tables.COUNT_COLUMNS, tables.counts(self.scored))
         tables.write_rows(self.root / 'missing.csv', tables.MISSING_COLUMNS, tables.missing(self.scored))

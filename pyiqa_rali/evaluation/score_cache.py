@@ -54,7 +54,7 @@ class ScoreCache:
 
 
 def _kept_scores(path: Path) -> Iterator[tuple[str, float]]:
-    """Yield the scores of a file; what is damaged and all behind it is computed again."""
+    """Yield the scores of a file; what is damaged, and everything after it, is computed again."""
     lines = CsvRows(COLUMNS, lambda row: (row['key'], float(row['score'])))
     try:
         yield from RowFile(path, lines, kind='a file of scores').read()

@@ -22,7 +22,7 @@ class Nodes(ir.tape.Tape):
     """A recorder of nodes whose names start with `PREFIX`, with numbers as inputs.
 
     Args:
-        count: what numbers the names; branches share it with the graph that they stand in, where no name may come twice.
+        count: what numbers the names; branches share it with the graph that holds them, where no name may come twice.
     """
 
     def __init__(self, count: Iterator[int] | None = None):

@@ -106,7 +106,7 @@ def draw_sweeps(rows: Sequence[Repeats], out: Path, metric: str) -> None:
 
 
 def _places(values: Sequence[Any]) -> tuple[list[float], list[str], str]:
-    """Return where values stand on an axis, their labels, and its scale: logarithmic for positive numbers."""
+    """Return the places of values on an axis, their labels, and its scale: logarithmic for positive numbers."""
     labels = ['~' if value is None else f'{value:g}' if isinstance(value, int | float) else str(value) for value in values]
     if all(isinstance(value, int | float) and value > 0 for value in values):
         return [float(value) for value in values], labels, 'log'

@@ -81,7 +81,7 @@ def save_png(figure: 'Figure', out: Path) -> Path:
 
 @styled
 def svg_and_png(figure: 'Figure') -> tuple[str, bytes]:
-    """Return a figure as SVG whose colours follow the page that it stands in, light or dark, and as PNG."""
+    """Return a figure as SVG whose colours follow the page that contains it, light or dark, and as PNG."""
     vector, pixels = io.StringIO(), io.BytesIO()
     figure.savefig(vector, format='svg', transparent=True, dpi=150)
     figure.savefig(pixels, format='png', facecolor='white', dpi=RESOLUTION)
@@ -148,7 +148,7 @@ def bars(axis: 'Axes', values: Mapping[str, float], texts: Sequence[str] = (), c
     Args:
         axis: the panel.
         values: length of each bar by its name.
-        texts: what stands behind each bar.
+        texts: what is written after each bar.
         colours: of each, or of all.
     """
     places = np.arange(len(values))

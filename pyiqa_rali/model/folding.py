@@ -1,8 +1,9 @@
 """Batch norms folded into the convolutions before them, for scoring: a pass over every feature map less.
 
-In evaluation a batch norm is y = g (x - m) / s + b for each channel. With the convolution before it, it is one convolution with
-weights times g / s and another bias. The modules keep their own weights under their names, so that state dicts, exports and
-digests are those of the network that was trained; the folded weights stand beside them as buffers that no state dict holds.
+In evaluation a batch norm is y = g (x - m) / s + b for each channel. With the convolution before it, it is one convolution
+with weights times g / s and another bias. The modules keep their own weights under their names, so that state dicts,
+exports and digests are those of the network that was trained; the folded weights are kept beside them, as buffers that no
+state dict contains.
 """
 
 import copy

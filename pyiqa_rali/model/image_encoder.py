@@ -160,7 +160,7 @@ class ImageEncoder(nn.Module):
 def _dtype_of(module: nn.Module) -> torch.dtype | None:
     """Return the type of a module's first weight; None where it has none.
 
-    The replicas of `DataParallel` have no parameters: what these were stands in another dictionary.
+    The replicas of `DataParallel` have no parameters: what these were is kept in another dictionary.
     """
     for part in module.modules():
         for weight in (*part._parameters.values(), *vars(part).get('_former_parameters', {}).values()):

@@ -20,14 +20,14 @@ ALIGNMENT = 64  # bytes: what vector units like to start at
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor stands in the block.
+    """Where a tensor is in the block.
 
     Attributes:
         start: first byte.
         dtype: of its values.
         size: lengths of its axes.
         stride: of its axes, in values.
-        requires_grad: None for a tensor that is no parameter.
+        requires_grad: None for a tensor that is not a parameter.
     """
 
     start: int
@@ -37,7 +37,7 @@ class Place:
     requires_grad: bool | None
 
     def tensor(self, block: Tensor) -> Tensor:
-        """Return the tensor that stands here in a block of bytes."""
+        """Return the tensor at this place in a block of bytes."""
         values = block[self.start:self.start + self.dtype.itemsize * _values(self.size, self.stride)].view(self.dtype)
         tensor = torch.as_strided(values, self.size, self.stride)
         return tensor if self.requires_grad is None else nn.Parameter(tensor, self.requires_grad)
@@ -60,7 +60,7 @@ def reduced(net: nn.Module) -> tuple[Callable[..., Any], tuple[Any, ...]] | Any:
 
 
 def rebuilt(content: bytes, block: Tensor, places: list[Place]) -> nn.Module:
-    """Return the net that `reduced` took apart; its tensors stand in the block."""
+    """Return the net that `reduced` took apart; its tensors are in the block."""
     return _WithTensors(io.BytesIO(content), [place.tensor(block) for place in places]).load()
 
 
@@ -93,7 +93,7 @@ class _WithTensors(pickle.Unpickler):
 
 
 def _common_block(tensors: list[Tensor]) -> Tensor:
-    """Return the bytes that all tensors stand in, after moving them there if they do not yet."""
+    """Return the bytes that hold all tensors, after moving them there if they do not yet."""
     if len({tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}) > 1:
         _move(tensors)
     storage = next((tensor.untyped_storage() for tensor in tensors if tensor.numel()), torch.UntypedStorage(0))

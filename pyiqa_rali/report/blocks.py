@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-NOT_DEFINED = '\N{EN DASH}'  # stands in a table where a number does not exist
+NOT_DEFINED = '\N{EN DASH}'  # shown in a table where a number does not exist
 
 
 @dataclass
@@ -88,7 +88,7 @@ Block = Text | Table | Figure | Cases | Commands
 
 @dataclass
 class Section:
-    """A heading and what stands under it.
+    """A heading and what is under it.
 
     Attributes:
         title: the heading.

@@ -69,7 +69,7 @@ def _table(path: Path, folder: Path) -> list[Block]:
     body = [tuple((row + [''] * width)[:width]) for row in rows[1:]]
     count = len(body) if len(body) <= MOST_ROWS else ROWS_OF_LONG_TABLES
     shown: list[Block] = [Table(_name(path, folder), rows[0], [tuple(map(_short, row)) for row in body[:count]])]
-    return [*shown, Text(f'{len(body) - count} further rows stand in {path}.')] if len(body) > count else shown
+    return [*shown, Text(f'{len(body) - count} further rows are in {path}.')] if len(body) > count else shown
 
 
 def _short(cell: str) -> str:

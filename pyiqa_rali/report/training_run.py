@@ -61,7 +61,7 @@ def _overlaps(run: RunFolder) -> list[dict[str, Any]] | None:
 
 
 def run_options(folder: Path) -> TrainOptions:
-    """Return the options that a run was started with, for the folder where it stands now.
+    """Return the options that a run was started with, for the folder where it is now.
 
     Raises:
         DataError: they cannot be read.
@@ -79,7 +79,7 @@ def read_scores(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Return image names, MOS (n,) and scores (n,) of a run's table.
 
     Raises:
-        DataError: the file is no such table.
+        DataError: the file is not such a table.
     """
     with open(path, encoding='utf-8', newline='') as stream:
         rows = list(csv.DictReader(stream))

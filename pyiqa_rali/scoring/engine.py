@@ -35,7 +35,7 @@ def score_files(images: Iterable[ImageEntry | str], metric: Any, batch_size: int
                 skip: Callable[[str], bool] | None = None, reading: ReadingOptions = READING) -> Iterator[list[ImageScore]]:
     """Read and score images in their order, holding a few windows of them at a time.
 
-    Windows are cut from all images, also from those to be skipped, so that an interrupted run that goes on makes the same
+    Windows are cut from all images, also from those to be skipped, so that an interrupted run that is resumed makes the same
     batches, and the same scores to the last bit.
 
     Args:
@@ -90,7 +90,7 @@ def score_windows(reader: Any, windows: Iterable[list[Any]], scorer: 'Scorer', w
             if 'DataLoader worker' not in str(error):
                 raise
             raise DataError(f'{first_line(error)}. Out of memory, or of shared memory? Lower --batch-size or --workers; with '
-                            '--out, --resume goes on.') from error
+                            '--out, --resume continues.') from error
 
 
 def suitable_sizes(metric: Any, batch_size: int | None = None, workers: int | None = None) -> tuple[int, int]:

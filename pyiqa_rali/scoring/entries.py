@@ -20,7 +20,7 @@ class ImageEntry:
     """Where one image is.
 
     Attributes:
-        name: what stands in the table: the path, or `shard.tar::member`.
+        name: what the table calls it: the path, or `shard.tar::member`.
         path: the file, or the shard.
         position: place in the order of the input: (file or shard, member of the shard).
         offset: where a member's bytes start in the shard; None for a file.

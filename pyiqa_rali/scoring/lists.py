@@ -61,7 +61,7 @@ def _decoded(first: bytes, lines: Iterator[bytes], encoding: str, name: str) -> 
         try:
             return decoder.decode(content, final)
         except UnicodeDecodeError as error:
-            raise DataError(f'{name}, line {number}: is no {encoding[:6].upper()} text, which its byte-order mark '
+            raise DataError(f'{name}, line {number}: is not {encoding[:6].upper()} text, which its byte-order mark '
                             'promises.') from error
 
     for content in _chain(first, lines):
@@ -95,7 +95,7 @@ def meant_path(path: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Return what stands in the quotes around a text; two quotes in it stand for one, as spreadsheets write them."""
+    """Return what is in the quotes around a text; two quotes in it mean one, as spreadsheets write them."""
     if len(text) >= 2 and text[0] == text[-1] and text[0] in QUOTES:
         return text[1:-1].replace(text[0] * 2, text[0])
     return text

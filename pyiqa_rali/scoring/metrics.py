@@ -18,7 +18,7 @@ def make_metric(name: str, weights: str | None, device: str | None, options: dic
     Args:
         name: a no-reference metric.
         weights: file or folder of an export.
-        device: a torch device; under torchrun "cuda" and None stand for the GPU of this process.
+        device: a torch device; under torchrun "cuda" and None mean the GPU of this process.
         options: further arguments of the metric's architecture.
 
     Raises:
@@ -115,7 +115,7 @@ def parse_options(words: list[str]) -> dict[str, Any]:
 def metric_label(name: str, weights: str | None, options: dict[str, Any], metric: Any) -> str:
     """Return how the table names the metric: with the user's weights and options, if there are any.
 
-    Metrics whose weights can change behind one name carry a digest of them, so that a table never holds scores of two.
+    Metrics whose weights can change under one name carry a digest of them, so that a table never holds scores of two.
     """
     from pyiqa_rali.model.digest import weights_digest
     changeable = isinstance(getattr(metric, 'net', None), _own_architectures()) and name != 'rali-lite'

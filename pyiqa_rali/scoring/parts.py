@@ -1,6 +1,6 @@
 """Tables that are written at the end, atomically, from one part a process: for Parquet, and for several processes.
 
-The parts stand as JSON lines in the folder `TABLE.parts` and grow line by line; after a kill at any moment the next run goes
+The parts are kept as JSON lines in the folder `TABLE.parts` and grow line by line; after a kill at any moment the next run goes
 on with them, also with another number of processes.
 """
 
@@ -50,7 +50,7 @@ class Parquet:
         """Yield the rows.
 
         Raises:
-            ValueError: the file has other columns, or is no Parquet file.
+            ValueError: the file has other columns, or is not a Parquet file.
         """
         from pyarrow import parquet
         with parquet.ParquetFile(path) as table:
@@ -63,7 +63,7 @@ class Parquet:
 
     @staticmethod
     def stored(name: str) -> str:
-        """Return a file name as it can stand in the file: what is not valid UTF-8 becomes `\\xNN`."""
+        """Return a file name as it can be written in the file: what is not valid UTF-8 becomes `\\xNN`."""
         return os.fsencode(name).decode('utf-8', 'backslashreplace')
 
 
@@ -83,7 +83,7 @@ class WholeLines:
 
     @staticmethod
     def stored(name: str) -> str:
-        """Return a file name as it stands in the file."""
+        """Return a file name as it is written in the file."""
         return name
 
 
@@ -92,15 +92,15 @@ class ScoreParts:
 
     Args:
         path: the table.
-        metric: name of the metric, with its weights if they are the user's; stands in every row.
-        resume: go on with the table and the parts that are there.
+        metric: name of the metric, with its weights if they are the user's; written in every row.
+        resume: continue the table and the parts that exist.
         whole: how the table is written and read.
         rank: this process among those that share the images.
         world: how many processes share them.
         retry: try the images without a score again.
 
     Attributes:
-        finished: the images that stand in the table or in any part already, and are not tried again.
+        finished: the images that are in the table or in any part already, and are not tried again.
         failed: how many of these have no score, for the first process; 0 for the others.
 
     Raises:
@@ -136,7 +136,7 @@ class ScoreParts:
     def finish(self) -> int:
         """Write the table: the rows that it had, then those of the parts in the order of the input; remove the parts.
 
-        A process that is killed between these two steps leaves parts that the table contains; each image stands in it once.
+        A process that is killed between these two steps leaves parts that the table contains; each image is in it once.
 
         Returns:
             How many images have no score.

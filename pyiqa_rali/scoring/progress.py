@@ -108,7 +108,7 @@ class Totals:
                + (f', {self.finished} were already in {out}' if self.finished else ''))
         if self.others:
             kinds = ', '.join(f'{extension or "without extension"} {count}' for extension, count in self.others.most_common(5))
-            yield f'{self.others.total()} other files are no images by their extension: {kinds}'
+            yield f'{self.others.total()} other files are not images by their extension: {kinds}'
             shards = sum(count for extension, count in self.others.items() if extension in ('.tar', '.tgz', '.gz'))
             if shards:
                 yield f'{shards} of them may be tar shards: name them, or give a glob such as "FOLDER/*.tar"'

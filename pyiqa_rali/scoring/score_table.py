@@ -1,4 +1,4 @@
-"""The table of scores: one line for each image, also for those without a score; interrupted runs go on with it."""
+"""The table of scores: one line for each image, also for those without a score; interrupted runs continue it."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -83,12 +83,12 @@ def row_values(row: ScoreRow) -> dict[str, Any]:
 class BestRows:
     """The rows of a table in which an image may have several, because one without a score was tried again: one for each image.
 
-    A row with a score takes the place of rows without one, and among the latter the last one counts. It stands where the first
+    A row with a score takes the place of rows without one, and among the latter the last one counts. It is where the first
     row of its image stood.
 
     Args:
         rows: returns them from the first one on, each time that it is called.
-        stored: returns the name of an image as it stands in the table.
+        stored: returns the name of an image as it is written in the table.
 
     Attributes:
         finished: the images with a row.
@@ -130,13 +130,13 @@ class ScoreTable:
 
     Args:
         path: the file.
-        metric: name of the metric, with its weights if they are the user's; stands in every line.
-        resume: go on with the file if it is there.
+        metric: name of the metric, with its weights if they are the user's; written in every line.
+        resume: continue the file if it exists.
         lines: the format.
         retry: try the images without a score again; their new rows take the place of the old ones when all are done.
 
     Attributes:
-        finished: the images that stand in it already, and are not tried again.
+        finished: the images that are in it already, and are not tried again.
         failed: how many of these have no score.
 
     Raises:

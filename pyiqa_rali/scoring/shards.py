@@ -21,7 +21,7 @@ from pyiqa_rali.scoring.entries import LARGEST_MEMBER, ImageEntry
 OPENERS: dict[str, Callable[..., Any]] = {'.tar': open, '.tar.gz': gzip.open, '.tgz': gzip.open}
 END_BLOCKS = 2  # of zeros, at the end of a shard
 _CHECKSUM = re.compile(rb'[0-7 \0]*')  # how the checksum of a header is written
-BETWEEN = '::'  # stands between a shard and its member in the name of an image
+BETWEEN = '::'  # between a shard and its member in the name of an image
 
 
 def is_shard(path: str) -> bool:
@@ -37,8 +37,8 @@ def is_compressed(path: str) -> bool:
 def shard_entries(path: str, number: int, others: Counter) -> Iterator[ImageEntry]:
     """Yield the images of a shard in their order, and at the end an entry with the reason if the shard is damaged.
 
-    Behind a damaged place, such as a header that a download never wrote, and behind the end of the first of several shards that
-    were joined, the search goes on at the next header.
+    After a damaged place, such as a header that a download never wrote, and after the end of the first of several shards that
+    were joined, the search continues at the next header.
 
     Args:
         path: the shard.
@@ -46,7 +46,7 @@ def shard_entries(path: str, number: int, others: Counter) -> Iterator[ImageEntr
         others: counts the members that are no images, by their extension.
     """
     count = 0
-    damages: list[tuple[int, str]] = []  # behind how many members, and what it is
+    damages: list[tuple[int, str]] = []  # after how many members, and what it is
     try:
         refuse_special_file(os.stat(path).st_mode)
         with _opener(path)(path, 'rb') as stream:
@@ -108,7 +108,7 @@ def _reason(error: BaseException) -> str:
 
 
 class _Blocks:
-    """The blocks of a shard, for tarfile, which takes everything that is no header for the end; here one looks behind it."""
+    """The blocks of a shard, for tarfile, which takes anything that is not a header for the end; here one looks beyond it."""
 
     def __init__(self, stream: IO[bytes]):
         self._stream = stream
@@ -146,7 +146,7 @@ class _Blocks:
         return self._stream.tell() - len(self._ahead)
 
     def find_next(self) -> tuple[str, bool]:
-        """Go to the next header behind what tarfile took for the end.
+        """Go to the next header after what tarfile took for the end.
 
         Returns:
             What is damaged in between, empty for the mark that every writer puts at an end; and whether there is a header.
@@ -162,7 +162,7 @@ class _Blocks:
         if not zeros:
             return 'the mark at its end is missing: it is cut short', False
         if block and (self.tell() - self._start) % tarfile.RECORDSIZE:  # most writers fill the last record of a shard
-            return 'zeros stand in the middle: shards that were joined, or a hole', True
+            return 'zeros in the middle: shards that were joined, or a hole', True
         self._start = self.tell()  # of the next one of several shards that were joined
         return '', bool(block)
 

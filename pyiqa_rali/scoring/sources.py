@@ -19,7 +19,7 @@ from pyiqa_rali.scoring.shards import BETWEEN, is_compressed, is_shard, shard_en
 
 STANDARD_INPUT = '-'
 LIST_MARK = '@'
-MOST_WORDS = 1_000_000  # that braces may stand for
+MOST_WORDS = 1_000_000  # that braces may expand to
 
 
 class NamedImages:
@@ -52,7 +52,7 @@ class ImageSources:
         once: leave out images that are named again.
 
     Attributes:
-        others: how many files in folders, globs and shards are no images by their extension, for each extension.
+        others: how many files in folders, globs and shards are not images by their extension, for each extension.
         repeated: how many images were named again, and left out.
         empty: what holds no image: folders, lists, globs and shards; known when all images have been taken.
 
@@ -136,9 +136,9 @@ class ImageSources:
             self._tell_if_empty(name, count)
 
     def _globbed(self, pattern: str) -> Iterator[str]:
-        """Go through what a glob matches; its own extension, if it names one, stands for an image."""
+        """Go through what a glob matches; its own extension, if it names one, is that of an image."""
         found = sorted(glob.iglob(pattern, recursive=True))
-        if '**' in pattern:  # what stands in the folders is matched by itself
+        if '**' in pattern:  # what is in the folders is matched by itself
             found = [path for path in found if not os.path.isdir(path)] or found
         extension = os.path.splitext(pattern)[1]
         named = extension and not glob.has_magic(extension)
@@ -167,14 +167,14 @@ class ImageSources:
 
 
 def expand_braces(text: str) -> list[str]:
-    """Return what the braces of a word stand for, as a shell would; a file of that very name goes first.
+    """Return what the braces of a word expand to, as a shell would; a file of that very name goes first.
 
     Example:
         >>> expand_braces('{a,b}-{08..10}.tar')
         ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
 
     Raises:
-        OptionError: a range runs backwards, or the braces stand for too many words.
+        OptionError: a range runs backwards, or the braces expand to too many words.
     """
     if os.path.exists(text):
         return [text]

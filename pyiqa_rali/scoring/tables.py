@@ -17,7 +17,7 @@ def file_format(path: str, chosen: str | None) -> str:
     """Return the format of a table: the chosen one, or that of the extension.
 
     Raises:
-        OptionError: the extension stands for none, or Parquet cannot be written here.
+        OptionError: the extension names none, or Parquet cannot be written here.
     """
     extension = os.path.splitext(path)[1].lower().lstrip('.')
     found = chosen or extension

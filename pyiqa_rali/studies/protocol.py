@@ -50,11 +50,11 @@ class ProtocolResult:
 
 def run_protocol(values: Mapping[str, Any], out: str | os.PathLike, seeds: Sequence[int] = (0, 1, 2),
                  photos: str | None = None, num_photographs: int | None = None, with_baselines: bool = True) -> ProtocolResult:
-    """Train and measure once for every seed; an interrupted protocol goes on where it stopped.
+    """Train and measure once for every seed; an interrupted protocol continues where it stopped.
 
     Args:
         values: options of a light run, such as options/rali_lite.yml as read from YAML.
-        out: the JSON file of the results; each seed's own stand in the folder of the same name without '.json'.
+        out: the JSON file of the results; each seed's own are in the folder of the same name without '.json'.
         seeds: of the runs, each with its own split of the photographs.
         photos: folder of photographs; None takes the installed ones.
         num_photographs: so many test photographs of each split; None takes all.

@@ -66,7 +66,7 @@ def strict_degradation(completion: str) -> tuple[str, str] | None:
 def lenient_rating(completion: str, rating_range: tuple[float, float], key: str = 'rating') -> float | None:
     """Return the rating that a completion plainly states, or None.
 
-    Nothing is read between the think tags, or behind one that is not closed. Looked at are the last answer tag (all the rest
+    Nothing is read between the think tags, or after one that is not closed. Looked at are the last answer tag (all the rest
     without one), there its JSON (in a code fence, nested, or with the number as a string), then the key followed by a number,
     then a number that stands alone. The first of them that is there decides: NaN, infinity, booleans, fractions such as 3/5,
     percentages, ranges, values out of range, and numbers that an unfinished answer ends with are failures.
@@ -129,7 +129,7 @@ def _json_number(value: Any) -> float | None:
 
 
 def reasoning_text(completion: str) -> str:
-    """Return the text between the think tags; without them, what stands before the answer. May be empty."""
+    """Return the text between the think tags; without them, what comes before the answer. May be empty."""
     _, opened, rest = completion.partition('<think>')
     text = rest if opened else completion
     text = text.partition('</think>')[0].partition('<answer>')[0]
@@ -149,7 +149,7 @@ def as_rating(value: Any, rating_range: tuple[float, float]) -> float | None:
 
 
 def _spoken(completion: str) -> tuple[str, list[int]]:
-    """Return what stands outside the thoughts, and the place of each of its characters in the completion."""
+    """Return what is outside the thoughts, and the place of each of its characters in the completion."""
     places = list(range(len(completion)))
     for thought in reversed(list(THOUGHT.finditer(completion))):
         del places[thought.start():thought.end()]
@@ -188,7 +188,7 @@ def _as_lenient_rating(value: Any, rating_range: tuple[float, float]) -> float |
 
 
 def _values_of(value: Any, key: str, depth: int = 0):
-    """Yield what stands under a key anywhere in nested JSON."""
+    """Yield what is under a key anywhere in nested JSON."""
     if depth > DEEPEST_JSON:
         return
     children = list(value.items()) if isinstance(value, dict) else [(None, item) for item in value]

@@ -1,4 +1,4 @@
-"""How a prompt becomes the chat that a model sees, and what system message stands in it.
+"""How a prompt becomes the chat that a model sees, and what system message it has.
 
 A chat template may put in a system message of its own where none is given: Qwen2.5-VL's does, Qwen3-VL's does not. A model
 that was trained with another one is asked something else then, so what is rendered can be looked at.

@@ -92,6 +92,6 @@ def missing_prompts(release: str, given: dict[str, Any]) -> str | None:
         return None
     one, names = len(missing) == 1, ' and '.join(missing)
     return (f'{release}: {names} {"is" if one else "are"} not given, so the model is not asked as it was trained, and its '
-            f'scores will not be the published ones. The published {"prompt stands" if one else "prompts stand"} in '
+            f'scores will not be the published ones. The published {"prompt is" if one else "prompts are"} in '
             f'{facts.prompts_file} of the GitHub repository {facts.repository}: write {"it" if one else "them"} into a YAML '
             f'file with the {"key" if one else "keys"} {names}, and give prompts="FILE.yml".')

@@ -1,7 +1,7 @@
 """The expectation of a rating over everything that a model may write in its place.
 
 A rating is followed token by token. What a token does depends on its text alone, so that single digits ("4", ".", "2") and
-merged ones ("4.", "42") are the same to it, and whatever comes behind a number ends it. Ratings outside the range are left out
+merged ones ("4.", "42") are the same to it, and whatever comes after a number ends it. Ratings outside the range are left out
 before the probabilities are normalised.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 LEAST_SHARE = 1e-3  # branches with less of a picture's probability are not followed
 LEAST_MASS = 1e-6  # with less probability than this on ratings in the range, the model writes none
 DIGITS = '0123456789'
-NO_RATING = ('/', '%')  # behind a number: "4/5" and "80%" are no ratings
+NO_RATING = ('/', '%')  # after a number: "4/5" and "80%" are not ratings
 NUMBER_BEGUN = re.compile(r'[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]*)?')
 _RUN = re.compile(r'[0-9.]*')
 _SIGNED_RUN = re.compile(r'[-+]?[0-9.]*')
@@ -52,7 +52,7 @@ class _Table:
     Attributes:
         open_ids: (n,).
         open_runs: what each of them adds.
-        closing_ids: (m,), of tokens with more text behind what they add to the number.
+        closing_ids: (m,), of tokens with more text after what they add to the number.
         closing_group: (m,), the place of each in `closing_runs`.
         closing_runs: what the tokens of each group add.
     """
@@ -159,7 +159,7 @@ def expectations(ask: Ask, tokens: NumberTokens, leads: Sequence[str], rating_ra
 
 def _step(node: Node, chances: np.ndarray, tokens: NumberTokens,
           rating_range: tuple[float, float]) -> tuple[list[Node], list[tuple[float, float]]]:
-    """Return the nodes that follow one, and the ratings that end behind it with their probabilities."""
+    """Return the nodes that follow one, and the ratings that end after it, with their probabilities."""
     alone: list[tuple[int, str]] = []
     if node.number:
         table = tokens.going_on
@@ -261,7 +261,7 @@ def number_tokens(tokenizer: Any) -> NumberTokens:
 
 
 def token_texts(tokenizer: Any, tokens: Iterable[int]) -> dict[int, str]:
-    """Return the text that each token adds behind another one; decoded alone, the first space of some would be lost."""
+    """Return the text that each token adds after another one; decoded alone, the first space of some would be lost."""
     anchor = tokenizer.encode('"', add_special_tokens=False)[-1]
     begin = len(tokenizer.decode([anchor]))
     return {token: tokenizer.decode([anchor, token], skip_special_tokens=False)[begin:] for token in tokens}

@@ -133,7 +133,7 @@ def complete_and_remember(reasoner: ReasoningModel, images: Sequence[Image.Image
         left = (inputs['attention_mask'] == 0).sum(dim=1)
         processors.append(GumbelSampling(seeds, sampling.with_values_of(reasoner.model.generation_config), left))
     # generate() fills whatever is None here from the checkpoint's generation_config.json, Qwen2.5-VL's penalty of 1.05 on
-    # tokens that stand in the prompt among it: on the digits of the rating scale, too
+    # tokens of the prompt among it: also of the rating scale
     config = GenerationConfig(do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0, use_cache=True,
                               max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=padding,
                               return_dict_in_generate=True, suppress_tokens=placeholder_tokens(reasoner.model.config) or None)
@@ -153,7 +153,7 @@ def end_tokens(reasoner: ReasoningModel) -> tuple[list[int], int]:
 
 
 def placeholder_tokens(config: Any) -> list[int]:
-    """Return a model's tokens that stand for pictures in a prompt; a completion that holds one cannot be read again."""
+    """Return a model's tokens that represent pictures in a prompt; a completion that holds one cannot be read again."""
     names = [name for name in vars(config) if name.endswith('_token_id') and name[:3] not in ('eos', 'pad', 'bos')]
     return sorted({getattr(config, name) for name in names if isinstance(getattr(config, name), int)})
 

@@ -35,7 +35,7 @@ class ReasoningModel:
         card: prompts and rating scale; None when the folder has none.
         folder: where it was loaded from.
         loading: dtype and pixel bounds, as they were asked for.
-        reuses_cache: whether expected ratings go on from the cache of the reasoning; None until it was tried.
+        reuses_cache: whether expected ratings continue from the cache of the reasoning; None until it was tried.
         read_again: how many begun ratings were read together with picture and reasoning, because they could not.
     """
 
@@ -180,7 +180,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def adapter_base(folder: Path) -> Path:
-    """Return the folder of the model that an adapter was trained on, or the folder itself when it is no adapter."""
+    """Return the folder of the model that an adapter was trained on, or the folder itself when it is not an adapter."""
     if not (folder / ADAPTER_FILE).exists():
         return folder
     base = json.loads((folder / ADAPTER_FILE).read_text(encoding='utf-8')).get('base_model_name_or_path')

@@ -1,8 +1,8 @@
-"""What a model has read already: its keys and values, from which many continuations go on without reading again.
+"""What a model has read already: its keys and values, from which many continuations start without reading again.
 
-A rating is looked up after every begin that it may have. Reading picture, question and reasoning again for each would take many
-times as long as writing them did. So the begins of a rating are a tree behind what was read: all that are equally long are read
-in one pass, and each sees what was read, its own ancestors and itself.
+A rating is looked up after every begin that it may have. Reading picture, question and reasoning again for each would take
+many times as long as writing them did. So the beginnings of a rating are a tree after what was read: all that are equally
+long are read in one pass, and each sees what was read, its own ancestors and itself.
 """
 
 import contextlib
@@ -134,7 +134,7 @@ def memory_of(model: Any, output: Any, tokens: Tensor, prompt_mask: Tensor) -> M
         model: that has just read or written it.
         output: what its `generate` or `forward` returned.
         tokens: (B, L), prompt and completion.
-        prompt_mask: (B, P), 1 where the prompt is no padding.
+        prompt_mask: (B, P), 1 where the prompt is not padding.
     """
     from transformers.cache_utils import DynamicLayer
     cache = getattr(output, 'cache', None)

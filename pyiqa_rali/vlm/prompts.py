@@ -166,7 +166,7 @@ def read_card(folder: Path) -> ReasoningCard | None:
     """Return the card of a model folder, or None when it has none.
 
     Raises:
-        CheckpointError: the file is no such card, or from a later version.
+        CheckpointError: the file is not such a card, or from a later version.
     """
     path = Path(folder) / CARD_FILE
     if not path.is_file():

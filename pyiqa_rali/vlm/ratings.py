@@ -1,7 +1,7 @@
 """The expected rating of what a model wrote: where the rating begins, and what may follow there.
 
-The model goes on from what it remembers of its reasoning. Where its cache does not allow that, it reads everything again, which
-is as right and many times slower; the first rating of a model tells.
+The model continues from what it remembers of its reasoning. Where its cache does not allow that, it reads everything again,
+which is as right and many times slower; the first rating of a model tells.
 """
 
 import bisect

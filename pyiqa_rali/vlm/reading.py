@@ -1,4 +1,4 @@
-"""A blind reader: what rating stands in a reasoning text when nobody looks at the picture.
+"""A blind reader: what rating a reasoning text tells when nobody looks at the picture.
 
 A model that rates pictures can learn to pass its own text by: the picture tells the rating, and the text says anything. A
 frozen copy that is shown a gray picture has nothing but the text; what it rates well was written for the picture.

@@ -78,7 +78,7 @@ class ReasoningScorer(nn.Module):
         prompts: a YAML file with `score_prompt`, `system_prompt` and other keys of a card.
         rating_range: the scale of its ratings; needed when the model has no card.
         mos_range: map the ratings linearly to this range; None returns them on their own scale.
-        lower_better: with `mos_range`, whether its low end stands for good quality.
+        lower_better: with `mos_range`, whether its low end means good quality.
         release: which published model it is, a key of `decoding.RELEASES`.
 
     Raises:
@@ -306,7 +306,7 @@ def to_pil(images: Tensor) -> list[Image.Image]:
 
 
 def digest(picture: Image.Image) -> int:
-    """Return a number that stands for a picture's size and pixels."""
+    """Return a number that depends on a picture's size and pixels."""
     content = repr(picture.size).encode() + picture.tobytes()
     return int.from_bytes(hashlib.sha256(content).digest()[:8], 'little')
 

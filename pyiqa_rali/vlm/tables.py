@@ -97,7 +97,7 @@ def training_set(rows: list[Row], card: ReasoningCard, completions: list[str] | 
     Args:
         rows: what to ask about.
         card: the prompts.
-        completions: what shall be answered, for supervised fine-tuning; items then have `completion`.
+        completions: what is to be answered, for supervised fine-tuning; items then have `completion`.
     """
     import datasets
     prompts = {task: training_messages_of(card.prompt(task)) for task in sorted({row.task for row in rows})}

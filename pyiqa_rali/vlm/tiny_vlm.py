@@ -1,6 +1,6 @@
 """A vision-language model of half a million parameters, made from a configuration: for laptops, tests and the demo.
 
-Its architecture is Qwen2.5-VL's. Nothing is downloaded; its tokenizer is trained on the sentences that it shall write.
+Its architecture is Qwen2.5-VL's. Nothing is downloaded; its tokenizer is trained on the sentences that it is to write.
 """
 
 from collections.abc import Iterable

@@ -23,7 +23,7 @@ from pyiqa_rali.vlm.loading import ReasoningModel, identity
 from pyiqa_rali.vlm.prompts import ReasoningCard
 from pyiqa_rali.vlm.tables import read_picture
 
-MAY_CHANGE = ('attempts', 'batch_size')  # between a run and the one that goes on with it: no text depends on them
+MAY_CHANGE = ('attempts', 'batch_size')  # between a run and the one that resumes it: no text depends on them
 OF_NO_TEXT = tuple(f'texts:{key}' for key in MAY_CHANGE)  # the same in an option file
 
 
@@ -74,9 +74,9 @@ class WritingReport:
 def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options: WritingOptions,
                 names: list[str] | None = None, completer: Callable[..., list[list[int]]] | None = None,
                 reading: ReadingOptions = READING) -> WritingReport:
-    """Write texts on all images to a JSON-lines file; an interrupted run goes on where it stopped.
+    """Write texts on all images to a JSON-lines file; an interrupted run continues where it stopped.
 
-    Finished images stand in `<out>.part`, one line each, with what the file says of model, prompt and seeds beside it in
+    Finished images are in `<out>.part`, one line each, with what the file says of model, prompt and seeds beside it in
     `<out>.json`; `out` itself appears when all images are done.
 
     Args:

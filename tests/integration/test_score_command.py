@@ -76,7 +76,7 @@ def test_every_picture_of_a_folder_has_a_line(folder, tmp_path, metric, capsys, 
     told = capsys.readouterr().err
     assert '10 images scored, mean 0.392 (0, 1; higher is better), ' in told and ' images/s' in told
     assert f'3 images have NO SCORE: see the column "error" of {out}' in told
-    assert '1 other files are no images by their extension: .txt 1' in told
+    assert '1 other files are not images by their extension: .txt 1' in told
 
 
 def test_equal_sizes_are_scored_together(folder, metric):
@@ -306,7 +306,7 @@ def test_images_that_failed_are_tried_again_only_when_asked(folder, tmp_path, me
 
 def test_retry_failed_needs_a_table_and_starts_one_where_there_is_none(folder, tmp_path, metric, capsys):
     assert main(['score', str(folder), '--retry-failed']) == 2
-    assert '--retry-failed: needs --out, the table to go on with' in capsys.readouterr().err
+    assert '--retry-failed: needs --out, the table to continue' in capsys.readouterr().err
     assert main(['score', str(folder / '1.png'), '--out', str(tmp_path / 't.csv'), '--retry-failed']) == 0
     assert list(rows(tmp_path / 't.csv')) == ['1.png']
 

@@ -90,7 +90,7 @@ def test_hub_names():
 PROMPTS = {'qinsight': 'score_prompt: From {low} to {high}?\nsystem_prompt: Judge it.\n',
            'visualquality-r1': 'prompts:\n  score_prompt: From {low} to {high}?\n'}
 NOTES = {'qinsight': (r'qinsight: score_prompt and system_prompt are not given, .* will not be the published ones\. The '
-                      r'published prompts stand in src/eval/demo_score.py of the GitHub repository bytedance/Q-Insight: '),
+                      r'published prompts are in src/eval/demo_score.py of the GitHub repository bytedance/Q-Insight: '),
          'visualquality-r1': r'visualquality-r1: score_prompt is not given, .* in README.md of the GitHub repository TianheWu/'}
 
 
@@ -191,7 +191,7 @@ def test_info_of_a_published_model_that_is_not_here(capsys, name):
 
 def test_info_asks_nothing_of_other_checkpoints(capsys):
     assert main(['info', 'rali-lite', '--prompts', 'a.yml']) == 2
-    assert '--prompts: rali-lite is no reasoning model' in capsys.readouterr().err
+    assert '--prompts: rali-lite is not a reasoning model' in capsys.readouterr().err
 
 
 def test_commands_know_the_published_models(folders, tmp_path, monkeypatch, capsys):

@@ -52,7 +52,7 @@ def test_a_missing_file(tmp_path):
 
 def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / 'texts.jsonl').write_bytes(b'\xff\xfe\x00')
-    with pytest.raises(DataError, match='line 1: is no UTF-16 text'):
+    with pytest.raises(DataError, match='line 1: is not UTF-16 text'):
         load_reasoning_texts(tmp_path / 'texts.jsonl')
 
 

@@ -209,4 +209,4 @@ def test_zeros_that_may_be_a_hole_or_a_short_end_mark_are_told_and_every_image_i
     (tmp_path / 's.tar').write_bytes(content[:end] + bytes(1024) + second)
     *images, error = shard_entries(str(tmp_path / 's.tar'), 0, Counter())
     assert [read_entry(entry).shape[1] for entry in images] == [24, 25, 26, 27]
-    assert error.error == 'shard damaged after 2 members: zeros stand in the middle: shards that were joined, or a hole'
+    assert error.error == 'shard damaged after 2 members: zeros in the middle: shards that were joined, or a hole'

@@ -152,7 +152,7 @@ def test_a_path_that_exists_as_it_is_written_is_meant_so(pictures):
     ('a.jpg\nb.png\n'.encode('utf-16-le'), 'list.txt, line 1: holds zero bytes: .*UTF-16 with a byte-order mark'),
     (b'a.jpg\nb.png\rdeep\r', 'list.txt, line 2: there is a carriage return within the line'),
     (b'PK\x03\x04...', 'list.txt: is a workbook of a spreadsheet, and no list'),
-    (b'\xff\xfea\0\n\0\x00\xd8', 'list.txt, line 2: is no UTF-16 text, which its byte-order mark promises')])
+    (b'\xff\xfea\0\n\0\x00\xd8', 'list.txt, line 2: is not UTF-16 text, which its byte-order mark promises')])
 def test_a_list_that_is_none_is_refused_with_file_and_line(pictures, content, message):
     (pictures / 'list.txt').write_bytes(content)
     with pytest.raises(DataError, match=message):

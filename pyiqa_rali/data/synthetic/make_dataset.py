@@ -32,7 +32,7 @@ from pyiqa_rali.data.synthetic.tables import split_columns, write_tables
 def make_dataset(settings: DatasetSettings, workers: int = 1) -> int:
     """Make what is missing of a data set, and return how many pictures it has.
 
-    Killed at any moment and started again with the same options, it goes on to the same files.
+    Killed at any moment and started again with the same options, it continues to the same files.
 
     Args:
         settings: what to make.

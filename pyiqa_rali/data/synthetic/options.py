@@ -1,4 +1,4 @@
-"""Options of the synthetic data set, and what may stand in them."""
+"""Options of the synthetic data set, and what they may contain."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

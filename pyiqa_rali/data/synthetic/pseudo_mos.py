@@ -1,7 +1,7 @@
 """Pseudo-MOS: labels from full-reference metrics and the known level. They are synthetic; no human gave an opinion.
 
 Both pictures are averaged over 2 x 2 pixels (a viewing distance), each metric becomes a rank in [0, 1] by a fixed table,
-and the mean rank is averaged with the severity that the level stands for.
+and the mean rank is averaged with the severity that the level represents.
 """
 
 import json

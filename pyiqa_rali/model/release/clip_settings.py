@@ -22,7 +22,7 @@ def encoder_config(best: Path) -> ImageEncoderConfig:
     """Return the encoder's configuration from `config.json` and the processor's.
 
     Raises:
-        CheckpointError: a file or key is missing, or the model is no CLIP of this tower.
+        CheckpointError: a file or key is missing, or the model is not a CLIP with this tower.
     """
     path = best / 'config.json'
     config = _read_json(path)

@@ -47,7 +47,7 @@ def converted_from_hub(source: str, revision: str | None, choices: str) -> Path:
     name it.
 
     Raises:
-        CheckpointError: it is not in the cache, the hub does not give it, or it is no checkpoint.
+        CheckpointError: it is not in the cache, the hub does not give it, or it is not a checkpoint.
     """
     name = urllib.parse.quote(f'{source.replace(":", "/")}@{revision or "main"}', safe='@')
     target, first = (cache_folder() / f'rali_{name}_{layout}.safetensors' for layout in (LAYOUT, 1))

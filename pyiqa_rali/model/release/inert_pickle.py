@@ -1,6 +1,6 @@
 """A reader of pickles that imports, calls and builds nothing of theirs: containers, numbers, texts and arrays come out.
 
-Every name that a pickle asks for is looked up in a short table. What stands there is our own: objects that only keep
+Every name that a pickle asks for is looked up in a short table. What is there is our own: objects that only keep
 their state, and arrays made from bytes of the file. Objects of scikit-learn, scipy and numpy's random generators become
 such inert objects too; every other name is refused.
 """

@@ -1,7 +1,7 @@
 """Ablations and sweeps: variants of one option file, each trained for several seeds and splits, in parallel processes.
 
 Every cell of the table is an ordinary training run in a folder that is named by the digest of all that its result depends
-on. So a cell that several variants share is run once, a finished one is kept, and an interrupted one goes on. Cells that
+on. So a cell that several variants share is run once, a finished one is kept, and an interrupted one is resumed. Cells that
 differ only after stage 1 share the aligned encoder and its features through files.
 """
 
@@ -152,7 +152,7 @@ def ablate(options: AblationOptions, processes: int = 1, threads: int = 1) -> Ab
 
 
 def run_cell(folder: Path, encoders: Path, cell: Cell, keep_models: bool) -> None:
-    """Train one cell, or go on with it, or leave it when it is finished.
+    """Train one cell, or resume it, or leave it when it is finished.
 
     Args:
         folder: of all cells.

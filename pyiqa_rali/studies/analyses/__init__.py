@@ -2,5 +2,5 @@
 
 `attention.analyse_attention`, `reasoning.analyse_reasoning`, `domains.analyse_domains`, `teachers.analyse_teachers` and
 `efficiency.analyse_efficiency`, all with an `AnalysisResult`. Started again with the same arguments and weights, an
-interrupted analysis goes on with the rows in its folder.
+interrupted analysis continues from the rows in its folder.
 """

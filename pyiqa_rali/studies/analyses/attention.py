@@ -100,7 +100,7 @@ def attention_shares(reasoner: ReasoningModel, image: Image.Image, prompt: Promp
         key: the rating's key in the answer's JSON.
 
     Raises:
-        CheckpointError: the model does not tell its attention, or which tokens stand for the picture.
+        CheckpointError: the model does not tell its attention, or which tokens represent the picture.
     """
     prefix = until_rating(reasoner, completion, key)
     inputs = encode(reasoner, [image], prompt, [prefix])
@@ -117,7 +117,7 @@ def parts_of(reasoner: ReasoningModel, tokens: list[int], prefix: Sequence[int])
     """Return the index in `PARTS` of each token of prompt and begun completion.
 
     Raises:
-        CheckpointError: no token stands for the picture.
+        CheckpointError: no token represents the picture.
     """
     config = reasoner.model.config
     visual = {getattr(config, name) for name in IMAGE_TOKENS if isinstance(getattr(config, name, None), int)}
@@ -130,7 +130,7 @@ def parts_of(reasoner: ReasoningModel, tokens: list[int], prefix: Sequence[int])
     part[start + opened:start + reasoned] = PARTS.index('reasoning')
     part[[position for position in range(start) if tokens[position] in visual]] = PARTS.index('visual')
     if not (part == PARTS.index('visual')).any():
-        raise CheckpointError(f'{reasoner.folder}: none of the {start} tokens of the prompt stands for the picture; '
+        raise CheckpointError(f'{reasoner.folder}: none of the {start} tokens of the prompt represents the picture; '
                               f'config.json names none as {" or ".join(IMAGE_TOKENS[:2])}.')
     return part
 

@@ -17,7 +17,7 @@ WEIGHTS = 'weights_sha256'  # among the options: of every model, by what it is
 
 @dataclass
 class AnalysisResult:
-    """What an analysis found out, and where it stands.
+    """What an analysis found out, and where it is saved.
 
     Attributes:
         root: the folder.
@@ -38,7 +38,7 @@ class AnalysisResult:
 
 
 class AnalysisFolder:
-    """A folder that an interrupted analysis goes on with.
+    """A folder that an interrupted analysis continues from.
 
     Args:
         root: the folder.
@@ -57,7 +57,7 @@ class AnalysisFolder:
         write_json(self.root / VERSIONS, versions())
 
     def check_weights(self, found: Mapping[str, str]) -> None:
-        """Write down which weights the models have; a path says nothing of what stands there by now.
+        """Record which weights the models have; a path does not say what is there by now.
 
         Args:
             found: digest of each model, by what it is, such as 'model'.

@@ -48,7 +48,7 @@ def drawn(count: int, limit: int | None, seed: int) -> list[int]:
 
 def greedy_completions(reasoner: ReasoningModel, paths: Sequence[str], rows: KeyedRows,
                        settings: ReasonerSettings) -> list[list[int]]:
-    """Return the token ids of one completion for each image; those that stand in the file are not written again."""
+    """Return the token ids of one completion for each image; those already in the file are not written again."""
     left = [path for path in paths if path not in rows.done]
     with progress_bar(total=len(paths), initial=len(paths) - len(left), desc='reasoning', unit='image') as bar:
         for start in range(0, len(left), settings.batch_size):

@@ -61,7 +61,7 @@ def analyse_reasoning(opt: OptionFile, section: str, model: ReasonerSettings, ou
 
 def rate(reasoner: ReasoningModel, paths: Sequence[str], completions: Sequence[Sequence[int]], other: np.ndarray,
          rows: KeyedRows, settings: ReasonerSettings) -> dict[Hashable, dict[str, Any]]:
-    """Return the ratings of every image, by condition; those that stand in the file are not computed again.
+    """Return the ratings of every image, by condition; those already in the file are not computed again.
 
     Args:
         reasoner: the model.

@@ -63,7 +63,7 @@ def analyse_teachers(opt: OptionFile, sections: Sequence[str], checkpoints: Mapp
 
 def _scored(models: Mapping[str, RALI], sections: Mapping[str, dict[str, Any]], rows: KeyedRows, limit: int | None, seed: int,
             device: torch.device) -> dict[str, list[dict[str, Any]]]:
-    """Return for each section the images with MOS and scores, all higher better; what stands in the file is kept."""
+    """Return for each section the images with MOS and scores, all higher better; what is in the file is kept."""
     found: dict[str, list[dict[str, Any]]] = {}
     for section, options in sections.items():
         table = build_table(section, options, seed)

@@ -1,4 +1,4 @@
-"""What a benchmark measures: presets, and their options with what may stand in them."""
+"""What a benchmark measures: presets, and their options with what these may contain."""
 
 import os
 from dataclasses import dataclass, field
@@ -137,7 +137,7 @@ def size_of(option: str, text: str) -> tuple[int, int]:
     """Return (width, height) of a text such as '512x384'.
 
     Raises:
-        OptionError: it is none, or an edge is under 16 pixels.
+        OptionError: it is not a size, or an edge is under 16 pixels.
     """
     parts = text.lower().split('x')
     if len(parts) != 2 or not all(part.isdigit() and int(part) >= 16 for part in parts):

@@ -28,7 +28,7 @@ class Rows:
     Args:
         folder: where; made if needed.
         settings: what all rows must have in common.
-        resume: go on with the rows that are there.
+        resume: continue from the rows that exist.
 
     Raises:
         OptionError: there are rows and `resume` is not set, or they were measured with other settings.
@@ -65,7 +65,7 @@ class Rows:
 def measure_subject(rows: Rows, request: dict[str, Any], label: str) -> Iterator[dict[str, Any]]:
     """Measure what is missing of a subject, and yield each new row.
 
-    A cell at which the process dies, for want of memory say, gets a row with 'error', and a new process goes on after it.
+    A cell at which the process dies, for want of memory say, gets a row with 'error', and a new process continues after it.
 
     Args:
         rows: where rows are kept.
@@ -86,7 +86,7 @@ def measure_subject(rows: Rows, request: dict[str, Any], label: str) -> Iterator
         except DataError as error:
             left = _missing(rows, request, common)
             started = rows.has({**common, 'section': 'start'})
-            for key in left[:1] if started else left:  # without a first score there is nothing to go on with
+            for key in left[:1] if started else left:  # without a first score there is nothing to continue
                 rows.add({**key, 'error': str(error)})
                 yield rows.rows[-1]
 

@@ -75,7 +75,7 @@ def reasoner_call(size: str, device: str, batch: int, shape: tuple[int, int], to
 
 
 def random_reasoner(size: str, device: str) -> Any:
-    """Return Qwen2.5-VL of a size with random weights in bfloat16, made where they shall be."""
+    """Return Qwen2.5-VL of a size with random weights in bfloat16, created on their device."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
     text = dict(SIZES[size]['text'])
     rope = {'rope_type': 'default', 'rope_theta': 1e6, 'mrope_section': text.pop('mrope_section')}

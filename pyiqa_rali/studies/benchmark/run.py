@@ -38,7 +38,7 @@ REASONER_PICTURE = {'width': 512, 'height': 384}
 
 @dataclass
 class BenchmarkResult:
-    """What was measured, and where it stands.
+    """What was measured, and where it is saved.
 
     Attributes:
         root: the folder.
@@ -66,7 +66,7 @@ class Benchmark:
     Args:
         options: what is measured.
         out: the folder; its rows are kept as they are measured.
-        resume: go on with the rows that are there; axes of the grid may have grown.
+        resume: continue from the rows that exist; axes of the grid may have grown.
         weights_folder: where random weights are kept; None takes a temporary folder.
 
     Raises:

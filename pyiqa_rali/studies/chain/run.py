@@ -1,6 +1,6 @@
 """The whole chain on a laptop: photographs, data, a tiny model, cold start, GRPO, reasoning texts, RALI, both scored.
 
-Each step leaves its files in the run's folder, and is skipped when a run goes on with --auto_resume and they are there.
+Each step leaves its files in the run's folder, and is skipped when a run is resumed with --auto_resume and they exist.
 """
 
 import logging

@@ -36,7 +36,7 @@ class Alignment:
     step: int = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run needs to go on exactly."""
+        """Return all that a resumed run needs to continue exactly."""
         return {'step': self.step, 'image_encoder': self.towers.image_encoder.state_dict(),
                 'text_encoder': self.towers.text_encoder.state_dict() if self.towers.text_encoder.train_weights else None,
                 'loss': self.loss.state_dict(), 'optimizer': self.optimizer.state_dict(),

@@ -244,7 +244,7 @@ def _plus_plus(points: Tensor, num_clusters: int, rng: np.random.Generator) -> T
     nearest = (points - points[chosen[0]]).square().sum(dim=1)
     for _ in range(num_clusters - 1):
         weights = nearest.cpu().numpy()
-        if not weights.sum() > 0:  # all that is left stands where a centroid stands already
+        if not weights.sum() > 0:  # all that is left coincides with centroids
             weights = np.ones(len(points))
             weights[chosen] = 0
         drawn = rng.choice(len(points), trials, p=weights / weights.sum())
@@ -264,7 +264,7 @@ def _device() -> torch.device:
 def _fill_empty(points: np.ndarray, assignment: np.ndarray, num_clusters: int) -> np.ndarray:
     """Give each empty cluster the point that is farthest from its cluster's mean, taken from one that keeps others.
 
-    Where points stand in one place, k-means leaves clusters empty; each would be a basis vector without a score.
+    Where points coincide, k-means leaves clusters empty; each would be a basis vector without a score.
     """
     counts = np.bincount(assignment, minlength=num_clusters)
     if counts.all():

@@ -1,4 +1,4 @@
-"""Options of a RALI training run: one dataclass a section of the option file, and what may stand in them."""
+"""Options of a RALI training run: one dataclass for each section of the option file, and what they may contain."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -155,7 +155,7 @@ class ValOptions:
         key_dataset: the validation set that it is taken from; None averages over all of them.
         metrics: pyiqa's metric sections, by name.
         val_freq: steps between validations of stage 1; None validates at the end only.
-        overlap: what validation images that are trained on do: 'fail' ends the run before its first step, 'count' goes on and
+        overlap: what validation images that are trained on do: 'fail' ends the run before its first step, 'count' continues and
             writes their number to the results.
     """
 

@@ -104,7 +104,7 @@ class Run:
         seed_everything(options.manual_seed)
 
     def check_images(self) -> None:
-        """Read all images of the run before its first step, unless it only goes on with features that are there.
+        """Read all images of the run before its first step, unless it only continues from features that exist.
 
         Raises:
             DataError: images that cannot be used, all of them named; or validation images that are trained on.

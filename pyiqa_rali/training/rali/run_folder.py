@@ -1,4 +1,4 @@
-"""The folder of one RALI training run: where its files are, and whether it can go on."""
+"""The folder of one RALI training run: where its files are, and whether it can be resumed."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class RunFolder:
         return self.score / f'{section}.csv'
 
     def prepare(self, options: TrainOptions, resume: bool) -> None:
-        """Make the folder; an earlier run of that name is archived, unless this one goes on from it.
+        """Make the folder; an earlier run of that name is archived, unless this one resumes it.
 
         Raises:
             OptionError: the run to resume, or whose files are read, had other options.

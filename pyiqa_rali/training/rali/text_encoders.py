@@ -211,7 +211,7 @@ class ClipText(TextEncoder):
         return len(self.tokenizer.encode(text)) + 2
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Return features (N, C). What stands behind the end of a text is never attended to."""
+        """Return features (N, C). What follows the end of a text is never attended to."""
         tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
         return self.model.text_projection(self.model.text_model(input_ids=tokens).pooler_output)
 

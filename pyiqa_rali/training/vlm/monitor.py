@@ -34,7 +34,7 @@ class RecordCallback(TrainerCallback):
     Args:
         path: the CSV.
         columns: names as the trainer logs them.
-        start_step: the step that a resumed run goes on with.
+        start_step: the step from which a resumed run continues.
         tb_folder: None switches TensorBoard off.
     """
 
@@ -95,7 +95,7 @@ class SampleCallback(TrainerCallback):
 
     Args:
         path: the CSV.
-        start_step: the step that a resumed run goes on with; rows from there on are written again.
+        start_step: the step from which a resumed run continues; rows from there on are written again.
     """
 
     def __init__(self, path: Path, start_step: int):
@@ -125,7 +125,7 @@ class ValidationCallback(TrainerCallback):
         sets: rows of each validation set.
         options: how often and how.
         path: the CSV.
-        start_step: the step that a resumed run goes on with.
+        start_step: the step from which a resumed run continues.
         tb_folder: None switches TensorBoard off.
         max_new_tokens: longest completion.
         writes: whether this process writes the CSV: the main one alone.

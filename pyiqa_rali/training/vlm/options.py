@@ -103,7 +103,7 @@ class ReasoningValOptions:
         batch_size: images at once.
         max_images: the first so many of each set; None takes all.
         metrics: pyiqa's metric sections, by name.
-        overlap: what validation images that are trained on do: 'fail' ends the run before its first step, 'count' goes on and
+        overlap: what validation images that are trained on do: 'fail' ends the run before its first step, 'count' continues and
             writes their number beside the validation.
     """
 
@@ -178,7 +178,7 @@ class SftOptions(ReasoningOptions):
 
     Attributes:
         model_type: SFT.
-        with_scores: whether the rating behind the text is trained too; it sets `prompts: with_rating`.
+        with_scores: whether the rating after the text is trained too; it sets `prompts: with_rating`.
         sft: keys of TRL's SFTConfig.
     """
 

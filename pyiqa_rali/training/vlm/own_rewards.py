@@ -57,6 +57,6 @@ def checked(function: Callable[..., Any], name: str) -> Callable[..., list[float
 
 
 def own_reward_files(names: Iterable[str]) -> dict[str, Path]:
-    """Return the file that each function stands in, for a run's record of what it depends on."""
+    """Return the file that defines each function, for a run's record of what it depends on."""
     functions = {name: inspect.unwrap(load_own_reward(name)) for name in names}
     return {f'{OPTION}: {name}': Path(inspect.getfile(function)) for name, function in functions.items()}

@@ -74,7 +74,7 @@ class ReasoningFolder:
         self.tb_logger = self.root / 'tb_logger' if options.logger.use_tb_logger else None
 
     def prepare(self, options: GrpoOptions | SftOptions, resume: bool) -> None:
-        """Make the folder; an earlier run of that name is archived, unless this one goes on from it.
+        """Make the folder; an earlier run of that name is archived, unless this one resumes it.
 
         Raises:
             OptionError: the run to resume had other options.
@@ -90,7 +90,7 @@ class ReasoningFolder:
         """Return the newest checkpoint that was written to its end.
 
         Args:
-            remove: delete half-written ones behind it; for one process of several.
+            remove: delete half-written ones after it; for one process of several.
         """
         found = sorted(self.checkpoints.glob('checkpoint-*'), key=lambda path: int(path.name.rpartition('-')[2]))
         while found:
@@ -150,7 +150,7 @@ def keep_merged_start(reasoner: ReasoningModel, folder: ReasoningFolder, writes:
     """Write the model that an adapter was merged into to the run's folder, where the trainer looks for its reference.
 
     The trainer loads the model that the KL divergence is measured from by the name in the configuration: that below the
-    adapter, unless another one stands there.
+    adapter, unless there is another one.
     """
     if not is_adapter(reasoner.folder):
         return
@@ -168,10 +168,10 @@ def note_inputs(folder: ReasoningFolder, models: dict[str, Path], examples: Any,
         folder: of the run.
         models: by option, folders of models, and single files.
         examples: what is trained on.
-        resume: whether this run goes on with an earlier one.
+        resume: whether this run resumes an earlier one.
 
     Raises:
-        OptionError: a run is to go on with other ones.
+        OptionError: a run is to be resumed with other ones.
     """
     found = {option: identity(model) if model.is_dir() else sha256(model) for option, model in models.items()}
     found['datasets'] = hashlib.sha256(repr(examples).encode()).hexdigest()

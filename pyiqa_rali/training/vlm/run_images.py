@@ -39,7 +39,7 @@ def check_images(rows: list[Row], validation: dict[str, list[Row]], reasoner: Re
     """Read every image of a run; several processes share the work.
 
     Args:
-        rows: what is trained on; an image may stand in several.
+        rows: what is trained on; an image may be in several.
         validation: rows of each validation set.
         reasoner: the model that is trained, as it starts.
         options: of the run.

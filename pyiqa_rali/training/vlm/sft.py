@@ -64,7 +64,7 @@ def run_sft(options: SftOptions, rows: list[Row], completions: list[str], valida
     Args:
         options: checked options.
         rows: images, one for each completion.
-        completions: what shall be answered.
+        completions: what is to be answered.
         validation: rows of each validation set, with scores.
         auto_resume: resume an interrupted run of the same name.
     """
