@@ -167,7 +167,7 @@ def data_set_of(opt: str, section: str) -> 'tuple[str, dict[str, Any], ReadingOp
     """Return the name, the options and the way of reading of a data set in an option file.
 
     Raises:
-        OptionError: the file has no such data set, or one whose images are no files.
+        OptionError: the file has no such data set, or one whose images are not files.
     """
     from pyiqa_rali.core.options import from_known_keys, read_yaml
     from pyiqa_rali.data.sections import DatasetOptions
@@ -178,7 +178,7 @@ def data_set_of(opt: str, section: str) -> 'tuple[str, dict[str, Any], ReadingOp
                           'of a training, such as options/rali.yml, or images and folders instead.')
     if section not in sections:
         raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
-    own_phase = values.get('model_type') != 'RACT'  # whose sections are called as one likes, and are all trained on
+    own_phase = values.get('model_type') != 'RACT'  # whose sections may have any names, and are all trained on
     options: DatasetOptions = from_known_keys(DatasetOptions.kind_of(sections[section]), sections[section],
                                               f'datasets: {section}')
     return section if own_phase else 'train', sections[section], options.reading

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         image, found, error = explained.image, explained.explanation, explained.error
         count, failed = count + 1, failed + (found is None)
         print(_as_json(image, found, error) if args.json else as_text(image, found, error, metric), flush=True)
-        if names is not None and found is not None:
+        if names is not None and found is not None and pixels is not None:
             from pyiqa_rali.figures.explanations import draw_explanation
             draw_explanation(pixels, found, names.next(image), metric.net.metadata['mos_range'], metric.lower_better)
     if not count:

@@ -58,7 +58,7 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali score --opt options/demo.yml --out s.csv --sheet s.png', ''),
         ('torchrun --nproc_per_node 8 -m pyiqa_rali score d/ --out s.csv', 'a share for each GPU'),
         notes='An image without a score has a line with the reason; then the exit status is 1. While Parquet is written, or '
-              'several processes run, lines stand in the folder OUT.parts until the end.')
+              'several processes run, lines are in the folder OUT.parts until the end.')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
             print('\n'.join(everything.lines(metric, args.out)), file=sys.stderr)
             if args.sheet:
                 print(_sheet(args, metric, known, reading))
-        processes.gather(None)  # torchrun ends all processes with the first that fails: none leaves before the table stands
+        processes.gather(None)  # torchrun ends all with the first that fails: none leaves before the table is complete
     return 1 if rank == 0 and (everything.failed or everything.empty) else 0
 
 
@@ -173,7 +173,7 @@ def _check(args: argparse.Namespace, world: int) -> None:
         raise OptionError('PATH: give image files, folders, globs, tar shards, --list FILE, or --opt FILE.')
     if args.opt and (args.images or args.lists):
         raise OptionError('--opt: takes the images of a data set; give no others with it.')
-    for option, purpose in (('resume', 'go on with'), ('retry_failed', 'go on with'), ('format', 'write'), ('sheet', 'draw')):
+    for option, purpose in (('resume', 'continue'), ('retry_failed', 'continue'), ('format', 'write'), ('sheet', 'draw')):
         if getattr(args, option) and not args.out:
             raise OptionError(f'--{option.replace("_", "-")}: needs --out, the table to {purpose}.')
     args.resume |= args.retry_failed

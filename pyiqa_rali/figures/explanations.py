@@ -31,25 +31,52 @@ TEXT_WIDTH = 118
 class Vote(Protocol):
     """What is drawn of a class of distortion."""
 
-    distortion: str
-    share: float
-    level: float | None
+    @property
+    def distortion(self) -> str:
+        """Its name."""
+
+    @property
+    def share(self) -> float:
+        """Of the votes."""
+
+    @property
+    def level(self) -> float | None:
+        """Its strength, None where the texts do not tell."""
 
 
 class NearText(Protocol):
     """What is drawn of a text of the bank."""
 
-    text: str
-    cosine: float
+    @property
+    def text(self) -> str:
+        """The text."""
+
+    @property
+    def cosine(self) -> float:
+        """With the image."""
 
 
 class Explained(Protocol):
-    """What is drawn of an explanation; `pyiqa_rali.model.explanation.Explanation` says what the names mean."""
+    """What is drawn of an explanation; `pyiqa_rali.model.explanation.Explanation` says what the names mean.
 
-    score: float
-    uncertainty: float
-    weights: Sequence[float]
-    basis_scores: Sequence[float]
+    The members are properties because the explanation itself cannot be changed.
+    """
+
+    @property
+    def score(self) -> float:
+        """Of the image."""
+
+    @property
+    def uncertainty(self) -> float:
+        """In the unit of the score."""
+
+    @property
+    def weights(self) -> Sequence[float]:
+        """Of the basis vectors."""
+
+    @property
+    def basis_scores(self) -> Sequence[float]:
+        """In the order of the weights."""
 
     @property
     def votes(self) -> Sequence[Vote]:
