@@ -235,7 +235,7 @@ def test_ctrl_c_tells_how_far_it_came_and_how_to_go_on(folder, shard, tmp_path):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=30)
-    assert process.returncode == 130 and f'images; --resume goes on with {out}' in told and 'Traceback' not in told
+    assert process.returncode == 130 and f'images; --resume continues {out}' in told and 'Traceback' not in told
 
 
 def test_a_log_file_gets_a_line_now_and_then(folder, monkeypatch, capsys):

@@ -177,7 +177,7 @@ def test_a_worker_that_dies_is_told(folder):
         def __call__(self, images):
             os._exit(9)
 
-    with pytest.raises(DataError, match='DataLoader worker .*Lower --batch-size or --workers; with --out, --resume goes'):
+    with pytest.raises(DataError, match='DataLoader worker .*Lower --batch-size or --workers; with --out, --resume continues'):
         list(score.score_files([str(folder / '1.png')], Deadly(), 1, 1))
 
 
