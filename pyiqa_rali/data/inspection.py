@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from PIL import Image
 
 from pyiqa_rali.core.errors import DataError, first_line
 from pyiqa_rali.core.messages import progress_bar
-from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage, read_rgb, refuse_special_file
+from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage, read_rgb
 
 MOST_THREADS = 16
 REMEMBERED = 2 ** 18  # images of a process that need not be read again
@@ -34,7 +34,7 @@ class InspectedImage:
         path: the file.
         error: why it cannot be used; empty when it can.
         height, width: in pixels, as it is read.
-        content: digest of the file's bytes.
+        content: digest of the pixels, turned upright.
         look: a coarse picture of it, as bits, which another size or file format changes little.
     """
 
@@ -84,16 +84,13 @@ def refuse_unusable(images: Iterable[InspectedImage], told: str,
                                'Fix or remove them, and their rows in the tables.']))
 
 
-def content_digest(path: str | os.PathLike) -> int:
-    """Return the digest of a file's bytes.
+def content_digest(pixels: np.ndarray) -> int:
+    """Return the digest of a picture's shape and pixels; it stays when the file is stored anew without loss.
 
-    Raises:
-        OSError: it cannot be read.
-        DataError: it is not a regular file.
+    Args:
+        pixels: uint8 (H, W, 3).
     """
-    status = os.stat(path)
-    refuse_special_file(status.st_mode)
-    return _content(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+    return digest(repr(pixels.shape).encode() + pixels.tobytes())
 
 
 def name_digest(path: str | os.PathLike) -> int:
@@ -133,14 +130,8 @@ def _read(path: str, size: int, time: int, reading: ReadingOptions) -> Inspected
     """Read an image; size and time of the file tell whether it is still the one that was read before."""
     pixels = read_rgb(path, reading)
     height, width = pixels.shape[:2]
-    return InspectedImage(path, '', height, width, content_digest(path), look_of(pixels))
-
-
-@functools.lru_cache(maxsize=REMEMBERED)
-def _content(path: str, size: int, time: int) -> int:
-    with open(path, 'rb') as stream:
-        found = hashlib.file_digest(stream, functools.partial(hashlib.blake2b, digest_size=DIGEST_BYTES))
-    return int.from_bytes(found.digest(), 'little')
+    upright = pixels if reading.upright else read_rgb(path, replace(reading, upright=True))  # one content, however it is read
+    return InspectedImage(path, '', height, width, content_digest(upright), look_of(pixels))
 
 
 def sizes_told(images: Sequence[InspectedImage], limit: int = 3) -> str:

@@ -1,7 +1,7 @@
 """Which images a model was trained on, so that no test on them goes unnoticed.
 
-A record is small, 24 bytes an image: a digest of the file's bytes, one of its name, and its look. It travels with the weights.
-A test image was trained on when its bytes are those of a training image, or when it has the name and the look of one: the same
+A record is small, 24 bytes an image: a digest of its pixels, one of its name, and its look. It travels with the weights.
+A test image was trained on when its pixels are those of a training image, or when it has the name and the look of one: the same
 picture in another size or format. A name alone proves nothing: many data sets have a 001.png.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, some
 from pyiqa_rali.core.files import write_json
-from pyiqa_rali.data.inspection import InspectedImage, content_digest, inspect_images, name_digest
+from pyiqa_rali.data.inspection import InspectedImage, inspect_images, name_digest
 
 KEY = 'training_images'  # in a checkpoint's metadata
 FILE = 'pyiqa_rali_training_images.json'  # beside the weights of a reasoning model
@@ -65,7 +65,7 @@ class TrainingImages:
                               list(dict.fromkeys([*start.unrecorded, *self.unrecorded])))
 
     def among(self, paths: Iterable[str | os.PathLike]) -> dict[str, bool]:
-        """Return those of the image files that were trained on, and whether their bytes are a training image's.
+        """Return those of the image files that were trained on, and whether their pixels are a training image's.
 
         Files that cannot be read are none of them.
         """
@@ -74,13 +74,16 @@ class TrainingImages:
         for _, name, look in self.entries.tolist():
             names.setdefault(name, []).append(look)
         files = [os.fspath(path) for path in paths]
-        found = {path: True for path in files if _content_or_none(path) in contents}
-        alike = [path for path in files if path not in found and name_digest(path) in names]
-        for image in inspect_images(alike, description='comparing with training images'):
-            looks = names[name_digest(image.path)]
-            if not image.error and any((image.look ^ look).bit_count() <= MOST_OTHER_BITS for look in looks):
+        found = {}
+        for image in inspect_images(files, description='comparing with training images'):
+            looks = names.get(name_digest(image.path), [])
+            if image.error:
+                continue
+            if image.content in contents:
+                found[image.path] = True
+            elif any((image.look ^ look).bit_count() <= MOST_OTHER_BITS for look in looks):
                 found[image.path] = False
-        return {path: found[path] for path in files if path in found}
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; `from_json` reads them."""
@@ -214,13 +217,6 @@ def refuse_overlap(found: Overlap, where: str, option: str, choice: str) -> None
         raise DataError(f'{where}: {len(found.trained_on)} of {found.images} test images were trained on{alike}: '
                         f'{some(found.trained_on, SHOWN)}. Use others, or set {option}: count to go on all the same and have '
                         'their number in the results.')
-
-
-def _content_or_none(path: str) -> int | None:
-    try:
-        return content_digest(path)
-    except (OSError, DataError):
-        return None
 
 
 def _without_repetition(entries: np.ndarray) -> np.ndarray:

@@ -93,6 +93,9 @@ def test_the_look_stays_when_size_and_format_change(tmp_path):
 
 def test_digests(tmp_path):
     first, copy, other = (picture(tmp_path / name, seed) for name, seed in (('a/x.png', 1), ('b/y.png', 1), ('a/z.png', 2)))
-    assert content_digest(first) == content_digest(copy) != content_digest(other)
+    contents = [image.content for image in inspect_images([first, copy, other])]
+    assert contents[0] == contents[1] != contents[2]
+    flat = np.zeros((2, 6, 3), dtype=np.uint8)
+    assert content_digest(flat) != content_digest(flat.reshape(4, 3, 3)) and content_digest(flat) < 2 ** 64
     assert name_digest('set/Images\\A0001.BMP') == name_digest('/other/a0001.png') != name_digest('a0002.png')
-    assert max(content_digest(first), name_digest(first)) < 2 ** 64
+    assert max(*contents, name_digest(first)) < 2 ** 64

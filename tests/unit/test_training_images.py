@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from pyiqa_rali.core.errors import CheckpointError, DataError
+from pyiqa_rali.data.image_files import ReadingOptions
 from pyiqa_rali.data.inspection import inspect_images
 from pyiqa_rali.data.training_images import (
     KEY,
@@ -35,6 +36,27 @@ def test_the_same_file_is_found_under_another_name(trained, tmp_path):
     copy.write_bytes(paths[2].read_bytes())
     others = [picture(tmp_path / 'test' / f't{number}.png', 50 + number) for number in range(3)]
     assert record.among([*others, copy, paths[0]]) == {str(copy): True, str(paths[0]): True}
+
+
+def test_the_same_pixels_are_found_under_another_name_and_in_another_format(trained, tmp_path):
+    paths, record = trained
+    (tmp_path / 'test').mkdir()
+    copies = [tmp_path / 'test' / f'renamed{number}{extension}' for number, extension in enumerate(('.png', '.bmp', '.tif'))]
+    for path, copy in zip(paths, copies, strict=False):
+        Image.open(path).save(copy, **({'compress_level': 0} if copy.suffix == '.png' else {}))
+    lossy = tmp_path / 'test' / 'lossy.jpg'
+    Image.open(paths[3]).save(lossy, quality=70)
+    assert copies[0].read_bytes() != paths[0].read_bytes()
+    assert record.among([*copies, lossy]) == {str(copy): True for copy in copies}
+
+
+def test_a_picture_that_was_trained_on_as_it_is_stored_is_found(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.open(picture(tmp_path / 'a.png', 1, (20, 40))).save(tmp_path / 'b.jpg', exif=exif)
+    (tmp_path / 'renamed.jpg').write_bytes((tmp_path / 'b.jpg').read_bytes())
+    record = TrainingImages.of({'mine': inspect_images([tmp_path / 'b.jpg'], ReadingOptions(upright=False))})
+    assert record.among([tmp_path / 'renamed.jpg']) == {str(tmp_path / 'renamed.jpg'): True}
 
 
 def test_the_same_picture_in_another_size_or_format_is_found_by_its_name(trained, tmp_path):
