@@ -16,7 +16,12 @@ CLAUSE_END = r'[;{}\[\]]|,\s*["\']|[.!?]\s+[^\W\d]'
 PART_OF_MORE = r'\w|\s*(?:[/%\u2044+\u00b1~]|(?:to|or|out)\b)'
 PERHAPS_CUT_OFF = re.compile(rf'(?<![\d.]){NUMBER}(?:[eE][-+]?|[,/:-])?\s*\Z')  # more digits might have followed
 LONE_NUMBER = re.compile(rf'\s*[*_"\']*({NUMBER})[*_"\']*\s*[.]?\s*')
-SINGLE_NUMBER = re.compile(rf'(?<![\w.]){NUMBER}(?!\.?\d|{PART_OF_MORE})')  # a number of its own in a sentence
+# a number of its own in a sentence; a minus that is no ASCII, and a dash that may be one, makes no number positive
+SINGLE_NUMBER = re.compile(rf'(?<![\w.\u2010-\u2015\u2212\ufe63\uff0d])(?<!\u2212\s){NUMBER}(?!\.?\d|{PART_OF_MORE})')
+IMAGE = r'(?:it|(?:the|this) (?:image|picture|photo))'
+# the beginnings of sentences that end with a rating; whole sentences alone, so that counts and ranges are none
+SENTENCE = (rf"(?:the (?:overall )?(?:image )?(?:quality(?: score)?|score)(?: of {IMAGE})? is"
+            rf"|I(?: would|'d)? (?:rate {IMAGE}(?: at| as)?|give {IMAGE}(?: an?)?))")
 DEEPEST_JSON = 20
 
 
@@ -78,9 +83,13 @@ def lenient_rating(completion: str, rating_range: tuple[float, float], key: str 
         return None
     fenced = FENCE.findall(answer)
     text = fenced[-1] if fenced else answer
+    sentence = _sentence(text, rating_range)
+    if sentence is not None and (sentence['scale'] or sentence['of']):
+        return as_rating(float(sentence['number']), rating_range)
+    text = _without_highest(text, rating_range)
     values = strict_json(text.strip())
     if values is not None:
-        found = list(_values_of(values, key))
+        found = list(_values_of(values, _key_in(values, key)))
         return _as_lenient_rating(found[0], rating_range) if len(found) == 1 else None
     if re.search(_whole(key), text, re.IGNORECASE):
         stated = _stated(text, key)
@@ -88,26 +97,30 @@ def lenient_rating(completion: str, rating_range: tuple[float, float], key: str 
     return _as_lenient_rating(text, rating_range)
 
 
-def rating_position(completion: str, key: str = 'rating') -> int | None:
+def rating_position(completion: str, key: str = 'rating', rating_range: tuple[float, float] | None = None) -> int | None:
     """Return where the number begins that a completion plainly gives as its rating, or None.
 
     It is looked for as by `lenient_rating`, but here it may be out of range or cut off; and in an answer tag, a sentence
-    with one number in it counts as well.
+    with one number in it counts as well. "3.5 out of 5" and "on a scale of 1 to 5" count where they name the range.
     """
     spoken, places = _spoken(completion)
     answers = list(ANSWER.finditer(spoken))
     begin, end = answers[-1].span(1) if answers else (0, len(spoken))
     fenced = list(FENCE.finditer(spoken, begin, end))
     begin, end = fenced[-1].span(1) if fenced else (begin, end)
-    text = spoken[begin:end]
+    text = _without_highest(spoken[begin:end], rating_range)
+    sentence = _sentence(spoken[begin:end], rating_range)
+    if sentence is not None:
+        return places[begin + sentence.start('number')]
     found = _number_in(text, key, tagged=bool(answers))
     return None if found is None else places[begin + found]
 
 
 def _number_in(text: str, key: str, tagged: bool) -> int | None:
     """Return where the rating of an answer begins in its text."""
-    stated = list(_stated_pattern(key).finditer(text))
     values = strict_json(text.strip())
+    key = key if values is None else _key_in(values, key)
+    stated = list(_stated_pattern(key).finditer(text))
     if values is not None:
         in_json = [_json_number(value) for value in _values_of(values, key)]
         stated = [match for match in stated if len(in_json) == 1 and float(match[1]) == in_json[0]][-1:]
@@ -118,6 +131,31 @@ def _number_in(text: str, key: str, tagged: bool) -> int | None:
         return alone.start(1)
     numbers = list(SINGLE_NUMBER.finditer(text)) if tagged else []
     return numbers[0].start() if len(numbers) == 1 and len(re.findall(r'\d+(?:\.\d+)?', text)) == 1 else None
+
+
+def _sentence(text: str, rating_range: tuple[float, float] | None) -> re.Match[str] | None:
+    """Return the match of a text that is one sentence which ends with a rating; a scale in it must be the range."""
+    low, high = ('(?!)', '(?!)') if rating_range is None else (_bound(rating_range[0]), _bound(rating_range[1]))
+    return re.fullmatch(rf'\s*(?P<scale>on a scale (?:of|from) {low} to {high},? )?{SENTENCE} (?P<number>{NUMBER})'
+                        rf'(?P<of> out of {high})?\.?\s*', text, re.IGNORECASE)
+
+
+def _without_highest(text: str, rating_range: tuple[float, float] | None) -> str:
+    """Return a text of the same length, in which "4 out of 5" in quotes is "4" where ratings end at 5."""
+    if rating_range is None:
+        return text
+    pattern = rf'(?<=")({NUMBER})( out of {_bound(rating_range[1])})(?=")'
+    return re.sub(pattern, lambda match: match[1] + ' ' * len(match[2]), text)
+
+
+def _bound(value: float) -> str:
+    """Return the pattern of an end of the range."""
+    return re.escape(f'{value:g}') + (r'(?:\.0+)?' if float(value).is_integer() else '')
+
+
+def _key_in(values: dict[str, Any], key: str) -> str:
+    """Return the key of the rating in JSON: the one asked for, or "overall_" before it where that alone is there."""
+    return f'overall_{key}' if [name.lower() for name in values] == [f'overall_{key}'.lower()] else key
 
 
 def _json_number(value: Any) -> float | None:

@@ -55,7 +55,7 @@ def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], pr
             reasoner, images[part], prompt, completions[part], rating_range, key, batch_size)]
     if not images:
         return []
-    begins = [rating_begin(reasoner, completion, key) for completion in completions]
+    begins = [rating_begin(reasoner, completion, key, rating_range) for completion in completions]
     if memory is None and reasoner.reuses_cache is not False:
         memory = read(reasoner, images, prompt, [begin.prefix for begin in begins])
         begins = [replace(begin, kept=0, pending=[]) for begin in begins]
@@ -81,10 +81,11 @@ class RatingBegin:
     lead: str
 
 
-def rating_begin(reasoner: ReasoningModel, completion: Sequence[int], key: str) -> RatingBegin:
+def rating_begin(reasoner: ReasoningModel, completion: Sequence[int], key: str,
+                 rating_range: tuple[float, float] | None = None) -> RatingBegin:
     """Return where the rating of a completion begins; without one, its reasoning with the answer begun."""
     text = decode(reasoner, completion)
-    position = rating_position(text, key)
+    position = rating_position(text, key, rating_range)
     if position is not None:
         kept = tokens_before(reasoner, completion, position)
         lead = text[len(decode(reasoner, completion[:kept])):position]

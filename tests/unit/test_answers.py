@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.vlm.answers import (
     lenient_rating,
+    rating_position,
     reasoning_text,
     split_completion,
     strict_degradation,
@@ -204,3 +205,30 @@ def test_other_keys_and_scales():
 
 def test_the_parts_are_stripped():
     assert split_completion('<think> a </think> <answer> b </answer>') == ('a', 'b') and strict_json('[1]') is None
+
+
+@pytest.mark.parametrize(('answer', 'expected'), [
+    ('I would rate this image 3.5 out of 5.', 3.5), ('{"rating": "4 out of 5"}', 4), ('{"overall_rating": 3.1}', 3.1),
+    ('On a scale of 1 to 5, the quality of this image is 3.2.', 3.2), ('On a scale from 1 to 5, I rate it 2.5', 2.5),
+    ('I would rate this image 3.5 out of 10.', None), ('{"rating": "4 out of 10"}', None),
+    ('On a scale of 1 to 10, I rate it 2.5', None), ('On a scale of 1 to 5, it has 2 faults.', None),
+    ('On a scale of 1 to 5, I rate it 3-4.', None), ('On a scale of 1 to 5, the quality is 3 to 4.', None),
+    ('I rate it 2 out of 5 faults', None), ('{"rating": "3-4 out of 5"}', None), ('{"overall_rating": 3, "other": 4}', None)])
+def test_plain_sentences_and_scales(answer, expected):
+    for completion in (tagged(answer), answer):
+        assert lenient_rating(completion, RANGE) == expected
+        place = rating_position(completion, rating_range=RANGE)
+        assert (place is None) if expected is None else completion[place:].startswith(str(expected))
+    assert strict_rating(tagged(answer), RANGE) is None
+
+
+@pytest.mark.parametrize('answer', ['I would give this image a 3.5.', 'The quality score is 3.5'])
+def test_sentences_without_a_scale_have_a_place_alone(answer):
+    assert answer[rating_position(answer):].startswith('3.5') and lenient_rating(answer, RANGE) is None
+
+
+@pytest.mark.parametrize('sign', ['\u2212', '\u2013', '\u2212 '])
+@pytest.mark.parametrize('text', ['{}0.5', 'I rate it {}0.5.', 'rating: {}0.5', '{{"rating": {}0.5}}'])
+def test_a_number_does_not_lose_its_minus(sign, text):
+    answer = tagged(text.format(sign))
+    assert rating_position(answer, rating_range=(-1, 1)) is None and lenient_rating(answer, (-1, 1)) is None
