@@ -145,7 +145,9 @@ def card_for(card: ReasoningCard | None, source: str | os.PathLike, prompts: str
     if card is None and 'rating_range' not in values:
         raise CheckpointError(f'{source}: says nothing about the scale of its ratings (no {CARD_FILE}). Give rating_range, '
                               'such as [1, 5], and score_prompt if it was trained with one of its own.')
-    message = missing_prompts(release, values) if release is not None and card is None else None
+    # a folder's card stands for what the model was trained with, but one without a system prompt gives none
+    asked = values if card is None else {**vars(card), **values}
+    message = None if release is None else missing_prompts(release, asked)
     if message is not None:
         warnings.warn(message, stacklevel=3)
     return replace(card or ReasoningCard(), **values)

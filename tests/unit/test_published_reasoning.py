@@ -18,6 +18,7 @@ from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.vlm import generation
 from pyiqa_rali.vlm import loading as vlm
 from pyiqa_rali.vlm.decoding import Sampling
+from pyiqa_rali.vlm.prompts import CARD_FILE, FORMAT_WITH_SYSTEM
 from pyiqa_rali.vlm.scorer import ReasoningScorer
 from tests.legacy_layouts import to_legacy_qwen
 from tests.tiny import tiny_vlm
@@ -106,7 +107,18 @@ def made(name, folder, **options):
 def test_a_published_model_that_is_asked_in_other_words_says_so_once(folders, name):
     notes = made(name, folders[1])[1]
     assert len(notes) == 1 and re.match(NOTES[name], notes[0]) and notes[0].endswith('and give prompts="FILE.yml".')
-    assert not made(name, folders[0])[1]  # this folder has a card
+    notes = made(name, folders[0])[1]  # this folder has a card, with a score prompt only
+    told = ['qinsight: system_prompt is not given'] if name == 'qinsight' else []
+    assert [note.partition(',')[0] for note in notes] == told
+    assert not made(name, folders[0], **({'system_prompt': 'Judge it.'} if name == 'qinsight' else {}))[1]
+
+
+def test_a_card_with_both_prompts_gives_them(folders, tmp_path):
+    copy = shutil.copytree(folders[0], tmp_path / 'with_both')
+    card = json.loads((copy / CARD_FILE).read_text())
+    (copy / CARD_FILE).write_text(json.dumps({**card, 'system_prompt': 'Judge it.', 'format_version': FORMAT_WITH_SYSTEM}))
+    net, notes = made('qinsight', copy)
+    assert not notes and net.card.system_prompt == 'Judge it.'
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
