@@ -101,7 +101,7 @@ def score(images: str | os.PathLike | Iterable[str | os.PathLike], metric: Any =
         options: of the metric's architecture, for a metric by name, such as precision='bf16'.
 
     Raises:
-        FileNotFoundError: an image, folder or list does not exist.
+        FileNotFoundError: a list, or all that is named, does not exist.
         OptionError: a metric or an option cannot be used, or a glob matches nothing.
         CheckpointError: the weights cannot be loaded.
     """
@@ -145,7 +145,7 @@ def explain(images: str | os.PathLike | Iterable[str | os.PathLike], metric: str
         The explanation of each image, or why it has none, in the order of the input.
 
     Raises:
-        FileNotFoundError: an image, folder or list does not exist.
+        FileNotFoundError: a list, or all that is named, does not exist.
         OptionError: an argument cannot be used, or the metric has nothing to explain with.
         CheckpointError: the weights cannot be loaded, or have no text bank.
     """

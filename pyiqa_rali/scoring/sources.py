@@ -42,7 +42,8 @@ class ImageSources:
 
     A source is a file, a folder (all images below it), a tar shard, a glob (`**` goes into folders), any of these with
     braces (`{000..099}`, `{train,val}`), `@FILE` (a list), or `-` (a list from standard input). A list has one file,
-    shard or folder a line, relative to the working folder; a line that does not exist becomes an image without a score.
+    shard or folder a line, relative to the working folder; what does not exist, in a list or
+    beside other sources, becomes an image without a score.
     Members of one name in one shard are told apart by a number: `shard.tar::a.jpg`, `shard.tar::a.jpg::2`.
 
     Args:
@@ -57,7 +58,7 @@ class ImageSources:
         empty: what holds no image: folders, lists, globs and shards; known when all images have been taken.
 
     Raises:
-        FileNotFoundError: a source does not exist.
+        FileNotFoundError: none of the sources exists, or a list does not.
         OptionError: a glob matches nothing, or standard input cannot be shared.
     """
 
@@ -68,7 +69,9 @@ class ImageSources:
         self.empty: list[str] = []
         self._seen: set[str] = set()
         words = [word for source in sources for word in expand_braces(source)]
-        _refuse_missing([word for word in words if not _is_known(word)])
+        missing = [word for word in words if not _is_known(word)]
+        if len(missing) == len(words):
+            _refuse_missing(missing)
         if STANDARD_INPUT in words and world > 1:
             raise OptionError('-: standard input cannot be shared by several processes. Write a list, and give --list.')
         self._words = words
@@ -121,8 +124,10 @@ class ImageSources:
             elif word.startswith(LIST_MARK):
                 with open(word[len(LIST_MARK):], 'rb') as lines:
                     yield from self._listed(lines, word[len(LIST_MARK):])
-            else:
+            elif glob.has_magic(word):
                 yield from self._globbed(word)
+            else:
+                yield word  # missing: whoever reads it says so
 
     def _listed(self, lines: Iterable[bytes], name: str) -> Iterator[str]:
         count = 0

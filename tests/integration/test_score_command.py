@@ -194,12 +194,26 @@ def test_a_broken_device_ends_the_run_and_does_not_fail_every_picture(folder):
     (['--batch-size', '0'], '--batch-size: 0 must be at least 1'),
     (['--workers', '-1'], '--workers: -1 must be at least 0'),
     (['--resume'], '--resume: needs --out'),
-    (['nowhere.png'], 'nowhere.png: no such file or folder'),
 ])
 def test_wrong_arguments_are_told_before_anything_is_loaded(folder, monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(score, 'make_metric', lambda *args: pytest.fail('loaded'))
     assert main(['score', str(folder), *arguments]) == 2
     assert f'pyiqa-rali score: error: {message}' in capsys.readouterr().err
+
+
+def test_where_nothing_is_there_that_was_named_nothing_is_loaded(monkeypatch, capsys):
+    monkeypatch.setattr(score, 'make_metric', lambda *args: pytest.fail('loaded'))
+    assert main(['score', 'nowhere.png', 'nowhere.tar']) == 2
+    assert 'pyiqa-rali score: error: nowhere.png, nowhere.tar: no such file or folder' in capsys.readouterr().err
+
+
+def test_a_missing_file_beside_others_has_a_line_with_the_reason(folder, monkeypatch, capsys):
+    monkeypatch.setattr(score, 'make_metric', lambda *args: Brightness())
+    assert main(['score', 'nowhere.png', str(folder / '1.png')]) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith('nowhere.png\terror: ') and 'No such file' in first
+    name, value = second.split('\t')
+    assert name == str(folder / '1.png') and float(value) >= 0
 
 
 @pytest.mark.parametrize(('name', 'weights', 'device', 'message'), [

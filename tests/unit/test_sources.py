@@ -63,8 +63,6 @@ def test_a_file_with_braces_in_its_name_goes_first(pictures):
 
 
 @pytest.mark.parametrize(('source', 'error', 'message'), [
-    ('nowhere.jpg', FileNotFoundError, 'nowhere.jpg: no such file or folder'),
-    ('s-{0..9}.tar', FileNotFoundError, r's-2.tar, .*\(\+3 more\): no such file or folder'),
     ('*.webp', OptionError, r'\*.webp: no file matches this pattern'),
     ('@list.txt', FileNotFoundError, '@list.txt: there is no list list.txt'),
     ('s-{3..1}.tar', OptionError, r'\{3..1\}: a range must not run backwards'),
@@ -72,6 +70,19 @@ def test_a_file_with_braces_in_its_name_goes_first(pictures):
 def test_a_source_that_is_not_there_is_an_error_at_once(source, error, message):
     with pytest.raises(error, match=message):
         ImageSources(['a.jpg', source])
+
+
+@pytest.mark.parametrize(('source', 'message'), [
+    ('nowhere.jpg', 'nowhere.jpg: no such file or folder'),
+    ('s-{2..9}.tar', r's-2.tar, .*\(\+11 more\): no such file or folder')])
+def test_where_nothing_is_there_that_was_named_is_an_error_at_once(source, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        ImageSources([source, source])
+
+
+def test_what_is_missing_beside_others_stays_among_them():
+    assert names('gone.jpg', 'a.jpg', 'nowhere', 's-{0,7}.tar') == [
+        'gone.jpg', 'a.jpg', 'nowhere', *(f's-0.tar::{name}' for name in MEMBERS), 's-7.tar']
 
 
 def test_a_list_names_files_shards_and_folders_and_missing_files_stay_in_it(pictures):
