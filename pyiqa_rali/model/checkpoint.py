@@ -161,7 +161,7 @@ def check_metadata(metadata: dict[str, Any], path: str | os.PathLike) -> None:
 
 
 def check_scorer_tensors(tensors: dict[str, Tensor], path: str | os.PathLike) -> None:
-    """Raise CheckpointError when the scorer's tensors are missing or do not fit each other."""
+    """Raise CheckpointError when the scorer's tensors are missing, do not fit each other, or are not finite."""
     missing = [f'scorer.{name}' for name in SCORER_TENSORS if f'scorer.{name}' not in tensors]
     if missing:
         raise CheckpointError(f'{path}: lacks the tensors {some(missing)}.')
@@ -174,6 +174,10 @@ def check_scorer_tensors(tensors: dict[str, Tensor], path: str | os.PathLike) ->
         if found != shape:
             raise CheckpointError(f'{path}: scorer.{name} has shape {found}; with {feature_dim} features, '
                                   f'{pca_dim} components and {num_basis} basis vectors it must be {shape}.')
+    for name in SCORER_TENSORS:
+        if not tensors[f'scorer.{name}'].isfinite().all():
+            raise CheckpointError(f'{path}: scorer.{name} has values that are not finite. The file is damaged, or its training '
+                                  'diverged; copy or export it again.')
 
 
 def metadata_to_extra_state(metadata: dict[str, Any]) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.model.checkpoint import (
+    SCORER_TENSORS,
     load_checkpoint,
     load_metadata,
     metadata_to_extra_state,
@@ -123,6 +124,18 @@ def test_arguments_are_checked(arguments, message):
 def test_state_dicts_without_our_metadata_are_refused():
     with pytest.raises(CheckpointError, match='these weights: has no "pyiqa_rali" metadata'):
         random_rali().load_state_dict({'conv.weight': torch.zeros(1)})
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), float('-inf')])
+@pytest.mark.parametrize('name', SCORER_TENSORS)
+def test_scorers_with_values_that_are_not_finite_are_refused(tmp_path, name, value):
+    tensors, metadata = tensors_of(random_rali()), random_rali().metadata
+    tensors = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    tensors[f'scorer.{name}'].view(-1)[-1] = value
+    path = tmp_path / 'x.pth'
+    save_pth(path, tensors, metadata)
+    with pytest.raises(CheckpointError, match=f'x.pth: scorer.{name} has values that are not finite'):
+        load_checkpoint(path)
 
 
 def test_state_dicts_that_lack_the_scorer_are_refused():
