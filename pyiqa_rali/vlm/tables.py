@@ -1,5 +1,6 @@
 """Rows for training a reasoning model: images by path, with MOS on the rating scale or with a degradation."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from pyiqa_rali.vlm.degradations import DegradationOptions, read_degradations
 from pyiqa_rali.vlm.prompts import ReasoningCard
 
 CACHED_IMAGES = 256
+ADDED = ('upright', 'pixel_limit')  # fields that version 0.1 did not have
 
 
-@dataclass
+@dataclass(repr=False)
 class Row:
     """One image to ask about.
 
@@ -44,6 +46,11 @@ class Row:
     severity: str = ''
     upright: bool = True
     pixel_limit: int = PIXEL_LIMIT
+
+    def __repr__(self) -> str:
+        """Tell the fields as version 0.1 did: the digest of a run's examples is taken of this, and runs of it go on."""
+        told = [item for item in dataclasses.fields(self) if item.name not in ADDED or getattr(self, item.name) != item.default]
+        return f'Row({", ".join(f"{item.name}={getattr(self, item.name)!r}" for item in told)})'
 
     def picture(self) -> Image.Image:
         """Read the image.

@@ -10,6 +10,7 @@ from trl.trainer.utils import RepeatSampler
 
 from pyiqa_rali.training.vlm.trainers import EpochRepeatSampler, ReasoningGRPOTrainer
 from pyiqa_rali.vlm.loading import load_vlm
+from pyiqa_rali.vlm.tables import Row
 from tests.tiny import tiny_vlm
 
 
@@ -62,3 +63,9 @@ def test_generation_takes_what_we_give(tmp_path):
     assert GenerationConfig(suppress_tokens=[1], do_sample=False).suppress_tokens == [1]
     model = load_vlm(tiny_vlm(tmp_path / 'tiny')).model
     assert 'logits_to_keep' in inspect.signature(model.forward).parameters
+
+
+def test_a_row_is_told_as_earlier_versions_did_unless_it_is_read_otherwise():
+    assert repr(Row('a.png', 'one', mos=3.0)) == ("Row(image_path='a.png', dataset='one', task='score', mos=3.0, "
+                                                  "distortion_class='', severity='')")
+    assert repr(Row('a.png', 'one', upright=False)).endswith("severity='', upright=False)")
