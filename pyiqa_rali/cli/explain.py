@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     metric = make_explainer(args.metric, args.weights, args.device)
     names, count, failed = FigureNames(args.out) if args.out else None, 0, 0
     for explained, pixels in explain_entries(metric, sources, args.num_texts, args.num_basis, reading):
-        image, found, error = explained.image, explained.explanation, explained.error
+        image, error = explained.image, explained.error
+        found: Any = explained.explanation
         count, failed = count + 1, failed + (found is None)
         print(_as_json(image, found, error) if args.json else as_text(image, found, error, metric), flush=True)
         if names is not None and found is not None and pixels is not None:

@@ -80,6 +80,7 @@ def _bank(metadata: dict[str, Any]) -> str | dict[str, Any]:
     known = [pairs for pairs in bank['distortions'] if pairs is not None]
     return {'texts (B)': len(bank['texts']), 'texts with known distortions': len(known),
             'types of distortion': len({name for pairs in known for name, _ in pairs}),
+            'written by': ', '.join(sorted({str(model) for model in bank.get('models', ()) if model is not None})) or 'unknown',
             'temperature': bank['temperature'], 'made': bank.get('made', {})}
 
 

@@ -71,15 +71,19 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError('--as-stored, --pixel-limit: with --opt, the data set says how its pictures are read (upright, '
                           'pixel_limit).')
     files = [Path(path) for path in ImageFinder(args.images)] if args.images else files_of(args.opt, args.dataset)
+    known = None
     if args.opt:
-        reading = data_set_of(args.opt, args.dataset)[2]
+        from pyiqa_rali.vlm.tables import known_distortions
+        name, values, reading = data_set_of(args.opt, args.dataset)
+        known = known_distortions(name, values, 0)
     if not files:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
     options = WritingOptions(args.texts_per_image, args.seed, args.temperature, settings.max_new_tokens, args.batch_size,
                              args.attempts, args.top_k, args.top_p)
     reasoner, completer = load_for_vllm(args, settings) if args.backend == 'vllm' else (settings.load(), None)
     reasoner.asked.with_rating &= not args.no_rating
-    report = write_texts(reasoner, files, Path(args.out), options, completer=completer, reading=reading)
+    report = write_texts(reasoner, files, Path(args.out), options, completer=completer, reading=reading,
+                         distortions=known)
     print(f'{args.out}: {report.texts} texts on {report.images} images. Tried again: {report.unparsed} without reasoning or '
           f'rating, {report.repeated} that the image had already.', file=sys.stderr)
     if report.short:

@@ -53,6 +53,17 @@ class MosScale:
         low, high = self.mos_range
         return low + (1 - mos_label if self.lower_better else mos_label) * (high - low)
 
+    def on(self, other: 'MosScale', mos: Number) -> Number:
+        """Return MOS of this scale on another one; the very same numbers where the two scales are one.
+
+        Example:
+            >>> ratings = MosScale([1, 5], False)
+            >>> MosScale([0, 100], True).on(ratings, 25), ratings.on(ratings, 3.42)
+            (4.0, 3.42)
+        """
+        same = (self.mos_range, self.lower_better) == (other.mos_range, other.lower_better)
+        return mos if same else other.denormalise(self.normalise(mos))
+
     def check_labels(self, labels: Sequence[float], name: str) -> None:
         """Check a data set's MOS against the scale; warn where many labels fill less than half of the range.
 

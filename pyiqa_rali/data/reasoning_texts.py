@@ -26,15 +26,15 @@ class ReasoningText:
 
     Attributes:
         text: the text.
-        seed: the seed.
-        model: the model.
+        seed: the seed; None in text banks of version 0.1, which did not keep it.
+        model: the model; the same.
         distortions: (type, level) of each distortion of the image: an empty list when it has none, None when nothing is
             known.
     """
 
     text: str
-    seed: int
-    model: str
+    seed: int | None
+    model: str | None
     distortions: Distortions = None
 
 
@@ -59,17 +59,28 @@ def load_reasoning_texts(path: str | os.PathLike) -> dict[str, list[ReasoningTex
 
 def _parse_line(line: str, path: Path, number: int) -> tuple[str, list[ReasoningText]]:
     try:
-        row = json.loads(line)
-        for text in [row['image'], *(item['text'] for item in row['texts'])]:
-            if not isinstance(text, str):
-                raise TypeError(f'{text!r} is not a text')
-        known = row.get('distortions')
-        known = None if known is None else [(str(name), float(level)) for name, level in known]
-        return row['image'], [ReasoningText(item['text'], int(item['seed']), str(item['model']), known)
-                              for item in row['texts']]
+        return texts_of_row(json.loads(line))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f'{path}, line {number}: cannot be read ({type(error).__name__}: {error}). Each line must be '
                         '{"image": ..., "texts": [{"text", "seed", "model"}, ...]}.') from error
+
+
+def texts_of_row(row: dict[str, Any]) -> tuple[str, list[ReasoningText]]:
+    """Return an image and its texts from a line of the file.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such line.
+    """
+    for text in [row['image'], *(item['text'] for item in row['texts'])]:
+        if not isinstance(text, str):
+            raise TypeError(f'{text!r} is not a text')
+    known = pairs_of(row.get('distortions'))
+    return row['image'], [ReasoningText(item['text'], int(item['seed']), str(item['model']), known) for item in row['texts']]
+
+
+def pairs_of(values: Any) -> Distortions:
+    """Return (type, level) pairs as they stand in a file; None when nothing is known."""
+    return None if values is None else [(str(name), float(level)) for name, level in values]
 
 
 def _refuse_bad_texts(pairs: list[tuple[str, list[ReasoningText]]], path: Path) -> None:
@@ -85,10 +96,11 @@ def _refuse_bad_texts(pairs: list[tuple[str, list[ReasoningText]]], path: Path) 
 
 def save_reasoning_texts(path: str | os.PathLike, texts: dict[str, list[ReasoningText]]) -> None:
     """Write the file, atomically."""
-    RowFile(path, JsonRows(values=_row)).replace(texts.items())
+    RowFile(path, JsonRows(values=row_of_texts)).replace(texts.items())
 
 
-def _row(item: tuple[str, list[ReasoningText]]) -> dict[str, Any]:
+def row_of_texts(item: tuple[str, list[ReasoningText]]) -> dict[str, Any]:
+    """Return a line of the file for an image and its texts."""
     image, texts = item
     told = [{'text': each.text, 'seed': each.seed, 'model': each.model} for each in texts]
     row: dict[str, Any] = {'image': image, 'texts': told}
@@ -122,7 +134,7 @@ def paired(distortion: str | None, levels: str | float | None) -> Distortions:
 
 
 def join_texts(image_names: Iterable[str], texts: dict[str, list[ReasoningText]],
-               other_images: Iterable[str] = ()) -> list[list[str]]:
+               other_images: Iterable[str] = ()) -> list[list[ReasoningText]]:
     """Return each image's texts, in the order of the images.
 
     Images are paths, texts name a path's end: `a/b.png` means `/data/a/b.png`. A name that fits several images means the
@@ -140,7 +152,7 @@ def join_texts(image_names: Iterable[str], texts: dict[str, list[ReasoningText]]
         parts = name.split('/')
         for start in range(len(parts)):
             by_end.setdefault('/'.join(parts[start:]), []).append(position)
-    found: dict[int, list[str]] = {}
+    found: dict[int, list[ReasoningText]] = {}
     problems: dict[str, list[str]] = {
         'texts name an image that fits several files': [], 'texts name the same image as another text does': [],
         'texts name an image that is not in the table': [], 'training images have no text': []}
@@ -157,7 +169,7 @@ def join_texts(image_names: Iterable[str], texts: dict[str, list[ReasoningText]]
         if len(positions) == 1 and positions[0] in found:
             repeated.append(name)
         if len(positions) == 1:
-            found[positions[0]] = [item.text for item in items]
+            found[positions[0]] = items
     missing += [name for position, name in enumerate(names) if position not in found]
     for problem, which in problems.items():
         if which:

@@ -187,12 +187,12 @@ class DatasetSection:
         Raises:
             OptionError: one of them is missing; neither is ever guessed.
         """
-        for key in ('mos_range', 'lower_better'):
-            if self.values.get(key) is None:
-                told = _found_range(self.values) if key == 'mos_range' else ''
-                raise OptionError(f'datasets: {self.section}: {key}: must be given; it is never guessed. {told}Example: '
-                                  'mos_range: [1, 5] and lower_better: false.')
-        return MosScale(self.values['mos_range'], self.values['lower_better'])
+        mos_range, lower_better = self.options.mos_range, self.options.lower_better
+        if mos_range is None or lower_better is None:
+            key, told = ('mos_range', _found_range(self.values)) if mos_range is None else ('lower_better', '')
+            raise OptionError(f'datasets: {self.section}: {key}: must be given; it is never guessed. {told}Example: '
+                              'mos_range: [1, 5] and lower_better: false.')
+        return MosScale(mos_range, lower_better)
 
     def for_pyiqa(self) -> dict[str, Any]:
         """Return what pyiqa's builder of data sets is given; it leaves the MOS as they are."""

@@ -1,6 +1,7 @@
 """pyiqa's data sets from an option file: any of its types, any that it knows by name, with checked MOS."""
 
 import contextlib
+import logging
 import os
 import random
 from collections.abc import Iterator, Mapping
@@ -14,18 +15,21 @@ from torch.utils.data import Dataset
 from pyiqa_rali.core.errors import DataError, OptionError, first_line, some
 from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage, decoding
 from pyiqa_rali.data.mos import MosScale
+from pyiqa_rali.data.reasoning_texts import Distortions, paired
 from pyiqa_rali.data.sections import DatasetOptions, dataset_section
 from pyiqa_rali.data.table_pictures import image_column, reads_rows, row_paths, row_pictures
 
+logger = logging.getLogger(__name__)
+
 
 class QualityTable(Dataset):
-    """A pyiqa data set whose items are reproducible and whose MOS is normalised to [0, 1], higher better.
+    """A pyiqa data set whose items are reproducible: `mos` as the table has it, `mos_label` in [0, 1], higher better.
 
     An item is asked for as an index or as (index, draw): the draw seeds whatever is random in the item, so that an
     interrupted run draws the same again.
 
     Args:
-        base: the data set that pyiqa built; its items have `img`, `mos_label` and `img_path`.
+        base: the data set that pyiqa built; its items have `img`, `img_path` and, as pyiqa's do, the MOS as `mos_label`.
         scale: range and direction of its MOS.
         name: the data set's name in the option file.
         seed: the run's seed.
@@ -49,9 +53,15 @@ class QualityTable(Dataset):
             items = self.base.__getitems__([index for index, _ in pairs])
         else:
             items = [self._table_item(index, draw) for index, draw in pairs]
-        for item in items:
-            item['mos_label'] = self.scale.normalise(item['mos_label'])
+        for item, (index, _) in zip(items, pairs, strict=True):
+            item['mos'] = self._mos(index, item)
+            item['mos_label'] = torch.tensor([self.scale.normalise(item['mos'])], dtype=torch.float32)
         return items
+
+    def _mos(self, index: int, item: dict[str, Any]) -> float:
+        """Return the MOS of an item as its table has it; that of a picture that was drawn is in the item alone."""
+        rows = getattr(self.base, 'paths_mos', None)
+        return float(item['mos_label']) if rows is None else float(rows[index][image_column(rows[index]) + 1])
 
     def image_names(self) -> list[str]:
         """Return the path of each image, in the order of the items; draws that are made anew have none."""
@@ -105,6 +115,23 @@ class QualityTable(Dataset):
             raise DataError(f'{self.name}: {self.base.opt["meta_info_file"]}: {len(ambiguous)} images have two values in the '
                             f'column "{name}": {some(ambiguous)}. Keep one of their rows.')
         return [of_image[path] for path in found]
+
+    def distortions(self) -> list[Distortions]:
+        """Return what is wrong with each image, in the order of the items, where the table says it as `make-dataset` does.
+
+        That is in columns distortion and level; None for an image of which nothing is known.
+        """
+        unknown: list[Distortions] = [None] * len(self)
+        meta_info = getattr(self.base, 'meta_info', None)
+        if meta_info is None or not {'distortion', 'level'} <= set(meta_info):
+            return unknown
+        try:
+            return [paired(kind or None, level or None)
+                    for kind, level in zip(self.column('distortion'), self.column('level'), strict=True)]
+        except ValueError as error:  # another table's columns of these names
+            logger.warning('%s: its columns distortion and level are not those of make-dataset (%s); what is wrong with its '
+                           'images counts as unknown.', self.name, first_line(error))
+            return unknown
 
     def _table_item(self, index: int, draw: int) -> dict[str, Any]:
         try:

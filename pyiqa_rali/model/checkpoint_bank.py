@@ -1,17 +1,33 @@
 """The text bank in a checkpoint: its tensor, its section of the metadata, and what must hold between them."""
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from pyiqa_rali.core.errors import CheckpointError
+from pyiqa_rali.data.reasoning_texts import ReasoningText, pairs_of
 
 BANK_KEY = 'bank'
 TEXT_FEATURES = 'bank.text_features'
 # a reader that knows no bank refuses such files by their version, with a hint, and not by a tensor's name
 BANK_FORMAT = 2
 BANK_METADATA = ('texts', 'distortions', 'temperature')
+OF_EACH_TEXT = ('distortions', 'seeds', 'models')  # the last two not in version 0.1
+
+
+def bank_columns(texts: Sequence[ReasoningText]) -> dict[str, list[Any]]:
+    """Return the texts of a bank as its section of the metadata has them."""
+    return {'texts': [each.text for each in texts], 'distortions': [each.distortions for each in texts],
+            'seeds': [each.seed for each in texts], 'models': [each.model for each in texts]}
+
+
+def bank_texts(bank: Mapping[str, Any]) -> list[ReasoningText]:
+    """Return the texts of a bank; those of version 0.1 name neither seed nor model."""
+    unknown = [None] * len(bank['texts'])
+    return [ReasoningText(text, seed, model, pairs_of(pairs)) for text, pairs, seed, model in zip(
+        bank['texts'], bank['distortions'], bank.get('seeds', unknown), bank.get('models', unknown), strict=True)]
 
 
 def check_bank(tensors: dict[str, Tensor], metadata: dict[str, Any], path: str | os.PathLike) -> None:
@@ -29,8 +45,9 @@ def check_bank(tensors: dict[str, Tensor], metadata: dict[str, Any], path: str |
     if missing:
         raise CheckpointError(f'{path}: its text bank lacks {", ".join(missing)}.')
     width = tensors['scorer.pca_components'].shape[1]
-    if tuple(features.shape) != (len(bank['texts']), width) or len(bank['distortions']) != len(bank['texts']):
-        raise CheckpointError(f'{path}: {TEXT_FEATURES} has shape {tuple(features.shape)}; with {len(bank["texts"])} texts, '
+    count = len(bank['texts'])
+    if tuple(features.shape) != (count, width) or any(len(bank.get(key, bank['texts'])) != count for key in OF_EACH_TEXT):
+        raise CheckpointError(f'{path}: {TEXT_FEATURES} has shape {tuple(features.shape)}; with {count} texts, '
                               f'{len(bank["distortions"])} lists of distortions and {width} features it does not fit.')
 
 

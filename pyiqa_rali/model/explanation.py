@@ -138,12 +138,12 @@ def basis_texts(scorer: BasisScorer, bank: TextBank) -> list[str]:
     texts = bank.text_features.float()
     projected = scorer.compress(texts - texts.mean(dim=0) + scorer.pca_mean.float())
     nearest = F.normalize(scorer.basis_vectors.float(), dim=-1) @ F.normalize(projected, dim=-1).T
-    return [bank.texts[index] for index in nearest.argmax(dim=1).tolist()]
+    return [bank.entries[index].text for index in nearest.argmax(dim=1).tolist()]
 
 
 def _near_texts(bank: TextBank, cosines: Tensor, count: int) -> list[NearText]:
-    values, indices = cosines.topk(min(count, len(bank.texts)))
-    return [NearText(bank.texts[index], value, bank.distortions[index])
+    values, indices = cosines.topk(min(count, len(bank.entries)))
+    return [NearText(bank.entries[index].text, value, bank.entries[index].distortions)
             for value, index in zip(values.tolist(), indices.tolist(), strict=True)]
 
 

@@ -6,19 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyiqa_rali.data.reasoning_texts import PRISTINE
-from pyiqa_rali.model.checkpoint_bank import BANK_KEY
+from pyiqa_rali.data.reasoning_texts import PRISTINE, Distortions
+from pyiqa_rali.model.checkpoint_bank import BANK_KEY, bank_texts
 
 
 class TextBank(nn.Module):
     """B reasoning texts in the space of the image features, and votes on what is wrong with an image.
 
     Args:
-        values: the section `bank` of the metadata: `texts` (B strings), `distortions` (for each text its (type, level)
-            pairs: an empty list when it is known to name none, None when nothing is known), `temperature` (of the votes).
+        values: the section `bank` of the metadata: the B texts (see `bank_texts`) and `temperature`, of the votes.
         feature_dim: width C of the features.
 
     Attributes:
+        entries: the B texts, with seed, model and distortions.
         text_features: (B, C), rows of unit length up to the precision of float16.
         classes: the types that the texts name, 'pristine' among them if some name none.
     """
@@ -29,15 +29,23 @@ class TextBank(nn.Module):
 
     def __init__(self, values: dict[str, Any], feature_dim: int):
         super().__init__()
-        self.texts: list[str] = list(values['texts'])
-        self.distortions = [None if pairs is None else [(str(name), float(level)) for name, level in pairs]
-                            for pairs in values['distortions']]
+        self.entries = bank_texts(values)
         self.temperature = float(values['temperature'])
         self.classes = sorted({name for pairs in self.distortions if pairs is not None for name, _ in _named(pairs)})
         self.register_buffer('text_features', torch.zeros(len(self.texts), feature_dim, dtype=torch.float16))
         shares, levels = self._class_tables()
         self.register_buffer('class_shares', shares, persistent=False)
         self.register_buffer('class_levels', levels, persistent=False)
+
+    @property
+    def texts(self) -> list[str]:
+        """The B texts."""
+        return [each.text for each in self.entries]
+
+    @property
+    def distortions(self) -> list[Distortions]:
+        """What each text names: (type, level) pairs, an empty list for nothing, None when nothing is known."""
+        return [each.distortions for each in self.entries]
 
     def cosines(self, image_features: Tensor) -> Tensor:
         """Return (N, B) cosines of images and texts for image features (N, C)."""

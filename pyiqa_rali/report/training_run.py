@@ -12,7 +12,7 @@ import yaml
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.options import plain
 from pyiqa_rali.core.records import read_record
-from pyiqa_rali.data.sections import DatasetOptions, dataset_section
+from pyiqa_rali.data.sections import DatasetOptions, dataset_section, sections_for
 from pyiqa_rali.data.synthetic.options import SyntheticOptions
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.figures.scored import curves
@@ -41,7 +41,7 @@ def training_section(folder: Path, anchor: str) -> Section:
     run = RunFolder(options)
     command = f'python -m pyiqa_rali.train -opt {folder / "options.yml"}'
     section = Section(f'RALI: {options.name}', [_facts(options, run), Commands([command])])
-    scored = {path.stem: read_scores(path) for path in sorted(run.score.glob('*.csv')) if path.stem != 'log'}
+    scored = {path.stem: read_scores(path, options) for path in sorted(run.score.glob('*.csv')) if path.stem != 'log'}
     if not scored:
         section.blocks.append(Text('The run has no scores yet: its last stage has not run, or has no validation set.'))
     if scored:
@@ -75,8 +75,12 @@ def run_options(folder: Path) -> TrainOptions:
     return options
 
 
-def read_scores(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return image names, MOS (n,) and scores (n,) of a run's table.
+def read_scores(path: Path, options: TrainOptions) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return image names, MOS (n,) and scores (n,) of a run's table, both on the scale of the scores.
+
+    Args:
+        path: the table, called as the data set section.
+        options: of the run.
 
     Raises:
         DataError: the file is not such a table.
@@ -84,10 +88,15 @@ def read_scores(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     with open(path, encoding='utf-8', newline='') as stream:
         rows = list(csv.DictReader(stream))
     try:
-        return ([row['image'] for row in rows], np.array([float(row['mos']) for row in rows]),
-                np.array([float(row['score']) for row in rows]))
+        mos, scores = (np.array([float(row[name]) for row in rows]) for name in ('mos', 'score'))
+        names = [row['image'] for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f'{path}: is not a table of image, mos and score ({error!r}).') from error
+    if not rows or 'mos_label' not in rows[0]:  # of version 0.1, whose tables have them on that scale
+        return names, mos, scores
+    of_scores = (sections_for(options.datasets, 'basis') or sections_for(options.datasets, 'train'))[0]
+    own, wanted = (dataset_section(name, options.datasets[name]).scale for name in (path.stem, of_scores))
+    return names, own.on(wanted, mos), scores
 
 
 def _facts(options: TrainOptions, run: RunFolder) -> Table:

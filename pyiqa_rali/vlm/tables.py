@@ -12,6 +12,8 @@ from PIL import Image
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.options import from_known_keys, plain
 from pyiqa_rali.data.image_files import PIXEL_LIMIT, READING, ReadingOptions, UnreadableImage, read_rgb
+from pyiqa_rali.data.mos import MosScale
+from pyiqa_rali.data.reasoning_texts import Distortions
 from pyiqa_rali.data.sections import DatasetOptions, TableOptions
 from pyiqa_rali.data.synthetic.options import SyntheticOptions
 from pyiqa_rali.data.tables import build_table
@@ -85,8 +87,8 @@ def rows_of(section: str, options: DatasetOptions | Mapping[str, Any], card: Rea
     table = build_table(section, read, seed)
     images = table.images_and_mos()
     classes = [''] * len(images) if class_column is None else table.column(class_column)
-    low, high = card.rating_range
-    return [Row(path, table.name, mos=low + (high - low) * table.scale.normalise(mos), distortion_class=kind,
+    ratings = MosScale(card.rating_range, False)
+    return [Row(path, table.name, mos=table.scale.on(ratings, mos), distortion_class=kind,
                 **vars(table.reading))
             for (path, mos), kind in zip(images, classes, strict=True)]
 
@@ -94,6 +96,12 @@ def rows_of(section: str, options: DatasetOptions | Mapping[str, Any], card: Rea
 def image_files(section: str, options: DatasetOptions | Mapping[str, Any], seed: int) -> list[Path]:
     """Return the image files of one data set section, for texts on them; arguments and errors are those of `rows_of`."""
     return [Path(row.image_path) for row in rows_of(section, options, ReasoningCard(), seed)]
+
+
+def known_distortions(section: str, options: DatasetOptions | Mapping[str, Any], seed: int) -> list[Distortions] | None:
+    """Return what is wrong with the images of `image_files`, as their texts carry it; None where no table says it."""
+    read = from_known_keys(DatasetOptions.kind_of(plain(options)), plain(options), f'datasets: {section}')
+    return None if isinstance(read, DegradationOptions) else build_table(section, read, seed).distortions()
 
 
 def training_set(rows: list[Row], card: ReasoningCard, completions: list[str] | None = None) -> Any:

@@ -1,8 +1,8 @@
 """A reasoning model writes several texts on each image: the file that the alignment trainer reads."""
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,14 @@ from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.options import Count, Positive, Whole
 from pyiqa_rali.core.runs import JsonRows, RowFile, read_claim, refuse_differences
 from pyiqa_rali.data.image_files import READING, ReadingOptions
-from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, save_reasoning_texts
+from pyiqa_rali.data.reasoning_texts import (
+    Distortions,
+    ReasoningText,
+    load_reasoning_texts,
+    row_of_texts,
+    save_reasoning_texts,
+    texts_of_row,
+)
 from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
 from pyiqa_rali.vlm.decoding import Sampling
 from pyiqa_rali.vlm.generation import complete, decode, derived_seed
@@ -73,7 +80,7 @@ class WritingReport:
 
 def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options: WritingOptions,
                 names: list[str] | None = None, completer: Callable[..., list[list[int]]] | None = None,
-                reading: ReadingOptions = READING) -> WritingReport:
+                reading: ReadingOptions = READING, distortions: Sequence[Distortions] | None = None) -> WritingReport:
     """Write texts on all images to a JSON-lines file; an interrupted run continues where it stopped.
 
     Finished images are in `<out>.part`, one line each, with what the file says of model, prompt and seeds beside it in
@@ -88,6 +95,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
             as `img1.png`, or `gblur/img1.png` beside `noise/img1.png`.
         completer: writes in the place of `generation.complete`, such as a `VllmCompleter`.
         reading: how pictures are read.
+        distortions: what is known to be wrong with each image, which its texts are to carry along; None knows nothing.
 
     Raises:
         OptionError: `out` or its part is from other settings, on other images, or not from here.
@@ -103,6 +111,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
         settings['upright'] = False
     part = out.with_name(f'{out.name}.part')
     done = _begin(part, out, settings, names)
+    known = dict(zip(names, distortions, strict=True)) if distortions is not None else {}
     report = WritingReport()
     left = [(name, image) for name, image in zip(names, images, strict=True) if name not in done]
     rows = _rows(part)
@@ -110,11 +119,16 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
         for start in range(0, len(left), options.batch_size):
             chunk = left[start:start + options.batch_size]
             found = _texts_of(reasoner, chunk, settings['model'], options, report, completer or complete, reading)
-            texts = dict(zip((name for name, _ in chunk), found, strict=True))
+            texts = {name: _knowing(known.get(name), of_image) for (name, _), of_image in zip(chunk, found, strict=True)}
             rows.add(texts.items())
             done |= texts
             bar.update(len(chunk))
-    return _finish(part, out, {name: done[name] for name in names}, options, report)
+    return _finish(part, out, {name: _knowing(known.get(name), done[name]) for name in names}, options, report)
+
+
+def _knowing(distortions: Distortions, texts: list[ReasoningText]) -> list[ReasoningText]:
+    """Return the texts of an image with what is known of it; those that know it already stay as they are."""
+    return texts if distortions is None else [replace(text, distortions=distortions) for text in texts]
 
 
 def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: str, options: WritingOptions,
@@ -220,9 +234,8 @@ def _refuse_other_settings(described: Path, there: Path, out: Path, settings: di
 
 def _rows(part: Path) -> RowFile:
     """Return the file of finished images; its rows are (image, texts)."""
-    lines = JsonRows(('image', 'texts'), lambda row: (row['image'], [ReasoningText(**item) for item in row['texts']]),
-                     lambda row: {'image': row[0], 'texts': [vars(text) for text in row[1]]})
-    return RowFile(part, lines, durable=True, option='--out', kind='a file of unfinished texts')
+    rows = JsonRows(None, texts_of_row, row_of_texts)
+    return RowFile(part, rows, durable=True, option='--out', kind='a file of unfinished texts')
 
 
 def _finish(part: Path, out: Path, done: dict[str, list[ReasoningText]], options: WritingOptions,

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,10 +7,50 @@ import torch
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, paired, save_reasoning_texts
-from pyiqa_rali.training.rali.bank import Candidate, candidates_of_file, choose, make_bank
+from pyiqa_rali.data.sections import dataset_section
+from pyiqa_rali.data.synthetic.quality_texts import WRITER
+from pyiqa_rali.data.tables import build_table
+from pyiqa_rali.model.checkpoint_bank import bank_texts
+from pyiqa_rali.model.preprocessing import Preprocessing
+from pyiqa_rali.model.text_bank import TextBank
+from pyiqa_rali.training.rali.bank import candidates_of_file, candidates_of_run, choose, make_bank
+from pyiqa_rali.training.rali.batches import alignment_dataset
 from pyiqa_rali.training.rali.options import BankOptions
 from pyiqa_rali.training.rali.text_encoders import SentenceEncoder, load_text_encoder
-from tests.tiny import WORDS, tiny_sentence_encoder
+from tests.tiny import WORDS, tiny_sentence_encoder, tiny_table
+
+
+def test_a_bank_of_version_0_1_is_read():
+    old = {'texts': ['Blurred.', 'Fine.', 'Odd.'], 'distortions': [[['blur', 2]], [], None], 'temperature': 0.02}
+    assert bank_texts(old) == [ReasoningText('Blurred.', None, None, [('blur', 2.0)]), ReasoningText('Fine.', None, None, []),
+                               ReasoningText('Odd.', None, None)]
+    assert TextBank(old, 8).texts == old['texts'] and TextBank(old, 8).classes == ['blur', 'pristine']
+
+
+def test_texts_keep_seed_model_and_distortions_from_a_table_to_the_bank(tmp_path):
+    paths = tiny_table(tmp_path)
+    written = {name: [replace(text, distortions=[('noise', 2.0)]) for text in texts]
+               for name, texts in load_reasoning_texts(paths['texts']).items()}
+    save_reasoning_texts(paths['texts'], written)
+    values = {'name': 'tiny', 'type': 'GeneralNRDataset', 'dataroot_target': paths['images'], 'meta_info_file': paths['table'],
+              'split_index': 'split_photo', 'mos_range': [1, 5], 'lower_better': False, 'reasoning_texts': paths['texts']}
+    native = Preprocessing(image_size=None, resize_mode='native')
+    part = alignment_dataset(build_table('train', values, 3), dataset_section('train', values), None, native)
+    found = candidates_of_run([part], 10)
+    every = [text for texts in written.values() for text in texts]
+    assert {text.text for text in found} == {text.text for text in every} and set(map(str, found)) <= set(map(str, every))
+    assert {(text.model, text.seed) for text in found} == {('tiny', 0), ('tiny', 1)}
+    assert all(text.distortions == [('noise', 2.0)] for text in found)
+
+
+def test_texts_of_drawn_pictures_say_who_wrote_them_and_what_is_wrong(tmp_path):
+    values = {'name': 'drawn', 'type': 'SyntheticNRDataset', 'crop_size': 64, 'samples_per_epoch': 4, 'only': ['jpeg'],
+              'pristine_probability': 0.0, 'composite_probability': 0.0, 'metrics': ['psnr']}
+    native = Preprocessing(image_size=None, resize_mode='native')
+    part = alignment_dataset(build_table('train', values, 0), dataset_section('train', values), None, native)
+    found = candidates_of_run([part], 4)
+    assert found and {text.model for text in found} == {WRITER}
+    assert all([name for name, _ in text.distortions] == ['jpeg'] for text in found)
 
 
 @pytest.mark.parametrize('selection', ['kmeans', 'farthest'])
@@ -27,14 +68,15 @@ def test_the_choice_covers_groups_of_texts_and_follows_the_seed(selection):
 
 def test_a_bank_holds_unit_features_of_its_texts(tmp_path):
     encoder = SentenceEncoder(tiny_sentence_encoder(tmp_path))
-    candidates = [Candidate(f'the picture is {word}', [('blur', 2.0)] if number % 2 else None)
-                  for number, word in enumerate(WORDS)]
+    candidates = [ReasoningText(f'the picture is {word}', number, f'model {number % 2}',
+                                [('blur', 2.0)] if number % 2 else None) for number, word in enumerate(WORDS)]
     features, values = make_bank(candidates, encoder, BankOptions(num_texts=5), 0, {'texts': 'mine'})
     assert features.shape == (5, 16) and features.dtype == torch.float16 and len(values['texts']) == 5
     assert features.float().norm(dim=1).tolist() == pytest.approx([1] * 5, abs=2e-3)
     with torch.no_grad():
         again = torch.nn.functional.normalize(encoder(values['texts']), dim=-1)
     assert torch.allclose(features.float(), again, atol=1e-3)
+    assert bank_texts(values) == [item for item in candidates if item.text in values['texts']]  # with seed and model
     known = {item.text: item.distortions for item in candidates}
     assert [None if pairs is None else [tuple(pair) for pair in pairs] for pairs in values['distortions']] == [
         known[text] for text in values['texts']]
@@ -54,9 +96,7 @@ def test_distortions_stand_in_the_file_of_texts(tmp_path):
     save_reasoning_texts(path, texts)
     assert load_reasoning_texts(path) == texts
     assert 'distortions' not in path.read_text().splitlines()[-1]
-    assert candidates_of_file(path) == [Candidate('Blurred.', [('blur', 2.5)]), Candidate('Soft.', [('blur', 2.5)]),
-                                        Candidate('Fine.', []), Candidate('Odd.', None)]
-    assert [item.text for item in candidates_of_file(path, ['Odd.', 'Soft.', 'Missing.'])] == ['Soft.', 'Odd.']
+    assert candidates_of_file(path) == [*texts['a.png'], *texts['b.png'], *texts['d.png']]  # 'Blurred.' as it came first
 
 
 @pytest.mark.parametrize('broken', [3, [['blur']], [['blur', 'strong']], 'blur'])

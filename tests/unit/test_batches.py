@@ -60,7 +60,7 @@ def test_an_item_depends_on_its_draw_alone(dataset):
     np.random.seed(4)
     again, other = dataset[2, 17], [dataset[2, draw] for draw in range(20)]
     assert torch.equal(first['img'], again['img']) and first['text'] == again['text']
-    assert {item['text'] for item in other} == set(dataset.texts[2])
+    assert {item['text'] for item in other} == {text.text for text in dataset.texts[2]}
     assert any(not torch.equal(first['img'], item['img']) for item in other)
 
 
@@ -82,7 +82,7 @@ def test_labels_are_normalised_higher_better(dataset):
 
 def test_one_text_an_image_switches_seed_augmentation_off(dataset):
     dataset.texts_per_image = 1
-    assert {dataset[2, draw]['text'] for draw in range(10)} == {dataset.texts[2][0]}
+    assert {dataset[2, draw]['text'] for draw in range(10)} == {dataset.texts[2][0].text}
 
 
 def test_missing_texts_are_refused(tmp_path):

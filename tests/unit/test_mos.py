@@ -35,5 +35,11 @@ def test_labels_that_cannot_be_used(labels, message):
         MosScale((1, 5), False).check_labels(labels, 'my set')
 
 
+def test_a_scale_on_itself_changes_nothing():
+    scale = MosScale((1, 5), False)
+    assert all(scale.on(MosScale([1.0, 5.0], False), mos) == mos for mos in (3.42, 1.1, 4.9))
+    assert MosScale((1, 100), False).on(MosScale((1, 5), False), 50.5) == 3.0
+
+
 def test_labels_at_both_ends_are_fine():
     MosScale((1, 5), False).check_labels([1, 5, 3], 'my set')

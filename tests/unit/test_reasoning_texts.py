@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.data.reasoning_texts import ReasoningText, join_texts, load_reasoning_texts, save_reasoning_texts
+from pyiqa_rali.data import reasoning_texts
+from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, save_reasoning_texts
 
 
 def line(image='a.png', texts=('Sharp.', 'Clear.')):
@@ -17,6 +18,11 @@ def line(image='a.png', texts=('Sharp.', 'Clear.')):
 def write(path, *rows):
     path.write_text('\n'.join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding='utf-8')
     return path
+
+
+def join_texts(*arguments):
+    """Return the texts alone; what comes with them has a test of its own."""
+    return [[item.text for item in texts] for texts in reasoning_texts.join_texts(*arguments)]
 
 
 def texts_of(*names):
@@ -138,3 +144,9 @@ def test_an_image_beside_a_folder_with_one_of_its_name():
     images = ['/data/a.png', '/data/b/a.png', '/data/b/c.png']
     assert join_texts(images, texts_of('b/a.png', 'a.png', 'c.png')) == [['text of a.png'], ['text of b/a.png'],
                                                                          ['text of c.png']]
+
+
+def test_a_joined_text_keeps_all_that_is_known_of_it():
+    texts = {'a.png': [ReasoningText(text, seed, 'writer', [('blur', 2.5)]) for seed, text in enumerate(['Blurred.', 'Soft.'])],
+             'b.png': [ReasoningText('Fine.', 9, 'other', [])]}
+    assert reasoning_texts.join_texts(['/d/b.png', '/d/a.png'], texts) == [texts['b.png'], texts['a.png']]

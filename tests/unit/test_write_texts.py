@@ -240,7 +240,8 @@ def test_images_in_subfolders_are_named_by_the_shortest_end_of_their_own(tmp_pat
     found = load_reasoning_texts(tmp_path / 'texts.jsonl')
     assert list(found) == ['blur/weak/0.png', 'noise/weak/0.png', '1.png']
     expected = [[item.text for item in texts] for texts in found.values()]
-    assert join_texts(map(str, [*copies, images[1]]), found) == expected
+    joined = join_texts(map(str, [*copies, images[1]]), found)
+    assert [[text.text for text in texts] for texts in joined] == expected
 
 
 def test_a_file_given_twice_is_refused(tmp_path, reasoner, images):
@@ -310,6 +311,37 @@ def test_a_picture_of_a_shape_that_the_model_cannot_take_is_named(tmp_path, reas
 def test_option_files_without_such_images(capsys, opt, message):
     assert main(['write-texts', '--opt', str(REPOSITORY / 'options' / opt), '--model', 'x', '--out', 'x']) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(('levels', 'known'), [
+    (('3', '2+1.5', '0'), [[('jpeg', 3.0)], [('haze', 2.0), ('jpeg', 1.5)], []]), (('3', '', '0'), [[('jpeg', 3.0)], None, []]),
+    (('strong', 'weak', 'none'), [None] * 3)])
+def test_texts_carry_what_the_table_knows_of_their_images(tmp_path, images, reasoner, writing, caplog, levels, known):
+    rows = zip(('0.png', '3.png', '4.png'), ('jpeg', 'haze+jpeg', 'pristine'), levels, strict=True)
+    table = 'image,mos,distortion,level\n' + ''.join(f'{image},{mos},{kind},{level}\n' for mos, (image, kind, level) in
+                                                     enumerate(rows, start=1))
+    (tmp_path / 'table.csv').write_text(table)
+    section = {'name': 'made', 'type': 'GeneralNRDataset', 'dataroot_target': str(images[0].parent), 'mos_range': [1, 5],
+               'meta_info_file': str(tmp_path / 'table.csv'), 'lower_better': False}
+    (tmp_path / 'options.yml').write_text(yaml.safe_dump({'datasets': {'train': section}}))
+    assert main(['write-texts', '--opt', str(tmp_path / 'options.yml'), '--model', str(reasoner.folder), '--texts-per-image', '2',
+                 '--device', 'cpu', '--out', str(tmp_path / 'texts.jsonl')]) == 0
+    written = load_reasoning_texts(tmp_path / 'texts.jsonl')
+    assert [[text.distortions for text in texts] for texts in written.values()] == [[pairs] * 2 for pairs in known]
+    assert all(text.model == identity(reasoner.folder) and text.seed for texts in written.values() for text in texts)
+    assert ('are not those of make-dataset' in caplog.text) == (levels[0] == 'strong')
+
+
+def test_a_part_of_version_0_1_goes_on(tmp_path, reasoner, images, writing):
+    write_texts(reasoner, images, tmp_path / 'whole.jsonl', OPTIONS)
+    write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
+    found = load_reasoning_texts(tmp_path / 'texts.jsonl')
+    (tmp_path / 'texts.jsonl').unlink()
+    (tmp_path / 'texts.jsonl.part').write_text(''.join(
+        json.dumps({'image': name, 'texts': [{'text': text.text, 'seed': text.seed, 'model': text.model, 'distortions': None}
+                                             for text in found[name]]}) + '\n' for name in list(found)[:2]))
+    write_texts(reasoner, images, tmp_path / 'texts.jsonl', OPTIONS)
+    assert (tmp_path / 'texts.jsonl').read_bytes() == (tmp_path / 'whole.jsonl').read_bytes()
 
 
 def test_the_images_of_degradations_and_classes_can_be_written_on(tmp_path, images, reasoner, writing):

@@ -14,10 +14,10 @@ from pyiqa_rali.core.options import from_known_keys
 from pyiqa_rali.data.distortions import DISTORTIONS, distort
 from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.photographs import Photograph, check_sizes, list_photographs, split_photographs
-from pyiqa_rali.data.reasoning_texts import PRISTINE
+from pyiqa_rali.data.reasoning_texts import PRISTINE, ReasoningText, paired
 from pyiqa_rali.data.synthetic.options import SyntheticOptions, check_options, crop_of, types_of
 from pyiqa_rali.data.synthetic.pseudo_mos import MOS_RANGE, PseudoMos, load_calibration, severity_of
-from pyiqa_rali.data.synthetic.quality_texts import write_texts
+from pyiqa_rali.data.synthetic.quality_texts import WRITER, write_texts
 
 ORDER_OF_FAMILIES = ('blur', 'brightness', 'contrast', 'color', 'spatial', 'sharpness', 'noise', 'compression')
 
@@ -139,6 +139,12 @@ class SyntheticNRDataset(Dataset):
         return {'img': image, 'mos_label': torch.tensor([mos], dtype=torch.float32), 'reasoning_texts': texts,
                 'img_path': f'{draw.photograph}|{distortion}|{level:.2f}#{index}', 'distortion': distortion, 'level': level,
                 'levels': '+'.join(f'{value:.4g}' for _, value in draw.distortions) or '0'}
+
+
+def texts_of_item(item: dict[str, Any]) -> list[ReasoningText]:
+    """Return the texts of an item, with what is known of its picture; in items they are strings, as pyiqa's loader wants."""
+    known = paired(item['distortion'], item['levels'])
+    return [ReasoningText(text, number, WRITER, known) for number, text in enumerate(item['reasoning_texts'])]
 
 
 def _photographs(options: SyntheticOptions) -> list[Photograph]:

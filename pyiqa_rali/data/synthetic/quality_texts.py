@@ -9,6 +9,7 @@ from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.distortions import DISTORTIONS
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
 
+WRITER = 'pyiqa_rali templates'  # the model that texts from here name
 MOST_TEXTS = 40
 # five degrees, each as an adjective, an amount and an adverb
 DEGREES = (('barely visible', 'faint traces of', 'barely'), ('slight', 'slight signs of', 'slightly'),

@@ -15,11 +15,10 @@ from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.photographs import PHASES, Photograph, split_photographs
 from pyiqa_rali.data.reasoning_texts import ReasoningText, save_reasoning_texts
 from pyiqa_rali.data.synthetic.pseudo_mos import METRIC_WEIGHT, MOS_RANGE
-from pyiqa_rali.data.synthetic.quality_texts import write_texts
+from pyiqa_rali.data.synthetic.quality_texts import WRITER, write_texts
 from pyiqa_rali.data.synthetic.settings import IMAGES, DatasetSettings, generator
 
 TABLE, TEXTS, OPTIONS, README = 'meta_info.csv', 'reasoning_texts.jsonl', 'dataset.yml', 'README.txt'
-WRITER = 'pyiqa_rali templates'
 NOT_USED = 'unused'
 ORIGIN = 'Synthetic distortions with synthetic labels: no human gave an opinion on any of these pictures.'
 

@@ -132,7 +132,7 @@ def _chosen_images(section: str, options: dict[str, Any], limit: int | None, see
                         'pyiqa_rali make-dataset and name its table.')
     texts = join_texts(table.image_names(), load_reasoning_texts(Path(options['reasoning_texts'])), table.table_names())
     chosen = _Chosen(table, drawn(len(table), limit, seed))
-    return chosen, [texts[place][0] for place in chosen.places]
+    return chosen, [texts[place][0].text for place in chosen.places]
 
 
 def _embeddings(models: Mapping[str, Any], chosen: Mapping[str, tuple[_Chosen, list[str]]],

@@ -163,9 +163,10 @@ class Chain:
         """Reasoning texts of the trained model on the training images."""
         if self.steps.texts.exists():
             return
-        images = [Path(path) for path in build_table('train', self.steps.table('train'), self.seed).image_names()]
+        table = build_table('train', self.steps.table('train'), self.seed)
+        images = [Path(path) for path in table.image_names()]
         report = write_texts(load_vlm(self.steps.reasoning / 'models' / 'reasoning'), images, self.steps.texts,
-                             self.steps.writing())
+                             self.steps.writing(), distortions=table.distortions())
         write_json(self.root / 'texts_report.json', asdict(report))
 
     def align(self) -> None:

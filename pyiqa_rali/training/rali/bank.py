@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from torch import Tensor
 
 from pyiqa_rali.core.errors import CheckpointError, DataError
 from pyiqa_rali.core.files import atomic_path
-from pyiqa_rali.data.reasoning_texts import Distortions, load_reasoning_texts, paired
+from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts
 from pyiqa_rali.data.sections import DatasetSection
-from pyiqa_rali.model.checkpoint_bank import BANK_KEY, TEXT_FEATURES
+from pyiqa_rali.data.synthetic.dataset import texts_of_item
+from pyiqa_rali.model.checkpoint_bank import BANK_KEY, TEXT_FEATURES, bank_columns
 from pyiqa_rali.training.rali.batches import AlignmentDataset
 from pyiqa_rali.training.rali.compression import kmeans
 from pyiqa_rali.training.rali.options import BankOptions, CompressOptions, TextEncoderOptions
@@ -26,44 +27,26 @@ from pyiqa_rali.training.rali.text_encoders import TextEncoder
 ITEMS_AT_ONCE = 64
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A text that may enter a bank, and the distortions that it names (see `ReasoningText.distortions`)."""
-
-    text: str
-    distortions: Distortions
+def candidates_of_file(path: str | os.PathLike) -> list[ReasoningText]:
+    """Return the different texts of a JSON-lines file in their order."""
+    return _different(item for items in load_reasoning_texts(path).values() for item in items)
 
 
-def candidates_of_file(path: str | os.PathLike, only: Iterable[str] | None = None) -> list[Candidate]:
-    """Return the different texts of a JSON-lines file in their order.
-
-    Args:
-        path: the file.
-        only: the texts that are wanted; None takes all.
-    """
-    wanted = None if only is None else set(only)
-    return _different(Candidate(item.text, item.distortions) for items in load_reasoning_texts(path).values() for item in items
-                      if wanted is None or item.text in wanted)
-
-
-def candidates_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[DatasetSection],
-                      num_candidates: int) -> list[Candidate]:
+def candidates_of_run(parts: Sequence[AlignmentDataset], num_candidates: int) -> list[ReasoningText]:
     """Return the different texts that a run is aligned with.
 
     Args:
         parts: the training sets with their texts.
-        sections: their sections of the option file.
         num_candidates: how many pictures a set that draws anew is asked for, from the first on; tables offer all texts.
     """
-    found: list[Candidate] = []
-    for part, section in zip(parts, sections, strict=True):
+    found: list[ReasoningText] = []
+    for part in parts:
         if part.texts is None:
             for start in range(0, num_candidates, ITEMS_AT_ONCE):
                 items = part.table.__getitems__(list(range(start, min(start + ITEMS_AT_ONCE, num_candidates))))
-                found += [Candidate(text, paired(item.get('distortion'), item.get('levels')))
-                          for item in items for text in item['reasoning_texts']]
+                found += [text for item in items for text in texts_of_item(item)]
         else:
-            found += candidates_of_file(str(section.options.reasoning_texts), (text for texts in part.texts for text in texts))
+            found += [text for texts in part.texts for text in texts]
     return _different(found)
 
 
@@ -81,10 +64,10 @@ def bank_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[DatasetSec
     """
     origin = {'texts': ', '.join(str(section.options.name) for section in sections),
               'text_encoder': text_options.path or text_options.library}
-    return make_bank(candidates_of_run(parts, sections, options.num_candidates), text_encoder, options, seed, origin)
+    return make_bank(candidates_of_run(parts, options.num_candidates), text_encoder, options, seed, origin)
 
 
-def make_bank(candidates: list[Candidate], text_encoder: TextEncoder, options: BankOptions, seed: int,
+def make_bank(candidates: list[ReasoningText], text_encoder: TextEncoder, options: BankOptions, seed: int,
               origin: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
     """Choose texts and return their features (B, C) in float16 and the section `bank` of a checkpoint's metadata.
 
@@ -107,8 +90,7 @@ def make_bank(candidates: list[Candidate], text_encoder: TextEncoder, options: B
     with torch.no_grad():
         features = F.normalize(text_encoder([item.text for item in candidates]).float().cpu(), dim=-1)
     chosen = choose(features.numpy(), options.num_texts, options.selection, seed)
-    values = {'texts': [candidates[index].text for index in chosen],
-              'distortions': [candidates[index].distortions for index in chosen], 'temperature': options.temperature,
+    values = {**bank_columns([candidates[index] for index in chosen]), 'temperature': options.temperature,
               'made': {**asdict(options), 'candidates': offered, 'seed': seed, **origin}}
     return features[chosen].to(torch.float16), json.loads(json.dumps(values))
 
@@ -169,9 +151,9 @@ def load_bank(path: Path) -> tuple[Tensor, dict[str, Any]]:
         return stream.get_tensor(TEXT_FEATURES), json.loads(stream.metadata()[BANK_KEY])
 
 
-def _different(candidates: Iterable[Candidate]) -> list[Candidate]:
+def _different(candidates: Iterable[ReasoningText]) -> list[ReasoningText]:
     """Return each text once, with what is known of its first."""
-    found: dict[str, Candidate] = {}
+    found: dict[str, ReasoningText] = {}
     for item in candidates:
         found.setdefault(item.text, item)
     return list(found.values())

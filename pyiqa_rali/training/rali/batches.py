@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
+from pyiqa_rali.data.reasoning_texts import ReasoningText, join_texts, load_reasoning_texts
 from pyiqa_rali.data.sections import DatasetSection
+from pyiqa_rali.data.synthetic.dataset import texts_of_item
 from pyiqa_rali.data.tables import QualityTable
 from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
 
@@ -20,12 +21,12 @@ class AlignmentDataset(Dataset):
 
     Args:
         table: the images.
-        texts: texts of each image in the order of the items; None when the items bring their own.
+        texts: texts of each image in the order of the items; None when the items bring their own (see `texts_of_item`).
         texts_per_image: only so many of an image's texts are used; None means all.
         preprocessing: the encoder's transform, whose resizing is done here, in the loader's processes.
     """
 
-    def __init__(self, table: QualityTable, texts: list[list[str]] | None, texts_per_image: int | None,
+    def __init__(self, table: QualityTable, texts: list[list[ReasoningText]] | None, texts_per_image: int | None,
                  preprocessing: Preprocessing):
         self.table, self.texts = table, texts
         self.texts_per_image, self.preprocessing = texts_per_image, preprocessing
@@ -42,12 +43,11 @@ class AlignmentDataset(Dataset):
         return self.__getitems__([key])[0]
 
     def _finish(self, item: dict[str, Any], index: int, draw: int) -> dict[str, Any]:
-        texts: list[str] = item['reasoning_texts'] if self.texts is None else self.texts[index]
-        texts = texts[:self.texts_per_image]
+        texts = (texts_of_item(item) if self.texts is None else self.texts[index])[:self.texts_per_image]
         # a generator for each draw: the text does not depend on which worker reads the item, nor on what it read before
         chosen = np.random.default_rng([self.table.seed, draw]).integers(len(texts))
         image = fit_to_encoder(item['img'].unsqueeze(0), self.preprocessing)[0]
-        return {'img': image, 'mos_label': item['mos_label'], 'text': texts[chosen]}
+        return {'img': image, 'mos_label': item['mos_label'], 'text': texts[chosen].text}
 
 
 class JoinedAlignment(Dataset):

@@ -18,6 +18,7 @@ from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.core.versions import versions
 from pyiqa_rali.data.mos import MosScale
+from pyiqa_rali.data.reasoning_texts import ReasoningText
 from pyiqa_rali.data.sections import PHASES, DatasetSection, dataset_section, phase_of, refuse_keys, sections_for
 from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.data.training_images import KEY, Overlap, overlap, record_in_file
@@ -285,10 +286,11 @@ class Run:
         scale = self._output_scale()
         with torch.no_grad():
             scored = {name: (scale.denormalise(scorer(table.image_features).squeeze(-1)).numpy(),
-                             scale.denormalise(table.mos_label).numpy(), table.image_names)
+                             table.mos_on(self.sections[name].scale, scale), table.image_names)
                       for name, table in tables.items()}
-        for name, (scores, mos, image_names) in scored.items():
-            write_scores(self.folder.scores(name), image_names, mos, scores)
+        for name, table in tables.items():
+            write_scores(self.folder.scores(name), table.image_names, table.mos_on(self.sections[name].scale),
+                         table.mos_label.numpy(), scored[name][0])
         if not self.options.logger.figures:
             return
         pictures = {name: self._pictures(name) for name in tables}
@@ -309,10 +311,10 @@ class Run:
                                   towers.text_encoder, prompts, self._correlate, self._val_sections(),
                                   list(self.options.val.metrics), self.options.val.val_freq)
 
-    def _report_long_texts(self, towers: Towers, texts: list[list[str]] | None) -> None:
+    def _report_long_texts(self, towers: Towers, texts: list[list[ReasoningText]] | None) -> None:
         if texts is None or not processes.is_main():
             return
-        every = sorted({text for each in texts for text in each})
+        every = sorted({item.text for each in texts for item in each})
         long = towers.text_encoder.count_long(every)
         if long:
             logger.warning('stage 1: %d of %d texts are longer than the %d tokens of the text encoder and lose their end; '
@@ -359,10 +361,18 @@ def choose_device(num_gpu: int | str) -> torch.device:
     return torch.device('cuda', torch.cuda.current_device())
 
 
-def write_scores(path: Path, image_names: list[str], mos: np.ndarray, scores: np.ndarray) -> None:
-    """Write image, MOS and score of a validation set as CSV."""
-    rows = zip(image_names, map(repr, mos.tolist()), map(repr, scores.tolist()), strict=True)  # 'nan' is a score, no empty cell
-    write_csv(path, ['image', 'mos', 'score'], rows)
+def write_scores(path: Path, image_names: list[str], mos: np.ndarray, mos_label: np.ndarray, scores: np.ndarray) -> None:
+    """Write the scores of a validation set as CSV.
+
+    Args:
+        path: the file.
+        image_names: n names.
+        mos: (n,) as the data set's table has them.
+        mos_label: (n,) the same in [0, 1], higher better.
+        scores: (n,) on the scale of the model.
+    """
+    numbers = (map(repr, values.tolist()) for values in (mos, mos_label, scores))  # 'nan' is a score, no empty cell
+    write_csv(path, ['image', 'mos', 'mos_label', 'score'], zip(image_names, *numbers, strict=True))
 
 
 def seed_everything(seed: int) -> None:

@@ -26,7 +26,7 @@ from pyiqa_rali.training.vlm.run import ReasoningResults
 from pyiqa_rali.training.vlm.run_images import inspect_rows, size_problem
 from pyiqa_rali.training.vlm.sft import examples_of, run_sft
 from pyiqa_rali.vlm.loading import load_vlm, load_without_weights
-from pyiqa_rali.vlm.tables import image_files, rows_of
+from pyiqa_rali.vlm.tables import image_files, known_distortions, rows_of
 from pyiqa_rali.vlm.write_texts import OF_NO_TEXT, WritingOptions, write_texts
 
 Step = Literal['teach', 'write', 'tune']
@@ -204,9 +204,10 @@ class Ract:
             reasoner = load_vlm(self.teacher(name))
             reasoner.model.to('cuda' if torch.cuda.is_available() else 'cpu')
             images = image_files('train', table, self.options.manual_seed)
+            known = known_distortions('train', table, self.options.manual_seed)
             settings = WritingOptions(**{**asdict(self.options.texts), 'seed': self.options.manual_seed})
             reports[name] = asdict(write_texts(reasoner, images, self.texts(name), settings,
-                                               reading=table.reading))
+                                               reading=table.reading, distortions=known))
         write_json(self.root / 'texts' / 'report.json', reports)
         return {'texts': {name: self.texts(name) for name in self.options.datasets}}
 

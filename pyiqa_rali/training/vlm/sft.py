@@ -105,7 +105,7 @@ def examples_of(options: SftOptions) -> tuple[list[Row], list[str], dict[str, li
         texts = join_texts([row.image_path for row in found], load_reasoning_texts(given.reasoning_texts))
         for row, own in zip(found, texts, strict=True):
             rows += [row] * len(own)
-            completions += [completion_of(text, row.mos, options.prompts, options.with_scores) for text in own]
+            completions += [completion_of(text.text, row.mos, options.prompts, options.with_scores) for text in own]
     return rows, completions, validation
 
 
