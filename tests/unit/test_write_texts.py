@@ -316,7 +316,7 @@ def test_option_files_without_such_images(capsys, opt, message):
 @pytest.mark.parametrize(('levels', 'known'), [
     (('3', '2+1.5', '0'), [[('jpeg', 3.0)], [('haze', 2.0), ('jpeg', 1.5)], []]), (('3', '', '0'), [[('jpeg', 3.0)], None, []]),
     (('strong', 'weak', 'none'), [None] * 3)])
-def test_texts_carry_what_the_table_knows_of_their_images(tmp_path, images, reasoner, writing, caplog, levels, known):
+def test_texts_carry_what_the_table_knows_of_their_images(tmp_path, images, reasoner, writing, capsys, levels, known):
     rows = zip(('0.png', '3.png', '4.png'), ('jpeg', 'haze+jpeg', 'pristine'), levels, strict=True)
     table = 'image,mos,distortion,level\n' + ''.join(f'{image},{mos},{kind},{level}\n' for mos, (image, kind, level) in
                                                      enumerate(rows, start=1))
@@ -324,12 +324,12 @@ def test_texts_carry_what_the_table_knows_of_their_images(tmp_path, images, reas
     section = {'name': 'made', 'type': 'GeneralNRDataset', 'dataroot_target': str(images[0].parent), 'mos_range': [1, 5],
                'meta_info_file': str(tmp_path / 'table.csv'), 'lower_better': False}
     (tmp_path / 'options.yml').write_text(yaml.safe_dump({'datasets': {'train': section}}))
-    assert main(['write-texts', '--opt', str(tmp_path / 'options.yml'), '--model', str(reasoner.folder), '--texts-per-image', '2',
-                 '--device', 'cpu', '--out', str(tmp_path / 'texts.jsonl')]) == 0
+    command = ['write-texts', '--opt', str(tmp_path / 'options.yml'), '--model', str(reasoner.folder), '--device', 'cpu']
+    assert main([*command, '--texts-per-image', '2', '--out', str(tmp_path / 'texts.jsonl')]) == 0
     written = load_reasoning_texts(tmp_path / 'texts.jsonl')
     assert [[text.distortions for text in texts] for texts in written.values()] == [[pairs] * 2 for pairs in known]
     assert all(text.model == identity(reasoner.folder) and text.seed for texts in written.values() for text in texts)
-    assert ('are not those of make-dataset' in caplog.text) == (levels[0] == 'strong')
+    assert ('are not those of make-dataset' in capsys.readouterr().err) == (levels[0] == 'strong')
 
 
 def test_a_part_of_version_0_1_goes_on(tmp_path, reasoner, images, writing):
