@@ -18,7 +18,7 @@ from pyiqa_rali.core.files import write_json
 from pyiqa_rali.core.processor import described_processor
 
 CLEARLY = 0.95  # a way that takes more than this share of the first one's time is not worth leaving the first one for
-ROUNDS = 3
+ROUNDS, ROUNDS_BY_CLOCK = 3, 6
 LOCK_SECONDS = 20.0
 SETTINGS = ('ATEN_CPU_CAPABILITY', 'ONEDNN_MAX_CPU_ISA', 'DNNL_MAX_CPU_ISA', 'MKL_ENABLE_INSTRUCTIONS', 'MKL_CBWR')
 
@@ -77,14 +77,16 @@ def machine_key() -> str:
 
 
 def measured(ways: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Return each way's least seconds of `ROUNDS` calls, after one that is not counted; the ways take turns.
+    """Return each way's least seconds of some calls, after one that is not counted; the ways take turns.
 
-    With one thread its own time on the processor counts, which other programs do not change; with several the clock does.
+    With one thread its own time on the processor counts, which other programs hardly change; with several the clock does, and
+    more calls are made.
     """
     import torch
-    clock = time.thread_time if torch.get_num_threads() == 1 and hasattr(time, 'thread_time') else time.perf_counter
+    alone = torch.get_num_threads() == 1 and hasattr(time, 'thread_time')
+    clock, rounds = (time.thread_time, ROUNDS) if alone else (time.perf_counter, ROUNDS_BY_CLOCK)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(1 + ROUNDS):
+    for _ in range(1 + rounds):
         for name, way in ways.items():
             start = clock()
             way()
