@@ -372,7 +372,7 @@ def test_both_tasks_together(data, tmp_path):
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
-    ({'grpo__num_generations': 3}, 'which is not divisible by num_generations 3'),
+    ({'grpo__num_generations': 3}, 'must be divisible by num_generations'),
     ({'grpo__per_device_train_batch_size': 64}, r'64 rollouts / num_generations 4 = 16 images .* hold 9'),
     ({'grpo__gradient_accumulation_steps': 2, 'grpo__num_iterations': 3}, 'save_checkpoint_freq: 2 is not a multiple'),
     ({'grpo__bf16': True}, 'bf16: true needs a GPU'), ({'grpo__max_completion_length': 12}, 'is too short: tags and answer'),

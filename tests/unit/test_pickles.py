@@ -242,13 +242,13 @@ TRICKS = {
     'the old INST step': (b"(S'true'\nios\nsystem\n.", 'os.system'),
     'an extension code': (b'\x80\x02\x82\x01.', 'a step that no fitted estimator needs'),
     'a persistent id': (b'\x80\x02K\x01Q.', 'a step that no fitted estimator needs'),
-    'a state for a function': (b"ccopyreg\n_reconstructor\n}S'x'\nK\x01sb.", 'a state to what has none'),
+    'a state for a function': (b"ccopyreg\n_reconstructor\n}S'x'\nK\x01sb.", 'sets the state of an object that has none'),
     'a class of numpy that allocates': (b'cnumpy\nndarray\n(L9999999999L\ntR.', None),
     'a memory type of nested types': (b"cnumpy\ndtype\n((lS'f8'\natR.", 'an array of a list'),
     "numpy's own loader": (b"cnumpy\nload\n(S'x'\ntR.", 'numpy.load'),
     'text made into bytes over and over': (
         b'\x80\x02(X\x00\x00\x01\x00' + b'x' * 65536 + b'q\x00' + b'c_codecs\nencode\nh\x00\x85R' * 20000 + b't.',
-        'more and more bytes'),
+        'ever more bytes'),
     'keys that take for ever to hash': (b'\x80\x02}' + b'K\x01' + b'2\x86' * 60 + b'K\x01s.', 'keys are not texts'),
 }
 
