@@ -5,7 +5,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean, some
 
@@ -113,8 +113,7 @@ class _Formatter(argparse.HelpFormatter):
 
 class _HelpAll(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        assert isinstance(parser, CommandParser)
-        print(parser.format_help(everything=True), end='')
+        print(cast(CommandParser, parser).format_help(everything=True), end='')  # only a CommandParser has this action
         parser.exit()
 
 

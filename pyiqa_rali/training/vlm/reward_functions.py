@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.processes import gather, rank
 from pyiqa_rali.training.vlm.options import RewardOptions
 from pyiqa_rali.training.vlm.own_rewards import load_own_reward
@@ -82,7 +83,8 @@ def continuous_score_function(card: ReasoningCard, width: float) -> Reward:
 def reading_function(reader: Reader | None, width: float) -> Reward:
     """Return the reading reward: what the continuous score reward gives the rating that a reader finds in the text."""
     def reward(completions: list, task: list[str], mos: list[float], **columns: Any) -> list[float | None]:
-        assert reader is not None  # `make_trainer` loads one for this reward
+        if reader is None:
+            raise OptionError('rewards: reading: has no reader. Give train_grpo the options, which loads one.')
         texts = [_reasoning(completion) if kind == 'score' else None
                  for completion, kind in zip(completions, task, strict=True)]
         return [continuous_score_reward(rating, label, width) if kind == 'score' else None
