@@ -1,6 +1,8 @@
 """The photographs that synthetic data starts from, and their split by photograph."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -27,20 +29,44 @@ class Photograph:
     photograph_id: str
 
 
-def list_photographs(folder: str | Path | None, groups_csv: str | Path | None = None) -> list[Photograph]:
-    """Return the pictures of a folder, or those that our dependencies install, sorted by name.
+def list_photographs(folder: str | Path | Sequence[str | Path] | None,
+                     groups_csv: str | Path | None = None) -> list[Photograph]:
+    """Return the pictures of a folder, or of several, or those that our dependencies install, sorted by name.
 
     Args:
-        folder: a folder of pictures; None takes the installed ones.
+        folder: a folder of pictures, or several, whose names then come before those of their photographs; None takes the
+            installed ones.
         groups_csv: a table with columns `image` and `photo`, for several crops of one photograph; `photos.csv` in the
             folder is taken by itself. Without one, each file is a photograph of its own.
 
     Raises:
-        OptionError: the folder does not exist.
+        OptionError: a folder does not exist or is named twice, or one table is given for several folders.
         DataError: it holds no pictures, or the table misses some.
     """
     if folder is None:
         return bundled_photographs()
+    if isinstance(folder, str | Path):
+        return _photographs_of(folder, groups_csv)
+    folders = [Path(each).expanduser() for each in folder]
+    if len({each.resolve() for each in folders}) < len(folders):
+        raise OptionError(f'photographs: {", ".join(map(str, folders))} has a folder twice. Name each once.')
+    if len(folders) == 1:
+        return _photographs_of(folders[0], groups_csv)
+    if groups_csv:
+        raise OptionError(f'groups: {groups_csv} cannot say which of {len(folders)} folders its pictures are in. Put a '
+                          f'{GROUPS_FILE} into each folder that needs one.')
+    return [replace(item, photograph_id=f'{name}/{item.photograph_id}')
+            for name, each in zip(_names(folders), folders, strict=True) for item in _photographs_of(each, None)]
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """Return a different name for each folder: its own, or where two have the same, all of the path that they do not share."""
+    paths = [each.resolve() for each in folders]
+    names = [each.name for each in paths]
+    return names if len(set(names)) == len(names) else [os.path.relpath(each, os.path.commonpath(paths)) for each in paths]
+
+
+def _photographs_of(folder: str | Path, groups_csv: str | Path | None) -> list[Photograph]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise OptionError(f'photographs: {folder} is not a folder.')

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from pyiqa_rali.data.distortions import DISTORTIONS
+from pyiqa_rali.data.distortions import DEFAULT_TYPES
 from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.photographs import Photograph
 from pyiqa_rali.data.synthetic.dataset import distort_visibly
@@ -25,7 +25,7 @@ def distorted_pictures(photographs: list[Photograph], count: int, seed: int = 0)
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(photographs))
-    types = rng.permutation(list(DISTORTIONS))
+    types = rng.permutation(list(DEFAULT_TYPES))
     for index in range(count):
         picture = _shrunk(read_rgb(photographs[order[index % len(order)]].path))
         steps = [] if index % PRISTINE_EVERY == 0 else [(str(types[index % len(types)]), float(rng.uniform(*LEVELS)))]

@@ -1,7 +1,7 @@
 import pytest
 
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.data.distortions import DISTORTIONS
+from pyiqa_rali.data.distortions import DEFAULT_TYPES, DISTORTIONS
 from pyiqa_rali.data.synthetic.known_distortions import TablePictures
 from pyiqa_rali.studies.explanations import COMMON_TYPES, calibration, measure_classes, measure_explanations
 
@@ -49,7 +49,7 @@ def test_what_cannot_be_measured_is_said():
 
 def test_the_common_types_are_thirteen_of_ours():
     assert len(set(COMMON_TYPES)) == 13 and set(COMMON_TYPES) <= set(DISTORTIONS)
-    assert {DISTORTIONS[name].family for name in COMMON_TYPES} == {kind.family for kind in DISTORTIONS.values()}
+    assert {DISTORTIONS[name].family for name in COMMON_TYPES} == {DISTORTIONS[name].family for name in DEFAULT_TYPES}
 
 
 @pytest.mark.parametrize(('content', 'error', 'message'), [

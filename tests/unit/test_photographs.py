@@ -22,6 +22,21 @@ def test_files_are_photographs_unless_a_table_says_more(folder):
     assert len({item.photograph_id for item in list_photographs(folder)}) == 4
 
 
+def test_several_folders_are_one_list(folder, tmp_path):
+    others = [tmp_path / 'a' / 'photos', tmp_path / 'b' / 'photos']
+    for other in others:
+        other.mkdir(parents=True)
+        Image.fromarray(photograph(40, 50)).save(other / 'p.png')
+    found = [item.photograph_id for item in list_photographs([others[0], folder])]
+    assert found == ['photos/p', *(f'{folder.name}/p{index // 2}_{index % 2}' for index in range(8))]
+    assert [item.photograph_id for item in list_photographs(others)] == ['a/photos/p', 'b/photos/p']
+    assert [item.photograph_id for item in list_photographs(others[:1])] == ['p']
+    with pytest.raises(OptionError, match=r'photographs: .* has a folder twice'):
+        list_photographs([folder, folder])
+    with pytest.raises(OptionError, match=r'groups: .* cannot say which of 2 folders'):
+        list_photographs(others, folder / 'photos.csv')
+
+
 def test_a_split_is_by_photograph_and_repeats(folder):
     (folder / 'photos.csv').write_text('image,photo\n' + ''.join(f'p{i // 2}_{i % 2}.png,{i // 2}\n' for i in range(8)))
     photographs = list_photographs(folder)

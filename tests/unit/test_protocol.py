@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pyiqa_rali.core.options import override, read_yaml
-from pyiqa_rali.data.distortions import DISTORTIONS, FAMILIES
+from pyiqa_rali.data.distortions import DEFAULT_TYPES, DISTORTIONS
 from pyiqa_rali.studies.baselines import ridge_scores
 from pyiqa_rali.studies.protocol import HELD_OUT, level_order, medians, protocol_options, run_protocol
 from pyiqa_rali.training.rali.options import train_options
@@ -13,8 +13,8 @@ LITE = 'options/rali_lite.yml'
 
 
 def test_one_type_of_each_family_is_held_out():
-    assert sorted(DISTORTIONS[name].family for name in HELD_OUT) == sorted(FAMILIES)
-    assert set(HELD_OUT) < set(DISTORTIONS)
+    assert sorted(DISTORTIONS[name].family for name in HELD_OUT) == sorted({DISTORTIONS[name].family for name in DEFAULT_TYPES})
+    assert set(HELD_OUT) < set(DEFAULT_TYPES)
 
 
 def test_options_keep_training_and_test_apart():
@@ -67,7 +67,7 @@ def test_the_protocol_trains_measures_and_goes_on(tmp_path, monkeypatch):
     found = run_protocol(values, tmp_path / 'protocol.json', [3], num_photographs=1)
     assert found.median == json.loads((tmp_path / 'protocol.json').read_text())['median']
     known, unseen = (found.seeds[3][name] for name in ('test_in_domain', 'test_out_of_domain'))
-    assert known['images'] == 2 * (len(DISTORTIONS) - len(HELD_OUT)) and unseen['images'] == 2 * len(HELD_OUT)
+    assert known['images'] == 2 * (len(DEFAULT_TYPES) - len(HELD_OUT)) and unseen['images'] == 2 * len(HELD_OUT)
     assert all(-1 <= each[name]['srcc'] <= 1 for each in (known, unseen) for name in ('ridge', 'piqe', 'brisque'))
     monkeypatch.setattr('pyiqa_rali.studies.protocol.train', None)
     assert run_protocol(values, tmp_path / 'protocol.json', [3], num_photographs=1) == found

@@ -20,6 +20,8 @@ class DistortionType:
         affects: what a text says it harms.
         levels: the parameter at levels 1 to 5; between them it is interpolated, geometrically where all are positive.
         apply: float32 picture (H, W, 3) RGB in [0, 255], parameter, generator -> float32 picture, any range.
+        codec: what Pillow's `features.check` calls the encoder that the type needs; '' for none.
+        stage: the place in the order of a camera (see `by_camera_order`); '' means that of the family.
     """
 
     name: str
@@ -28,6 +30,8 @@ class DistortionType:
     affects: str
     levels: tuple[float, float, float, float, float]
     apply: Callable[[Image, float, np.random.Generator], Image]
+    codec: str = ''
+    stage: str = ''
 
     def parameter(self, level: float) -> float:
         """Return the strength at a level in [0.5, 5.5]; beyond 1 and 5 it is extrapolated from the nearest two."""

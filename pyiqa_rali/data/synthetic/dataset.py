@@ -19,7 +19,7 @@ from pyiqa_rali.data.synthetic.options import SyntheticOptions, check_options, c
 from pyiqa_rali.data.synthetic.pseudo_mos import MOS_RANGE, PseudoMos, load_calibration, severity_of
 from pyiqa_rali.data.synthetic.quality_texts import WRITER, write_texts
 
-ORDER_OF_FAMILIES = ('blur', 'brightness', 'contrast', 'color', 'spatial', 'sharpness', 'noise', 'compression')
+STAGES = ('blur', 'brightness', 'contrast', 'color', 'spatial', 'sharpness', 'noise', 'processing', 'upscaling', 'compression')
 
 
 @dataclass
@@ -36,7 +36,10 @@ class Draw:
 class SyntheticNRDataset(Dataset):
     """A pyiqa no-reference data set of freshly drawn distorted crops with pseudo-MOS in [1, 5] and reasoning texts.
 
-    Item i depends on the seed and i alone; any i from 0 on can be asked for. The labels are synthetic.
+    Item i depends on the seed and i alone; any i from 0 on can be asked for. The labels are synthetic. What a label is the
+    mean of is in the item too, as `agreement`: see `PseudoMos.opinions`. With `siblings: n` the items n k to n k + n - 1
+    are of group k: one crop with the same distortions, in the same places, at n levels in random order. A group's types
+    become stronger together, so that of any two siblings one has the lower level of every distortion.
 
     Args:
         opt: values of `SyntheticOptions`.
@@ -71,24 +74,61 @@ class SyntheticNRDataset(Dataset):
         cv2.setNumThreads(1)
         draws = [self.draw(int(index)) for index in indices]
         distorted = as_tensor([draw.distorted for draw in draws])
-        mos = self.labels.label(as_tensor([draw.reference for draw in draws]), distorted,
-                                [severity_of([level for _, level in draw.distortions]) for draw in draws],
-                                [draw.rng for draw in draws])
-        return [self._item(draw, image, float(label), int(index))
-                for draw, image, label, index in zip(draws, distorted, mos, indices, strict=True)]
+        severity = [severity_of([level for _, level in draw.distortions]) for draw in draws]
+        measured = self.labels.measure(as_tensor([draw.reference for draw in draws]), distorted)
+        mos = self.labels.label_measured(measured, severity, [draw.rng for draw in draws])
+        opinions = torch.from_numpy(self.labels.opinions(measured, severity)).float()
+        return [{**self._item(draw, image, float(label), int(index)), 'agreement': agreement}
+                for draw, image, label, index, agreement in zip(draws, distorted, mos, indices, opinions, strict=True)]
 
     def draw(self, index: int) -> Draw:
         """Return the pictures of item `index` without its label."""
         options = self.options
         if options.levels is not None:
             return self._grid_draw(index)
-        rng = np.random.default_rng([options.seed, index])
+        group, member = divmod(index, options.siblings)
+        rng = np.random.default_rng([options.seed, group])
         position = int(rng.integers(len(self.photographs)))
         reference = self._cut(self._picture(position), rng)
-        share = rng.random()
-        count = 0 if share < options.pristine_probability else 2 if share > 1 - options.composite_probability else 1
-        distorted, distortions = distort_visibly(reference, self._choose(min(count, len(self.types)), rng), rng)
+        if options.siblings > 1:
+            distorted, distortions = self._sibling(reference, group, member, rng)
+            rng = np.random.default_rng([options.seed, group, 2 + member])  # siblings differ in noise of labels and wording
+        else:
+            share, pristine = rng.random(), options.pristine_probability
+            count = 0 if share < pristine else self._count(share > 1 - options.composite_probability, rng)
+            distorted, distortions = distort_visibly(reference, self._choose(count, rng), rng)
         return Draw(self.photographs[position].photograph_id, reference, distorted, distortions, rng)
+
+    def _sibling(self, reference: np.ndarray, group: int, member: int,
+                 rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, float]]]:
+        """Return the distorted picture and the distortions of one member of a group, whose generator is `rng`.
+
+        The shares of pristine and composite pictures are those of the options: of a group so many of the mildest are pristine.
+        """
+        options, siblings = self.options, self.options.siblings
+        strength = int(rng.permutation(siblings)[member])  # 0 is the mildest
+        pristine = int(siblings * options.pristine_probability + rng.random())
+        distorted_share = 1 - options.pristine_probability
+        composite = rng.random() * distorted_share < options.composite_probability
+        if strength < pristine:
+            return reference, []
+        # a level from each of as many equal parts of the range as there are siblings, so that no two of them look the same;
+        # all members draw the same numbers from `rng`, and so the same types at the same place in their parts
+        steps = self._choose(self._count(composite, rng), rng, (strength, siblings))
+        picture, effective = reference, []
+        for number, step in enumerate(steps, 1):
+            # a generator for each distortion: how much one draws depends on its level, what the next one draws must not
+            picture, done = distort_visibly(picture, [step], np.random.default_rng([options.seed, group, 1, number]))
+            effective += done
+        return picture, effective
+
+    def _count(self, composite: bool, rng: np.random.Generator) -> int:
+        """Return how many distortions a picture gets that is not pristine."""
+        counts = self.options.composite_counts
+        if not composite:
+            return 1
+        # the draw is left out where nothing is to choose: pictures remain what they were before there was a choice
+        return min(counts[0] if len(counts) == 1 else int(rng.choice(counts)), len(self.types))
 
     def _grid_draw(self, index: int) -> Draw:
         """Return cell `index` of photographs x types x levels; the levels of one row share their random numbers."""
@@ -105,9 +145,14 @@ class SyntheticNRDataset(Dataset):
         return Draw(self.photographs[position].photograph_id, reference, distorted, steps,
                     np.random.default_rng([self.options.seed, index]))
 
-    def _choose(self, count: int, rng: np.random.Generator) -> list[tuple[str, float]]:
+    def _choose(self, count: int, rng: np.random.Generator, part: tuple[int, int] = (0, 1)) -> list[tuple[str, float]]:
+        """Return `count` distortions with levels from the range, or from part (number, of how many) of it."""
+        options = self.options
         names = [self.types[position] for position in rng.choice(len(self.types), count, replace=False)]
-        low, high = self.options.level_range
+        low, high = options.composite_level_range if count > 1 and options.composite_level_range else options.level_range
+        number, parts = part
+        if parts > 1:
+            low, high = low + (high - low) * number / parts, low + (high - low) * (number + 1) / parts
         return [(name, float(rng.uniform(low, high))) for name in by_camera_order(names)]
 
     def _cut(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -128,8 +173,19 @@ class SyntheticNRDataset(Dataset):
         if position not in self._pictures:
             while self.options.cached_photographs and len(self._pictures) >= self.options.cached_photographs:
                 del self._pictures[next(iter(self._pictures))]
-            self._pictures[position] = read_rgb(self.photographs[position].path, self.reading)
+            self._pictures[position] = self._shrunk(read_rgb(self.photographs[position].path, self.reading))
         return self._pictures[position]
+
+    def _shrunk(self, picture: np.ndarray) -> np.ndarray:
+        """Return a photograph with `longest_side` at most, but no smaller than the crop."""
+        height, width = picture.shape[:2]
+        if self.options.longest_side is None:
+            return picture
+        scale = max(self.options.longest_side / max(height, width), self.crop[0] / height, self.crop[1] / width)
+        if scale >= 1:
+            return picture
+        size = max(self.crop[1], round(width * scale)), max(self.crop[0], round(height * scale))
+        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
     def _item(self, draw: Draw, image: Tensor, mos: float, index: int) -> dict[str, Any]:
         low, high = MOS_RANGE
@@ -138,7 +194,8 @@ class SyntheticNRDataset(Dataset):
         level = max((level for _, level in draw.distortions), default=0.0)
         return {'img': image, 'mos_label': torch.tensor([mos], dtype=torch.float32), 'reasoning_texts': texts,
                 'img_path': f'{draw.photograph}|{distortion}|{level:.2f}#{index}', 'distortion': distortion, 'level': level,
-                'levels': '+'.join(f'{value:.4g}' for _, value in draw.distortions) or '0'}
+                'levels': '+'.join(f'{value:.4g}' for _, value in draw.distortions) or '0',
+                'group': index // self.options.siblings}
 
 
 def texts_of_item(item: dict[str, Any]) -> list[ReasoningText]:
@@ -159,8 +216,8 @@ def _photographs(options: SyntheticOptions) -> list[Photograph]:
 
 
 def by_camera_order(names: Iterable[str]) -> list[str]:
-    """Return distortions in the order in which a camera would bring them: optics, light, sensor, file."""
-    return sorted(names, key=lambda name: ORDER_OF_FAMILIES.index(DISTORTIONS[name].family))
+    """Return distortions in the order in which a camera would bring them: optics, light, sensor, processing, file."""
+    return sorted(names, key=lambda name: STAGES.index(DISTORTIONS[name].stage or DISTORTIONS[name].family))
 
 
 def distort_visibly(image: np.ndarray, steps: list[tuple[str, float]],

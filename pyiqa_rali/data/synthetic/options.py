@@ -7,7 +7,7 @@ from annotated_types import Ge, Le, MinLen
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import Count, NotNegative, Share, Whole
-from pyiqa_rali.data.distortions import DISTORTIONS, check_names
+from pyiqa_rali.data.distortions import DEFAULT_TYPES, check_codecs, expand_names
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
 from pyiqa_rali.data.sections import LabelledOptions, of_type
 from pyiqa_rali.data.synthetic.pseudo_mos import DEFAULT_METRICS, MOS_RANGE
@@ -24,18 +24,24 @@ class SyntheticOptions(LabelledOptions):
 
     Attributes:
         phase: which photographs: train, val or test.
-        dataroot_photos: folder of photographs; None takes those that the dependencies install.
-        photo_groups: table of crops and photographs (see `list_photographs`).
+        dataroot_photos: folder of photographs, or several; None takes those that the dependencies install.
+        photo_groups: table of crops and photographs of one folder; several folders have a photos.csv each (see
+            `list_photographs`).
         split_seed: seeds the split by photograph.
         split_ratios: shares of train, val and test.
         crop_size: height and width in pixels, or one number for both.
+        longest_side: photographs with a longer side are made smaller to it when they are read, in pixels; None leaves them.
         source_scale: photographs are made smaller by a factor drawn from this range before a crop is cut.
         flips: mirror every other crop.
-        hold_out: distortions that are never drawn.
-        only: the distortions that are drawn; None means all but `hold_out`.
-        composite_probability: share of pictures with two distortions.
+        hold_out: distortions that are never drawn: types, or groups as for `only`.
+        only: the distortions that are drawn, less `hold_out`: types such as jpeg, families such as upscaling, version_0.1 (the
+            38 types that it had) or all; None means version_0.1.
+        composite_probability: share of pictures with two distortions, or as many as `composite_counts` has.
+        composite_counts: how many distortions these have, one number drawn each time; [2, 2, 3] has two of them twice as often.
         pristine_probability: share of pictures without any.
         level_range: levels are drawn evenly from it.
+        composite_level_range: the levels of composites, whose faults add up; None means `level_range`.
+        siblings: so many pictures in a row are one crop with the same distortions at different levels; not with `levels`.
         metrics: full-reference metrics of the label.
         calibration: file with their quantiles; None takes the package's.
         label_noise: standard deviation of what is added to the quality in [0, 1].
@@ -51,18 +57,22 @@ class SyntheticOptions(LabelledOptions):
     """
 
     type: Literal['SyntheticNRDataset'] = 'SyntheticNRDataset'
-    dataroot_photos: str | None = None
+    dataroot_photos: str | Annotated[list[str], MinLen(1)] | None = None
     photo_groups: str | None = None
     split_seed: Whole = 0
     split_ratios: tuple[NotNegative, NotNegative, NotNegative] = (0.7, 0.1, 0.2)
     crop_size: int | list[int] = 144
+    longest_side: Count | None = None
     source_scale: tuple[Scale, Scale] = (0.5, 1.0)
     flips: bool = True
-    hold_out: list[str] = field(default_factory=list)
-    only: list[str] | None = None
+    hold_out: str | list[str] = field(default_factory=list)
+    only: str | list[str] | None = None
     composite_probability: Share = 0.25
+    composite_counts: Annotated[list[Annotated[int, Ge(2)]], MinLen(1)] = field(default_factory=lambda: [2])
     pristine_probability: Share = 0.04
     level_range: tuple[Level, Level] = LEVEL_RANGE
+    composite_level_range: tuple[Level, Level] | None = None
+    siblings: Count = 1
     metrics: list[str] = field(default_factory=lambda: list(DEFAULT_METRICS))
     calibration: str | None = None
     label_noise: NotNegative = 0.0
@@ -86,22 +96,31 @@ def check_options(options: SyntheticOptions) -> None:
     if options.mos_range != MOS_RANGE or options.lower_better or options.mos_normalize:
         raise OptionError(f'mos_range: the labels are in {list(MOS_RANGE)}, higher better, not normalised; leave mos_range, '
                           'lower_better and mos_normalize at that.')
-    for name, (low, high) in (('source_scale', options.source_scale), ('level_range', options.level_range)):
+    for name in ('source_scale', 'level_range', 'composite_level_range'):
+        low, high = getattr(options, name) or (0, 0)
         if low > high:
             raise OptionError(f'{name}: [{low}, {high}] must have the lower number first.')
+    if options.siblings > 1 and options.levels is not None:
+        raise OptionError(f'siblings: {options.siblings} has no effect beside levels, which give each distortion at each of '
+                          'them. Remove one of the two.')
     shares = options.composite_probability, options.pristine_probability
     if sum(shares) > 1:
         raise OptionError(f'composite_probability, pristine_probability: {shares[0]} and {shares[1]} must be shares of the '
                           'pictures, 1 at most together.')
-    check_names(options.hold_out, 'hold_out')
-    check_names(options.only or [], 'only')
-    if not types_of(options):
+    types = types_of(options)
+    if not types:
         raise OptionError('hold_out: leaves no distortion to draw.')
+    check_codecs(types, 'only')
 
 
 def types_of(options: SyntheticOptions) -> list[str]:
-    """Return the names of the distortions that are drawn."""
-    return [name for name in options.only or DISTORTIONS if name not in options.hold_out]
+    """Return the names of the distortions that are drawn.
+
+    Raises:
+        OptionError: a name that is neither of a distortion nor of a group.
+    """
+    held_out = expand_names(options.hold_out, 'hold_out')
+    return [name for name in expand_names(options.only or DEFAULT_TYPES, 'only') if name not in held_out]
 
 
 def crop_of(options: SyntheticOptions) -> tuple[int, int]:

@@ -128,11 +128,20 @@ class PseudoMos:
     def label_measured(self, measured: dict[str, np.ndarray], severity: Sequence[float],
                        rngs: Sequence[np.random.Generator] = ()) -> np.ndarray:
         """Return MOS labels (N,) in [1, 5] from metric values (N,) each and severities (N,)."""
-        ranks = np.mean([self.rank(name, measured[name]) for name in self.measure.names], axis=0)
-        quality = METRIC_WEIGHT * ranks + (1 - METRIC_WEIGHT) * (1 - np.asarray(severity))
+        *ranks, by_level = self.opinions(measured, severity).T
+        quality = METRIC_WEIGHT * np.mean(ranks, axis=0) + (1 - METRIC_WEIGHT) * by_level
         if self.noise:
             quality = np.clip(quality + self.noise * np.array([rng.standard_normal() for rng in rngs]), 0, 1)
         return MOS_RANGE[0] + quality * (MOS_RANGE[1] - MOS_RANGE[0])
+
+    def opinions(self, measured: dict[str, np.ndarray], severity: Sequence[float]) -> np.ndarray:
+        """Return what labels are the mean of: (N, M + 1) in [0, 1], higher better, without noise.
+
+        Columns are the quality rank by each of the M metrics, in the order of `measure.names`, and 1 - severity. Where all
+        columns of two pictures are in the same order, that order can be trusted more than the labels themselves.
+        """
+        ranks = [self.rank(name, measured[name]) for name in self.measure.names]
+        return np.stack([*ranks, 1 - np.asarray(severity, dtype=np.float64)], axis=1)
 
     def rank(self, name: str, values: np.ndarray) -> np.ndarray:
         """Return the quality rank in [0, 1] of metric values, 1 for the best."""

@@ -41,6 +41,7 @@ SOUND_SENTENCES = {
     'noise': ('The exposure is right.', 'The light is balanced.', 'There are no blocks or rings.'),
     'compression': ('The light is balanced.', 'The exposure is right.', 'The picture is not noisy.'),
     'spatial': ('The exposure is right.', 'The light is balanced.', 'The picture is not noisy.'),
+    'upscaling': ('Colours and exposure are natural.', 'The light is balanced.', 'The exposure is right.'),
     'sharpness': ('Colours are natural.', 'The light is balanced.', 'There are no blocks in it.'),
 }
 COMPOSITE_SENTENCES = ('Several faults come together here.', 'The faults add up.', 'More than one distortion is at work.')

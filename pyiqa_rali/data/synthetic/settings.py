@@ -14,7 +14,7 @@ from pyiqa_rali.core.errors import OptionError, some
 from pyiqa_rali.core.files import sha256
 from pyiqa_rali.core.options import NotNegative, checked
 from pyiqa_rali.core.runs import claim_folder
-from pyiqa_rali.data.distortions import DISTORTIONS, check_names
+from pyiqa_rali.data.distortions import DEFAULT_TYPES, check_codecs, check_names
 from pyiqa_rali.data.photographs import Photograph
 from pyiqa_rali.data.reasoning_texts import PRISTINE
 from pyiqa_rali.data.synthetic.options import Level
@@ -54,7 +54,7 @@ class DatasetSettings:
     photos: str | None = None
     groups: str | None = None
     size: tuple[Side, Side] = (192, 256)
-    types: Annotated[tuple[str, ...], MinLen(1)] = tuple(DISTORTIONS)
+    types: Annotated[tuple[str, ...], MinLen(1)] = DEFAULT_TYPES
     levels: Annotated[tuple[Level, ...], MinLen(1)] = (1, 2, 3, 4, 5)
     composites: Annotated[int, Ge(0), Le(1000)] = 5
     metrics: tuple[str, ...] = DEFAULT_METRICS
@@ -89,8 +89,9 @@ def check_settings(settings: DatasetSettings) -> None:
         OptionError: a value that cannot be used.
     """
     checked(settings)
-    check_names(list(settings.types), 'types')
-    check_names(list(settings.hold_out), 'hold_out')
+    check_names(settings.types, 'types')
+    check_codecs(settings.types, 'types')
+    check_names(settings.hold_out, 'hold_out')
     unused = [name for name in settings.hold_out if name not in settings.types]
     if unused:
         raise OptionError(f'hold_out: {some(unused)} not among the types; what is not made need not be held out.')
