@@ -29,6 +29,7 @@ def _reasoning(pretrained: str | None, **options: Any) -> dict[str, Any]:
 METRICS = {
     'rali': _rali('rali', '1, 5'),
     'rali-lite': _rali('rali-lite', '~1, ~5'),
+    'rali-lite-v1': _rali('rali-lite-v1', '~1, ~5'),
     'rali-reasoning': _reasoning(None),
     'qinsight': _reasoning('ByteDance/Q-Insight:score_degradation', rating_range=[1, 5], release='qinsight'),
     'visualquality-r1': _reasoning('TianheWu/VisualQuality-R1-7B', rating_range=[1, 5], release='visualquality-r1'),

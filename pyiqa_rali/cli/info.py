@@ -65,10 +65,10 @@ def is_reasoning_model(checkpoint: str) -> bool:
 
 
 def _path_of(checkpoint: str) -> str:
-    """Return the embedded file for `rali-lite`; a path stays as it is, and nothing is downloaded."""
-    if checkpoint != 'rali-lite':
+    """Return the embedded file for `rali-lite` and `rali-lite-v1`; a path stays as it is, and nothing is downloaded."""
+    from pyiqa_rali.model.locate import EMBEDDED, locate_checkpoint
+    if checkpoint not in EMBEDDED:
         return checkpoint
-    from pyiqa_rali.model.locate import locate_checkpoint
     return str(locate_checkpoint(checkpoint))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 from annotated_types import MinLen
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
-from pyiqa_rali.core.options import Count, Sparse, Whole, from_known_keys
+from pyiqa_rali.core.options import Count, Positive, Sparse, Whole, from_known_keys
 from pyiqa_rali.data.image_files import PIXEL_LIMIT, ReadingOptions
 from pyiqa_rali.data.mos import MosScale
 
@@ -86,6 +86,9 @@ class LabelledOptions(DatasetOptions):
         mos_range: lowest and highest MOS, in the data set's unit; must be given, or come with `pyiqa_name`.
         lower_better: whether a low MOS means good quality; the same.
         reasoning_texts: JSON-lines file with texts on the images.
+        share: how much of a step's pictures come from this set, in proportion to the shares of the other training sets.
+        supervision: what a training set's MOS teach: 'mos' (None too), their values, or 'order', which picture is the better
+            one, and no more.
         batch_size_per_gpu: pictures at once.
         num_worker_per_gpu: processes that read pictures.
         use_shuffle, prefetch_mode, num_prefetch_queue, pin_memory, persistent_workers: pyiqa's keys of its loader.
@@ -95,6 +98,8 @@ class LabelledOptions(DatasetOptions):
     mos_range: tuple[int | float, int | float] | None = None
     lower_better: bool | None = None
     reasoning_texts: str | None = None
+    share: Positive | None = None
+    supervision: Literal['mos', 'order'] | None = None
     batch_size_per_gpu: Count | None = None
     num_worker_per_gpu: Whole | None = None
     use_shuffle: bool | None = None
@@ -106,7 +111,7 @@ class LabelledOptions(DatasetOptions):
 
 LOADER_KEYS = ('batch_size_per_gpu', 'num_worker_per_gpu', 'use_shuffle', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory',
                'persistent_workers')
-NOT_PYIQAS = (*LOADER_KEYS, 'reasoning_texts', 'pyiqa_name', 'class_column', 'paper_name')
+NOT_PYIQAS = (*LOADER_KEYS, 'reasoning_texts', 'share', 'supervision', 'pyiqa_name', 'class_column', 'paper_name')
 
 
 @dataclass(kw_only=True)

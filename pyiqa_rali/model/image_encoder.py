@@ -218,6 +218,11 @@ class Standardise(nn.Module):
         self.register_buffer('mean', torch.zeros(width))
         self.register_buffer('scale', torch.ones(width))
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether mean and scale were taken from features: an export's were, and what comes after them relies on it."""
+        return bool(self.mean.any() or (self.scale != 1).any())
+
     def fit(self, features: Tensor) -> None:
         """Take mean and standard deviation over the rows of (N, width); constant columns keep scale 1."""
         scale = features.std(dim=0)

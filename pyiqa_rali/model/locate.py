@@ -11,7 +11,7 @@ from pyiqa_rali.model.default import find_default
 from pyiqa_rali.model.release import conversion
 
 RELEASED = 'ByteDance/Q-Insight:RALI'
-EMBEDDED = 'rali_lite.safetensors'
+EMBEDDED = {'rali-lite': 'rali_lite.safetensors', 'rali-lite-v1': 'rali_lite_v1.safetensors'}
 FOLDER_VARIABLE = 'PYIQA_RALI_RELEASED'
 CHOICES = ('use the embedded weights: create_metric("rali-lite"); give a file or folder: pretrained_model_path=PATH, or '
            f'{FOLDER_VARIABLE}=FOLDER for a copy of the released folder; make an own export the default: python -m pyiqa_rali '
@@ -22,11 +22,11 @@ def locate_checkpoint(source: str, revision: str | None = None, may_be_name: boo
     """Return the checkpoint that a name, path or hub repository stands for, in our format.
 
     Args:
-        source: 'rali' (the user's default, otherwise the released checkpoint), 'rali-lite' (embedded), a file or folder, or
-            'owner/name' or 'owner/name:folder' on the hub. An existing path is never looked up on the hub.
+        source: 'rali' (the user's default, otherwise the released checkpoint), 'rali-lite' or 'rali-lite-v1' (embedded), a
+            file or folder, or 'owner/name' or 'owner/name:folder' on the hub. An existing path is never looked up on the hub.
         revision: branch, tag or commit of a hub repository; with 'rali' it means the released checkpoint, whatever the
             user's default is.
-        may_be_name: whether 'rali' and 'rali-lite' mean the metrics even where a file or folder is called so.
+        may_be_name: whether 'rali', 'rali-lite' and 'rali-lite-v1' mean the metrics even where a file or folder is called so.
 
     Raises:
         CheckpointError: it cannot be found; the message says what can be done.
@@ -39,7 +39,7 @@ def locate_checkpoint(source: str, revision: str | None = None, may_be_name: boo
             return conversion.converted(local)
     if source == 'rali' and named:
         return conversion.converted_from_hub(RELEASED, revision, CHOICES)
-    path = embedded_file() if source == 'rali-lite' and named else Path(source).expanduser()
+    path = embedded_file(source) if source in EMBEDDED and named else Path(source).expanduser()
     if path.exists():
         if revision is not None:
             raise OptionError(f'revision: {revision} is only for a repository on the hub; {source} is on this machine. Leave '
@@ -51,9 +51,9 @@ def locate_checkpoint(source: str, revision: str | None = None, may_be_name: boo
     return conversion.converted_from_hub(source, revision, CHOICES)
 
 
-def embedded_file() -> Path:
-    """Return the weights that come with the package."""
-    return Path(str(resources.files('pyiqa_rali.model') / 'weights' / EMBEDDED))
+def embedded_file(name: str) -> Path:
+    """Return the weights that come with the package: 'rali-lite', or those of version 0.1, 'rali-lite-v1'."""
+    return Path(str(resources.files('pyiqa_rali.model') / 'weights' / EMBEDDED[name]))
 
 
 def _local_rali() -> Path | None:

@@ -343,6 +343,84 @@ def test_of_a_set_that_draws_its_pictures_the_photographs_are_remembered(tmp_pat
     assert len(record.among(photographs.iterdir())) == len(record) == 4 and record.sets == {'drawn': 4}
 
 
+def hybrid_options(folder, **changes):
+    """Return options of a run on a table and on pictures that are drawn anew, of another size and supervised by order."""
+    photographs = folder / 'photos'
+    if not photographs.exists():
+        photographs.mkdir(parents=True)
+        for number in range(8):
+            small = np.random.default_rng(number).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+            Image.fromarray(small).resize((120, 96), Image.Resampling.BICUBIC).save(photographs / f'p{number}.png')
+    values = tiny_options(folder, align__quality={'heads': 'affine', 'rank_weight': 1.0, 'plcc_weight': 0.1},
+                          compress__bucket_by='rank', score__heads='power', score__rank_weight=0.5, logger__figures=False)
+    drawn = {'name': 'drawn', 'type': 'SyntheticNRDataset', 'dataroot_photos': str(photographs), 'crop_size': 36,
+             'split_ratios': [0.5, 0.25, 0.25], 'samples_per_epoch': 8, 'mos_range': [1, 5], 'lower_better': False}
+    values['datasets']['train'].update(share=0.5, batch_size_per_gpu=8)
+    values['datasets']['train_2'] = {**drawn, 'share': 0.5, 'supervision': 'order'}
+    for path, value in changes.items():
+        section = values
+        *parents, last = path.split('__')
+        for name in parents:
+            section = section.setdefault(name, {})
+        if value is None:
+            section.pop(last, None)
+        else:
+            section[last] = value
+    file = folder / 'hybrid.yml'
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+def test_real_and_drawn_pictures_are_trained_on_together_and_resumed_to_the_same_bits(tmp_path, monkeypatch):
+    from pyiqa_rali.training.rali import alignment
+    whole = train(str(hybrid_options(tmp_path, name='whole')))
+    log = pd.read_csv(whole.folder / 'align' / 'log.csv')
+    assert list(log.columns)[:3] == ['step', 'loss', 'quality_loss'] and np.isfinite(log['quality_loss']).all()
+    report = json.loads((whole.folder / 'compress' / 'report.json').read_text())
+    assert report['images'] == 16 + 8 and report['bucket_by'] == 'rank' and report['empty_buckets'] == 0
+    assert 'quality' not in ' '.join(load_checkpoint(whole.export)[0]) and load_metadata(whole.export)['mos_range'] == [1, 5]
+
+    class Interrupted(Exception):
+        pass
+
+    taken, step = [], alignment.train_step
+
+    def interrupted(*arguments, **named):
+        if len(taken) == 5:
+            raise Interrupted
+        taken.append(1)
+        return step(*arguments, **named)
+
+    monkeypatch.setattr(alignment, 'train_step', interrupted)
+    with pytest.raises(Interrupted):
+        train(str(hybrid_options(tmp_path, name='killed')))
+    monkeypatch.setattr(alignment, 'train_step', step)
+    assert same_weights(whole.export, train(str(hybrid_options(tmp_path, name='killed')), auto_resume=True).export)
+
+
+def test_scores_may_leave_on_another_range(tmp_path):
+    own, wide = (train(str(hybrid_options(tmp_path, name=name, export__mos_range=mos_range)))
+                 for name, mos_range in (('own', None), ('wide', [0, 100])))
+    assert load_metadata(wide.export)['mos_range'] == [0, 100]
+    pictures = torch.rand(2, 3, 40, 48)
+    scores = [RALI(pretrained_model_path=str(each.export))(pictures) for each in (own, wide)]
+    assert torch.allclose(scores[1], (scores[0] - 1) * 25, atol=1e-3)
+
+
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'datasets__train__share': None}, 'datasets: train: share: must be given, since drawn draws its pictures anew'),
+    ({'datasets__train_2__share': 0.001}, 'leave a training set without a picture in a batch of 8'),
+    ({'datasets__train__supervision': 'order'}, 'supervision: order cannot be that of the first train set'),
+    ({'align__quality': None, 'score__rank_weight': 0.0}, 'supervision: order teaches nothing without a rank loss'),
+    ({'datasets__val__share': 0.5}, 'datasets: val: share: is for training sets'),
+    ({'datasets__train__supervision': 'ordre'}, 'supervision: "?ordre"?'),
+    ({'align__quality__heads': 'linear'}, 'align: quality: heads: "?linear"?'),
+])
+def test_hybrid_options_that_cannot_be_used_are_refused(tmp_path, changes, message):
+    with pytest.raises(OptionError, match=message):
+        train(str(hybrid_options(tmp_path, **changes)))
+
+
 def test_an_export_remembers_what_it_was_trained_on(tmp_path, capsys):
     from pyiqa_rali.__main__ import main
     first = Path(train(str(write_options(tmp_path))).export)

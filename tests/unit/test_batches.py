@@ -1,12 +1,20 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.sections import dataset_section
 from pyiqa_rali.data.tables import build_table, seeded
 from pyiqa_rali.model.preprocessing import Preprocessing
-from pyiqa_rali.training.rali.batches import ResumableSampler, alignment_dataset, collate
+from pyiqa_rali.training.rali.batches import (
+    ResumableSampler,
+    SharedSampler,
+    alignment_dataset,
+    collate,
+    pictures_of_shares,
+)
 from tests.tiny import tiny_table
 
 NATIVE = Preprocessing(image_size=None, resize_mode='native')
@@ -94,6 +102,58 @@ def test_missing_texts_are_refused(tmp_path):
 
 
 def test_pictures_of_different_sizes_do_not_share_a_batch():
-    items = [{'img': torch.zeros(3, 20, width), 'mos_label': torch.zeros(1), 'text': 'a'} for width in (20, 30)]
+    items = [item_of(width) for width in (20, 30)]
     with pytest.raises(DataError, match=r'different sizes \(\[\(20, 20\), \(20, 30\)\]'):
         collate(items)
+
+
+def item_of(width, part=0, agreement=None):
+    return {'img': torch.full((3, 20, width), float(part)), 'mos_label': torch.zeros(1), 'text': 'a', 'set': part,
+            'agreement': agreement}
+
+
+def test_data_sets_may_have_pictures_of_different_sizes_and_judges_of_their_own():
+    judged = torch.tensor([0.2, 0.4])
+    batch = collate([item_of(20), item_of(20), item_of(30, 1, judged)])
+    assert [tuple(group.shape) for group in batch['img']] == [(2, 3, 20, 20), (1, 3, 20, 30)]
+    assert batch['labels'].sets.tolist() == [0, 0, 1] and batch['labels'].mos_label.shape == (3,)
+    assert batch['labels'].agreement[:2].isnan().all() and batch['labels'].agreement[2].tolist() == judged.tolist()
+
+
+def shared(world_size, rank, start=0, total=6, sizes=(7, 50)):
+    counts = pictures_of_shares([1, 3], 8 // world_size)
+    parts = [ResumableSampler(size, count, rank, world_size, 5 + number, start, total, anew)
+             for number, (size, count, anew) in enumerate(zip(sizes, counts, (False, True), strict=True))]
+    return list(SharedSampler(parts))
+
+
+def test_each_step_holds_a_share_of_every_set():
+    draws = shared(1, 0)
+    steps = [draws[start:start + 8] for start in range(0, 48, 8)]
+    assert all([part for part, _, _ in step] == [0, 0, 1, 1, 1, 1, 1, 1] for step in steps)
+    epoch = [index for step in steps[:3] for part, index, _ in step if part == 0]
+    assert len(set(epoch)) == 6 and set(epoch) <= set(range(7))
+    assert [index for step in steps for part, index, _ in step if part == 1] == list(range(36))
+
+
+def test_shares_resume_anywhere_and_several_processes_see_what_one_would_see():
+    draws = shared(1, 0)
+    assert shared(1, 0, start=4) == draws[32:]
+    together = [key for step in range(6) for rank in range(2) for key in shared(2, rank)[4 * step:4 * step + 4]]
+    assert sorted(together) == sorted(draws)
+
+
+@given(st.lists(st.floats(0.01, 10), min_size=1, max_size=5), st.integers(100, 2000))
+def test_shares_add_up_to_the_batch(shares, batch_size):
+    try:
+        counts = pictures_of_shares(shares, batch_size)
+    except OptionError:
+        assert min(shares) / sum(shares) * batch_size < 1
+        return
+    assert sum(counts) == batch_size
+    assert all(abs(count - share / sum(shares) * batch_size) < 1 for count, share in zip(counts, shares, strict=True))
+
+
+def test_a_share_without_a_picture_is_refused():
+    with pytest.raises(OptionError, match='share: .* leave a training set without a picture in a batch of 4'):
+        pictures_of_shares([100, 1], 4)

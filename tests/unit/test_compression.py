@@ -10,6 +10,7 @@ from pyiqa_rali.training.rali.compression import (
     compress,
     kmeans,
     principal_components,
+    ranks_within,
     share_basis,
     standardisation,
 )
@@ -178,3 +179,17 @@ def test_share_basis(counts, num_basis, expected):
 def test_impossible_sizes_are_refused(options, message):
     with pytest.raises(OptionError, match=message):
         compress(*features_and_labels(), CompressOptions(**options), seed=0)
+
+
+def test_buckets_by_rank_hold_as_many_of_every_data_set():
+    """One set's labels lie below 0.3, the other's above 0.6: by label they share no bucket, by rank all."""
+    rng = np.random.default_rng(0)
+    sets = np.repeat([0, 1], 60)
+    labels = np.concatenate([rng.uniform(0, 0.3, 60), rng.uniform(0.6, 1, 60)])
+    buckets = buckets_of(ranks_within(labels, sets), 6, 0.0, 1.0)
+    assert all(np.bincount(buckets[sets == number], minlength=6).tolist() == [10] * 6 for number in (0, 1))
+    features = rng.normal(size=(120, 8))
+    found = compress(features, labels, CompressOptions(num_basis=12, num_buckets=6, bucket_by='rank'), 0, sets)
+    assert found.report['empty_buckets'] == 0 and found.report['images_per_bucket'] == [20] * 6
+    by_label = compress(features, labels, CompressOptions(num_basis=12, num_buckets=6), 0, sets)
+    assert by_label.report['empty_buckets'] > 0

@@ -98,3 +98,28 @@ def test_frozen_texts_get_no_gradient():
     contrastive_backward(ContrastiveLoss(), image, images, lambda part: fixed[:len(part)], texts)
     assert all(parameter.grad is not None for parameter in image.parameters())
     assert torch.equal(before['weight'], words.state_dict()['weight']) and words.weight.grad is None
+
+
+@pytest.mark.parametrize('chunk_size', [None, 1, 3, 5, 12])
+def test_pictures_of_several_sizes_give_the_gradient_of_their_features_together(chunk_size):
+    torch.manual_seed(0)
+    image = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+    words = nn.Embedding(9, 8).double()
+    groups = [torch.rand(5, 3, 6, 6, dtype=torch.float64), torch.rand(4, 3, 9, 7, dtype=torch.float64)]
+
+    def encode_texts(part):
+        return words(torch.tensor([int(text) for text in part]))
+
+    def gradients_of(run):
+        loss = ContrastiveLoss('softmax', init_scale=5.0)
+        run(loss)
+        found = [parameter.grad.clone() for module in (image, words) for parameter in module.parameters()]
+        image.zero_grad()
+        words.zero_grad()
+        return found
+
+    texts = [str(index) for index in range(9)]
+    expected = gradients_of(lambda loss: loss(torch.cat([image(group) for group in groups]), encode_texts(texts)).backward())
+    found = gradients_of(lambda loss: contrastive_backward(loss, image, groups, encode_texts, texts, chunk_size))
+    for ours, reference in zip(found, expected, strict=True):
+        assert torch.allclose(ours, reference, rtol=1e-4, atol=1e-8)

@@ -1,6 +1,7 @@
 """Stage 1: align the image encoder with the reasoning texts (arXiv 2510.11369, contrastive alignment)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.records import RunRecord
 from pyiqa_rali.data.sections import DatasetSection
 from pyiqa_rali.model.image_encoder import Standardise
-from pyiqa_rali.training.rali.batches import AlignmentDataset, JoinedAlignment, ResumableSampler, training_loader
+from pyiqa_rali.training.rali.batches import AlignmentDataset, JoinedAlignment, make_sampler, shares_of, training_loader
 from pyiqa_rali.training.rali.losses import ContrastiveLoss, contrastive_backward
 from pyiqa_rali.training.rali.options import AlignOptions, LoggerOptions
 from pyiqa_rali.training.rali.parameter_groups import trainable_groups
+from pyiqa_rali.training.rali.quality import Labels, QualityHead, quality_loss
 from pyiqa_rali.training.rali.towers import Towers
 
 STATE_FILE = 'state.pt'
@@ -33,12 +35,14 @@ class Alignment:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler | None
+    quality: QualityHead | None = None
     step: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs to continue exactly."""
         return {'step': self.step, 'image_encoder': self.towers.image_encoder.state_dict(),
                 'text_encoder': self.towers.text_encoder.state_dict() if self.towers.text_encoder.train_weights else None,
+                'quality': self.quality.state_dict() if self.quality else None,
                 'loss': self.loss.state_dict(), 'optimizer': self.optimizer.state_dict(),
                 'scheduler': self.scheduler.state_dict(), 'scaler': self.scaler.state_dict() if self.scaler else None}
 
@@ -48,6 +52,8 @@ class Alignment:
         self.towers.image_encoder.load_state_dict(state['image_encoder'])
         if state['text_encoder'] is not None:
             self.towers.text_encoder.load_state_dict(state['text_encoder'])
+        if self.quality:
+            self.quality.load_state_dict(state['quality'])
         self.loss.load_state_dict(state['loss'])
         self.loss.clamp_scale()  # earlier versions let the parameter go beyond its limit
         self.optimizer.load_state_dict(state['optimizer'])
@@ -56,17 +62,21 @@ class Alignment:
             self.scaler.load_state_dict(state['scaler'])
 
 
-def make_alignment(towers: Towers, options: AlignOptions, device: torch.device) -> Alignment:
-    """Put towers, loss, optimiser and schedule together."""
+def make_alignment(towers: Towers, options: AlignOptions, device: torch.device, sets: int = 1) -> Alignment:
+    """Put towers, losses, optimiser and schedule together, for so many training sets."""
     loss = ContrastiveLoss(options.loss, options.init_logit_scale or towers.logit_scale or 1 / 0.07,
                            -10.0 if towers.logit_bias is None else towers.logit_bias, options.max_logit_scale)
     for module in (towers.image_encoder, towers.text_encoder, loss):
         module.to(device).eval()
-    optimizer = torch.optim.AdamW(trainable_groups(towers, loss, options), betas=(options.betas[0], options.betas[1]))
+    groups, quality = trainable_groups(towers, loss, options), None
+    if options.quality:
+        quality = QualityHead(towers.image_encoder.config.embed_dim, sets, options.quality.heads).to(device)
+        groups.append({'params': list(quality.parameters()), 'lr': options.quality.lr, 'weight_decay': 0.0})
+    optimizer = torch.optim.AdamW(groups, betas=(options.betas[0], options.betas[1]))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, options.warmup_iter, options.total_iter))
     scaler = torch.amp.GradScaler(device.type) if options.amp == 'float16' else None
-    return Alignment(towers, loss, optimizer, scheduler, scaler)
+    return Alignment(towers, loss, optimizer, scheduler, scaler, quality)
 
 
 def learning_rate_factor(step: int, warmup_iter: int, total_iter: int) -> float:
@@ -82,15 +92,15 @@ def learning_rate_factor(step: int, warmup_iter: int, total_iter: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def align(towers: Towers, dataset: AlignmentDataset | JoinedAlignment, section: DatasetSection, options: AlignOptions,
-          logger: LoggerOptions, folder: Path, seed: int, device: torch.device, resume: bool, tb_folder: Path | None = None,
-          validate=None) -> None:
+def align(towers: Towers, dataset: AlignmentDataset | JoinedAlignment, sections: Sequence[DatasetSection],
+          options: AlignOptions, logger: LoggerOptions, folder: Path, seed: int, device: torch.device, resume: bool,
+          tb_folder: Path | None = None, validate=None) -> None:
     """Train the image encoder for `options.total_iter` steps; on return `towers` holds the aligned weights.
 
     Args:
         towers: both encoders.
         dataset: images with texts.
-        section: batch size and workers (`datasets: train:`).
+        sections: of the training sets, in the order of the data set's parts; the first has batch size and workers.
         options: stage 1's options.
         logger: how often to write.
         folder: holds the resumable state and `log.csv`.
@@ -100,7 +110,7 @@ def align(towers: Towers, dataset: AlignmentDataset | JoinedAlignment, section: 
         tb_folder: TensorBoard's folder.
         validate: called as validate(step) now and then; its values go into the record.
     """
-    alignment = make_alignment(towers, options, device)
+    alignment = make_alignment(towers, options, device, len(sections))
     state_file = folder / STATE_FILE
     if resume and state_file.exists():
         alignment.load_state_dict(torch.load(state_file, map_location=device, weights_only=True))
@@ -108,63 +118,94 @@ def align(towers: Towers, dataset: AlignmentDataset | JoinedAlignment, section: 
         _standardise_projection(towers, dataset, options, device)
     if alignment.step >= options.total_iter:
         return
-    record = RunRecord(folder / 'log.csv', ['loss', 'logit_scale', 'lr', *(validate.columns if validate else [])],
-                       alignment.step, tb_folder) if processes.is_main() else None
-    loader = _loader(dataset, section, seed, alignment.step, options.total_iter)
-    _run_steps(alignment, loader, options, logger, record, state_file, device, validate)
+    columns = ['loss', *(['quality_loss'] if alignment.quality else []), 'logit_scale', 'lr',
+               *(validate.columns if validate else [])]
+    record = RunRecord(folder / 'log.csv', columns, alignment.step, tb_folder) if processes.is_main() else None
+    loader = _loader(dataset, sections, seed, alignment.step, options.total_iter)
+    ordered = [number for number, section in enumerate(sections) if section.options.supervision == 'order']
+    _run_steps(alignment, loader, options, ordered, logger, record, state_file, device, validate)
     if record:
         record.close()
 
 
-def _loader(dataset: AlignmentDataset | JoinedAlignment, section: DatasetSection, seed: int, start: int,
+def _loader(dataset: AlignmentDataset | JoinedAlignment, sections: Sequence[DatasetSection], seed: int, start: int,
             total: int) -> DataLoader:
-    if section.options.batch_size_per_gpu is None:
-        raise DataError(f'datasets: {section.section}: batch_size_per_gpu: must be given.')
-    sampler = ResumableSampler(len(dataset), section.options.batch_size_per_gpu, processes.rank(), processes.world_size(),
-                               seed, start, total, dataset.table.draws_anew)
-    return training_loader(dataset, section, sampler)
+    first = sections[0]
+    if first.options.batch_size_per_gpu is None:
+        raise DataError(f'datasets: {first.section}: batch_size_per_gpu: must be given.')
+    shares = shares_of(sections, dataset.parts if isinstance(dataset, JoinedAlignment) else [dataset])
+    return training_loader(dataset, first, make_sampler(dataset, shares, first.options.batch_size_per_gpu, seed, start, total))
 
 
-def _run_steps(alignment: Alignment, loader: DataLoader, options: AlignOptions, logger: LoggerOptions,
-               record: RunRecord | None, state_file: Path, device: torch.device, validate) -> None:
+def _run_steps(alignment: Alignment, loader: DataLoader, options: AlignOptions, ordered: Sequence[int],
+               logger: LoggerOptions, record: RunRecord | None, state_file: Path, device: torch.device, validate) -> None:
     progress = progress_bar(loader, total=options.total_iter, initial=alignment.step, desc='stage 1: align', unit='step',
-                    disable=not processes.is_main())
+                            disable=not processes.is_main())
     for batch in progress:
         rate = float(alignment.scheduler.get_last_lr()[0])
-        loss = train_step(alignment, batch, options, device)
-        progress.set_postfix(loss=f'{loss:.4f}', scale=f'{alignment.loss.logit_scale.exp().item():.1f}')
+        losses = train_step(alignment, batch, options, device, ordered)
+        scale = alignment.loss.logit_scale.exp().item()
+        progress.set_postfix(**{name: f'{value:.4f}' for name, value in losses.items()}, scale=f'{scale:.1f}')
         done, last = alignment.step, alignment.step == options.total_iter
         values = validate(done) if validate and validate.due(done, last) else {}
         if record and (values or last or done % logger.print_freq == 0):
-            record.add(done - 1, {'loss': loss, 'logit_scale': alignment.loss.logit_scale.exp().item(), 'lr': rate, **values})
+            record.add(done - 1, {**losses, 'logit_scale': scale, 'lr': rate, **values})
         if processes.is_main() and (last or done % logger.save_checkpoint_freq == 0):
             with atomic_path(state_file) as temporary:
                 torch.save(alignment.state_dict(), temporary)
 
 
-def train_step(alignment: Alignment, batch: dict[str, Any], options: AlignOptions, device: torch.device) -> float:
-    """Take one optimiser step and return the loss of the batch over all ranks.
+def train_step(alignment: Alignment, batch: dict[str, Any], options: AlignOptions, device: torch.device,
+               ordered: Sequence[int] = ()) -> dict[str, float]:
+    """Take one optimiser step and return the losses of the batch over all ranks: 'loss', the whole, and 'quality_loss'.
+
+    Args:
+        alignment: what is trained.
+        batch: see `collate`.
+        options: stage 1's options.
+        device: where to train.
+        ordered: training sets of which the order alone teaches the quality.
 
     Raises:
         DataError: the loss is not a number.
     """
     towers = alignment.towers
     dtype = {None: None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}[options.amp]
+    labels = _gathered(batch['labels'].to(device))
+    losses: dict[str, float] = {}
 
     def encode_images(images):
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            return towers.image_encoder(images).float()
+            return towers.image_encoder(images.to(device, non_blocking=True)).float()
 
     def encode_texts(texts):
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             return towers.text_encoder(texts).float()
 
-    value = contrastive_backward(alignment.loss, encode_images, batch['img'].to(device, non_blocking=True), encode_texts,
-                                 batch['text'], options.chunk_size, alignment.scaler)
+    def objective(image_features, text_features):
+        total = image_features.new_zeros(())
+        if options.contrastive_weight:
+            total = options.contrastive_weight * alignment.loss(image_features, text_features)
+        if alignment.quality and options.quality:
+            found = quality_loss(alignment.quality(image_features), alignment.quality.maps, labels, ordered, options.quality)
+            losses['quality_loss'] = found.item()
+            total = total + options.quality.weight * found
+        return total
+
+    value = contrastive_backward(objective, encode_images, batch['img'], encode_texts, batch['text'], options.chunk_size,
+                                 alignment.scaler)
     if not torch.isfinite(value):
         raise DataError(f'align: the loss is {value.item()} at step {alignment.step}. Lower align: lr, or switch amp off.')
     _optimizer_step(alignment, options)
-    return value.item()
+    return {'loss': value.item(), **losses}
+
+
+def _gathered(labels: Labels) -> Labels:
+    """Return the labels of the pictures of all ranks, in rank order."""
+    if processes.world_size() == 1:
+        return labels
+    agreement = None if labels.agreement is None else processes.gather_features(labels.agreement)
+    return Labels(processes.gather_features(labels.mos_label), processes.gather_features(labels.sets), agreement)
 
 
 def _optimizer_step(alignment: Alignment, options: AlignOptions) -> None:
@@ -191,14 +232,25 @@ def _optimizer_step(alignment: Alignment, options: AlignOptions) -> None:
 def _standardise_projection(towers: Towers, dataset: AlignmentDataset | JoinedAlignment, options: AlignOptions,
                             device: torch.device) -> None:
     """Fix the projection's input standardisation from the first pictures; open_clip towers have none."""
-    modules = [module for module in towers.image_encoder.projection.modules() if isinstance(module, Standardise)]
+    modules = [module for module in towers.image_encoder.projection.modules()
+               if isinstance(module, Standardise) and not module.is_fitted]
     if not modules:
         return
-    size = len(dataset) if not dataset.table.draws_anew else options.standardise_samples
-    chosen = torch.linspace(0, size - 1, min(size, options.standardise_samples)).long().tolist()
-    encoder = towers.image_encoder
-    features = []
-    for start in progress_bar(range(0, len(chosen), 16), desc='standardise', unit='batch', disable=not processes.is_main()):
-        images = [dataset[index, index]['img'] for index in chosen[start:start + 16]]
+    encoder, features = towers.image_encoder, []
+    keys = _first_pictures(dataset, options.standardise_samples)
+    for start in progress_bar(range(0, len(keys), 16), desc='standardise', unit='batch', disable=not processes.is_main()):
+        images = [item['img'] for item in dataset.__getitems__(keys[start:start + 16])]
         features += [encoder.backbone(encoder.preprocess(image.unsqueeze(0).to(device))).float() for image in images]
     modules[0].fit(torch.cat(features))
+
+
+def _first_pictures(dataset: AlignmentDataset | JoinedAlignment, samples: int) -> list[tuple[int, ...]]:
+    """Return the keys of so many pictures, spread evenly over tables; several sets with one that draws anew share alike."""
+    def spread(part: AlignmentDataset | JoinedAlignment, count: int) -> list[int]:
+        size = len(part) if not part.table.draws_anew else count
+        return torch.linspace(0, size - 1, min(size, count)).long().tolist()
+
+    if not isinstance(dataset, JoinedAlignment) or not any(part.table.draws_anew for part in dataset.parts):
+        return [(index, index) for index in spread(dataset, samples)]
+    each = max(1, samples // len(dataset.parts))
+    return [(number, index, index) for number, part in enumerate(dataset.parts) for index in spread(part, each)]

@@ -1,6 +1,6 @@
 """Training batches of stage 1: each step's images and texts depend on the seed and the step alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.reasoning_texts import ReasoningText, join_texts, load_reasoning_texts
 from pyiqa_rali.data.sections import DatasetSection
 from pyiqa_rali.data.synthetic.dataset import texts_of_item
 from pyiqa_rali.data.tables import QualityTable
 from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
+from pyiqa_rali.training.rali.quality import Labels
 
 
 class AlignmentDataset(Dataset):
@@ -47,14 +49,15 @@ class AlignmentDataset(Dataset):
         # a generator for each draw: the text does not depend on which worker reads the item, nor on what it read before
         chosen = np.random.default_rng([self.table.seed, draw]).integers(len(texts))
         image = fit_to_encoder(item['img'].unsqueeze(0), self.preprocessing)[0]
-        return {'img': image, 'mos_label': item['mos_label'], 'text': texts[chosen].text}
+        return {'img': image, 'mos_label': item['mos_label'], 'text': texts[chosen].text, 'set': 0,
+                'agreement': item.get('agreement')}
 
 
 class JoinedAlignment(Dataset):
     """Several data sets as one: their images and texts share batches, each MOS is on its own set's scale from 0 to 1.
 
     Args:
-        parts: the data sets, none of which draws its pictures anew.
+        parts: the data sets. Keys are (index, draw) through all of them in their order, or (part, index, draw).
     """
 
     def __init__(self, parts: list[AlignmentDataset]):
@@ -65,14 +68,26 @@ class JoinedAlignment(Dataset):
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]]:
-        """Return the items of one batch."""
-        return [self[key] for key in keys]
+    def __getitems__(self, keys: Sequence[tuple[int, ...]]) -> list[dict[str, Any]]:
+        """Return the items of one batch, each part asked once for all of its own."""
+        placed = [self._placed(key) for key in keys]
+        found: dict[int, dict[str, Any]] = {}
+        for number, part in enumerate(self.parts):
+            rows = [row for row, (of, _, _) in enumerate(placed) if of == number]
+            if rows:
+                items = part.__getitems__([placed[row][1:] for row in rows])
+                found |= {row: {**item, 'set': number} for row, item in zip(rows, items, strict=True)}
+        return [found[row] for row in range(len(keys))]
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        index, draw = key
-        part = int(np.searchsorted(self.starts, index, side='right')) - 1
-        return self.parts[part][index - int(self.starts[part]), draw]
+    def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
+        return self.__getitems__([key])[0]
+
+    def _placed(self, key: tuple[int, ...]) -> tuple[int, int, int]:
+        """Return part, index within it, and draw."""
+        if len(key) == 3:
+            return key[0], key[1], key[2]
+        part = int(np.searchsorted(self.starts, key[0], side='right')) - 1
+        return part, key[0] - int(self.starts[part]), key[1]
 
 
 class ResumableSampler(Sampler):
@@ -115,6 +130,49 @@ class ResumableSampler(Sampler):
                 yield (draw, draw) if self.draws_anew else (int(order[within]), draw)
 
 
+class SharedSampler(Sampler):
+    """Yield (part, index, draw) triples: each step holds a fixed number of pictures of every data set, one after the other.
+
+    Args:
+        samplers: of the parts; their batch sizes are the numbers. An epoch of a part is its own.
+    """
+
+    def __init__(self, samplers: Sequence[ResumableSampler]):
+        self.samplers = list(samplers)
+        self.batch_size = sum(each.batch_size for each in samplers)
+        self.seed = samplers[0].seed
+
+    def __len__(self) -> int:
+        return sum(map(len, self.samplers))
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        streams = [iter(each) for each in self.samplers]
+        for _ in range(len(self) // self.batch_size):
+            for part, (sampler, stream) in enumerate(zip(self.samplers, streams, strict=True)):
+                for _ in range(sampler.batch_size):
+                    yield part, *next(stream)
+
+
+def pictures_of_shares(shares: Sequence[float], batch_size: int) -> list[int]:
+    """Return how many pictures of a batch come from each data set: in proportion to the shares, rounded to add up.
+
+    Raises:
+        OptionError: a set would have none.
+
+    Example:
+        >>> pictures_of_shares([0.5, 0.25, 0.25], 10)
+        [5, 3, 2]
+    """
+    wanted = np.asarray(shares, dtype=np.float64) / sum(shares) * batch_size
+    counts = np.floor(wanted + 1e-9).astype(int)
+    for largest in np.argsort(counts - wanted, kind='stable')[:batch_size - counts.sum()]:  # the largest remainders first
+        counts[largest] += 1
+    if not counts.all():
+        raise OptionError(f'share: {list(shares)} leave a training set without a picture in a batch of {batch_size}. Make its '
+                          'share or batch_size_per_gpu larger.')
+    return counts.tolist()
+
+
 def alignment_dataset(table: QualityTable, section: DatasetSection, texts_per_image: int | None,
                       preprocessing: Preprocessing) -> AlignmentDataset:
     """Join a table with its reasoning texts.
@@ -133,32 +191,64 @@ def alignment_dataset(table: QualityTable, section: DatasetSection, texts_per_im
 
 
 def join_datasets(parts: list[AlignmentDataset]) -> AlignmentDataset | JoinedAlignment:
-    """Return one data set for all.
+    """Return one data set for all."""
+    return parts[0] if len(parts) == 1 else JoinedAlignment(parts)
+
+
+def shares_of(sections: Sequence[DatasetSection], parts: Sequence[AlignmentDataset]) -> list[float] | None:
+    """Return the share of each training set in a step; None where all images are drawn alike.
 
     Raises:
-        OptionError: several are given, and one of them draws its pictures anew and has no end.
+        OptionError: only some sets have a share, or none has and one of them draws its pictures anew and has no size.
     """
-    if len(parts) == 1:
-        return parts[0]
+    without = [section.section for section in sections if section.options.share is None]
     endless = [part.table.name for part in parts if part.table.draws_anew]
-    if endless:
-        raise OptionError(f'datasets: {endless[0]}: type: SyntheticNRDataset cannot be joined with other training sets. '
-                          'Write a data set with python -m pyiqa_rali make-dataset instead.')
-    return JoinedAlignment(parts)
+    if len(sections) == 1 or (len(without) == len(sections) and not endless):
+        return None
+    if without:
+        why = f'{endless[0]} draws its pictures anew, and has no size to go by' if endless else 'other training sets have one'
+        raise OptionError(f'datasets: {without[0]}: share: must be given, since {why}. Example: share: 0.5 for each of two '
+                          'sets.')
+    return [float(section.options.share or 0) for section in sections]
+
+
+def make_sampler(dataset: AlignmentDataset | JoinedAlignment, shares: Sequence[float] | None, batch_size: int, seed: int,
+                 start: int, total: int) -> ResumableSampler | SharedSampler:
+    """Return the draws of this process for the steps from `start` to `total`.
+
+    Args:
+        dataset: of the run.
+        shares: of its parts in each step; None draws from all images alike.
+        batch_size: pictures a step on this process.
+        seed: the run's.
+        start: first step.
+        total: one past the last.
+
+    Raises:
+        DataError: a data set is smaller than what one step takes of it.
+    """
+    place = processes.rank(), processes.world_size()
+    if shares is None or not isinstance(dataset, JoinedAlignment):
+        _check_batch(dataset, 'train', batch_size)
+        return ResumableSampler(len(dataset), batch_size, *place, seed, start, total, dataset.table.draws_anew)
+    samplers = []
+    for number, (part, count) in enumerate(zip(dataset.parts, pictures_of_shares(shares, batch_size), strict=True)):
+        _check_batch(part, part.table.name, count)
+        samplers.append(ResumableSampler(len(part), count, *place, seed + number, start, total, part.table.draws_anew))
+    return SharedSampler(samplers)
+
+
+def _check_batch(dataset: AlignmentDataset | JoinedAlignment, name: str, batch_size: int) -> None:
+    world = processes.world_size()
+    if not dataset.table.draws_anew and len(dataset) < batch_size * world:
+        raise DataError(f'datasets: {name}: holds {len(dataset)} images, fewer than the {batch_size * world} of one batch '
+                        f'({batch_size} x {world} processes). Make batch_size_per_gpu smaller.')
 
 
 def training_loader(dataset: AlignmentDataset | JoinedAlignment, section: DatasetSection,
-                    sampler: ResumableSampler) -> DataLoader:
-    """Return pyiqa's loader over the sampler's draws.
-
-    Raises:
-        DataError: the data set is smaller than one batch over all ranks.
-    """
+                    sampler: ResumableSampler | SharedSampler) -> DataLoader:
+    """Return pyiqa's loader over the sampler's draws."""
     from pyiqa.data import build_dataloader
-    together = sampler.batch_size * sampler.world_size
-    if not sampler.draws_anew and len(dataset) < together:
-        raise DataError(f'datasets: train: holds {len(dataset)} images, fewer than the {together} of one batch '
-                        f'({sampler.batch_size} x {sampler.world_size} processes). Make batch_size_per_gpu smaller.')
     loader_options = {'phase': 'train', 'batch_size_per_gpu': sampler.batch_size,
                       'num_worker_per_gpu': section.options.num_worker_per_gpu or 0,
                       'pin_memory': section.options.pin_memory or False,
@@ -169,15 +259,36 @@ def training_loader(dataset: AlignmentDataset | JoinedAlignment, section: Datase
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack the items of one batch; texts stay a list.
+    """Put the items of one batch together.
+
+    Returns:
+        'img', a list of tensors (n, 3, H, W), one for each run of pictures of one size; 'labels', and 'text', a list.
 
     Raises:
-        DataError: the pictures have different sizes.
+        DataError: the pictures of one data set have different sizes.
     """
-    sizes = {tuple(item['img'].shape[-2:]) for item in items}
-    if len(sizes) > 1:
-        raise DataError(f'pictures of one batch have different sizes ({sorted(sizes)[:3]}, height x width). Set an augment '
-                        'of random_crop, or an encoder that resizes to one size.')
-    images: Tensor = torch.stack([item['img'] for item in items])
-    labels = torch.stack([torch.as_tensor(item['mos_label']) for item in items])
-    return {'img': images, 'mos_label': labels, 'text': [item['text'] for item in items]}
+    groups: list[list[Tensor]] = []
+    size_of: dict[int, torch.Size] = {}
+    for item in items:
+        size = item['img'].shape
+        if size_of.setdefault(item['set'], size) != size:
+            sizes = {tuple(other['img'].shape[-2:]) for other in items if other['set'] == item['set']}
+            raise DataError(f'pictures of one batch have different sizes ({sorted(sizes)[:3]}, height x width). Set an augment '
+                            'of random_crop, or an encoder that resizes to one size.')
+        if not groups or groups[-1][0].shape != size:
+            groups.append([])
+        groups[-1].append(item['img'])
+    return {'img': [torch.stack(group) for group in groups], 'labels': labels_of(items),
+            'text': [item['text'] for item in items]}
+
+
+def labels_of(items: Sequence[dict[str, Any]]) -> Labels:
+    """Return the labels of items; judges that only some of them have are NaN for the others."""
+    judged = [item['agreement'] for item in items]
+    width = max((len(each) for each in judged if each is not None), default=0)
+    agreement = torch.full((len(items), width), float('nan'))
+    for row, each in enumerate(judged):
+        if each is not None:
+            agreement[row, :len(each)] = each
+    return Labels(torch.stack([torch.as_tensor(item['mos_label']).reshape(()) for item in items]),
+                  torch.tensor([item['set'] for item in items]), agreement if width else None)

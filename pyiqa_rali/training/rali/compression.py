@@ -39,7 +39,8 @@ class Compression:
     report: dict
 
 
-def compress(image_features: np.ndarray, mos_label: np.ndarray, options: CompressOptions, seed: int) -> Compression:
+def compress(image_features: np.ndarray, mos_label: np.ndarray, options: CompressOptions, seed: int,
+             sets: np.ndarray | None = None) -> Compression:
     """Fit standardisation, PCA and basis.
 
     Args:
@@ -47,6 +48,7 @@ def compress(image_features: np.ndarray, mos_label: np.ndarray, options: Compres
         mos_label: (n,) in [0, 1].
         options: stage 2's options.
         seed: seeds k-means.
+        sets: (n,) which data set an image is of, for buckets by rank; None for one.
 
     Raises:
         OptionError: D or K is more than this many images or features.
@@ -60,7 +62,7 @@ def compress(image_features: np.ndarray, mos_label: np.ndarray, options: Compres
     standardised = (features - mean) / scale
     components, explained = principal_components(standardised, options.pca_dim, options.backend)
     compressed = standardised @ components.T
-    vectors, scores, report = bucketed_kmeans(compressed, np.asarray(mos_label, dtype=np.float64), options, seed)
+    vectors, scores, report = bucketed_kmeans(compressed, np.asarray(mos_label, dtype=np.float64), options, seed, sets)
     report = {'images': len(features), 'explained_variance': round(explained, 4), **report}
     mean, scale, components, vectors, scores = (np.ascontiguousarray(array, dtype=np.float32)
                                                 for array in (mean, scale, components, vectors, scores))
@@ -116,8 +118,8 @@ def _components_torch(standardised: np.ndarray, pca_dim: int) -> tuple[np.ndarra
     return components * signs[:, None], float(values[-pca_dim:].sum() / values.sum())
 
 
-def bucketed_kmeans(compressed: np.ndarray, mos_label: np.ndarray, options: CompressOptions,
-                    seed: int) -> tuple[np.ndarray, np.ndarray, dict]:
+def bucketed_kmeans(compressed: np.ndarray, mos_label: np.ndarray, options: CompressOptions, seed: int,
+                    sets: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, dict]:
     """Run k-means inside each MOS bucket; return centroids (K, D), mean labels (K,), and a report.
 
     Raises:
@@ -126,7 +128,9 @@ def bucketed_kmeans(compressed: np.ndarray, mos_label: np.ndarray, options: Comp
     # Clustering all images at once would spend most centroids on the middling MOS that most images have, and average the label
     # of what looks alike. Within buckets, rare qualities keep centroids, and a centroid's label is exact to a bucket's width.
     low, high = bucket_ends(mos_label, options.bucket_range)
-    bucket = buckets_of(mos_label, options.num_buckets, low, high)
+    by_rank = options.bucket_by == 'rank'
+    bucket = (buckets_of(ranks_within(mos_label, sets), options.num_buckets, 0.0, 1.0) if by_rank else
+              buckets_of(mos_label, options.num_buckets, low, high))
     counts = np.bincount(bucket, minlength=options.num_buckets)
     shares = share_basis(counts, options.num_basis)
     vectors, scores = [], []
@@ -138,11 +142,27 @@ def bucketed_kmeans(compressed: np.ndarray, mos_label: np.ndarray, options: Comp
         scores += [mos_label[members[assignment == cluster]].mean() for cluster in range(shares[index])]
     over_declared = np.bincount(buckets_of(mos_label, options.num_buckets, 0.0, 1.0), minlength=options.num_buckets)
     report = {'num_buckets': options.num_buckets, 'empty_buckets': int((counts == 0).sum()),
-              'bucket_range': options.bucket_range, 'mos_label_range': [low, high],
+              'bucket_by': options.bucket_by, 'bucket_range': options.bucket_range, 'mos_label_range': [low, high],
               'empty_buckets_over_mos_range': int((over_declared == 0).sum()),
               'buckets_below_their_share': int(((counts > 0) & (counts < options.num_basis / options.num_buckets)).sum()),
               'images_per_bucket': counts.tolist(), 'basis_per_bucket': shares.tolist()}
     return np.concatenate(vectors), np.array(scores), report
+
+
+def ranks_within(mos_label: np.ndarray, sets: np.ndarray | None) -> np.ndarray:
+    """Return for each label (n,) the share of its data set's images that lie below it, ties counted by half.
+
+    Example:
+        >>> ranks_within(np.array([0.1, 0.9, 0.2, 0.3]), np.array([0, 0, 1, 1])).tolist()
+        [0.25, 0.75, 0.25, 0.75]
+    """
+    from scipy.stats import rankdata
+    sets = np.zeros(len(mos_label), dtype=int) if sets is None else np.asarray(sets)
+    ranks = np.empty(len(mos_label))
+    for number in np.unique(sets):
+        rows = sets == number
+        ranks[rows] = (rankdata(mos_label[rows]) - 0.5) / rows.sum()
+    return ranks
 
 
 def bucket_ends(mos_label: np.ndarray, bucket_range: str) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Image features of whole data sets, computed once and kept in files for the later stages."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
 from pyiqa_rali.scoring.engine import Decoded
 from pyiqa_rali.scoring.score_table import ImageScore
+from pyiqa_rali.training.rali.quality import Labels
 
 
 @dataclass
@@ -29,12 +31,33 @@ class FeatureTable:
         mos_label: (n,) float32 MOS in [0, 1], higher better.
         image_names: n names, paths or descriptions of draws.
         mos: (n,) float64 MOS as the data set's table has them; None in files of version 0.1.
+        agreement: (n, M) what several judges say of each picture (see `Labels`); None where there are none.
+        sets: (n,) which data set a picture is of, where several are joined; None for one.
     """
 
     image_features: Tensor
     mos_label: Tensor
     image_names: list[str]
     mos: Tensor | None = None
+    agreement: Tensor | None = None
+    sets: Tensor | None = None
+
+    @classmethod
+    def join(cls, tables: Sequence['FeatureTable']) -> 'FeatureTable':
+        """Return one table for several data sets, numbered in their order."""
+        width = max((table.agreement.shape[1] for table in tables if table.agreement is not None), default=0)
+        agreement = torch.cat([_padded(table.agreement, len(table.image_names), width) for table in tables])
+        mos = [table.mos for table in tables if table.mos is not None]
+        return cls(torch.cat([table.image_features for table in tables]), torch.cat([table.mos_label for table in tables]),
+                   [name for table in tables for name in table.image_names],
+                   torch.cat(mos) if len(mos) == len(tables) else None, agreement if width else None,
+                   torch.cat([torch.full((len(table.image_names),), number) for number, table in enumerate(tables)]))
+
+    @property
+    def labels(self) -> Labels:
+        """What is known of the pictures."""
+        sets = torch.zeros(len(self.image_names), dtype=torch.int64) if self.sets is None else self.sets
+        return Labels(self.mos_label, sets, self.agreement)
 
     def mos_on(self, own: MosScale, scale: MosScale | None = None) -> np.ndarray:
         """Return the MOS (n,).
@@ -45,6 +68,14 @@ class FeatureTable:
         """
         mos = own.denormalise(self.mos_label.double()) if self.mos is None else self.mos
         return own.on(scale or own, mos).numpy()
+
+
+def _padded(agreement: Tensor | None, rows: int, width: int) -> Tensor:
+    """Return (rows, width); what is not there is NaN."""
+    padded = torch.full((rows, width), float('nan'))
+    if agreement is not None:
+        padded[:, :agreement.shape[1]] = agreement
+    return padded
 
 
 class _Fitted(Dataset):
@@ -85,8 +116,9 @@ def embed(encoder: ImageEncoder, table: Pictured, device: torch.device, batch_si
     mos: list[float] = []
     labels: list[float] = []
     names: list[str] = []
+    judged: list[Tensor] = []
     with torch.inference_mode():
-        for decoded, mos_of_batch, mos_labels in progress_bar(loader, desc=f'features: {table.name}', unit='batch'):
+        for decoded, mos_of_batch, mos_labels, agreement in progress_bar(loader, desc=f'features: {table.name}', unit='batch'):
             found: dict[int, Tensor] = {}
             for indices, (images,) in decoded.equal_sizes(device):
                 found |= zip(indices, encoder(images.contiguous()).float().cpu(), strict=True)
@@ -94,21 +126,24 @@ def embed(encoder: ImageEncoder, table: Pictured, device: torch.device, batch_si
             mos += mos_of_batch
             labels += mos_labels
             names += [each.image for each in decoded.scores]
-    return FeatureTable(torch.stack(features), torch.tensor(labels), names, torch.tensor(mos, dtype=torch.float64))
+            judged += agreement
+    return FeatureTable(torch.stack(features), torch.tensor(labels), names, torch.tensor(mos, dtype=torch.float64),
+                        torch.stack(judged) if judged else None)
 
 
-def _decoded(items: list[dict[str, Any]]) -> tuple[Decoded, list[float], list[float]]:
-    """Return the pictures of one batch, grouped by size as for scoring, their MOS, and these normalised."""
+def _decoded(items: list[dict[str, Any]]) -> tuple[Decoded, list[float], list[float], list[Tensor]]:
+    """Return the pictures of one batch, grouped by size as for scoring, their MOS, these normalised, and judges' ranks."""
     read = [(ImageScore(str(item['img_path'])), (item['img'].permute(1, 2, 0).numpy(),)) for item in items]
-    return Decoded.of(read), [item['mos'] for item in items], [float(item['mos_label']) for item in items]
+    return (Decoded.of(read), [item['mos'] for item in items], [float(item['mos_label']) for item in items],
+            [item['agreement'] for item in items if 'agreement' in item])
 
 
 def save_features(path: Path, table: FeatureTable) -> None:
     """Write a feature table as safetensors, atomically."""
     from safetensors.torch import save_file
     with atomic_path(path) as temporary:
-        mos = {} if table.mos is None else {'mos': table.mos}
-        save_file({'image_features': table.image_features.contiguous(), 'mos_label': table.mos_label, **mos}, temporary,
+        further = {name: tensor for name, tensor in (('mos', table.mos), ('agreement', table.agreement)) if tensor is not None}
+        save_file({'image_features': table.image_features.contiguous(), 'mos_label': table.mos_label, **further}, temporary,
                   metadata={'image_names': json.dumps(table.image_names)})
 
 
@@ -124,5 +159,6 @@ def load_features(path: Path) -> FeatureTable:
                               'score]).')
     with safe_open(path, framework='pt') as stream:
         names = json.loads(stream.metadata()['image_names'])
-        mos = stream.get_tensor('mos') if 'mos' in stream.keys() else None  # noqa: SIM118  it is not a dictionary
-        return FeatureTable(stream.get_tensor('image_features'), stream.get_tensor('mos_label'), names, mos)
+        mos, agreement = (stream.get_tensor(name) if name in stream.keys() else None  # noqa: SIM118  it is not a dictionary
+                          for name in ('mos', 'agreement'))
+        return FeatureTable(stream.get_tensor('image_features'), stream.get_tensor('mos_label'), names, mos, agreement)

@@ -2,11 +2,10 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pyiqa_rali.core.messages import progress_bar
@@ -14,12 +13,14 @@ from pyiqa_rali.core.records import RunRecord
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.training.rali.features import FeatureTable
 from pyiqa_rali.training.rali.options import ScoreOptions
+from pyiqa_rali.training.rali.quality import LabelMaps, Labels, quality_loss
 
 Validate = Callable[[BasisScorer], dict[str, float]]
 
 
 def fine_tune(scorer: BasisScorer, train: FeatureTable, options: ScoreOptions, seed: int, validate: Validate,
-              record_file: Path, tb_folder: Path | None = None) -> tuple[BasisScorer, dict[str, float]]:
+              record_file: Path, tb_folder: Path | None = None,
+              ordered: Sequence[int] = ()) -> tuple[BasisScorer, dict[str, float]]:
     """Train basis vectors and scores on MOS labels in [0, 1]; return the best scorer and its validation.
 
     Args:
@@ -30,18 +31,21 @@ def fine_tune(scorer: BasisScorer, train: FeatureTable, options: ScoreOptions, s
         validate: returns the metrics of a scorer; 'key' among them decides which epoch is best, higher better.
         record_file: CSV of losses and metrics.
         tb_folder: TensorBoard's folder.
+        ordered: data sets of `train` of which the order alone teaches.
     """
     best, best_values = copy.deepcopy(scorer), validate(scorer)
     record = RunRecord(record_file, ['loss', *best_values], tb_folder=tb_folder)
     record.add(0, best_values)
     if options.fine_tune:
-        optimizer = _optimizer(scorer, options)
+        labels = train.labels
+        maps = LabelMaps(int(labels.sets.max()) + 1, options.heads)
+        optimizer = _optimizer(scorer, maps, options)
         with torch.no_grad():
             compressed = scorer.compress(train.image_features)
         generator = torch.Generator().manual_seed(seed)
         progress = progress_bar(range(1, options.total_epochs + 1), desc='stage 3: score', unit='epoch')
         for epoch in progress:
-            loss = _train_epoch(scorer, compressed, train.mos_label, optimizer, options, generator)
+            loss = _train_epoch(scorer, maps, compressed, labels, optimizer, options, generator, ordered)
             values = validate(scorer)
             record.add(epoch, {'loss': loss, **values})
             progress.set_postfix(loss=f'{loss:.5f}', key=f'{values["key"]:.4f}')
@@ -56,21 +60,24 @@ def _comparable(value: float) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _optimizer(scorer: BasisScorer, options: ScoreOptions) -> torch.optim.Optimizer:
+def _optimizer(scorer: BasisScorer, maps: LabelMaps, options: ScoreOptions) -> torch.optim.Optimizer:
     scorer.temperature.requires_grad_(options.train_temperature)
     groups = [{'params': [scorer.basis_vectors], 'lr': options.lr},
               {'params': [scorer.basis_scores], 'lr': options.lr_scores or options.lr}]
     if options.train_temperature:
         groups.append({'params': [scorer.temperature], 'lr': options.lr})
+    if any(True for _ in maps.parameters()):
+        groups.append({'params': list(maps.parameters()), 'lr': options.lr_scores or options.lr})
     return torch.optim.Adam(groups)
 
 
-def _train_epoch(scorer: BasisScorer, compressed: Tensor, mos_label: Tensor, optimizer: torch.optim.Optimizer,
-                 options: ScoreOptions, generator: torch.Generator) -> float:
+def _train_epoch(scorer: BasisScorer, maps: LabelMaps, compressed: Tensor, labels: Labels, optimizer: torch.optim.Optimizer,
+                 options: ScoreOptions, generator: torch.Generator, ordered: Sequence[int]) -> float:
     total = 0.0
     order = torch.randperm(len(compressed), generator=generator)
     for rows in order.split(options.batch_size):
-        loss = scoring_loss(scorer.score_compressed(compressed[rows]), mos_label[rows].unsqueeze(-1), options)
+        quality = scorer.score_compressed(compressed[rows]).squeeze(-1)
+        loss = quality_loss(quality, maps, labels.rows(rows), ordered, options)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -78,12 +85,3 @@ def _train_epoch(scorer: BasisScorer, compressed: Tensor, mos_label: Tensor, opt
             scorer.temperature.clamp_(min=1e-3)
         total += loss.item() * len(rows)
     return total / len(compressed)
-
-
-def scoring_loss(scores: Tensor, mos_label: Tensor, options: ScoreOptions) -> Tensor:
-    """Return the weighted sum of mean squared error and pyiqa's PLCC loss for (N, 1) scores and labels."""
-    loss = options.mse_weight * F.mse_loss(scores, mos_label)
-    if options.plcc_weight and len(scores) > 1:
-        from pyiqa.losses import PLCCLoss
-        loss = loss + options.plcc_weight * PLCCLoss()(scores, mos_label)
-    return loss

@@ -1,5 +1,6 @@
 """open_clip's contrastive losses, and their exact gradient in small memory."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -51,7 +52,7 @@ class ContrastiveLoss(nn.Module):
         return self._loss(image_features, text_features, scale)
 
 
-def contrastive_backward(loss: ContrastiveLoss, encode_images: Encode, images: Tensor,
+def contrastive_backward(loss: Callable[[Tensor, Tensor], Tensor], encode_images: Encode, images: Tensor | Sequence[Tensor],
                          encode_texts: Callable[[Sequence[str]], Tensor], texts: Sequence[str],
                          chunk_size: int | None = None, scaler: torch.amp.GradScaler | None = None) -> Tensor:
     """Add the gradient of the whole batch's loss to all parameters, holding activations of one chunk at a time.
@@ -62,9 +63,9 @@ def contrastive_backward(loss: ContrastiveLoss, encode_images: Encode, images: T
     those of the loss's own scale are complete on each rank.
 
     Args:
-        loss: the contrastive loss.
+        loss: takes the image features (N, C) and text features (N, C) of all ranks.
         encode_images: pictures (n, 3, H, W) to features (n, C).
-        images: this rank's pictures.
+        images: this rank's pictures; several tensors where their sizes differ, each of one size.
         encode_texts: n texts to features (n, C).
         texts: this rank's texts, one for each picture.
         chunk_size: pictures at once; None, or the batch size and more, keeps the graph of the single pass instead.
@@ -76,15 +77,17 @@ def contrastive_backward(loss: ContrastiveLoss, encode_images: Encode, images: T
     # The loss L couples all pairs of the batch, so chunks cannot be summed. But it sees the encoder only through the features
     # f, and dL/dw = sum_i (dL/df_i)(df_i/dw): dL/df needs all features at once, which are small, and no activations; each
     # df_i/dw needs the activations of its own chunk alone. Encoding twice is the price (gradient caching, arXiv 2101.06983).
-    size = len(images) if chunk_size is None else chunk_size
-    whole = size >= len(images)
+    groups = [images] if isinstance(images, Tensor) else list(images)
+    whole = chunk_size is None or chunk_size >= sum(map(len, groups))
+    chunks = groups if chunk_size is None or whole else [part for group in groups for part in group.split(chunk_size)]
+    ends = list(itertools.accumulate(map(len, chunks)))
+    rows = [slice(end - len(chunk), end) for end, chunk in zip(ends, chunks, strict=True)]
     if whole:
-        image_outputs, text_outputs = encode_images(images), encode_texts(texts)
+        image_outputs, text_outputs = torch.cat([encode_images(chunk) for chunk in chunks]), encode_texts(texts)
     else:
-        starts = range(0, len(images), size)
         with torch.no_grad():
-            image_outputs = torch.cat([encode_images(images[start:start + size]) for start in starts])
-            text_outputs = torch.cat([encode_texts(texts[start:start + size]) for start in starts])
+            image_outputs = torch.cat([encode_images(chunk) for chunk in chunks])
+            text_outputs = torch.cat([encode_texts(texts[part]) for part in rows])
     # leaves of a graph of their own: backward stops here, and leaves dL/df in them
     image_features = image_outputs.detach().requires_grad_()
     text_features = text_outputs.detach().requires_grad_()
@@ -94,10 +97,9 @@ def contrastive_backward(loss: ContrastiveLoss, encode_images: Encode, images: T
         _backward_through(image_outputs, image_gradient)
         _backward_through(text_outputs, text_gradient)
     else:
-        for start in starts:
-            part = slice(start, start + size)
+        for chunk, part in zip(chunks, rows, strict=True):
             # a vector-Jacobian product: adds (dL/df)(df/dw) of these rows to the weights' gradients
-            _backward_through(encode_images(images[part]), image_gradient[part])
+            _backward_through(encode_images(chunk), image_gradient[part])
             _backward_through(encode_texts(texts[part]), text_gradient[part])
     return value.detach()
 

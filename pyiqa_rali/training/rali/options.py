@@ -13,6 +13,7 @@ from pyiqa_rali.data.sections import DatasetOptions
 
 Stage = Literal['align', 'compress', 'score']
 STAGES: tuple[Stage, ...] = ('align', 'compress', 'score')
+Heads = Literal['none', 'affine', 'power']
 Beta = Annotated[float, Ge(0), Lt(1)]
 
 
@@ -48,6 +49,28 @@ class ZeroShotPrompts:
 
 
 @dataclass
+class QualityOptions:
+    """A quality that stage 1 learns from MOS beside the texts: a linear head on the image features, which no export has.
+
+    Attributes:
+        weight: of the whole beside the contrastive loss.
+        heads: how the MOS of each training set follow from the common quality: 'none' (they are the same), 'affine', or
+            'power', each rising. The quality is on the scale of the first training set.
+        mse_weight: weight of the mean squared error, on MOS scaled to [0, 1].
+        plcc_weight: weight of pyiqa's PLCC loss, within each set.
+        rank_weight: weight of the rank loss, within each set: 1 minus the fidelity of arXiv 2505.14460.
+        lr: learning rate of head and maps.
+    """
+
+    weight: Positive = 1.0
+    heads: Heads = 'affine'
+    mse_weight: NotNegative = 1.0
+    plcc_weight: NotNegative = 0.0
+    rank_weight: NotNegative = 0.0
+    lr: NotNegative = 1e-3
+
+
+@dataclass
 class AlignOptions:
     """Stage 1, contrastive alignment (arXiv 2510.11369, section 2).
 
@@ -63,6 +86,8 @@ class AlignOptions:
         layer_decay: factor on the learning rate from each layer to the one before it.
         freeze_layers: how many of the first layers stay as they are; -1 freezes the whole backbone.
         loss: 'softmax' (CLIP) or 'sigmoid' (SigLIP).
+        contrastive_weight: weight of that loss; 0 leaves the texts out, for comparison.
+        quality: what the MOS teach beside the texts; None, as in the paper, teaches nothing.
         init_logit_scale: the loss's scale at the start (1 / temperature); None takes the model's own, or 1 / 0.07.
         max_logit_scale: the loss's scale never grows above it, nor falls below 1.
         amp: None, 'bfloat16' or 'float16' mixed precision.
@@ -84,6 +109,8 @@ class AlignOptions:
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
     freeze_layers: Annotated[int, Ge(-1)] = 0
     loss: Literal['softmax', 'sigmoid'] = 'softmax'
+    contrastive_weight: NotNegative = 1.0
+    quality: QualityOptions | None = None
     init_logit_scale: Positive | None = None
     max_logit_scale: Positive = 100.0
     amp: Literal[None, 'bfloat16', 'float16'] = None
@@ -100,6 +127,8 @@ class CompressOptions:
     Attributes:
         pca_dim: width D after PCA; None keeps the standardised features (the paper's ablation).
         num_buckets: number N of equal-width MOS buckets; 1 is plain k-means (the paper's ablation).
+        bucket_by: what images are put into buckets by: 'label', their MOS scaled to [0, 1], or 'rank', their rank among the
+            images of their own data set, for sets whose scales differ.
         bucket_range: what the buckets cover: 'labels', from the lowest to the highest label that occurs, or 'mos_range', the
             declared range, parts of which may hold no images (version 0.1).
         num_basis: number K of basis vectors over all buckets.
@@ -113,6 +142,7 @@ class CompressOptions:
     num_basis: Count
     pca_dim: Count | None = None
     num_buckets: Count = 1
+    bucket_by: Literal['label', 'rank'] = 'label'
     bucket_range: Literal['labels', 'mos_range'] = field(default='labels', metadata={EARLIER: 'mos_range'})
     standardise: bool = True
     backend: Literal['sklearn', 'torch', 'scipy'] = 'sklearn'
@@ -132,7 +162,10 @@ class ScoreOptions:
         lr: learning rate of the basis vectors.
         lr_scores: learning rate of the basis scores, on MOS scaled to [0, 1]; None means `lr`.
         mse_weight: weight of the mean squared error, on MOS scaled to [0, 1].
-        plcc_weight: weight of pyiqa's PLCC loss.
+        plcc_weight: weight of pyiqa's PLCC loss, within each data set.
+        rank_weight: weight of the rank loss, within each data set: 1 minus the fidelity of arXiv 2505.14460.
+        heads: how the MOS of each training set follow from the score: 'none' (they are the same), 'affine', or 'power', each
+            rising. The score is on the scale of the first set, whose own map is the identity; exports need none of the others.
     """
 
     temperature: Positive = 0.07
@@ -144,6 +177,8 @@ class ScoreOptions:
     lr_scores: NotNegative | None = None
     mse_weight: NotNegative = 1.0
     plcc_weight: NotNegative = 0.0
+    rank_weight: NotNegative = 0.0
+    heads: Heads = 'none'
 
 
 @dataclass
@@ -192,11 +227,13 @@ class ExportOptions:
         dtype: 'float32' or 'float16' storage of the image encoder; the scorer is always float32.
         licence: licence of the weights.
         training_data: a sentence on the data.
+        mos_range: lowest and highest score: the first training set's range is stretched to it. None keeps that set's own.
     """
 
     dtype: Literal['float32', 'float16'] = 'float32'
     licence: str = 'unspecified'
     training_data: str | None = None
+    mos_range: tuple[float, float] | None = None
 
 
 @dataclass
@@ -223,7 +260,8 @@ class PathOptions:
 
     Attributes:
         experiments_root: the run's folder is made in it.
-        pretrain_network: an export of ours whose image encoder is the start; None starts from `network`.
+        pretrain_network: an export of ours whose image encoder is the start, or rali-lite or rali-lite-v1 for the embedded
+            weights; None starts from `network`.
         strict_load: whether its tensors must match exactly.
     """
 

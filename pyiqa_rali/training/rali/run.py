@@ -31,7 +31,13 @@ from pyiqa_rali.model.encoder_file import load_encoder, save_encoder
 from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.training.rali.alignment import align
 from pyiqa_rali.training.rali.bank import bank_of_run, load_bank, save_bank
-from pyiqa_rali.training.rali.batches import AlignmentDataset, alignment_dataset, join_datasets
+from pyiqa_rali.training.rali.batches import (
+    AlignmentDataset,
+    alignment_dataset,
+    join_datasets,
+    pictures_of_shares,
+    shares_of,
+)
 from pyiqa_rali.training.rali.compression import compress
 from pyiqa_rali.training.rali.features import FeatureTable, embed, load_features, save_features
 from pyiqa_rali.training.rali.fine_tuning import fine_tune
@@ -129,14 +135,15 @@ class Run:
                                    options.align.texts_per_image, towers.image_encoder.config.preprocessing)
                  for section in self._train_sections()]
         dataset = join_datasets(parts)
-        first = self.sections[self._train_sections()[0]]
+        sections = [self.sections[section] for section in self._train_sections()]
         images = cast(RunImages, self.images)  # `check_images` reads them wherever there is a stage 1
-        for section in (self.sections[name] for name in self._train_sections()):
+        batch_sizes = pictures_of_each(sections, parts)
+        for section, batch_size in zip(sections, batch_sizes, strict=True):
             if section.options.type != 'SyntheticNRDataset':  # whose pictures have one size, other than their photographs
                 check_batch_sizes(section.section, images.inspected[section.section], section.values.get('augment'),
-                                  first.options.batch_size_per_gpu or 1, towers.image_encoder.config.preprocessing)
+                                  batch_size, towers.image_encoder.config.preprocessing)
         self._report_long_texts(towers, dataset.texts)
-        align(towers, dataset, first, options.align, options.logger, self.folder.align, options.manual_seed, self.device,
+        align(towers, dataset, sections, options.align, options.logger, self.folder.align, options.manual_seed, self.device,
               resume, self.folder.tb_logger, self._zero_shot(towers))
         if processes.is_main():
             self._write_bank(parts, towers)
@@ -161,7 +168,7 @@ class Run:
                 save_features(self.folder.features(section), self._embed(encoder, section))
         train_features = self._basis_features()
         found = compress(train_features.image_features.numpy(), train_features.mos_label.numpy(), self.options.compress,
-                         self.options.manual_seed)
+                         self.options.manual_seed, train_features.labels.sets.numpy())
         write_json(self.folder.compression_report, found.report)
         tensors = {name: torch.from_numpy(getattr(found, name)) for name in
                    ('pca_mean', 'pca_scale', 'pca_components', 'basis_vectors', 'basis_scores')}
@@ -180,7 +187,7 @@ class Run:
         val_features = {name: load_features(self.folder.features(name)) for name in self._val_sections()}
         scorer, best = fine_tune(scorer, train_features, self.options.score, self.options.manual_seed,
                                  lambda candidate: self._validate(candidate, val_features), self.folder.score_log,
-                                 self.folder.tb_logger)
+                                 self.folder.tb_logger, self._ordered(self._basis_sections()))
         self._export(scorer)
         results = TrainingResults(self.options.name, self.folder.root, best, self.folder.export,
                                   {name: found.plain() for name, found in self._overlaps().items()})
@@ -228,7 +235,7 @@ class Run:
     def _export(self, scorer: BasisScorer) -> None:
         """Write the model with its metadata; scores leave in MOS units of the training set."""
         encoder = load_encoder(self.folder.aligned_encoder)
-        scale = self._output_scale()
+        scale = self._exported_scale()
         half = torch.float16 if self.options.export.dtype == 'float16' else torch.float32
         tensors = {f'image_encoder.{name}': tensor.to(half) if tensor.is_floating_point() else tensor
                    for name, tensor in encoder.state_dict().items()}
@@ -267,6 +274,11 @@ class Run:
         """Return the scale of the scores: that of the first data set, where there are several."""
         return self.sections[self._basis_sections()[0]].scale
 
+    def _exported_scale(self) -> MosScale:
+        """Return the scale of the exported model's scores: the output scale, stretched to what the options ask for."""
+        own, asked = self._output_scale(), self.options.export.mos_range
+        return own if asked is None else MosScale(asked, own.lower_better)
+
     def _train_sections(self) -> list[str]:
         return sections_for(self.sections, 'train')
 
@@ -274,16 +286,17 @@ class Run:
         return sections_for(self.sections, 'basis') or self._train_sections()
 
     def _basis_features(self) -> FeatureTable:
-        tables = [load_features(self.folder.features(section)) for section in self._basis_sections()]
-        return FeatureTable(torch.cat([table.image_features for table in tables]),
-                            torch.cat([table.mos_label for table in tables]),
-                            [name for table in tables for name in table.image_names])
+        return FeatureTable.join([load_features(self.folder.features(section)) for section in self._basis_sections()])
+
+    def _ordered(self, sections: Sequence[str]) -> list[int]:
+        """Return the positions of those training sets of which the order alone teaches."""
+        return [number for number, name in enumerate(sections) if self.sections[name].options.supervision == 'order']
 
     def _val_sections(self) -> list[str]:
         return sections_for(self.sections, 'val', 'test')
 
     def _write_and_draw(self, scorer: BasisScorer, tables: dict[str, FeatureTable]) -> None:
-        scale = self._output_scale()
+        scale = self._exported_scale()
         with torch.no_grad():
             scored = {name: (scale.denormalise(scorer(table.image_features).squeeze(-1)).numpy(),
                              table.mos_on(self.sections[name].scale, scale), table.image_names)
@@ -339,7 +352,38 @@ def check_sections(options: TrainOptions) -> dict[str, DatasetSection]:
     if options.val.key_dataset is not None and options.val.key_dataset not in validated:
         raise OptionError(f'val: key_dataset: "{options.val.key_dataset}" is not one of {", ".join(validated) or "none"}.')
     refuse_keys(options.datasets, ('class_column', 'paper_name'), 'has no effect in the training of RALI')
-    return {name: dataset_section(name, section) for name, section in options.datasets.items()}
+    tested = {name: section for name, section in options.datasets.items() if name in validated}
+    refuse_keys(tested, ('share', 'supervision'), 'is for training sets')
+    basis = {name: section for name, section in options.datasets.items() if phase_of(name) == 'basis'}
+    refuse_keys(basis, ('share',), 'has no effect: stages 2 and 3 take all images of a basis')
+    sections = {name: dataset_section(name, section) for name, section in options.datasets.items()}
+    check_supervision(sections, options)
+    return sections
+
+
+def check_supervision(sections: dict[str, DatasetSection], options: TrainOptions) -> None:
+    """Check that order alone teaches where something learns from it, and that a set with values gives the scale.
+
+    Raises:
+        OptionError: the first set has no values, or no stage has a rank loss.
+    """
+    for phase in ('train', 'basis'):
+        names = sections_for(sections, phase)  # type: ignore[arg-type]
+        ordered = [name for name in names if sections[name].options.supervision == 'order']
+        if names and names[0] in ordered:
+            raise OptionError(f'datasets: {names[0]}: supervision: order cannot be that of the first {phase} set, which gives '
+                              'the scale of the scores. Put a set whose MOS count first.')
+        ranked = options.score.rank_weight or (options.align.quality and options.align.quality.rank_weight)
+        if ordered and not ranked:
+            raise OptionError(f'datasets: {ordered[0]}: supervision: order teaches nothing without a rank loss. Give score: '
+                              'rank_weight or align: quality: rank_weight.')
+
+
+def pictures_of_each(sections: Sequence[DatasetSection], parts: Sequence[AlignmentDataset]) -> list[int]:
+    """Return how many pictures of a step each training set gives at most."""
+    batch_size = sections[0].options.batch_size_per_gpu or 1
+    shares = shares_of(sections, parts)
+    return [batch_size] * len(parts) if shares is None else pictures_of_shares(shares, batch_size)
 
 
 def choose_device(num_gpu: int | str) -> torch.device:

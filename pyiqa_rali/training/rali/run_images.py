@@ -13,6 +13,7 @@ from pyiqa_rali.data.training_images import Overlap, TrainingImages, overlap, re
 from pyiqa_rali.model.checkpoint import load_metadata
 from pyiqa_rali.model.preprocessing import MIN_SIZE, Preprocessing, resized_shape
 from pyiqa_rali.training.rali.options import TrainOptions
+from pyiqa_rali.training.rali.towers import start_file
 
 
 @dataclass
@@ -65,7 +66,7 @@ def record_of(options: TrainOptions, inspected: Mapping[str, Iterable[InspectedI
     record = TrainingImages.of(inspected)
     start = options.path.pretrain_network
     if start:
-        return record.and_those_of(record_in(load_metadata(start), start), str(start))
+        return record.and_those_of(record_in(load_metadata(start_file(start)), start), str(start))
     encoder = options.network.get('image_encoder') or {}
     pretrained = encoder.get('pretrained')
     return record.and_those_of(None, f'{encoder.get("name")} ({pretrained})') if pretrained else record

@@ -20,6 +20,7 @@ from pyiqa_rali.model.image_encoder import (
     build_image_encoder,
     open_clip_model_config,
 )
+from pyiqa_rali.model.locate import EMBEDDED, embedded_file
 from pyiqa_rali.model.preprocessing import Preprocessing
 from pyiqa_rali.model.wrapping import state_dict_in
 from pyiqa_rali.training.rali.options import PathOptions, TextEncoderOptions
@@ -82,14 +83,19 @@ def build_towers(network: dict[str, Any], text: TextEncoderOptions, path: PathOp
 
 
 def load_image_encoder(encoder: ImageEncoder, path: str, strict: bool) -> None:
-    """Start from the image encoder of one of our exports."""
-    tensors, _ = load_checkpoint(path)
+    """Start from the image encoder of one of our exports, or of embedded weights by their name."""
+    tensors, _ = load_checkpoint(start_file(path))
     prefix = 'image_encoder.'
     state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     try:
         encoder.load_state_dict(state, strict=strict)
     except RuntimeError as error:
         raise CheckpointError(f'path: pretrain_network: {path} does not fit the network: {error}') from error
+
+
+def start_file(path: str) -> str | Path:
+    """Return the file of `path: pretrain_network`: itself, or that of embedded weights by their name."""
+    return embedded_file(path) if path in EMBEDDED and not Path(path).exists() else path
 
 
 def _open_clip_towers(encoder: EncoderOptions, text: TextEncoderOptions) -> Towers:
