@@ -36,12 +36,12 @@ class AlignmentDataset(Dataset):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]]:
-        """Return the items of one batch."""
-        items = self.table.__getitems__(keys)
-        return [self._finish(item, index, draw) for item, (index, draw) in zip(items, keys, strict=True)]
+    def __getitems__(self, keys: Sequence[tuple[int, ...]]) -> list[dict[str, Any]]:
+        """Return the items of one batch, for (index, draw) each."""
+        items = self.table.__getitems__(list(keys))
+        return [self._finish(item, *key) for item, key in zip(items, keys, strict=True)]
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
         return self.__getitems__([key])[0]
 
     def _finish(self, item: dict[str, Any], index: int, draw: int) -> dict[str, Any]:

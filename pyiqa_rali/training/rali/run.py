@@ -368,7 +368,7 @@ def check_supervision(sections: dict[str, DatasetSection], options: TrainOptions
         OptionError: the first set has no values, or no stage has a rank loss.
     """
     for phase in ('train', 'basis'):
-        names = sections_for(sections, phase)  # type: ignore[arg-type]
+        names = sections_for(sections, phase)
         ordered = [name for name in names if sections[name].options.supervision == 'order']
         if names and names[0] in ordered:
             raise OptionError(f'datasets: {names[0]}: supervision: order cannot be that of the first {phase} set, which gives '
