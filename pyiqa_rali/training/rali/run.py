@@ -45,7 +45,7 @@ from pyiqa_rali.training.rali.options import TrainOptions, train_options
 from pyiqa_rali.training.rali.run_folder import RunFolder
 from pyiqa_rali.training.rali.run_images import RunImages, check_batch_sizes, check_images
 from pyiqa_rali.training.rali.towers import Towers, build_towers
-from pyiqa_rali.training.rali.zero_shot import ZeroShotValidation
+from pyiqa_rali.training.rali.zero_shot import AlignmentValidation
 
 FEATURE_BATCH = 16
 
@@ -144,7 +144,7 @@ class Run:
                                   batch_size, towers.image_encoder.config.preprocessing)
         self._report_long_texts(towers, dataset.texts)
         align(towers, dataset, sections, options.align, options.logger, self.folder.align, options.manual_seed, self.device,
-              resume, self.folder.tb_logger, self._zero_shot(towers))
+              resume, self.folder.tb_logger, self._validation(towers))
         if processes.is_main():
             self._write_bank(parts, towers)
             save_encoder(self.folder.aligned_encoder, towers.image_encoder, half=options.export.dtype == 'float16')
@@ -316,13 +316,13 @@ class Run:
         table: QualityTable = build_table(section, self.options.datasets[section], self.options.manual_seed)
         return lambda index: (table[index]['img'].permute(1, 2, 0) * 255).round().byte().numpy()
 
-    def _zero_shot(self, towers: Towers) -> ZeroShotValidation | None:
-        prompts = self.options.align.prompts
-        if prompts is None or not self._val_sections() or not processes.is_main():
+    def _validation(self, towers: Towers) -> AlignmentValidation | None:
+        prompts, with_quality = self.options.align.prompts, self.options.align.quality is not None
+        if not (prompts or with_quality) or not self._val_sections() or not processes.is_main():
             return None
-        return ZeroShotValidation(lambda: {name: self._embed(towers.image_encoder, name) for name in self._val_sections()},
-                                  towers.text_encoder, prompts, self._correlate, self._val_sections(),
-                                  list(self.options.val.metrics), self.options.val.val_freq)
+        return AlignmentValidation(lambda: {name: self._embed(towers.image_encoder, name) for name in self._val_sections()},
+                                   towers.text_encoder, prompts, with_quality, self._correlate, self._val_sections(),
+                                   list(self.options.val.metrics), self.options.val.val_freq)
 
     def _report_long_texts(self, towers: Towers, texts: list[list[ReasoningText]] | None) -> None:
         if texts is None or not processes.is_main():

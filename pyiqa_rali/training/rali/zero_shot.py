@@ -1,4 +1,4 @@
-"""Following stage 1 by zero-shot quality: how much closer an image is to good words than to bad ones."""
+"""Following stage 1 by zero-shot quality, how much closer an image is to good words than to bad ones, and by what MOS teach."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from pyiqa_rali.training.rali.features import FeatureTable
 from pyiqa_rali.training.rali.options import ZeroShotPrompts
+from pyiqa_rali.training.rali.quality import QualityHead
 from pyiqa_rali.training.rali.text_encoders import TextEncoder
 
 
@@ -18,13 +19,14 @@ def zero_shot_scores(image_features: torch.Tensor, text_encoder: TextEncoder, pr
     return images @ (high - low)
 
 
-class ZeroShotValidation:
-    """Zero-shot correlations on the validation sets every `val_freq` steps and at the end of stage 1.
+class AlignmentValidation:
+    """Correlations on the validation sets every `val_freq` steps and at the end of stage 1: zero-shot, and of the quality.
 
     Args:
         embed_all: returns the features of every validation set by name, with the present encoder.
         text_encoder: encodes the prompts.
-        prompts: sentences for high and for low quality.
+        prompts: sentences for high and for low quality; None leaves zero-shot out.
+        with_quality: whether stage 1 learns a quality from MOS (`QualityHead`), which is then followed too.
         correlate: scores and labels to metric values, for a named data set.
         names: the validation sets.
         metrics: the metrics' names.
@@ -32,21 +34,28 @@ class ZeroShotValidation:
     """
 
     def __init__(self, embed_all: Callable[[], dict[str, FeatureTable]], text_encoder: TextEncoder,
-                 prompts: ZeroShotPrompts, correlate: Callable, names: list[str], metrics: list[str],
-                 val_freq: int | None):
+                 prompts: ZeroShotPrompts | None, with_quality: bool, correlate: Callable, names: list[str],
+                 metrics: list[str], val_freq: int | None):
         self.embed_all, self.text_encoder, self.prompts = embed_all, text_encoder, prompts
         self.correlate, self.val_freq = correlate, val_freq
-        self.columns = [f'zero_shot/{name}/{metric}' for name in names for metric in metrics]
+        followed = [*(['zero_shot'] if prompts else []), *(['quality'] if with_quality else [])]
+        self.columns = [f'{what}/{name}/{metric}' for what in followed for name in names for metric in metrics]
 
     def due(self, done: int, last: bool) -> bool:
         """Whether to validate after `done` steps."""
         return last or bool(self.val_freq and done % self.val_freq == 0)
 
-    def __call__(self, step: int) -> dict[str, float]:
-        """Return the metric values of every validation set."""
+    @torch.no_grad()
+    def __call__(self, quality: QualityHead | None = None) -> dict[str, float]:
+        """Return the metric values of every validation set, with the present quality head if there is one."""
         values = {}
         for name, table in self.embed_all().items():
-            scores = zero_shot_scores(table.image_features, self.text_encoder, self.prompts)
-            found = self.correlate(scores.numpy(), table.mos_label.numpy(), name)
-            values.update({f'zero_shot/{name}/{metric}': value for metric, value in found.items()})
+            scores = {}
+            if self.prompts:
+                scores['zero_shot'] = zero_shot_scores(table.image_features, self.text_encoder, self.prompts)
+            if quality is not None:
+                scores['quality'] = quality(table.image_features.to(quality.linear.weight.device)).cpu()
+            for what, found in scores.items():
+                correlations = self.correlate(found.numpy(), table.mos_label.numpy(), name)
+                values.update({f'{what}/{name}/{metric}': value for metric, value in correlations.items()})
         return values
