@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.data.distortions import DISTORTIONS, FAMILIES, distort
+from pyiqa_rali.data.distortions import DEFAULT_TYPES, DISTORTIONS, FAMILIES, distort
+from pyiqa_rali.data.distortions.camera import shake_kernel
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
 from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
+from pyiqa_rali.data.synthetic.dataset import as_tensor
+from pyiqa_rali.data.synthetic.pseudo_mos import FullReferenceMetrics
 
 
 def photograph(height=96, width=128, seed=0):
@@ -44,6 +47,50 @@ def test_each_type(name, real):
     changes = [difference(found, image) for found in levels]
     assert changes[0] > 0.05, 'even the lowest level changes something'
     assert all(np.diff(changes) > 0), f'a higher level changes more: {changes}'
+
+
+NEW = [name for name in DISTORTIONS if name not in DEFAULT_TYPES]
+
+
+@pytest.fixture(scope='module')
+def crops():
+    """Crops of real photographs of one size, and the metrics of labels."""
+    names = ('astronaut', 'chelsea', 'coffee', 'rocket', 'motorcycle_left')
+    pictures = [read_rgb(item.path) for item in bundled_photographs() if item.photograph_id in names]
+    assert len(pictures) >= 4
+    return [np.ascontiguousarray(picture[100:228, 120:248]) for picture in pictures], FullReferenceMetrics(('gmsd', 'fsim'))
+
+
+@pytest.mark.parametrize('name', NEW)
+def test_levels_of_the_new_types_are_steps_of_quality(name, crops):
+    pictures, metrics = crops
+    found = [metrics(as_tensor(pictures), as_tensor([distort(picture, name, level, np.random.default_rng(seed))
+                                                     for seed, picture in enumerate(pictures)])) for level in (1, 2, 3, 4, 5)]
+    assert (np.diff([values['gmsd'].mean() for values in found]) > 0).all()
+    assert (np.diff([values['fsim'].mean() for values in found]) < 0).all()
+    assert found[0]['fsim'].mean() > max(0.9, found[4]['fsim'].mean() + 0.05), 'from just noticeable to awful'
+
+
+def test_demosaicing_keeps_the_colours():
+    flat = np.full((40, 40, 3), (200, 90, 30), np.uint8)
+    for seed in range(8):  # every place of the red pixel, both methods
+        assert distort(flat, 'demosaic', 1, np.random.default_rng(seed)).mean((0, 1)) == pytest.approx([200, 90, 30], abs=2)
+
+
+def test_a_shaken_camera_blurs_by_a_path_of_the_given_extent():
+    for seed in range(5):
+        kernel = shake_kernel(12, np.random.default_rng(seed))
+        y, x = np.nonzero(kernel)
+        assert kernel.sum() == pytest.approx(1) and kernel.shape == (15, 15) and kernel.min() >= 0
+        assert 10 <= np.hypot(x - 7, y - 7).max() * 2 <= 12 + 2 * 2 ** 0.5
+        assert len(x) < 100, 'a path, no disc'
+
+
+def test_highlights_that_are_cut_off_are_white_and_dark_ones_noisy(real):
+    bright = distort(real, 'blown_out', 5, np.random.default_rng(0))
+    assert (bright == 255).all(-1).mean() > (real == 255).all(-1).mean() + 0.1
+    dark = distort(np.full((64, 64, 3), 120, np.uint8), 'underexposed', 4, np.random.default_rng(0))
+    assert dark.std() > 4
 
 
 @pytest.mark.parametrize('name', DISTORTIONS)

@@ -133,6 +133,8 @@ def test_what_has_no_effect_is_no_distortion():
 
 def test_distortions_come_in_the_order_of_a_camera():
     assert by_camera_order(['jpeg', 'white_noise', 'gaussian_blur']) == ['gaussian_blur', 'white_noise', 'jpeg']
+    order = ['camera_shake', 'underexposed', 'demosaic', 'white_noise', 'denoise_blotchy', 'upscale_soft', 'avif_lowres']
+    assert by_camera_order(order[::-1]) == order and by_camera_order(DISTORTIONS)
 
 
 def test_pyiqa_builds_it_by_name(folder):

@@ -42,8 +42,8 @@ def misfocus(image: Image, radius: float, rng: np.random.Generator) -> Image:
     """Out of focus by a disc of `radius` pixels in linear light, over the picture or all but a part of it."""
     blurredness = _focus_map(image.shape[:2], rng)[..., None]
     light = _to_linear(image)
-    light = light + 2 * np.maximum(light - 0.9, 0) / 0.1 * light  # highlights were brighter than a file can say
-    far, near = _disc_blurred(light, radius), _disc_blurred(light, radius / 2)
+    bright = light * (1 + 10 * np.maximum(light - 0.9, 0))  # highlights were brighter than a file can say: up to twice
+    far, near = _disc_blurred(bright, radius), _disc_blurred(bright, radius / 2)
     # three distances stand for all: sharp, half and wholly out of focus
     mixed = np.where(blurredness < 0.5, light + (near - light) * (2 * blurredness), near + (far - near) * (2 * blurredness - 1))
     return _from_linear(mixed)
@@ -115,15 +115,20 @@ def denoise_blotchy(image: Image, sigma: float, rng: np.random.Generator) -> Ima
     ycc = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     coarse = cv2.GaussianBlur(noise, (0, 0), 2.5) * np.float32(sigma * 4)
-    light = np.clip(ycc[..., 0] + noise[..., 0] * np.float32(sigma) + 0.4 * coarse[..., 0], 0, 255).astype(np.uint8)
-    if means < 0.5:
-        ycc[..., 0] = cv2.fastNlMeansDenoising(light, None, 1.2 * float(sigma), 3, 11)
-    elif means < 0.8:
-        ycc[..., 0] = cv2.bilateralFilter(light, 9, 3.5 * float(sigma), 3)
-    else:
-        ycc[..., 0] = cv2.medianBlur(cv2.medianBlur(light, 5), 5)
-    ycc[..., 1:] = cv2.GaussianBlur(ycc[..., 1:], (0, 0), 2) + coarse[..., 1:]
+    light = ycc[..., 0] + noise[..., 0] * np.float32(sigma) + 0.5 * coarse[..., 0]
+    ycc[..., 0] = _denoised(np.clip(light, 0, 255).astype(np.uint8), float(sigma), means)
+    ycc[..., 1:] = cv2.GaussianBlur(ycc[..., 1:], (0, 0), 2) + 0.4 * coarse[..., 1:]
     return cv2.cvtColor(ycc, cv2.COLOR_YCrCb2RGB)
+
+
+def _denoised(light: np.ndarray, sigma: float, means: float) -> np.ndarray:
+    """Return a gray picture after a strong noise reduction: by non-local means, a bilateral filter or medians."""
+    if means < 0.5:
+        return cv2.fastNlMeansDenoising(light, None, 1.2 * sigma, 3, 11)
+    if means < 0.8:
+        return cv2.bilateralFilter(light, 9, 3.5 * sigma, 3)
+    fine, coarse = cv2.medianBlur(light, 3), cv2.medianBlur(cv2.medianBlur(light, 5), 5)
+    return cv2.addWeighted(fine, 1 - min(1, sigma / 20), coarse, min(1, sigma / 20), 0)
 
 
 def wide_halos(image: Image, amount: float, rng: np.random.Generator) -> Image:
@@ -143,15 +148,15 @@ def _from_linear(light: Image) -> Image:
 
 
 TYPES = (
-    DistortionType('camera_shake', 'blur', 'camera shake', 'overall sharpness', (2.5, 4.5, 7.5, 12.5, 21), camera_shake),
+    DistortionType('camera_shake', 'blur', 'camera shake', 'overall sharpness', (2.2, 3.8, 6.2, 10, 16), camera_shake),
     DistortionType('misfocus', 'blur', 'misplaced focus', 'the sharpness of the subject', (1.2, 2, 3.2, 5, 8), misfocus),
     DistortionType('blown_out', 'brightness', 'blown-out highlights', 'detail in bright areas', (0.4, 0.8, 1.3, 2, 3),
                    blown_out),
     DistortionType('underexposed', 'brightness', 'underexposure', 'clean tones and detail in shadows',
                    (0.8, 1.5, 2.4, 3.5, 5), underexposed),
-    DistortionType('demosaic', 'color', 'demosaicing artefacts', 'fine patterns and edges', (1, 1.4, 2, 2.9, 4.2), demosaic),
+    DistortionType('demosaic', 'color', 'demosaicing artefacts', 'fine patterns and edges', (1, 1.3, 1.7, 2.4, 3.4), demosaic),
     DistortionType('denoise_blotchy', 'noise', 'blotches left by noise reduction', 'smooth areas and skin',
                    (5, 9, 15, 24, 38), denoise_blotchy, stage='processing'),
-    DistortionType('wide_halos', 'sharpness', 'wide halos', 'outlines against smooth backgrounds', (0.4, 0.7, 1.2, 2, 3.5),
+    DistortionType('wide_halos', 'sharpness', 'wide halos', 'outlines against smooth backgrounds', (0.4, 0.7, 1.2, 2, 3.3),
                    wide_halos, stage='processing'),
 )

@@ -64,9 +64,9 @@ def avif_lowres(image: Image, factor: float, rng: np.random.Generator) -> Image:
 
     AVIF's codec, AV1, predicts and filters much as HEVC does, of which Pillow has no encoder.
     """
-    enlarging, sharpening, quality = _pick(SMOOTH_KERNELS, rng), rng.random(), rng.uniform(24, 36)
-    small = through_pillow(resized(image, _size(image, factor), Kernel.BOX), format='AVIF', speed=9,
-                           quality=max(1, round(quality - 4 * factor)))
+    enlarging, sharpening, quality = _pick(SMOOTH_KERNELS, rng), rng.random(), rng.uniform(36, 52)
+    small = through_pillow(resized(image, _size(image, factor), Kernel.BOX), format='AVIF', speed=9, max_threads=1,
+                           quality=max(6, round(quality - 4 * factor)))
     large = resized(small, image.shape[:2], enlarging)
     return sharpened(large, 0.4 * factor, np.float32(1)) if sharpening < 0.3 else large
 
@@ -76,7 +76,7 @@ def webp_lowres(image: Image, factor: float, rng: np.random.Generator) -> Image:
     enlarging, amount = _pick((Kernel.BILINEAR, Kernel.BICUBIC, Kernel.LANCZOS), rng), np.float32(rng.uniform(0, 2))
     quality = rng.uniform(20, 50)
     small = through_pillow(resized(image, _size(image, factor), Kernel.BICUBIC), format='WEBP', method=0,
-                           quality=max(1, round(quality - 4 * factor)))
+                           quality=max(6, round(quality - 3 * factor)))
     return sharpened(resized(small, image.shape[:2], enlarging), 0.4 * factor, amount)
 
 
@@ -120,7 +120,7 @@ TYPES = (
     DistortionType('upscale_waxy', 'upscaling', 'waxy upscaling', 'skin, foliage and other texture',
                    (1.3, 1.8, 2.6, 4, 6.5), upscale_waxy),
     DistortionType('avif_lowres', 'compression', 'low-bitrate smearing', 'texture and small details',
-                   (1, 1.4, 2, 3, 4.6), avif_lowres, codec='avif'),
+                   (1, 1.3, 1.7, 2.4, 3.3), avif_lowres, codec='avif'),
     DistortionType('webp_lowres', 'compression', 'enlarged compression artefacts', 'edges and flat areas',
-                   (1.2, 1.7, 2.4, 3.5, 5.2), webp_lowres, codec='webp'),
+                   (1.2, 1.6, 2.2, 3.1, 4.5), webp_lowres, codec='webp'),
 )
