@@ -1,9 +1,11 @@
 """The aligned image encoder as a file between the stages."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pyiqa_rali.core.errors import CheckpointError
 from pyiqa_rali.core.files import atomic_path
@@ -21,11 +23,8 @@ def save_encoder(path: Path, encoder: ImageEncoder, half: bool = False) -> None:
         half: round floating-point weights to float16, so that later stages see what a float16 export holds.
     """
     from safetensors.torch import save_file
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    if half:
-        state = {name: tensor.to(torch.float16) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={CONFIG_KEY: json.dumps(encoder.config.to_dict())})
+        save_file(_stored(encoder, half), temporary, metadata={CONFIG_KEY: json.dumps(encoder.config.to_dict())})
 
 
 def load_encoder(path: Path) -> ImageEncoder:
@@ -40,6 +39,20 @@ def load_encoder(path: Path) -> ImageEncoder:
     with safe_open(path, framework='pt') as stream:
         config = ImageEncoderConfig.from_dict(json.loads(stream.metadata()[CONFIG_KEY]))
         state = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
+    return _restored(config, state)
+
+
+def as_loaded(encoder: ImageEncoder, half: bool = False) -> ImageEncoder:
+    """Return what `load_encoder` would read after `save_encoder`, without a file; on the CPU, in float32."""
+    return _restored(encoder.config, _stored(encoder, half))
+
+
+def _stored(encoder: ImageEncoder, half: bool) -> dict[str, Tensor]:
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    return {name: tensor.to(torch.float16) if half and tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def _restored(config: ImageEncoderConfig, state: Mapping[str, Tensor]) -> ImageEncoder:
     encoder = build_image_encoder(config)
     encoder.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
                              for name, tensor in state.items()})

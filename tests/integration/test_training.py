@@ -22,7 +22,7 @@ from pyiqa_rali.data.sections import TableOptions
 from pyiqa_rali.data.training_images import record_in
 from pyiqa_rali.model.checkpoint import load_checkpoint, load_metadata
 from pyiqa_rali.model.rali import RALI
-from pyiqa_rali.training.rali.features import load_features
+from pyiqa_rali.training.rali.features import embed, load_features
 from pyiqa_rali.training.rali.options import (
     AlignOptions,
     CompressOptions,
@@ -175,6 +175,36 @@ def test_a_resumed_run_keeps_the_features_that_it_had(tmp_path):
     train(str(options), auto_resume=True)
     assert features.stat().st_mtime_ns == written
     assert all(torch.equal(tensor, expected[name]) for name, tensor in load_checkpoint(export)[0].items())
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float16'])
+def test_the_features_of_the_last_zero_shot_validation_are_those_of_stage_2(tmp_path, monkeypatch, dtype):
+    embedded = []
+
+    def counted(encoder, table, *rest):
+        embedded.append(table.name)
+        return embed(encoder, table, *rest)
+    monkeypatch.setattr('pyiqa_rali.training.rali.run.embed', counted)
+    changes = {'export__dtype': dtype, 'align__prompts': {'high': ['very clear'], 'low': ['very noisy']}}
+    options = write_options(tmp_path, name='reused', val__val_freq=3, align__total_iter=4, datasets__val__name='held out',
+                            **changes)
+    export = train(str(options)).export
+    assert embedded == ['held out', 'held out', 'tiny']  # step 3, the end, and the basis
+    folder = tmp_path / 'experiments' / 'reused' / 'compress'
+    reused = load_features(folder / 'features_val.safetensors')
+    (folder / 'features_val.safetensors').unlink()
+    export.unlink()
+    assert same_weights(train(str(options), auto_resume=True).export, folder.parent / 'models' / 'rali.safetensors')
+    again = load_features(folder / 'features_val.safetensors')
+    assert embedded[3:] == ['held out']
+    assert torch.equal(reused.image_features, again.image_features) and torch.equal(reused.mos, again.mos)
+    assert torch.equal(reused.mos_label, again.mos_label) and reused.image_names == again.image_names
+    alone = write_options(tmp_path, name='alone', align__total_iter=4, datasets__val__name='held out',
+                          **{**changes, 'align__prompts': None})
+    assert same_weights(train(str(alone)).export, folder.parent / 'models' / 'rali.safetensors')
+    train(str(write_options(tmp_path, name='reused', val__val_freq=3, align__total_iter=4, datasets__val__name='held out',
+                            stages=['compress', 'score'], **changes)))
+    assert embedded[-2:] == ['tiny', 'held out']  # a stage that is run alone reads nothing but the encoder
 
 
 def test_several_training_sets_share_batches_and_basis(tmp_path):

@@ -108,7 +108,7 @@ def align(towers: Towers, dataset: AlignmentDataset | JoinedAlignment, sections:
         device: where to train.
         resume: take up `folder`'s state when there is one.
         tb_folder: TensorBoard's folder.
-        validate: called now and then with the quality head; its values go into the record.
+        validate: called now and then with the quality head and whether it is the last time; its values go into the record.
     """
     alignment = make_alignment(towers, options, device, len(sections))
     state_file = folder / STATE_FILE
@@ -147,7 +147,7 @@ def _run_steps(alignment: Alignment, loader: DataLoader, options: AlignOptions, 
         scale = alignment.loss.logit_scale.exp().item()
         progress.set_postfix(**{name: f'{value:.4f}' for name, value in losses.items()}, scale=f'{scale:.1f}')
         done, last = alignment.step, alignment.step == options.total_iter
-        values = validate(alignment.quality) if validate and validate.due(done, last) else {}
+        values = validate(alignment.quality, last) if validate and validate.due(done, last) else {}
         if record and (values or last or done % logger.print_freq == 0):
             record.add(done - 1, {**losses, 'logit_scale': scale, 'lr': rate, **values})
         if processes.is_main() and (last or done % logger.save_checkpoint_freq == 0):

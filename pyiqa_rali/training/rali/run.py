@@ -27,7 +27,7 @@ from pyiqa_rali.measures.correlations import correlations
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint, save_pth
 from pyiqa_rali.model.checkpoint_bank import with_bank
-from pyiqa_rali.model.encoder_file import load_encoder, save_encoder
+from pyiqa_rali.model.encoder_file import as_loaded, load_encoder, save_encoder
 from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.training.rali.alignment import align
 from pyiqa_rali.training.rali.bank import bank_of_run, load_bank, save_bank
@@ -147,7 +147,7 @@ class Run:
               resume, self.folder.tb_logger, self._validation(towers))
         if processes.is_main():
             self._write_bank(parts, towers)
-            save_encoder(self.folder.aligned_encoder, towers.image_encoder, half=options.export.dtype == 'float16')
+            save_encoder(self.folder.aligned_encoder, towers.image_encoder, self._half)
         processes.barrier()
 
     def rest(self, resume: bool) -> TrainingResults:
@@ -160,11 +160,12 @@ class Run:
         """Stage 2: write features of all data sets, the basis, and a report on the buckets.
 
         Args:
-            resume: keep the features that the interrupted run had finished.
+            resume: keep the features that the interrupted run had finished, as those of this run's own stage 1.
         """
         encoder = load_encoder(self.folder.aligned_encoder).to(self.device).eval()
+        keep = resume or 'align' in self.options.stages  # then the folder is new, and stage 1's last validation wrote them
         for section in (*self._basis_sections(), *self._val_sections()):
-            if not (resume and self.folder.features(section).exists()):
+            if not (keep and self.folder.features(section).exists()):
                 save_features(self.folder.features(section), self._embed(encoder, section))
         train_features = self._basis_features()
         found = compress(train_features.image_features.numpy(), train_features.mos_label.numpy(), self.options.compress,
@@ -194,6 +195,11 @@ class Run:
         write_json(self.folder.results, plain(results))
         self._write_and_draw(scorer, val_features)
         return results
+
+    @property
+    def _half(self) -> bool:
+        """Whether the image encoder is stored in float16, by stage 1 already."""
+        return self.options.export.dtype == 'float16'
 
     def _overlaps(self) -> dict[str, Overlap]:
         """Return the images of each validation set that the model is trained on."""
@@ -236,7 +242,7 @@ class Run:
         """Write the model with its metadata; scores leave in MOS units of the training set."""
         encoder = load_encoder(self.folder.aligned_encoder)
         scale = self._exported_scale()
-        half = torch.float16 if self.options.export.dtype == 'float16' else torch.float32
+        half = torch.float16 if self._half else torch.float32
         tensors = {f'image_encoder.{name}': tensor.to(half) if tensor.is_floating_point() else tensor
                    for name, tensor in encoder.state_dict().items()}
         tensors.update({f'scorer.{name}': tensor for name, tensor in scorer.state_dict().items()})
@@ -320,9 +326,19 @@ class Run:
         prompts, with_quality = self.options.align.prompts, self.options.align.quality is not None
         if not (prompts or with_quality) or not self._val_sections() or not processes.is_main():
             return None
-        return AlignmentValidation(lambda: {name: self._embed(towers.image_encoder, name) for name in self._val_sections()},
-                                   towers.text_encoder, prompts, with_quality, self._correlate, self._val_sections(),
-                                   list(self.options.val.metrics), self.options.val.val_freq)
+        return AlignmentValidation(lambda last: self._val_features(towers.image_encoder, last), towers.text_encoder, prompts,
+                                   with_quality, self._correlate, self._val_sections(), list(self.options.val.metrics),
+                                   self.options.val.val_freq)
+
+    def _val_features(self, encoder: ImageEncoder, last: bool) -> dict[str, FeatureTable]:
+        """Return the features of every validation set in stage 1; those of its end are kept for stage 2."""
+        if not last:
+            return {name: self._embed(encoder, name) for name in self._val_sections()}
+        final = as_loaded(encoder, self._half).to(self.device).eval()
+        tables = {name: self._embed(final, name) for name in self._val_sections()}
+        for name, table in tables.items():
+            save_features(self.folder.features(name), table)
+        return tables
 
     def _report_long_texts(self, towers: Towers, texts: list[list[ReasoningText]] | None) -> None:
         if texts is None or not processes.is_main():

@@ -23,7 +23,8 @@ class AlignmentValidation:
     """Correlations on the validation sets every `val_freq` steps and at the end of stage 1: zero-shot, and of the quality.
 
     Args:
-        embed_all: returns the features of every validation set by name, with the present encoder.
+        embed_all: returns the features of every validation set by name, with the present encoder; called with whether it is
+            the last time.
         text_encoder: encodes the prompts.
         prompts: sentences for high and for low quality; None leaves zero-shot out.
         with_quality: whether stage 1 learns a quality from MOS (`QualityHead`), which is then followed too.
@@ -33,7 +34,7 @@ class AlignmentValidation:
         val_freq: steps between validations; None validates at the end only.
     """
 
-    def __init__(self, embed_all: Callable[[], dict[str, FeatureTable]], text_encoder: TextEncoder,
+    def __init__(self, embed_all: Callable[[bool], dict[str, FeatureTable]], text_encoder: TextEncoder,
                  prompts: ZeroShotPrompts | None, with_quality: bool, correlate: Callable, names: list[str],
                  metrics: list[str], val_freq: int | None):
         self.embed_all, self.text_encoder, self.prompts = embed_all, text_encoder, prompts
@@ -46,10 +47,15 @@ class AlignmentValidation:
         return last or bool(self.val_freq and done % self.val_freq == 0)
 
     @torch.no_grad()
-    def __call__(self, quality: QualityHead | None = None) -> dict[str, float]:
-        """Return the metric values of every validation set, with the present quality head if there is one."""
+    def __call__(self, quality: QualityHead | None, last: bool) -> dict[str, float]:
+        """Return the metric values of every validation set.
+
+        Args:
+            quality: the present quality head, if there is one.
+            last: whether stage 1 is at its end.
+        """
         values = {}
-        for name, table in self.embed_all().items():
+        for name, table in self.embed_all(last).items():
             scores = {}
             if self.prompts:
                 scores['zero_shot'] = zero_shot_scores(table.image_features, self.text_encoder, self.prompts)
