@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from pyiqa_rali.export.comparison import compare
 from pyiqa_rali.export.fitting import Nodes, add_fitting
 from pyiqa_rali.export.int8 import quantisation_method, quantise
 from pyiqa_rali.export.pictures import as_input
+from pyiqa_rali.export.run import ComparisonOptions, Export, Int8Options, export_metric
 from pyiqa_rali.model.checkpoint import save_checkpoint
 from pyiqa_rali.model.onnx import network
 from pyiqa_rali.model.onnx.agreement import check_agreement, open_session, varied_pictures
@@ -217,6 +219,41 @@ def test_arguments_are_checked_before_any_work(tmp_path, monkeypatch, capsys, ar
     captured = capsys.readouterr()
     assert re.search(message, captured.err) and 'Exporting' not in captured.out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(('arguments', 'expected'), [
+    ([], (None, None, None, None, None)),
+    (['-m', 'rali', '--opset', '18', '--int8', '--keep-float', '2', '--check', 'photos'],
+     ('rali', None, 18, Int8Options(keep_float=2), ComparisonOptions('photos', 100))),
+    (['--weights', 'w', '--int8', '--calibrate', 'c', '--calibration-pictures', '7', '--check', 'bundled', '--pictures', '9'],
+     (None, 'w', None, Int8Options('c', 7), ComparisonOptions('bundled', 9)))])
+def test_the_command_hands_its_arguments_on(monkeypatch, capsys, arguments, expected):
+    called = []
+
+    def exported(*given):
+        called.append(given)
+        own = {'megabytes': 1.5, 'sizes': ['1 of 2 x 3'], 'largest_difference': 1e-6, 'allowed': 4e-4}
+        int8 = {'int8': {'megabytes': 0.5, 'method': 'static', 'calibration_pictures': 7, 'calibration_photographs': 'c',
+                         'float_convolutions': 2, 'convolutions': 9}}
+        return Export({'float': Path('a.onnx'), 'int8': Path('a.int8.onnx')}, {'float': own, **int8}, Path('a.json'))
+    monkeypatch.setattr('pyiqa_rali.export.run.export_metric', exported)
+    assert main(['export-onnx', 'a.onnx', *arguments]) == 0
+    assert called == [('a.onnx', *expected)]
+    assert capsys.readouterr().out.splitlines() == [
+        'a.onnx: 1.5 MB; 1 batches of other sizes give the scores of torch within 1.0e-06 (allowed: 4.0e-04).',
+        'a.int8.onnx: 0.5 MB, static quantisation, ranges measured on 7 distorted photographs (c), 2 of 9 convolutions '
+        'in float.',
+        'What 8 bits cost in accuracy was not measured; --check PHOTOS measures it.', 'The figures are in a.json.']
+
+
+@pytest.mark.slow
+def test_an_export_from_python_prints_nothing(checkpoint, capfd):
+    found = export_metric(checkpoint / 'python.onnx', weights=checkpoint)
+    assert capfd.readouterr() == ('', '')
+    assert found.models == {'float': checkpoint / 'python.onnx'} and set(found.report) == {'source', 'machine', 'float'}
+    assert json.loads(found.report_file.read_text()) == found.report
+    with pytest.raises(OptionError, match='--pictures: 2 must be at least 3'):
+        ComparisonOptions(pictures=2)
 
 
 def test_missing_packages_are_named_with_the_command(monkeypatch, capsys):
