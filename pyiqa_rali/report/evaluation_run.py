@@ -12,9 +12,7 @@ import yaml
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.evaluation.paper import FITS
 from pyiqa_rali.report.blocks import Block, Case, Commands, Section, Table, Text, number
-from pyiqa_rali.report.overlaps import overlap_block
-from pyiqa_rali.report.pictures import case
-from pyiqa_rali.report.scored import ScoredSet, scored_section
+from pyiqa_rali.report.scored import ScoredSet, case, overlap_block, scored_section
 
 MEASURES = ('plcc', 'srcc', 'krcc', 'plcc_fitted', 'rmse')
 

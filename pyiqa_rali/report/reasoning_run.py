@@ -12,7 +12,7 @@ from pyiqa_rali.core.records import read_record
 from pyiqa_rali.figures.scored import curves
 from pyiqa_rali.figures.style import svg_and_png
 from pyiqa_rali.report.blocks import Block, Commands, Figure, Section, Table, Text, number
-from pyiqa_rali.report.overlaps import overlap_block
+from pyiqa_rali.report.scored import overlap_block
 from pyiqa_rali.report.training_run import training_section
 
 SAMPLES_SHOWN = 12

@@ -1,19 +1,26 @@
-"""One set of scored images in a report: correlations, a scatter plot, and the pictures behind its points."""
+"""One set of scored images in a report: correlations, a scatter plot, the pictures behind it, and what was trained on."""
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pyiqa_rali.core.errors import DataError
+from pyiqa_rali.data.image_files import UnreadableImage, read_rgb
+from pyiqa_rali.data.training_images import overlap_told
 from pyiqa_rali.figures.scored import score_scatter
 from pyiqa_rali.figures.style import svg_and_png
 from pyiqa_rali.measures.correlations import correlations, measures_of
-from pyiqa_rali.report.blocks import Block, Case, Cases, Figure, Section, Table, number
-from pyiqa_rali.report.pictures import choose_cases, errors_of
+from pyiqa_rali.report.blocks import Block, Case, Cases, Figure, Section, Table, Text, number
 
 METRICS = measures_of('plcc', 'srcc', 'krcc')
 FEWEST_FOR_CORRELATIONS = 3
 MEANING = {'best': 'the smallest errors', 'typical': 'errors near the median', 'worst': 'the largest errors'}
+LONGEST_EDGE = 280  # pixels of a picture in a page
+UNKNOWN = Text('Whether test images were trained on is unknown: these results are of a version that did not look.')
 
 
 @dataclass
@@ -90,3 +97,90 @@ def _caption(chosen: dict[str, Sequence[tuple[int, str]]], found: ScoredSet) -> 
     measure = 'distance between score and MOS' if found.same_scale else 'distance between the ranks of score and MOS'
     kinds = '; '.join(f'{kind}: {MEANING[kind]}' for kind, points in chosen.items() if points)
     return f'The pictures behind the points, by the {measure} ({kinds}).'
+
+
+def choose_cases(errors: np.ndarray, mos: np.ndarray, count: int = 4) -> dict[str, list[int]]:
+    """Return positions of the pictures with the smallest, the median and the largest errors, none twice.
+
+    The best and the typical ones are taken from parts of the MOS range with equally many pictures each, so that good and bad
+    pictures are among them. The worst are the worst.
+
+    Args:
+        errors: (n,), 0 for a perfect score.
+        mos: (n,).
+        count: how many of each kind, fewer where there are not enough pictures.
+    """
+    count = min(count, max(1, len(errors) // len(MEANING)))
+    worst = [int(position) for position in np.argsort(-errors, kind='stable')[:count]]
+    chosen = {'best': [], 'typical': [], 'worst': worst}
+    taken = set(worst)
+    parts = np.array_split(np.argsort(mos, kind='stable'), count)
+    for kind, target in (('best', 0.0), ('typical', float(np.median(errors)))):
+        for part in parts:
+            left = [int(position) for position in part if int(position) not in taken]
+            if left:
+                position = min(left, key=lambda each: abs(errors[each] - target))
+                chosen[kind].append(position)
+                taken.add(position)
+    return chosen
+
+
+def errors_of(scores: np.ndarray, mos: np.ndarray, same_scale: bool, lower_better: bool = False) -> np.ndarray:
+    """Return how far each score is off: in MOS units on the same scale, otherwise in ranks, from 0 to 1.
+
+    Args:
+        scores: (n,).
+        mos: (n,).
+        same_scale: whether both have one unit and one direction.
+        lower_better: whether the scores' direction is opposite to that of the MOS.
+    """
+    if same_scale:
+        return np.abs(scores - mos)
+    from scipy.stats import rankdata
+    ranks = rankdata(-scores if lower_better else scores) - rankdata(mos)
+    return np.abs(ranks) / max(1, len(scores) - 1)
+
+
+def case(anchor: str, kind: str, path: str | Path, lines: Sequence[str]) -> Case:
+    """Return a picture from a file with what is said of it; a file that cannot be read says why."""
+    try:
+        return Case(anchor, kind, Path(path).name, lines, jpeg=thumbnail(read_rgb(path)))
+    except UnreadableImage as error:
+        return Case(anchor, kind, Path(path).name, lines, problem=f'cannot be shown: {error.reason}')
+
+
+def thumbnail(pixels: np.ndarray) -> bytes:
+    """Return uint8 (H, W, 3) pixels as a small JPEG."""
+    from PIL import Image
+    image = Image.fromarray(pixels)
+    image.thumbnail((LONGEST_EDGE, LONGEST_EDGE), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, format='JPEG', quality=85)
+    return stream.getvalue()
+
+
+def overlap_block(rows: list[dict[str, Any]] | None, options: Mapping[str, Any], section: str, folder: Path) -> Block:
+    """Return what a report says of test images that were trained on.
+
+    Args:
+        rows: `Overlap.plain` of each data set, with its name under `dataset` and, of several models, theirs under `metric`;
+            None where the results are of a version that did not look.
+        options: of the run or the evaluation, as plain values.
+        section: of its key `overlap`.
+        folder: the run's, for the message.
+
+    Raises:
+        DataError: some were, and the options do not say that they are to be counted only.
+    """
+    if rows is None:
+        return UNKNOWN
+    choice = (options.get(section) or {}).get('overlap', 'fail')
+    tainted = [row for row in rows if row['trained_on']]
+    if tainted and choice != 'count':
+        first = tainted[0]
+        raise DataError(f'{folder}: {first["trained_on"]} of {first["images"]} test images of {first["dataset"]} were trained '
+                        f'on: {", ".join(first["first"])}. Its options do not have {section}: overlap: count, which lets such '
+                        'results be shown.')
+    cells = [(row['dataset'], *([row['metric']] if 'metric' in row else []), overlap_told(row)) for row in rows]
+    headers = ('data set', 'metric', 'trained on') if rows and 'metric' in rows[0] else ('data set', 'trained on')
+    return Table('Test images that were trained on, by digests of their content and names', headers, cells)

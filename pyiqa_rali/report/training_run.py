@@ -1,29 +1,25 @@
 """A training run of RALI in a report: what came out, the curves, and where the scores come from."""
 
-import csv
 import functools
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.options import plain
 from pyiqa_rali.core.records import read_record
-from pyiqa_rali.data.sections import DatasetOptions, dataset_section, sections_for
+from pyiqa_rali.data.sections import DatasetOptions, dataset_section
 from pyiqa_rali.data.synthetic.options import SyntheticOptions
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.figures.scored import curves
 from pyiqa_rali.figures.style import svg_and_png
 from pyiqa_rali.report.basis import basis_section
 from pyiqa_rali.report.blocks import Block, Case, Commands, Figure, Section, Table, Text
-from pyiqa_rali.report.overlaps import overlap_block
-from pyiqa_rali.report.pictures import case, thumbnail
-from pyiqa_rali.report.scored import ScoredSet, scored_section
+from pyiqa_rali.report.scored import ScoredSet, case, overlap_block, scored_section, thumbnail
 from pyiqa_rali.training.rali.options import TrainOptions, train_options
-from pyiqa_rali.training.rali.run_folder import RunFolder
+from pyiqa_rali.training.rali.run_folder import RunFolder, read_scores
 
 
 def training_section(folder: Path, anchor: str) -> Section:
@@ -73,30 +69,6 @@ def run_options(folder: Path) -> TrainOptions:
         raise DataError(f'{folder / "options.yml"}: cannot be read as the options of a run ({error}).') from error
     options.path.experiments_root, options.name = str(folder.parent), folder.name
     return options
-
-
-def read_scores(path: Path, options: TrainOptions) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return image names, MOS (n,) and scores (n,) of a run's table, both on the scale of the scores.
-
-    Args:
-        path: the table, called as the data set section.
-        options: of the run.
-
-    Raises:
-        DataError: the file is not such a table.
-    """
-    with open(path, encoding='utf-8', newline='') as stream:
-        rows = list(csv.DictReader(stream))
-    try:
-        mos, scores = (np.array([float(row[name]) for row in rows]) for name in ('mos', 'score'))
-        names = [row['image'] for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f'{path}: is not a table of image, mos and score ({error!r}).') from error
-    if not rows or 'mos_label' not in rows[0]:  # of version 0.1, whose tables have them on that scale
-        return names, mos, scores
-    of_scores = (sections_for(options.datasets, 'basis') or sections_for(options.datasets, 'train'))[0]
-    own, wanted = (dataset_section(name, options.datasets[name]).scale for name in (path.stem, of_scores))
-    return names, own.on(wanted, mos), scores
 
 
 def _facts(options: TrainOptions, run: RunFolder) -> Table:

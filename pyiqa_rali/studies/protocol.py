@@ -1,7 +1,6 @@
 """The light model's test: several seeds and splits by photograph, types of distortion never trained on, and baselines."""
 
 import copy
-import csv
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.files import write_json, write_yaml
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.runs import differences, read_claim
@@ -20,17 +20,17 @@ from pyiqa_rali.data.sections import dataset_section
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.measures.correlations import correlations, measures_of
 from pyiqa_rali.model.image_encoder import ImageEncoder
-from pyiqa_rali.studies.baselines import Brisque, Piqe, ridge_scores
 from pyiqa_rali.training.rali.features import embed, load_features
 from pyiqa_rali.training.rali.options import TrainOptions, train_options
 from pyiqa_rali.training.rali.run import train
-from pyiqa_rali.training.rali.run_folder import RunFolder
+from pyiqa_rali.training.rali.run_folder import RunFolder, read_scores
 from pyiqa_rali.training.rali.towers import build_towers
 
 HELD_OUT = ('motion_blur', 'color_shift', 'vignette', 'haze', 'multiplicative_noise', 'webp', 'aliasing', 'ringing')
 LEVELS = (1.0, 2.0, 3.0, 4.0, 5.0)
 METRICS = measures_of('plcc', 'srcc')
 SETS = ('test_in_domain', 'test_out_of_domain')
+ALPHAS = tuple(10.0 ** power for power in range(-1, 6))  # penalties of ridge regression
 
 
 @dataclass
@@ -161,14 +161,6 @@ def protocol_options(values: dict[str, Any], seed: int, photos: str | None, num_
     return values
 
 
-def read_scores(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return names, MOS (n,) and scores (n,) of a run's score table."""
-    with open(path, encoding='utf-8', newline='') as stream:
-        rows = list(csv.DictReader(stream))
-    return ([row['image'] for row in rows], np.array([float(row['mos']) for row in rows]),
-            np.array([float(row['score']) for row in rows]))
-
-
 def level_order(names: list[str], scores: np.ndarray) -> float:
     """Return the share of pairs of levels, of one photograph and type, that the scores put in the right order.
 
@@ -196,3 +188,53 @@ def medians(results: list[dict[str, Any]]) -> dict[str, Any]:
     return {key: medians([result[key] for result in results]) if isinstance(first[key], dict)
             else round(float(np.median([result[key] for result in results])), 4)
             for key in first if isinstance(first[key], (dict, int, float))}
+
+
+def ridge_scores(train_features: np.ndarray, train_labels: np.ndarray, test_features: np.ndarray) -> np.ndarray:
+    """Return ridge regression's scores (m,) for test features (m, C), fitted on (n, C) features and (n,) labels.
+
+    Features are standardised; the penalty is the one with the smallest leave-one-out error on the training set.
+    """
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    return make_pipeline(StandardScaler(), RidgeCV(ALPHAS)).fit(train_features, train_labels).predict(test_features)
+
+
+class Piqe:
+    """pyiqa's PIQE on uint8 (H, W, 3) pictures, turned so that higher is better."""
+
+    def __init__(self):
+        import pyiqa
+        self._metric = pyiqa.create_metric('piqe', device=torch.device('cpu'))
+
+    def __call__(self, picture: np.ndarray) -> float:
+        """Return minus the PIQE score."""
+        return -float(self._metric(torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0).float() / 255))
+
+
+class Brisque:
+    """The package `brisque` on uint8 (H, W, 3) RGB pictures, turned so that higher is better.
+
+    Raises:
+        OptionError: the package is not installed.
+    """
+
+    def __init__(self):
+        try:
+            from brisque import BRISQUE
+        except ImportError as error:
+            raise OptionError('brisque: the package is not installed. Install it with pip install brisque, or leave this '
+                              'comparison out.') from error
+
+        class ScalarBrisque(BRISQUE):
+            """brisque 0.2 hands numpy one-element arrays where numbers are due, which numpy 2.4 refuses."""
+
+            def scale_features(self, features):
+                return super().scale_features([np.asarray(feature).item() for feature in features])
+
+        self._metric = ScalarBrisque(url=False)
+
+    def __call__(self, picture: np.ndarray) -> float:
+        """Return minus the BRISQUE score."""
+        return -float(self._metric.score(np.ascontiguousarray(picture[..., ::-1])))

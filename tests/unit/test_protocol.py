@@ -5,8 +5,7 @@ import pytest
 
 from pyiqa_rali.core.options import override, read_yaml
 from pyiqa_rali.data.distortions import DEFAULT_TYPES, DISTORTIONS
-from pyiqa_rali.studies.baselines import ridge_scores
-from pyiqa_rali.studies.protocol import HELD_OUT, level_order, medians, protocol_options, run_protocol
+from pyiqa_rali.studies.protocol import HELD_OUT, level_order, medians, protocol_options, ridge_scores, run_protocol
 from pyiqa_rali.training.rali.options import train_options
 
 LITE = 'options/rali_lite.yml'

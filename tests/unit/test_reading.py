@@ -8,7 +8,7 @@ import torch
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import from_known_keys
-from pyiqa_rali.studies.chain.text_statistics import figures_by_class, naming_figures, reading_figures
+from pyiqa_rali.studies.chain.results import naming_statistics, reading_statistics, statistics_by_class
 from pyiqa_rali.training.vlm.options import RewardOptions, check_rewards
 from pyiqa_rali.training.vlm.reward_functions import reward_functions
 from pyiqa_rali.vlm.generation import encode
@@ -114,22 +114,22 @@ def test_rewards_that_cannot_be_given(values, message):
 def test_reading_figures():
     reader = Dictionary(bad=1.0, fair=3.0, good=5.0)
     mos = np.array([1.0, 2.0, 3.0, 4.0])
-    assert reading_figures([['bad'], ['bad', 'fair'], ['fair'], ['good']], mos, reader, 'test') == {
+    assert reading_statistics([['bad'], ['bad', 'fair'], ['fair'], ['good']], mos, reader, 'test') == {
         'text_srcc': pytest.approx(1), 'text_plcc': pytest.approx(0.9827, abs=1e-3), 'text_missing': 0}
-    left_out = reading_figures([['good'], ['', 'fair'], [''], ['bad']], mos, reader, 'test')
+    left_out = reading_statistics([['good'], ['', 'fair'], [''], ['bad']], mos, reader, 'test')
     assert left_out['text_srcc'] == pytest.approx(-1) and left_out['text_missing'] == 1
-    same = reading_figures([['fair']] * 4, mos, reader, 'test')
+    same = reading_statistics([['fair']] * 4, mos, reader, 'test')
     assert math.isnan(same['text_srcc']) and same['text_missing'] == 0
 
 
 def test_naming_and_class_figures():
     texts = ['Gaussian blur.', 'Noise.', 'Noise.', 'Anything.']
-    assert naming_figures(texts, ['blur', 'blur', 'noise', 'pristine'], WORDS) == {
+    assert naming_statistics(texts, ['blur', 'blur', 'noise', 'pristine'], WORDS) == {
         'text_class_accuracy': pytest.approx(2 / 3), 'text_class_majority': pytest.approx(2 / 3)}
-    assert naming_figures(texts, ['', '', '', ''], WORDS) == {}
+    assert naming_statistics(texts, ['', '', '', ''], WORDS) == {}
     mos = np.array([1, 2, 3, 5, 4.97, 4.98, 1, 2, 1.0])
     classes = ['a', 'a', 'a', 'pristine', 'pristine', 'pristine', 'few', 'few', '']
-    assert figures_by_class(-mos, mos, classes, 'test') == {'srcc_a': pytest.approx(-1)}
+    assert statistics_by_class(-mos, mos, classes, 'test') == {'srcc_a': pytest.approx(-1)}
 
 
 def test_texts_are_read_with_the_system_message_of_the_run(reasoner):

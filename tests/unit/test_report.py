@@ -18,9 +18,8 @@ from pyiqa_rali.report.build import section_of, write_report
 from pyiqa_rali.report.files_run import MOST_ROWS, ROWS_OF_LONG_TABLES
 from pyiqa_rali.report.markdown import write_markdown
 from pyiqa_rali.report.page import page
-from pyiqa_rali.report.pictures import case, choose_cases, errors_of
 from pyiqa_rali.report.reasoning_run import chain_section
-from pyiqa_rali.report.scored import ScoredSet, scored_section
+from pyiqa_rali.report.scored import ScoredSet, case, choose_cases, errors_of, scored_section
 
 
 def read(svg: str) -> ElementTree.Element:

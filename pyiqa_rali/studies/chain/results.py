@@ -1,8 +1,9 @@
-"""What the chain found out: figures of rewards, of both metrics and their times, and of the texts."""
+"""What the chain found out: statistics of rewards, of both metrics and their times, and of the texts."""
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,19 @@ import numpy as np
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.data.distortions import DISTORTIONS
-from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
-from pyiqa_rali.measures.correlations import correlations
-from pyiqa_rali.studies.chain.text_statistics import METRICS, figures_by_class, naming_figures, reading_figures
+from pyiqa_rali.data.reasoning_texts import PRISTINE, load_reasoning_texts
+from pyiqa_rali.measures.correlations import correlations, measures_of
+from pyiqa_rali.training.vlm.rewards import named_classes
 from pyiqa_rali.vlm.reading import BlindReader
 from pyiqa_rali.vlm.scorer import ReasoningScorer
 from pyiqa_rali.vlm.tables import Row, read_picture
 
 FIRST_AND_LAST = 20  # steps whose mean rewards are compared
 TIMED_IMAGES = 12
+METRICS = measures_of('srcc', 'plcc')
 
 
-def reward_figures(log: Path, print_freq: int) -> dict[str, float]:
+def reward_statistics(log: Path, print_freq: int) -> dict[str, float]:
     """Return the mean reward of the first and last steps.
 
     Args:
@@ -42,7 +44,7 @@ def reward_figures(log: Path, print_freq: int) -> dict[str, float]:
     return {'reward_first_20': first, 'reward_last_20': last, 'reward_gain': last - first}
 
 
-def time_figures(reasoner: Any, rali: Any, paths: list[str]) -> dict[str, float]:
+def time_statistics(reasoner: Any, rali: Any, paths: list[str]) -> dict[str, float]:
     """Return the median time for one image, called one at a time: RALI's, and the model's in two modes; and ratios."""
     reasoner.net.batch_size = 1
     medians = []
@@ -55,7 +57,7 @@ def time_figures(reasoner: Any, rali: Any, paths: list[str]) -> dict[str, float]
             'time_ratio_mean': medians[0] / medians[2]}
 
 
-def score_figures(scores: np.ndarray, rows: list[Row]) -> dict[str, float]:
+def score_statistics(scores: np.ndarray, rows: list[Row]) -> dict[str, float]:
     """Return the correlations of scores on the test pictures, over all and within each class of distortion.
 
     Args:
@@ -72,11 +74,11 @@ def score_figures(scores: np.ndarray, rows: list[Row]) -> dict[str, float]:
     if len(rated) < 3 or np.ptp(mos) == 0:
         return {**dict.fromkeys(METRICS, float('nan')), 'unrated': unrated}
     return {**correlations(scores[there], mos, METRICS, 'test'),
-            **figures_by_class(scores[there], mos, _classes(rated), 'test'), 'unrated': unrated}
+            **statistics_by_class(scores[there], mos, _classes(rated), 'test'), 'unrated': unrated}
 
 
-def model_figures(net: ReasoningScorer, reader: BlindReader, rows: list[Row],
-                  class_words: dict[str, list[str]]) -> dict[str, float]:
+def model_statistics(net: ReasoningScorer, reader: BlindReader, rows: list[Row],
+                     class_words: dict[str, list[str]]) -> dict[str, float]:
     """Return a model's ratings and how well its texts follow the test pictures, in each of its modes.
 
     Args:
@@ -87,7 +89,7 @@ def model_figures(net: ReasoningScorer, reader: BlindReader, rows: list[Row],
 
     Returns:
         For 'expectation' (whose texts are the greedy ones) and 'mean' (the texts are one sample each) what
-        `score_figures`, `reading_figures` and `naming_figures` say.
+        `score_statistics`, `reading_statistics` and `naming_statistics` say.
     """
     pictures, mos = [read_picture(row.image_path) for row in rows], np.array([row.mos for row in rows])
     found: dict[str, float] = {}
@@ -95,19 +97,19 @@ def model_figures(net: ReasoningScorer, reader: BlindReader, rows: list[Row],
         net.mode = mode
         described = net.describe(pictures)
         texts = [each.reasoning_text for each in described]
-        values = score_figures(np.array([each.rating for each in described]), rows)
-        values |= reading_figures([[text] for text in texts], mos, reader, 'test')
-        values |= naming_figures(texts, _classes(rows), class_words)
+        values = score_statistics(np.array([each.rating for each in described]), rows)
+        values |= reading_statistics([[text] for text in texts], mos, reader, 'test')
+        values |= naming_statistics(texts, _classes(rows), class_words)
         found |= {f'{mode}_{name}': value for name, value in values.items()}
     return found
 
 
-def written_text_figures(file: Path, rows: list[Row], reader: BlindReader) -> dict[str, float]:
+def written_text_statistics(file: Path, rows: list[Row], reader: BlindReader) -> dict[str, float]:
     """Return how well the texts that RALI is aligned with follow their pictures, by the mean over each picture's texts."""
     texts = load_reasoning_texts(file)
     own = [[item.text for item in texts.get(Path(row.image_path).name, [])] for row in rows]
     return {f'written_{name}': value
-            for name, value in reading_figures(own, np.array([row.mos for row in rows]), reader, 'train').items()}
+            for name, value in reading_statistics(own, np.array([row.mos for row in rows]), reader, 'train').items()}
 
 
 def words_of(types: Sequence[str]) -> dict[str, list[str]]:
@@ -124,3 +126,52 @@ def timed(work: Callable[[], Any]) -> float:
 
 def _classes(rows: list[Row]) -> list[str]:
     return [row.distortion_class for row in rows]
+
+
+def reading_statistics(texts: Sequence[Sequence[str]], mos: np.ndarray, reader: BlindReader, name: str) -> dict[str, float]:
+    """Return the correlations between MOS (n,) and the mean rating that a reader gives each picture's texts.
+
+    Args:
+        texts: one or more of each picture; pictures with nothing but empty ones are left out, and counted.
+        mos: on any scale, higher better.
+        reader: rates texts without their pictures.
+        name: of the data set, for messages.
+
+    Returns:
+        'text_srcc', 'text_plcc' (NaN when all texts read the same, or fewer than three pictures have one) and
+        'text_missing'.
+    """
+    flat = iter(reader.ratings([text or None for row in texts for text in row]))
+    rows = [[rating for rating in (next(flat) for _ in row) if rating is not None] for row in texts]
+    has_text = np.array([bool(row) for row in rows])
+    found = dict.fromkeys(METRICS, float('nan'))
+    if has_text.sum() > 2:
+        found = correlations(np.array([np.mean(row) for row in rows if row]), mos[has_text], METRICS, name)
+    return {**{f'text_{metric}': value for metric, value in found.items()}, 'text_missing': float((~has_text).sum())}
+
+
+def naming_statistics(texts: Sequence[str], classes: Sequence[str],
+                      class_words: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Return the share of texts that name their picture's class and no other, and the share of the most frequent class.
+
+    Pictures whose class has no words are left out; without any other there are no statistics.
+    """
+    known = [(text, kind) for text, kind in zip(texts, classes, strict=True) if kind in class_words]
+    if not known:
+        return {}
+    right = sum(named_classes(text, class_words) == {kind} for text, kind in known)
+    most = max(Counter(kind for _, kind in known).values())
+    return {'text_class_accuracy': right / len(known), 'text_class_majority': most / len(known)}
+
+
+def statistics_by_class(scores: np.ndarray, mos: np.ndarray, classes: Sequence[str], name: str) -> dict[str, float]:
+    """Return the SRCC within each class; none for '', and for classes with less than three pictures or one MOS alone.
+
+    Pristine pictures are all of one quality: their labels differ by the rounding of the measure, and have no order to find.
+    """
+    found, labels = {}, np.array(classes)
+    for kind in sorted(set(classes) - {'', PRISTINE}):
+        own = labels == kind
+        if own.sum() > 2 and np.ptp(mos[own]) > 0:
+            found[f'srcc_{kind}'] = correlations(scores[own], mos[own], METRICS, name)['srcc']
+    return found

@@ -26,13 +26,13 @@ from pyiqa_rali.figures.scored import picture_sheet, spread_over_scores
 from pyiqa_rali.figures.style import save_png
 from pyiqa_rali.studies.chain.options import ChainOptions, ChainSteps, chain_options, check_steps
 from pyiqa_rali.studies.chain.results import (
-    model_figures,
-    reward_figures,
-    score_figures,
-    time_figures,
+    model_statistics,
+    reward_statistics,
+    score_statistics,
+    time_statistics,
     timed,
     words_of,
-    written_text_figures,
+    written_text_statistics,
 )
 from pyiqa_rali.training.rali.run import train as train_rali
 from pyiqa_rali.training.vlm.cold_start import random_completions
@@ -183,9 +183,9 @@ class Chain:
         reasoner, rali = self._metric(self.steps.reasoning), pyiqa_metric('rali', self.rali)
         rali_scores = np.array([float(rali(as_tensor([read_rgb(path)]))) for path in paths])
         described = reasoner.net.describe([read_picture(path) for path in paths])
-        found = {f'rali_test_{name}': value for name, value in score_figures(rali_scores, rows).items()}
-        found |= reward_figures(self.steps.reasoning / 'log.csv', self.steps.grpo().logger.print_freq)
-        found |= self._models_compared(reasoner, rows) | time_figures(reasoner, rali, paths)
+        found = {f'rali_test_{name}': value for name, value in score_statistics(rali_scores, rows).items()}
+        found |= reward_statistics(self.steps.reasoning / 'log.csv', self.steps.grpo().logger.print_freq)
+        found |= self._models_compared(reasoner, rows) | time_statistics(reasoner, rali, paths)
         shown = spread_over_scores(rali_scores, min(SHOWN_IMAGES, len(paths)))
         sheet = picture_sheet([(np.asarray(read_picture(paths[each])), f'MOS {mos[each]:.2f}   RALI {rali_scores[each]:.2f}   '
                                 f'rating {described[each].rating:.2f}', described[each].reasoning_text) for each in shown],
@@ -198,8 +198,8 @@ class Chain:
         cold = self._metric(self.steps.cold)
         reader, words = BlindReader(cold.net.reasoner, self.options.prompts), words_of(self.steps.data_settings().types)
         found = {f'reasoning_{when}_test_{name}': value for when, metric in (('before', cold), ('after', reasoner))
-                 for name, value in model_figures(metric.net, reader, rows, words).items()}
-        return found | written_text_figures(self.steps.texts, self._rows('train'), reader)
+                 for name, value in model_statistics(metric.net, reader, rows, words).items()}
+        return found | written_text_statistics(self.steps.texts, self._rows('train'), reader)
 
     def _rows(self, section: str) -> list[Row]:
         """Return the rows of one data set, with their classes of distortion."""

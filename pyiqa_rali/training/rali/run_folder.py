@@ -1,8 +1,13 @@
 """The folder of one RALI training run: where its files are, and whether it can be resumed."""
 
+import csv
 from pathlib import Path
 
+import numpy as np
+
+from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.runs import MAY_CHANGE, claim_run
+from pyiqa_rali.data.sections import dataset_section, sections_for
 from pyiqa_rali.training.rali.options import TrainOptions
 
 # sections that earlier stages took no part in: they may change when a later stage is run alone, and not resumed
@@ -53,3 +58,27 @@ class RunFolder:
         continues = resume or options.stages[0] != 'align'
         free = (*MAY_CHANGE, 'val:overlap') if resume else (*MAY_CHANGE, *OF_LATER_STAGES[options.stages[0]])
         claim_run(self.root, options, continues, free)
+
+
+def read_scores(path: Path, options: TrainOptions | None = None) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return image names, MOS (n,) and scores (n,) of a run's table.
+
+    Args:
+        path: the table, called as the data set section.
+        options: of the run, to return the MOS on the scale of the scores; None returns them as the table has them.
+
+    Raises:
+        DataError: the file is not such a table.
+    """
+    with open(path, encoding='utf-8', newline='') as stream:
+        rows = list(csv.DictReader(stream))
+    try:
+        mos, scores = (np.array([float(row[name]) for row in rows]) for name in ('mos', 'score'))
+        names = [row['image'] for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f'{path}: is not a table of image, mos and score ({error!r}).') from error
+    if options is None or not rows or 'mos_label' not in rows[0]:  # tables of version 0.1 are on that scale already
+        return names, mos, scores
+    of_scores = (sections_for(options.datasets, 'basis') or sections_for(options.datasets, 'train'))[0]
+    own, wanted = (dataset_section(name, options.datasets[name]).scale for name in (path.stem, of_scores))
+    return names, own.on(wanted, mos), scores

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pyiqa_rali.studies.chain.results import score_figures
+from pyiqa_rali.studies.chain.results import score_statistics
 from pyiqa_rali.studies.chain.run import medians_of
 from pyiqa_rali.vlm.tables import Row
 
@@ -29,8 +29,8 @@ def test_a_figure_that_no_seed_has_is_no_number():
 def test_pictures_without_a_rating_are_left_out_and_counted():
     mos = [1.0, 2.0, 3.0, 4.0, 5.0, 4.97, 4.98]
     classes = ['jpeg'] * 4 + ['pristine'] * 3
-    found = score_figures(np.array([1, 2, NAN, 4, 5, 6, 7.0]), rows(mos, classes))
+    found = score_statistics(np.array([1, 2, NAN, 4, 5, 6, 7.0]), rows(mos, classes))
     assert found['unrated'] == 1 and found['srcc_jpeg'] == pytest.approx(1)
     assert 'srcc_pristine' not in found  # their labels differ by rounding
-    few = score_figures(np.array([1, NAN, NAN, NAN, 5, NAN, NAN]), rows(mos, classes))
+    few = score_statistics(np.array([1, NAN, NAN, NAN, 5, NAN, NAN]), rows(mos, classes))
     assert np.isnan(few['srcc']) and few['unrated'] == 5
