@@ -261,3 +261,19 @@ def check_least(args: argparse.Namespace, least: dict[str, int]) -> None:
         for value in given if isinstance(given, Sequence) else [given]:
             if value is not None and value < bound:
                 raise OptionError(f'--{name.replace("_", "-")}: {value} must be at least {bound}.')
+
+
+def refuse_changed(args: argparse.Namespace, defaults: dict[str, Any], why: str) -> None:
+    """Reject arguments that would have no effect.
+
+    Args:
+        args: the arguments of a command.
+        defaults: names of those that have no effect here, with their defaults.
+        why: what the message says of the first one that has another value.
+
+    Raises:
+        OptionError: one was given.
+    """
+    for name, default in defaults.items():
+        if getattr(args, name) != default:
+            raise OptionError(f'--{name.replace("_", "-")}: {why}. Leave it out.')

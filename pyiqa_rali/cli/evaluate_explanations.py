@@ -3,8 +3,7 @@
 import argparse
 from typing import Any
 
-from pyiqa_rali.cli.arguments import CommandParser, check_least
-from pyiqa_rali.core.options import refuse_changed
+from pyiqa_rali.cli.arguments import CommandParser, check_least, refuse_changed
 
 DRAWN = {'photos': None, 'phase': 'test', 'split_seed': 0, 'ratios': (0.8, 0.05, 0.15), 'num_photographs': None,
          'levels': (1, 2, 3, 4, 5), 'composites': None, 'size': (384, 512)}  # those of studies.explanations.DrawnSettings

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from pyiqa_rali.cli.arguments import CommandParser
+from pyiqa_rali.cli.arguments import CommandParser, refuse_changed
 
 if TYPE_CHECKING:
     from pyiqa_rali.export.run import Export
@@ -48,7 +48,6 @@ def run(args: argparse.Namespace) -> int:
         CheckpointError: the weights cannot be read, or the file does not give the scores of torch.
         DataError: photographs that cannot be read.
     """
-    from pyiqa_rali.core.options import refuse_changed
     from pyiqa_rali.export.run import ComparisonOptions, Int8Options, export_metric
     # both check their numbers, which are wrong without --int8 and --check too
     int8 = Int8Options(args.calibrate, args.calibration_pictures, args.keep_float)

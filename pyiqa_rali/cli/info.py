@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.cli.arguments import CommandParser, published_model
-from pyiqa_rali.core.options import refuse_changed
+from pyiqa_rali.cli.arguments import CommandParser, published_model, refuse_changed
 
 
 def add_arguments(parser: CommandParser) -> None:

@@ -16,7 +16,8 @@ from pyiqa_rali.cli.arguments import (
     reading_settings,
 )
 from pyiqa_rali.core.errors import OptionError, some
-from pyiqa_rali.data.image_files import READING, ImageFinder
+from pyiqa_rali.data.image_files import READING
+from pyiqa_rali.data.image_finder import ImageFinder
 
 if TYPE_CHECKING:
     from pyiqa_rali.vlm.loading import ReasoningModel

@@ -20,29 +20,17 @@ import io
 import os
 import re
 import stat
-import threading
-import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, NoReturn
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL import ImageFile as PillowFile
 
 from pyiqa_rali.core.errors import DataError, OptionError, first_line
-from pyiqa_rali.data.image_formats import (
-    RAW,
-    develop,
-    image_extensions,
-    is_raw,
-    open_image,
-    raw_size,
-    why_unidentified,
-)
+from pyiqa_rali.data.decoding import PIXEL_LIMIT, decoding
+from pyiqa_rali.data.image_formats import RAW, develop, is_raw, open_image, raw_size, why_unidentified
 
-PIXEL_LIMIT = 178_956_970  # where Pillow itself stops: pixels of 512 MiB, decoded
 HEAD = 64  # bytes that tell what an undecodable file holds
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -111,17 +99,8 @@ def read_rgb(source: str | os.PathLike | bytes, options: ReadingOptions = READIN
     Raises:
         UnreadableImage: there is no such file, or no picture in it; the message names it.
     """
-    name = _name_of(source) if name is None else name
-    extension = os.path.splitext(name)[1].lower()
-    with _named(source, name, extension), decoding(options.pixel_limit):
-        stream = _stream(source)
-        if extension in RAW:
-            return _developed(stream, options)
-        with open_image(stream, extension) as image:
-            _check_count(image.size, options)
-            if not is_raw(image):
-                return _pixels(image, options)
-        return _developed(_stream(source), options)
+    with _opened(source, options, name) as opened:
+        return _pixels(opened, options) if isinstance(opened, Image.Image) else _developed(opened, options)
 
 
 def read_size(source: str | os.PathLike | bytes, options: ReadingOptions = READING, name: str | None = None) -> tuple[int, int]:
@@ -130,18 +109,31 @@ def read_size(source: str | os.PathLike | bytes, options: ReadingOptions = READI
     Raises:
         UnreadableImage: there is no such file, or no picture in it; the message names it.
     """
+    with _opened(source, options, name) as opened:
+        if not isinstance(opened, Image.Image):
+            return raw_size(opened, options.upright)
+        swapped = options.upright and opened.format != 'TIFF' and _orientation(opened) in SWAPPING
+        return opened.size if swapped else opened.size[::-1]
+
+
+@contextlib.contextmanager
+def _opened(source: str | os.PathLike | bytes, options: ReadingOptions,
+            name: str | None) -> Iterator[Image.Image | str | IO[bytes]]:
+    """Yield a picture as Pillow opens it, not yet decoded, or what LibRaw opens: a camera raw file or a stream of one.
+
+    Raises:
+        UnreadableImage: for whatever is raised here or inside.
+    """
     name = _name_of(source) if name is None else name
     extension = os.path.splitext(name)[1].lower()
     with _named(source, name, extension), decoding(options.pixel_limit):
-        stream = _stream(source)
-        if extension in RAW:
-            return raw_size(stream, options.upright)
-        with open_image(stream, extension) as image:
-            _check_count(image.size, options)
-            if not is_raw(image):
-                swapped = options.upright and image.format != 'TIFF' and _orientation(image) in SWAPPING
-                return image.size if swapped else image.size[::-1]
-        return raw_size(_stream(source), options.upright)
+        if extension not in RAW:
+            with open_image(_stream(source), extension) as image:
+                _check_count(image.size, options)
+                if not is_raw(image):
+                    yield image
+                    return
+        yield _stream(source)
 
 
 def _name_of(source: str | os.PathLike | bytes) -> str:
@@ -293,128 +285,3 @@ def _why_unidentified(source: str | os.PathLike | bytes, extension: str) -> str:
             return why_unidentified(stream.read(HEAD), extension)
     except OSError as error:  # it went away in the meantime
         return error.strerror or str(error)
-
-
-class _Pillow:
-    """Pillow's process-wide settings while pictures are decoded; the last of several threads puts them back as they were.
-
-    Truncated files are refused, whatever other modules have set: one of pyiqa's data set modules switches Pillow's
-    `LOAD_TRUNCATED_IMAGES` on for the whole process when it is imported, and what is missing of a file would then be scored,
-    or trained on, as gray. Warnings are neither shown nor raised: a picture's score must not depend on the filters that a
-    user has set for warnings.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._before: tuple[bool, int | None] = (False, None)
-        self._pixel_limit = 0
-        self._filters = warnings.catch_warnings()
-
-    def enter(self, pixel_limit: int) -> None:
-        """Set what decoding needs."""
-        with self._lock:
-            if not self._inside:
-                self._before = PillowFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
-                self._filters = warnings.catch_warnings()
-                self._filters.__enter__()
-                warnings.simplefilter('ignore')
-                self._pixel_limit = 0
-            PillowFile.LOAD_TRUNCATED_IMAGES = False
-            self._pixel_limit = max(self._pixel_limit, pixel_limit)
-            Image.MAX_IMAGE_PIXELS = -(-self._pixel_limit // 2)  # Pillow refuses more than twice as many
-            self._inside += 1
-
-    def leave(self) -> None:
-        """Put back what was there, if no other thread is decoding."""
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                PillowFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self._before
-                self._filters.__exit__(None, None, None)
-
-
-    def forget_other_threads(self) -> None:
-        """Put back what was there in a process that was forked while other threads, which it lacks, were decoding."""
-        self._lock = threading.Lock()
-        if self._inside:
-            self._inside = 1
-            self.leave()
-
-
-_PILLOW = _Pillow()
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_PILLOW.forget_other_threads)
-
-
-@contextlib.contextmanager
-def decoding(pixel_limit: int = PIXEL_LIMIT) -> Iterator[None]:
-    """Let Pillow decode by our rule inside: no truncated files, no more pixels than the limit, no warnings."""
-    _PILLOW.enter(pixel_limit)
-    try:
-        yield
-    finally:
-        _PILLOW.leave()
-
-
-class ImageFinder:
-    """Iterator over the image files of files and folders, which holds no more than one folder's names at a time.
-
-    A file that is named stands for itself; a folder for all files below it that are pictures by their extension, whether or
-    not they can be read, in the order of their names, links to folders included. A folder that cannot be listed is yielded
-    too, so that reading it tells why.
-
-    Args:
-        sources: files and folders.
-
-    Attributes:
-        other_extensions: how many files in the folders are not images by their extension, for each extension.
-
-    Raises:
-        FileNotFoundError: a source does not exist.
-    """
-
-    def __init__(self, sources: Iterable[str]):
-        self.sources = list(sources)
-        self.other_extensions: Counter[str] = Counter()
-        self._extensions = image_extensions()
-        for source in self.sources:
-            if not os.path.exists(source):
-                raise FileNotFoundError(f'{source}: no such file or folder')
-
-    @property
-    def other_files(self) -> int:
-        """How many files in the folders are not images by their extension."""
-        return self.other_extensions.total()
-
-    def __iter__(self) -> Iterator[str]:
-        for source in self.sources:
-            if os.path.isdir(source):
-                yield from self._below(source, set())
-            else:
-                yield source
-
-    def _below(self, folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
-        try:
-            status = os.stat(folder)
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
-            yield folder
-            return
-        if (status.st_dev, status.st_ino) in visited:  # a link back to a folder above
-            return
-        visited.add((status.st_dev, status.st_ino))
-        for entry in entries:
-            if _is_folder(entry):
-                yield from self._below(entry.path, visited)
-            elif (extension := os.path.splitext(entry.name)[1].lower()) in self._extensions:
-                yield entry.path
-            else:
-                self.other_extensions[extension] += 1
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    """Whether an entry is a folder; a link that leads nowhere is none, and reading it tells why."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False

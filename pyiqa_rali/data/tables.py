@@ -13,7 +13,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from pyiqa_rali.core.errors import DataError, OptionError, first_line, some
-from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage, decoding
+from pyiqa_rali.data.decoding import decoding
+from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.reasoning_texts import Distortions, paired
 from pyiqa_rali.data.sections import DatasetOptions, dataset_section

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from pyiqa_rali.core.errors import OptionError, some
-from pyiqa_rali.data.image_files import ImageFinder
+from pyiqa_rali.data.image_finder import ImageFinder
 from pyiqa_rali.data.image_formats import image_extensions
 from pyiqa_rali.scoring.entries import ImageEntry
 from pyiqa_rali.scoring.lists import listed_paths

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.data import image_files, image_formats
-from pyiqa_rali.data.image_files import ImageFinder, ReadingOptions, UnreadableImage, read_rgb, read_size
+from pyiqa_rali.data import decoding, image_files, image_formats
+from pyiqa_rali.data.image_files import ReadingOptions, UnreadableImage, read_rgb, read_size
+from pyiqa_rali.data.image_finder import ImageFinder
 from pyiqa_rali.data.image_formats import EXTRA, image_extensions
 from tests.raw_files import dng
 
@@ -476,11 +477,11 @@ def test_only_files_and_folders_are_no_special_files():
 
 def test_a_process_forked_while_a_thread_decodes_reads_too(tmp_path):
     path = save(tmp_path / 'a.png')
-    with image_files.decoding():  # as if another thread were in the middle
+    with decoding.decoding():  # as if another thread were in the middle
         child = os.fork()
         if not child:
             try:
-                os._exit(0 if read_rgb(path).shape == (20, 30, 3) and image_files._PILLOW._inside == 0 else 1)
+                os._exit(0 if read_rgb(path).shape == (20, 30, 3) and decoding._PILLOW._inside == 0 else 1)
             finally:
                 os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.messages import progress_bar
-from pyiqa_rali.data.image_files import ImageFinder
+from pyiqa_rali.data.image_finder import ImageFinder
 from pyiqa_rali.figures.analyses import draw_attention
 from pyiqa_rali.model.digest import weights_digest
 from pyiqa_rali.studies.analyses.folder import AnalysisFolder, AnalysisResult

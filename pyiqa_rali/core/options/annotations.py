@@ -1,29 +1,23 @@
-"""Option files: YAML in pyiqa's style, read strictly and turned into dataclasses by their annotations."""
+"""Options as dataclasses: the annotations of the fields say what a value may be."""
 
-import copy
 import dataclasses
 import functools
 import math
-import numbers
 import operator
-import os
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import yaml
 from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
 
-from pyiqa_rali.core.errors import OptionError, did_you_mean, first_line
-from pyiqa_rali.core.files import NUMBER_WITH_EXPONENT
+from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.core.options.values import Sparse, python_value
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Section = TypeVar('Section', bound='DataclassInstance')
-OptionSource = str | os.PathLike[str] | Mapping[str, Any]  # an option file, or the contents of one
 ROOT = 'options'  # what messages call an option file as a whole
 
 Count = Annotated[int, Ge(1)]
@@ -32,123 +26,6 @@ Seed = Annotated[int, Ge(0), Lt(2 ** 32)]  # what NumPy takes
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML with duplicate keys refused and `1e-4` read as a number."""
-
-
-def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
-    if repeated:
-        raise OptionError(f'key "{repeated[0]}" appears twice in one section{node.start_mark}. Keep one of them.')
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
-_StrictLoader.add_implicit_resolver('tag:yaml.org,2002:float', NUMBER_WITH_EXPONENT, list('-+0123456789'))
-
-
-def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
-    """Read an option file as plain values.
-
-    Raises:
-        OptionError: the file is missing, no mapping, or has a key twice.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise OptionError(f'-opt: {path} is not a file. Give the path of an option file such as options/rali.yml.')
-    try:
-        values = yaml.load(path.read_text(encoding='utf-8'), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f'-opt: {path} is not valid YAML: {error}') from error
-    if not isinstance(values, dict):
-        raise OptionError(f'-opt: {path} holds no options.')
-    return values
-
-
-def values_of(options: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return options as plain values, wherever they come from, to be checked by their reader.
-
-    Args:
-        options: the path of an option file, plain values, or a dataclass that was made in Python or read before.
-        overrides: 'section:key=value' entries.
-
-    Raises:
-        OptionError: see `read_yaml` and `override`.
-    """
-    return override(read_yaml(options) if isinstance(options, str | os.PathLike) else plain(options), list(overrides))
-
-
-def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Return the options with `section:key=value` entries applied (pyiqa's --force_yml, without its exec).
-
-    Raises:
-        OptionError: an entry has no '=', names a key that the file does not have, or its value is not YAML.
-    """
-    values = copy.deepcopy(values)  # in the file's order: the first data set or variant may mean something
-    for entry in overrides:
-        names, separator, text = entry.partition('=')
-        if not separator:
-            raise OptionError(f'--force_yml: "{entry}" must be section:key=value.')
-        name, left, section = *_next_key(values, names.strip().split(':')), values
-        while left:
-            section = _existing(section, name, entry)
-            name, left = _next_key(section, left)
-        _existing(section, name, entry, leaf=True)
-        section[name] = _value_of(text, entry)
-    return values
-
-
-def _value_of(text: str, entry: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise OptionError(f'--force_yml: the value of "{entry}" is not valid YAML ({first_line(error)}).') from error
-
-
-def _next_key(section: dict[str, Any], names: list[str]) -> tuple[str, list[str]]:
-    """Return the section's key that the names begin with, and the names after it; a key may itself contain colons."""
-    joined = {':'.join(names[:count]): names[count:] for count in range(len(names), 0, -1)}
-    name = next((each for each in joined if each in section), names[0])
-    return name, joined[name]
-
-
-def _existing(section: Any, name: str, entry: str, leaf: bool = False) -> Any:
-    if not isinstance(section, dict) or name not in section:
-        known = list(section) if isinstance(section, dict) else []
-        raise OptionError(f'--force_yml: "{entry}" names "{name}", which the option file does not have. Write the key into '
-                          f'the file first.{did_you_mean(name, known)}')
-    if not leaf and not isinstance(section[name], dict):
-        raise OptionError(f'--force_yml: in "{entry}", "{name}" is a value, not a section.')
-    return section[name]
-
-
-class Sparse:
-    """Base of dataclasses whose keys mean something by being given: only these are written into files, and compared."""
-
-    _named: frozenset[str] = frozenset()  # those that a file gave, which may be what the default is too
-
-    def given(self) -> dict[str, Any]:
-        """Return the values that were given, as plain ones."""
-        return {item.name: plain(value) for item in dataclasses.fields(typing.cast(Any, self))
-                if (value := getattr(self, item.name)) != _default(item) or item.name in self._named}
-
-
-def _default(item: dataclasses.Field) -> Any:
-    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-
-
-def plain(options: Any) -> Any:
-    """Return options as plain values, as they are written into files."""
-    if isinstance(options, Sparse):
-        return options.given()
-    if dataclasses.is_dataclass(options):
-        return {item.name: plain(getattr(options, item.name)) for item in dataclasses.fields(options)}
-    if isinstance(options, Mapping):
-        return {key: plain(value) for key, value in options.items()}
-    return [plain(value) for value in options] if isinstance(options, list | tuple) else _plain(options)
 
 
 def check_choice(option: str, value: Any, allowed: Collection[Any], also: str = '') -> None:
@@ -237,7 +114,7 @@ def _read(value: Any, hint: Any, option: str, also: str = '') -> Any:
         return value
     if dataclasses.is_dataclass(kind):
         return _read_section(value, kind, option)
-    value = {} if value is None and kind is dict else _plain(value)
+    value = {} if value is None and kind is dict else python_value(value)
     if not _fits(value, hint):
         raise OptionError(f'{option}: {value!r} must be {_in_words(hint)}{also}.')
     if kind in (list, tuple):
@@ -275,19 +152,10 @@ def _read_union(value: Any, branches: tuple[Any, ...], option: str) -> Any:
     if value is None and type(None) in branches:
         return None
     others = [branch for branch in branches if branch is not type(None)]
-    fitting = [branch for branch in others if _fits(_plain(value), branch)]
+    fitting = [branch for branch in others if _fits(python_value(value), branch)]
     exact = [branch for branch in fitting if branch is type(value)]  # a whole number where int and float are allowed
     chosen = next(iter(exact or fitting or others))
     return _read(value, chosen, option, ''.join(f', or {_in_words(branch)}' for branch in branches if branch is not chosen))
-
-
-def _plain(value: Any) -> Any:
-    """Return a path as its string, and numbers of NumPy as Python's: what options made in Python may hold beside a file's."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if type(value) in (bool, int, float) or not isinstance(value, numbers.Real):
-        return value
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -385,19 +253,3 @@ def _in_words(hint: Any) -> str:
     if dataclasses.is_dataclass(kind) or kind is dict:
         return 'a section with keys'
     return f'of type {"list" if kind is tuple else getattr(kind, "__name__", kind)}'
-
-
-def refuse_changed(args: Any, defaults: dict[str, Any], why: str) -> None:
-    """Refuse arguments that would have no effect.
-
-    Args:
-        args: the arguments of a command.
-        defaults: names of those that have no effect here, with their defaults.
-        why: what the message says of the first one that has another value.
-
-    Raises:
-        OptionError: one was given.
-    """
-    for name, default in defaults.items():
-        if getattr(args, name) != default:
-            raise OptionError(f'--{name.replace("_", "-")}: {why}. Leave it out.')

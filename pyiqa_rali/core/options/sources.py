@@ -1,0 +1,106 @@
+"""Where options come from: YAML files in pyiqa's style, read strictly, and overrides of the command line."""
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyiqa_rali.core.errors import OptionError, did_you_mean, first_line
+from pyiqa_rali.core.files import NUMBER_WITH_EXPONENT
+from pyiqa_rali.core.options.values import plain
+
+OptionSource = str | os.PathLike[str] | Mapping[str, Any]  # an option file, or the contents of one
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML with duplicate keys refused and `1e-4` read as a number."""
+
+
+def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if repeated:
+        raise OptionError(f'key "{repeated[0]}" appears twice in one section{node.start_mark}. Keep one of them.')
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+_StrictLoader.add_implicit_resolver('tag:yaml.org,2002:float', NUMBER_WITH_EXPONENT, list('-+0123456789'))
+
+
+def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
+    """Read an option file as plain values.
+
+    Raises:
+        OptionError: the file is missing, no mapping, or has a key twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise OptionError(f'-opt: {path} is not a file. Give the path of an option file such as options/rali.yml.')
+    try:
+        values = yaml.load(path.read_text(encoding='utf-8'), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f'-opt: {path} is not valid YAML: {error}') from error
+    if not isinstance(values, dict):
+        raise OptionError(f'-opt: {path} holds no options.')
+    return values
+
+
+def values_of(options: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return options as plain values, wherever they come from, to be checked by their reader.
+
+    Args:
+        options: the path of an option file, plain values, or a dataclass that was made in Python or read before.
+        overrides: 'section:key=value' entries.
+
+    Raises:
+        OptionError: see `read_yaml` and `override`.
+    """
+    return override(read_yaml(options) if isinstance(options, str | os.PathLike) else plain(options), list(overrides))
+
+
+def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Return the options with `section:key=value` entries applied (pyiqa's --force_yml, without its exec).
+
+    Raises:
+        OptionError: an entry has no '=', names a key that the file does not have, or its value is not YAML.
+    """
+    values = copy.deepcopy(values)  # in the file's order: the first data set or variant may mean something
+    for entry in overrides:
+        names, separator, text = entry.partition('=')
+        if not separator:
+            raise OptionError(f'--force_yml: "{entry}" must be section:key=value.')
+        name, left, section = *_next_key(values, names.strip().split(':')), values
+        while left:
+            section = _existing(section, name, entry)
+            name, left = _next_key(section, left)
+        _existing(section, name, entry, leaf=True)
+        section[name] = _value_of(text, entry)
+    return values
+
+
+def _value_of(text: str, entry: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise OptionError(f'--force_yml: the value of "{entry}" is not valid YAML ({first_line(error)}).') from error
+
+
+def _next_key(section: dict[str, Any], names: list[str]) -> tuple[str, list[str]]:
+    """Return the section's key that the names begin with, and the names after it; a key may itself contain colons."""
+    joined = {':'.join(names[:count]): names[count:] for count in range(len(names), 0, -1)}
+    name = next((each for each in joined if each in section), names[0])
+    return name, joined[name]
+
+
+def _existing(section: Any, name: str, entry: str, leaf: bool = False) -> Any:
+    if not isinstance(section, dict) or name not in section:
+        known = list(section) if isinstance(section, dict) else []
+        raise OptionError(f'--force_yml: "{entry}" names "{name}", which the option file does not have. Write the key into '
+                          f'the file first.{did_you_mean(name, known)}')
+    if not leaf and not isinstance(section[name], dict):
+        raise OptionError(f'--force_yml: in "{entry}", "{name}" is a value, not a section.')
+    return section[name]
