@@ -16,9 +16,9 @@ from pyiqa_rali.model import checkpoint as checkpoint_format
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.explanation import NUM_BASIS, NUM_TEXTS, Explanation, explain
 from pyiqa_rali.model.image_encoder import ImageEncoderConfig, build_image_encoder, is_own_tower
+from pyiqa_rali.model.metric_net import MetricNet
 from pyiqa_rali.model.onnx.backend import OnnxScorer, check_backend
 from pyiqa_rali.model.precision import check_device, check_precision, reason_for_fp32, warn_of_fp32
-from pyiqa_rali.model.preprocessing import as_unit_float
 from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.model.text_bank import build_bank
 from pyiqa_rali.model.wrapping import unwrapped
@@ -26,7 +26,7 @@ from pyiqa_rali.model.wrapping import unwrapped
 _DECIDING = threading.Lock()
 
 
-class RALI(nn.Module):
+class RALI(MetricNet):
     """Reasoning-Aligned Lightweight IQA (arXiv 2510.11369): no-reference score of pictures in [0, 1].
 
     pyiqa's metrics take a path too, and read the file themselves: without EXIF orientation, with 16-bit gray clipped to white,
@@ -131,16 +131,6 @@ class RALI(nn.Module):
     def lower_better(self) -> bool:
         """Whether low scores mean good quality."""
         return bool(self._metadata['lower_better'])
-
-    @property
-    def metric_facts(self) -> dict[str, Any]:
-        """What pyiqa's metric says of itself, from the weights that are loaded (see `pyiqa_rali.register`)."""
-        return {'score_range': self.score_range, 'lower_better': self.lower_better}
-
-    @staticmethod
-    def as_checked(images: Tensor) -> Tensor:
-        """Return pictures as pyiqa's metric checks their range: float32, whole numbers scaled."""
-        return as_unit_float(images)
 
     def train(self, mode: bool = True) -> 'RALI':
         """Set the mode where training was asked for (`trainable`); else a metric that scores stays as it is."""

@@ -16,7 +16,8 @@ from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import check_choice
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.training_images import TrainingImages, record_beside
-from pyiqa_rali.model.preprocessing import as_unit_float, of_any_size_as_rgb_float
+from pyiqa_rali.model.metric_net import MetricNet
+from pyiqa_rali.model.preprocessing import of_any_size_as_rgb_float
 from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
 from pyiqa_rali.vlm.decoding import RELEASES, Sampling
@@ -49,7 +50,7 @@ class Description:
     completion: str
 
 
-class ReasoningScorer(nn.Module):
+class ReasoningScorer(MetricNet):
     """No-reference score from a vision-language model's rating (Q-Insight, arXiv 2503.22679; VisualQuality-R1, 2505.14460).
 
     Args:
@@ -158,16 +159,6 @@ class ReasoningScorer(nn.Module):
         return {'model': str(self.reasoner.folder), **what_is_asked(self.reasoner.processor, self.card.prompt()),
                 'rating_range': self.card.rating_range, 'rating_key': self.card.rating_key, 'mode': self.mode,
                 'decoding': sampled if self.mode in SAMPLED_MODES else 'greedy', 'max_new_tokens': self.max_new_tokens}
-
-    @property
-    def metric_facts(self) -> dict[str, Any]:
-        """What pyiqa's metric says of itself (see `pyiqa_rali.register`)."""
-        return {'score_range': self.score_range, 'lower_better': self.lower_better}
-
-    @staticmethod
-    def as_checked(images: Tensor) -> Tensor:
-        """Return pictures as pyiqa's metric checks their range: float32, whole numbers scaled."""
-        return as_unit_float(images)
 
     def train(self, mode: bool = True) -> 'ReasoningScorer':
         """Leave the mode as it is when a surrounding model is trained: it never changes scores."""

@@ -15,7 +15,7 @@ from pyiqa_rali.training.vlm.monitor import (
     AlarmCallback,
     RecordCallback,
     SampleCallback,
-    ValidationCallback,
+    watch_validation,
 )
 from pyiqa_rali.training.vlm.options import GrpoOptions, grpo_options
 from pyiqa_rali.training.vlm.own_rewards import own_reward_files
@@ -25,6 +25,7 @@ from pyiqa_rali.training.vlm.run import (
     ReasoningResults,
     collect_rows,
     common_settings,
+    first_step,
     keep_merged_start,
     load_for_training,
     load_reader,
@@ -64,8 +65,7 @@ def run_grpo(options: GrpoOptions, auto_resume: bool = False) -> ReasoningResult
     """Train with checked options; see `train_grpo`."""
     switch_telemetry_off()
     folder = ReasoningFolder(options)
-    if auto_resume and folder.export.exists():
-        folder.prepare(options, resume=True)  # refuses other options
+    if folder.is_finished(options, auto_resume):
         return folder.results()
     rows, validation = collect_rows(options)
     config = trainer_config(options, folder)
@@ -180,7 +180,7 @@ def make_trainer(options: GrpoOptions, config: Any, rows: list[Row], validation:
                  adapter: Any) -> Any:
     """Return the trainer with its rewards and all that watches it."""
     from pyiqa_rali.training.vlm.trainers import ReasoningGRPOTrainer
-    start_step = int(checkpoint.name.rpartition('-')[2]) + 1 if checkpoint else 0
+    start_step = first_step(checkpoint)
     reader = load_reader(options, config.device).ratings if options.rewards.reading else None
     functions, _ = reward_functions(options.rewards, options.prompts, reader)
     callbacks: list[Any] = [AlarmCallback()]
@@ -192,11 +192,7 @@ def make_trainer(options: GrpoOptions, config: Any, rows: list[Row], validation:
     trainer = ReasoningGRPOTrainer(
         model=reasoner.model, reward_funcs=functions, args=config, train_dataset=training_set(rows, options.prompts),
         processing_class=reasoner.processor, callbacks=callbacks, peft_config=adapter)
-    if options.val.val_freq is not None:
-        trained = ReasoningModel(trainer.model, reasoner.processor, reasoner.card, reasoner.folder)
-        trainer.add_callback(ValidationCallback(trained, validation, options.val, folder.val_log, start_step,
-                                                folder.tb_logger, config.max_completion_length,
-                                                is_main()))
+    watch_validation(trainer, reasoner, validation, options, folder, start_step, config.max_completion_length)
     return trainer
 
 

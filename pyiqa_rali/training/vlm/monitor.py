@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
-from pyiqa_rali.core.processes import gather, rank, world_size
+from pyiqa_rali.core.processes import gather, is_main, rank, world_size
 from pyiqa_rali.core.records import RunRecord, read_record
 from pyiqa_rali.core.runs import rows_of_steps
 from pyiqa_rali.measures.correlations import correlations
-from pyiqa_rali.training.vlm.options import ReasoningValOptions
+from pyiqa_rali.training.vlm.options import GrpoOptions, ReasoningValOptions, SftOptions
+from pyiqa_rali.training.vlm.run import ReasoningFolder
 from pyiqa_rali.vlm.loading import ReasoningModel
 from pyiqa_rali.vlm.scorer import ReasoningScorer
 from pyiqa_rali.vlm.tables import Row
@@ -209,3 +210,22 @@ class ValidationCallback(TrainerCallback):
             own += [(start + number, each.rating, each.status) for number, each in enumerate(described)]
         everyone = [each for share in gather(own) for each in share]
         return [(rating, status) for _, rating, status in sorted(everyone, key=lambda each: each[0])]
+
+
+def watch_validation(trainer: Any, reasoner: ReasoningModel, sets: dict[str, list[Row]], options: GrpoOptions | SftOptions,
+                     folder: ReasoningFolder, start_step: int, max_new_tokens: int) -> None:
+    """Add the validation of the trainer's model to a trainer, if the options ask for it.
+
+    Args:
+        trainer: whose model may be an adapter around the one that was loaded.
+        reasoner: what was loaded, with processor and card.
+        sets: rows of each validation set.
+        options: of the run.
+        folder: of the run.
+        start_step: the step from which a resumed run continues.
+        max_new_tokens: longest completion.
+    """
+    if options.val.val_freq is not None:
+        trained = ReasoningModel(trainer.model, reasoner.processor, reasoner.card, reasoner.folder)
+        trainer.add_callback(ValidationCallback(trained, sets, options.val, folder.val_log, start_step, folder.tb_logger,
+                                                max_new_tokens, is_main()))

@@ -81,6 +81,17 @@ class ReasoningFolder:
         """
         claim_run(self.root, options, resume, MAY_CHANGE)
 
+    def is_finished(self, options: GrpoOptions | SftOptions, resume: bool) -> bool:
+        """Whether the run that is resumed has exported its model already, so that nothing is left to do.
+
+        Raises:
+            OptionError: it has, with other options.
+        """
+        if not (resume and self.export.exists()):
+            return False
+        self.prepare(options, resume)
+        return True
+
     def results(self) -> 'ReasoningResults':
         """Return what the run has left."""
         record = read_record(self.val_log) if self.val_log.exists() else []
@@ -92,7 +103,7 @@ class ReasoningFolder:
         Args:
             remove: delete half-written ones after it; for one process of several.
         """
-        found = sorted(self.checkpoints.glob('checkpoint-*'), key=lambda path: int(path.name.rpartition('-')[2]))
+        found = sorted(self.checkpoints.glob('checkpoint-*'), key=step_of)
         while found:
             newest = found.pop()
             if is_whole(newest):
@@ -100,6 +111,16 @@ class ReasoningFolder:
             if remove:
                 shutil.rmtree(newest)
         return None
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return how many steps had been taken when a checkpoint was written."""
+    return int(checkpoint.name.rpartition('-')[2])
+
+
+def first_step(checkpoint: Path | None) -> int:
+    """Return the step from which a run records what it does: the one after its checkpoint, or 0."""
+    return step_of(checkpoint) + 1 if checkpoint else 0
 
 
 def is_whole(checkpoint: Path) -> bool:

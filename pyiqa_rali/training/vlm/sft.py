@@ -14,12 +14,13 @@ from pyiqa_rali.core.options import OptionSource, values_of
 from pyiqa_rali.core.processes import is_main
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
 from pyiqa_rali.data.sections import LabelledOptions, phase_of
-from pyiqa_rali.training.vlm.monitor import SFT_COLUMNS, RecordCallback, ValidationCallback
+from pyiqa_rali.training.vlm.monitor import SFT_COLUMNS, RecordCallback, watch_validation
 from pyiqa_rali.training.vlm.options import SftOptions, sft_options
 from pyiqa_rali.training.vlm.run import (
     ReasoningFolder,
     ReasoningResults,
     common_settings,
+    first_step,
     load_for_training,
     lora_config,
     note_inputs,
@@ -33,6 +34,7 @@ from pyiqa_rali.vlm.tables import Row, rows_of, training_set
 
 # a short max_length would cut the completion, and the loss would read 0
 DEFAULTS = {'bf16': False, 'gradient_checkpointing': False, 'max_length': None, 'completion_only_loss': True}
+LONGEST_VALIDATED = 256  # tokens of a completion in validation
 FOREIGN_STYLE = 2.5  # nats a token: texts of a model's own style start far below
 
 
@@ -70,8 +72,7 @@ def run_sft(options: SftOptions, rows: list[Row], completions: list[str], valida
     """
     switch_telemetry_off()
     folder = ReasoningFolder(options)
-    if auto_resume and folder.export.exists():
-        folder.prepare(options, resume=True)  # refuses other options
+    if folder.is_finished(options, auto_resume):
         return folder.results()
     config = trainer_config(options, folder)
     adapter = lora_config(options.network)
@@ -135,16 +136,13 @@ def make_trainer(options: SftOptions, config: Any, dataset: Any, validation: dic
                  adapter: Any) -> Any:
     """Return the trainer with all that watches it."""
     from pyiqa_rali.training.vlm.trainers import ReasoningSFTTrainer
-    start_step = int(checkpoint.name.rpartition('-')[2]) + 1 if checkpoint else 0
+    start_step = first_step(checkpoint)
     callbacks = []
     if is_main():
         callbacks = [RecordCallback(folder.log, list(SFT_COLUMNS), start_step, folder.tb_logger)]
     trainer = ReasoningSFTTrainer(model=reasoner.model, args=config, train_dataset=dataset, callbacks=callbacks,
                                   processing_class=reasoner.processor, peft_config=adapter)
-    if options.val.val_freq is not None:
-        trained = ReasoningModel(trainer.model, reasoner.processor, reasoner.card, reasoner.folder)
-        trainer.add_callback(ValidationCallback(trained, validation, options.val, folder.val_log, start_step,
-                                                folder.tb_logger, 256, is_main()))
+    watch_validation(trainer, reasoner, validation, options, folder, start_step, LONGEST_VALIDATED)
     if checkpoint is None and is_main():
         warn_of_foreign_style(trainer)
     return trainer
