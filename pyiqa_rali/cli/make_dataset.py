@@ -11,11 +11,12 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('--out', metavar='DIR', help='folder to fill: pictures, table, texts, option sections')
     parser.add_argument('--photos', metavar='DIR', help='photographs (default: those that scikit-image and pyiqa install)')
     parser.add_argument('--workers', type=int, metavar='N', help='processes (default: one for each CPU, 8 at most)')
-    parser.add_argument('--list-types', action='store_true', help='print the distortions and exit')
+    parser.add_argument('--list-types', action='store_true', help='print the distortions and their groups, and exit')
     what = parser.add_argument_group('pictures')
     what.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), default=(192, 256),
                       help='pixels; photographs are shrunk to fill it, and their centre is cut out (default: 192 256)')
-    what.add_argument('--types', nargs='+', metavar='NAME', help='distortions (default: all)')
+    what.add_argument('--types', nargs='+', default=('version_0.1',), metavar='NAME',
+                      help='distortions, or groups of them: a family, version_0.1, all (default: version_0.1)')
     what.add_argument('--levels', nargs='+', type=float, default=(1, 2, 3, 4, 5), metavar='LEVEL',
                       help='strengths in [0.5, 5.5] (default: 1 2 3 4 5)')
     what.add_argument('--composites', type=int, default=5, metavar='N',
@@ -28,7 +29,7 @@ def add_arguments(parser: CommandParser) -> None:
     split.add_argument('--ratios', nargs=3, type=float, default=(0.7, 0.1, 0.2), metavar=('TRAIN', 'VAL', 'TEST'),
                        help='shares (default: 0.7 0.1 0.2)')
     split.add_argument('--hold-out', nargs='+', default=(), metavar='NAME',
-                       help='distortions that training must not see; they get a test split of their own')
+                       help='distortions or families that training must not see; they get a test split of their own')
     labels = parser.add_rare_group('labels and crops')
     labels.add_argument('--groups', metavar='CSV', help='columns image and photo, for several crops of one photograph '
                                                         '(default: photos.csv in the folder, if it exists)')
@@ -63,14 +64,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make(args: argparse.Namespace) -> int:
+    from pyiqa_rali.data.distortions import expand_names
     from pyiqa_rali.data.synthetic.make_dataset import make_dataset
     from pyiqa_rali.data.synthetic.settings import DatasetSettings
-    chosen = {name: tuple(getattr(args, name)) for name in ('types', 'metrics') if getattr(args, name)}
+    chosen = {'metrics': tuple(args.metrics)} if args.metrics else {}
+    types = tuple(expand_names(args.types, 'types'))
+    held_out: dict[str, None] = {}
+    for name in args.hold_out:
+        expanded = expand_names(name, 'hold_out')
+        # of a family, those types that are made; where none is, all of them, for the check that says so
+        held_out.update(dict.fromkeys([each for each in expanded if each in types] or expanded))
     settings = DatasetSettings(
         out=args.out, photos=args.photos, groups=args.groups, size=tuple(args.size), levels=tuple(args.levels),
-        composites=args.composites, calibration=args.calibration, seed=args.seed, hold_out=tuple(args.hold_out),
-        split_seed=args.split_seed, splits=args.splits, ratios=tuple(args.ratios), texts_per_image=args.texts_per_image,
-        **chosen)
+        composites=args.composites, calibration=args.calibration, types=types, seed=args.seed,
+        hold_out=tuple(held_out), split_seed=args.split_seed, splits=args.splits, ratios=tuple(args.ratios),
+        texts_per_image=args.texts_per_image, **chosen)
     workers = args.workers if args.workers is not None else min(8, available_cpus())
     count = make_dataset(settings, workers)
     print(f'{count} pictures in {args.out}. Their labels are synthetic; README.txt there says how they were made, and '
@@ -93,7 +101,8 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 
 def _list_types() -> int:
-    from pyiqa_rali.data.distortions import DISTORTIONS
+    from pyiqa_rali.data.distortions import DEFAULT_TYPES, DISTORTIONS, GROUPS
     for kind in DISTORTIONS.values():
         print(f'{kind.name:22}{kind.family:13}{kind.phrase}')
+    print(f'Groups: {", ".join(GROUPS)}. version_0.1, the default, is the first {len(DEFAULT_TYPES)}.')
     return 0

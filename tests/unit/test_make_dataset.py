@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
+from pyiqa_rali.data.distortions import DEFAULT_TYPES, DISTORTIONS, FAMILIES
 from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
 from pyiqa_rali.data.tables import build_table
 from tests.unit.test_distortions import photograph
@@ -152,6 +153,7 @@ def test_a_folder_of_other_options_is_not_mixed(photos, made, capsys, more, mess
 
 @pytest.mark.parametrize('more, message', [
     (['--types', 'jpg'], 'types: "jpg" is not one of'), (['--hold-out', 'haze'], 'hold_out: haze not among the types'),
+    (['--hold-out', 'upscaling'], 'hold_out: upscale_soft, upscale_jagged, upscale_sharp'),
     (['--levels', '9'], 'levels: element 1: 9.0 must be in [0.5, 5.5]'), (['--levels', '1', '1'], 'has one twice'),
     (['--types', 'jpeg'], 'cannot be made of one type'), (['--size', '8', '8'], 'size: element 1: 8 must be in [32, 4096]'),
     (['--texts-per-image', '99'], 'texts_per_image: 99 must be in [1, 40]'),
@@ -174,8 +176,20 @@ def test_a_folder_with_other_things_is_left_alone(photos, tmp_path, capsys):
     assert os.listdir(tmp_path) == ['mine.txt']
 
 
+def test_groups_of_types(monkeypatch):
+    made = []
+    monkeypatch.setattr('pyiqa_rali.data.synthetic.make_dataset.make_dataset',
+                        lambda settings, workers: made.append(settings) or 1)
+    for more in ([], ['--hold-out', 'blur', 'jpeg'], ['--types', 'upscaling', 'blur', '--hold-out', 'blur']):
+        assert main(['make-dataset', '--out', 'unused', *more]) == 0
+    assert made[0].types == made[1].types == DEFAULT_TYPES and made[0].hold_out == ()
+    assert made[1].hold_out == ('gaussian_blur', 'lens_blur', 'motion_blur', 'zoom_blur', 'resample', 'jpeg')
+    assert made[2].types == (*FAMILIES['upscaling'], *FAMILIES['blur']) and made[2].hold_out == FAMILIES['blur']
+
+
 def test_types_are_listed(capsys):
     assert main(['make-dataset', '--list-types']) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) >= 25 and any(line.startswith('jpeg ') for line in lines)
+    assert len(lines) == len(DISTORTIONS) + 1 and any(line.startswith('jpeg ') for line in lines)
+    assert lines[-1].startswith('Groups: version_0.1, all, blur,') and lines[-1].endswith('is the first 38.')
     assert main(['make-dataset']) == 2 and '--out: must be given' in capsys.readouterr().err
