@@ -8,7 +8,7 @@ from pyiqa_rali.cli.arguments import CommandParser, add_option_file, check_posit
 
 def add_arguments(parser: CommandParser) -> None:
     """Declare the arguments."""
-    add_option_file(parser, default='options/rali_lite.yml', change='align:total_iter=600')
+    add_option_file(parser, default='options/rali_lite_v1.yml', change='align:total_iter=600')
     parser.add_argument('--photos', metavar='DIR', help='photographs (default: those that the dependencies install)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='SEED',
                         help='one run for each, with its own split (default: 0 1 2)')

@@ -53,7 +53,7 @@ def run_protocol(values: Mapping[str, Any], out: str | os.PathLike, seeds: Seque
     """Train and measure once for every seed; an interrupted protocol continues where it stopped.
 
     Args:
-        values: options of a light run, such as options/rali_lite.yml as read from YAML.
+        values: options of a light run, such as options/rali_lite_v1.yml as read from YAML.
         out: the JSON file of the results; each seed's own are in the folder of the same name without '.json'.
         seeds: of the runs, each with its own split of the photographs.
         photos: folder of photographs; None takes the installed ones.

@@ -8,7 +8,7 @@ from pyiqa_rali.data.distortions import DEFAULT_TYPES, DISTORTIONS
 from pyiqa_rali.studies.protocol import HELD_OUT, level_order, medians, protocol_options, ridge_scores, run_protocol
 from pyiqa_rali.training.rali.options import train_options
 
-LITE = 'options/rali_lite.yml'
+LITE = 'options/rali_lite_v1.yml'
 
 
 def test_one_type_of_each_family_is_held_out():

@@ -306,7 +306,7 @@ def test_a_picture_of_a_shape_that_the_model_cannot_take_is_named(tmp_path, reas
 
 
 @pytest.mark.parametrize(('opt', 'message'), [
-    ('rali_lite.yml', 'datasets: train: type: SyntheticNRDataset has no files; write a data set with'),
+    ('rali_lite_v1.yml', 'datasets: train: type: SyntheticNRDataset has no files; write a data set with'),
     ('evaluate.yml', '--dataset: "train" is not in'), ('demo/chain.yml', 'has no data sets .* such as options/rali.yml')])
 def test_option_files_without_such_images(capsys, opt, message):
     assert main(['write-texts', '--opt', str(REPOSITORY / 'options' / opt), '--model', 'x', '--out', 'x']) == 2
