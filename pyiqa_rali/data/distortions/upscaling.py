@@ -12,7 +12,7 @@ from pyiqa_rali.data.distortions.compression import through_pillow
 from pyiqa_rali.data.distortions.kinds import DistortionType, Image
 
 Kernel = PillowImage.Resampling
-SMOOTH_KERNELS = (Kernel.BILINEAR, Kernel.HAMMING, Kernel.BICUBIC, Kernel.LANCZOS)
+SMOOTH_KERNELS = (Kernel.BILINEAR, Kernel.BICUBIC, Kernel.LANCZOS)
 SHRINKING_KERNELS = (Kernel.BOX, Kernel.BICUBIC, Kernel.LANCZOS)  # Pillow smooths before it leaves out pixels
 LEAST_SIDE = 4
 
@@ -73,7 +73,7 @@ def avif_lowres(image: Image, factor: float, rng: np.random.Generator) -> Image:
 
 def webp_lowres(image: Image, factor: float, rng: np.random.Generator) -> Image:
     """WebP at a low size, enlarged and mostly sharpened, so that its blocks and rings are enlarged too."""
-    enlarging, amount = _pick((Kernel.BILINEAR, Kernel.BICUBIC, Kernel.LANCZOS), rng), np.float32(rng.uniform(0, 2))
+    enlarging, amount = _pick(SMOOTH_KERNELS, rng), np.float32(rng.uniform(0, 2))
     quality = rng.uniform(20, 50)
     small = through_pillow(resized(image, _size(image, factor), Kernel.BICUBIC), format='WEBP', method=0,
                            quality=max(6, round(quality - 3 * factor)))

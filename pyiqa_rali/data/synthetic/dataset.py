@@ -1,5 +1,6 @@
 """Distorted crops of photographs, drawn anew for every training step, as a pyiqa data set."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,7 @@ class SyntheticNRDataset(Dataset):
         self.labels = PseudoMos(options.metrics, load_calibration(options.calibration), options.label_noise)
         self.labels.measure.check_size(self.crop)
         self._pictures: dict[int, np.ndarray] = {}
+        self._kept: tuple[int, int, np.ndarray, np.random.Generator] | None = None  # of the last group, for its siblings
 
     def __len__(self) -> int:
         if self.options.levels is None:
@@ -87,9 +89,7 @@ class SyntheticNRDataset(Dataset):
         if options.levels is not None:
             return self._grid_draw(index)
         group, member = divmod(index, options.siblings)
-        rng = np.random.default_rng([options.seed, group])
-        position = int(rng.integers(len(self.photographs)))
-        reference = self._cut(self._picture(position), rng)
+        position, reference, rng = self._group(group)
         if options.siblings > 1:
             distorted, distortions = self._sibling(reference, group, member, rng)
             rng = np.random.default_rng([options.seed, group, 2 + member])  # siblings differ in noise of labels and wording
@@ -98,6 +98,15 @@ class SyntheticNRDataset(Dataset):
             count = 0 if share < pristine else self._count(share > 1 - options.composite_probability, rng)
             distorted, distortions = distort_visibly(reference, self._choose(count, rng), rng)
         return Draw(self.photographs[position].photograph_id, reference, distorted, distortions, rng)
+
+    def _group(self, group: int) -> tuple[int, np.ndarray, np.random.Generator]:
+        """Return a photograph's number, its crop, and the generator that they were drawn from, of one group of siblings."""
+        if self._kept is None or self._kept[0] != group:
+            rng = np.random.default_rng([self.options.seed, group])
+            position = int(rng.integers(len(self.photographs)))
+            self._kept = group, position, self._cut(self._picture(position), rng), rng
+        _, position, reference, rng = self._kept
+        return position, reference, copy.deepcopy(rng)  # the next sibling draws the same from it
 
     def _sibling(self, reference: np.ndarray, group: int, member: int,
                  rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, float]]]:

@@ -32,7 +32,7 @@ PRISTINE_SENTENCES = (
     'Edges are clean and fine texture is fully kept.',
     'Nothing disturbs the view of this picture.',
 )
-# what is still fine, by the family of the fault
+# what is still fine, by the family of the fault, or by the fault itself where that harms more than its family
 SOUND_SENTENCES = {
     'blur': ('Colours and exposure are natural.', 'There is no noise to speak of.', 'The light is balanced.'),
     'color': ('The exposure is right.', 'There is no noise to speak of.', 'There are no compression artefacts.'),
@@ -42,6 +42,8 @@ SOUND_SENTENCES = {
     'compression': ('The light is balanced.', 'The exposure is right.', 'The picture is not noisy.'),
     'spatial': ('The exposure is right.', 'The light is balanced.', 'The picture is not noisy.'),
     'upscaling': ('Colours and exposure are natural.', 'The light is balanced.', 'The exposure is right.'),
+    'demosaic': ('The exposure is right.', 'The light is balanced.', 'There are no compression artefacts.'),
+    'underexposed': ('The focus is right.', 'There are no compression artefacts.', 'There are no blocks or rings.'),
     'sharpness': ('Colours are natural.', 'The light is balanced.', 'There are no blocks in it.'),
 }
 COMPOSITE_SENTENCES = ('Several faults come together here.', 'The faults add up.', 'More than one distortion is at work.')
@@ -94,11 +96,12 @@ def _write_text(distortions: list[tuple[str, float]], mos_label: float, rng: np.
     grade = min(int(mos_label * len(IMPRESSIONS)), len(IMPRESSIONS) - 1)
     impression = _pick(IMPRESSIONS[max(grade, 0)], rng)
     if not distortions:
-        first, second = rng.choice(len(PRISTINE_SENTENCES), 2, replace=False)
-        return f'{PRISTINE_SENTENCES[first]} {PRISTINE_SENTENCES[second]} {impression}'
+        one, other = rng.choice(len(PRISTINE_SENTENCES), 2, replace=False)
+        return f'{PRISTINE_SENTENCES[one]} {PRISTINE_SENTENCES[other]} {impression}'
     faults = [fault_sentence(name, level, int(rng.integers(len(FAULT_SENTENCES)))) for name, level in distortions]
-    family = DISTORTIONS[distortions[0][0]].family
-    rest = _pick(COMPOSITE_SENTENCES if len(distortions) > 1 else SOUND_SENTENCES[family], rng)
+    first = distortions[0][0]
+    sound = SOUND_SENTENCES.get(first, SOUND_SENTENCES[DISTORTIONS[first].family])
+    rest = _pick(COMPOSITE_SENTENCES if len(distortions) > 1 else sound, rng)
     return ' '.join([*faults, rest, impression])
 
 
