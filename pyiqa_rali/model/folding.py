@@ -7,6 +7,7 @@ state dict contains.
 """
 
 import copy
+import functools
 from typing import Any
 
 import torch
@@ -14,30 +15,62 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.layers.conv2d_same import conv2d_same
 from torch import Tensor, nn
 
+from pyiqa_rali.model.convolutions import (
+    ACTIVATIONS,
+    OneDnnConvolution,
+    activated,
+    is_elsewhere,
+    onednn_convolves,
+    same_padding,
+)
+from pyiqa_rali.model.products import ONEDNN, TORCH, asked_library
+from pyiqa_rali.model.race import fastest
+
 LARGEST_ERROR = 1e-4  # of the features' largest value
-TRIED_SIZE = 64  # pixels, where a backbone takes any size
+TRIED_SIZE, RACED_SIZE = 64, 256  # pixels, where a backbone takes any size
 
 
-class FoldedConv2d(nn.Conv2d):
+class _Folded(nn.Conv2d):
+    """A convolution with the batch norm after it, and that one's activation where `ACTIVATIONS` has it.
+
+    Attributes:
+        activation: a value of `ACTIVATIONS`.
+        direct: whether oneDNN is asked for the convolution, where it can be.
+        onednn: its convolution.
+    """
+
+    folded_weight: Tensor
+    folded_bias: Tensor
+    activation: str
+    direct: bool
+    onednn: OneDnnConvolution
+
+    def _by_onednn(self, images: Tensor, padding: tuple[int, ...], leading: tuple[int, int] = (0, 0)) -> Tensor:
+        return self.onednn(images, self.folded_weight, self.folded_bias, self.stride, padding, self.dilation, self.groups,
+                           self.activation, leading)
+
+
+class FoldedConv2d(_Folded):
     """A convolution with the batch norm after it."""
 
-    folded_weight: Tensor
-    folded_bias: Tensor
-
     def forward(self, images: Tensor) -> Tensor:
         """Return the normalised feature maps."""
-        return self._conv_forward(images, self.folded_weight, self.folded_bias)
+        if self.direct and not isinstance(self.padding, str) and self.padding_mode == 'zeros' and not is_elsewhere(images):
+            return self._by_onednn(images, self.padding)
+        return activated(self._conv_forward(images, self.folded_weight, self.folded_bias), self.activation)
 
 
-class FoldedConv2dSame(Conv2dSame):
+class FoldedConv2dSame(_Folded, Conv2dSame):
     """A convolution that pads as TensorFlow does, with the batch norm after it."""
 
-    folded_weight: Tensor
-    folded_bias: Tensor
-
     def forward(self, images: Tensor) -> Tensor:
         """Return the normalised feature maps."""
-        return conv2d_same(images, self.folded_weight, self.folded_bias, self.stride, self.padding, self.dilation, self.groups)
+        if self.direct and max(self.dilation) == 1 and not is_elsewhere(images):
+            (top, above), (left, before) = (same_padding(length, kernel, stride) for length, kernel, stride in
+                                            zip(images.shape[-2:], self.kernel_size, self.stride, strict=True))
+            return self._by_onednn(images, (top, left), (above, before))
+        maps = conv2d_same(images, self.folded_weight, self.folded_bias, self.stride, self.padding, self.dilation, self.groups)
+        return activated(maps, self.activation)
 
 
 class FoldedBatchNorm2d(nn.BatchNorm2d):
@@ -56,10 +89,19 @@ class FoldedBatchNormAct2d(BatchNormAct2d):
         return self.act(self.drop(images))
 
 
+class ActivatedBatchNormAct2d(BatchNormAct2d):
+    """A batch norm that the convolution before it has done, with the activation."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the feature maps as they come."""
+        return images
+
+
 FOLDED = {nn.Conv2d: FoldedConv2d, Conv2dSame: FoldedConv2dSame, nn.BatchNorm2d: FoldedBatchNorm2d,
           BatchNormAct2d: FoldedBatchNormAct2d}
-PLAIN = {folded: plain for plain, folded in FOLDED.items()}
+PLAIN = {**{folded: plain for plain, folded in FOLDED.items()}, ActivatedBatchNormAct2d: BatchNormAct2d}
 CONVOLUTIONS, NORMS = (nn.Conv2d, Conv2dSame), (nn.BatchNorm2d, BatchNormAct2d)
+BUFFERS, ATTRIBUTES = ('folded_weight', 'folded_bias'), ('activation', 'direct', 'onednn')
 
 
 @torch.no_grad()
@@ -92,14 +134,60 @@ def unfold(backbone: nn.Module) -> None:
     for module in backbone.modules():
         if type(module) in PLAIN:
             module.__class__ = PLAIN[type(module)]
-            for name in ('folded_weight', 'folded_bias'):
+            for name in BUFFERS:
                 module._buffers.pop(name, None)
                 module._non_persistent_buffers_set.discard(name)
+            for name in ATTRIBUTES:
+                vars(module).pop(name, None)
+
+
+def is_folded(backbone: nn.Module) -> bool:
+    """Whether something is folded."""
+    return any(type(module) in PLAIN for module in backbone.modules())
+
+
+def choose_library(backbone: nn.Module, name: str, size: int | None) -> None:
+    """Let the folded convolutions of a backbone be computed as is faster on this machine, with as many threads as there are.
+
+    Args:
+        backbone: on the CPU, in float32.
+        name: of the encoder, for the race's memory.
+        size: of the pictures that it takes, in pixels; None for any.
+    """
+    library = asked_library() or (_faster_library(backbone, name, size or RACED_SIZE) if onednn_convolves() else TORCH)
+    take_library(backbone, library)
+
+
+def take_library(backbone: nn.Module, library: str) -> None:
+    """Let the folded convolutions of a backbone be PyTorch's choice (`TORCH`) or, where possible, oneDNN's (`ONEDNN`)."""
+    for module in backbone.modules():
+        if isinstance(module, _Folded):
+            module.direct = library == ONEDNN and onednn_convolves()
+
+
+@torch.no_grad()
+def _faster_library(backbone: nn.Module, name: str, size: int) -> str:
+    options: dict[str, Any] = {'dtype': torch.float32, 'device': 'cpu'}
+    picture = torch.linspace(-2, 2, 3 * size * size, **options).sin().view(1, 3, size, size)
+    picture = picture.contiguous(memory_format=torch.channels_last)
+
+    @functools.cache
+    def copied(library: str) -> nn.Module:
+        other = copy.deepcopy(backbone)  # the backbone itself may be computing in other threads
+        take_library(other, library)
+        return other
+
+    def features(library: str) -> Tensor:
+        return copied(library)(picture)
+
+    with torch.autocast('cpu', enabled=False):
+        return fastest(f'convolutions of {name}', {library: functools.partial(features, library)
+                                                   for library in (TORCH, ONEDNN)})
 
 
 def unfolded(backbone: nn.Module) -> nn.Module:
     """Return the backbone, or, where something is folded, a copy in which nothing is."""
-    if any(type(module) in PLAIN for module in backbone.modules()):
+    if is_folded(backbone):
         backbone = copy.deepcopy(backbone)
         unfold(backbone)
     return backbone
@@ -152,6 +240,9 @@ def _fold_pair(convolution: Any, norm: Any) -> None:
     if norm.bias is not None:
         bias = bias + norm.bias.double()
     weight = (convolution.weight.double() * scale.view(-1, 1, 1, 1)).to(convolution.weight.dtype)
-    convolution.__class__, norm.__class__ = FOLDED[type(convolution)], FOLDED[type(norm)]
+    fused = type(norm) is BatchNormAct2d and type(norm.drop) is nn.Identity and type(norm.act) in ACTIVATIONS
+    convolution.activation = ACTIVATIONS[type(norm.act)] if fused else ''
+    convolution.direct, convolution.onednn = False, OneDnnConvolution()
+    convolution.__class__, norm.__class__ = FOLDED[type(convolution)], ActivatedBatchNormAct2d if fused else FOLDED[type(norm)]
     convolution.register_buffer('folded_weight', weight, persistent=False)
     convolution.register_buffer('folded_bias', bias.to(convolution.weight.dtype), persistent=False)

@@ -78,6 +78,7 @@ class ImageEncoder(nn.Module):
         self.backbone = backbone.to(memory_format=torch.channels_last)  # convolutions run 1.5 times faster on CPUs
         self.projection = projection
         self._folded: tuple[Any, ...] | None = None  # the state of the weights that are folded
+        self._threads: int | None = None  # for which the library of the folded convolutions is chosen
 
     def forward(self, images: Tensor) -> Tensor:
         """Return image features (N, C), not normalised, for (N, 3 or 1, H, W) pictures in [0, 1]."""
@@ -86,6 +87,7 @@ class ImageEncoder(nn.Module):
     def encode(self, prepared: Tensor) -> Tensor:
         """Return image features (N, C) for preprocessed pictures (N, 3, h, w)."""
         self._unfold_if_changed()
+        self._choose_library(prepared)
         parts = prepared.split(self._pictures_at_once(prepared))
         dtype = _dtype_of(self.backbone)
         features = torch.cat([self.backbone(part.to(dtype, memory_format=torch.channels_last)) for part in parts])
@@ -111,7 +113,27 @@ class ImageEncoder(nn.Module):
             return
         from pyiqa_rali.model import folding
         if folding.fold(self.backbone, self.config.preprocessing.image_size):
-            self._folded = folding.state_of(self.backbone)
+            self._folded, self._threads = folding.state_of(self.backbone), None
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether batch norms are folded into convolutions."""
+        return self._folded is not None
+
+    def _choose_library(self, prepared: Tensor) -> None:
+        """Let folded convolutions be computed by the library that is faster on this machine with as many threads."""
+        if (self._folded is None or prepared.device.type != 'cpu' or _dtype_of(self.backbone) != torch.float32
+                or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()):
+            return
+        if torch.get_num_threads() != self._threads:
+            self.choose_library(self.backbone)
+            self._threads = torch.get_num_threads()
+
+    def choose_library(self, backbone: nn.Module) -> None:
+        """Let the folded convolutions of the backbone, or of a copy of it, be computed by the faster library."""
+        from pyiqa_rali.model import folding
+        config = self.config
+        folding.choose_library(backbone, f'{config.name} {config.pooling}', config.preprocessing.image_size)
 
     def _unfold_if_changed(self) -> None:
         """Compute with the weights themselves again if one was written to since they were folded, or asks for a gradient."""

@@ -57,6 +57,8 @@ def _speed_of_backbone(encoder: ImageEncoder) -> float:
     ways = {}
     for name in ('fp32', 'bf16'):
         backbone = copy.deepcopy(encoder.backbone).to(DTYPES[name])
+        if name == 'fp32' and encoder.is_folded:  # its convolutions are then those that will be computed
+            encoder.choose_library(backbone)
         given = picture.to(DTYPES[name], memory_format=torch.channels_last)
         ways[name] = functools.partial(backbone, given)
     with torch.autocast('cpu', enabled=False):

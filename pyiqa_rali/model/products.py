@@ -56,16 +56,26 @@ def product_library() -> str:
     Raises:
         OptionError: the variable names another one, or one that this build of PyTorch does not have.
     """
-    asked = os.environ.get(VARIABLE)
-    if asked is not None and (asked not in (TORCH, ONEDNN) or (asked == ONEDNN and not onednn_multiplies())):
-        raise OptionError(f'{VARIABLE}: "{asked}" must be {TORCH}, or {ONEDNN} where PyTorch has it. Unset it to let the '
-                          'faster one be found.')
+    asked = asked_library()
     if asked is not None or not onednn_multiplies():
         return asked or TORCH
     values, weight, bias = _operands()
     with torch.no_grad(), torch.autocast('cpu', enabled=False):
         return fastest('linear', {TORCH: lambda: F.linear(values, weight, bias),
                                   ONEDNN: lambda: onednn_linear(values, weight, bias)})
+
+
+def asked_library() -> str | None:
+    """Return the library that `PYIQA_RALI_PRODUCTS` names, for products and convolutions; None where it is not set.
+
+    Raises:
+        OptionError: the variable names another one, or one that this build of PyTorch does not have.
+    """
+    asked = os.environ.get(VARIABLE)
+    if asked is not None and (asked not in (TORCH, ONEDNN) or (asked == ONEDNN and not onednn_multiplies())):
+        raise OptionError(f'{VARIABLE}: "{asked}" must be {TORCH}, or {ONEDNN} where PyTorch has it. Unset it to let the '
+                          'faster one be found.')
+    return asked
 
 
 @functools.cache
