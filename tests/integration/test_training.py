@@ -428,6 +428,20 @@ def test_real_and_drawn_pictures_are_trained_on_together_and_resumed_to_the_same
     assert same_weights(whole.export, train(str(hybrid_options(tmp_path, name='killed')), auto_resume=True).export)
 
 
+def test_two_processes_share_real_and_drawn_pictures_as_one_would(tmp_path):
+    one = train(str(hybrid_options(tmp_path, name='one'))).export
+    options = hybrid_options(tmp_path, name='two', datasets__train__batch_size_per_gpu=4)
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(Path.cwd()), *sys.path])}
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', str(free_port()), '-m',
+               'pyiqa_rali.train', '-opt', str(options), '--launcher', 'pytorch']
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    ours, theirs = (load_checkpoint(export)[0] for export in (one, tmp_path / 'experiments/two/models/rali.safetensors'))
+    for name in ours:
+        if name.startswith('image_encoder.'):
+            assert torch.allclose(ours[name].float(), theirs[name].float(), rtol=1e-3, atol=2e-4), name
+
+
 def test_scores_may_leave_on_another_range(tmp_path):
     own, wide = (train(str(hybrid_options(tmp_path, name=name, export__mos_range=mos_range)))
                  for name, mos_range in (('own', None), ('wide', [0, 100])))
