@@ -18,10 +18,12 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.core.options import read_yaml
+from pyiqa_rali.core.processes import is_main
 from pyiqa_rali.data.training_images import record_beside
 from pyiqa_rali.report.reasoning_run import reasoning_section
 from pyiqa_rali.train import main
 from pyiqa_rali.training.vlm.grpo import train_grpo
+from pyiqa_rali.training.vlm.monitor import ValidationCallback
 from pyiqa_rali.training.vlm.options import GrpoOptions, ReasoningValOptions, SftOptions, grpo_options, sft_options
 from pyiqa_rali.training.vlm.ract import run_ract
 from pyiqa_rali.training.vlm.sft import run_sft, train_sft
@@ -157,6 +159,7 @@ def kill(self, args, state, control, **kwargs):
 monitor.RecordCallback.on_step_end = kill
 from pyiqa_rali.training.vlm.ract import run_ract
 from pyiqa_rali.training.vlm.grpo import train_grpo
+from pyiqa_rali.training.vlm.monitor import ValidationCallback
 train_grpo({options!r})
 """
     result = subprocess.run([sys.executable, '-c', code], cwd=REPOSITORY, capture_output=True, text=True, env=os.environ)
@@ -171,28 +174,60 @@ train_grpo({options!r})
     assert len({line.split(',')[1] for line in logs[0]}) > 4 and (changes == LORA or not same(whole, data / 'vlm'))
 
 
-def in_two_processes(options, *more):
+def in_two_processes(options, *more, script=('-m', 'pyiqa_rali.train')):
     launcher = ['-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', free_port()]
-    result = subprocess.run([sys.executable, *launcher, '-m', 'pyiqa_rali.train', '-opt', options, *more], cwd=REPOSITORY,
+    result = subprocess.run([sys.executable, *launcher, *script, '-opt', options, *more], cwd=REPOSITORY,
                             capture_output=True, text=True,
                             env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(REPOSITORY), os.environ['PYTHONPATH']])})
     return result.returncode, result.stderr
 
 
-def test_two_processes_compare_their_images(data, tmp_path):
+def noting_ratings(file):
+    """Return `ValidationCallback._describe` that also writes the ratings of every validation to a file."""
+    describe = ValidationCallback._describe
+
+    def noting(self, rows):
+        found = describe(self, rows)
+        if is_main():
+            with open(file, 'a') as stream:
+                stream.write(json.dumps([rating for rating, _ in found]) + '\n')
+        return found
+    return noting
+
+
+NOTING = """import sys
+from pyiqa_rali.train import main
+from pyiqa_rali.training.vlm.monitor import ValidationCallback
+from tests.integration.test_grpo import noting_ratings
+ValidationCallback._describe = noting_ratings(sys.argv.pop(1))
+sys.exit(main())
+"""
+
+
+def test_two_processes_compare_their_images(data, tmp_path, monkeypatch):
     """One image a process: without gathering there would be nobody to compare with, and no rank reward at all.
 
     The first validation, before a step, is that of one process: two of the three images in one batch, one in the other's.
     """
     changes = {'rewards': {'rank': 1.0, 'margin': 1.0}, 'grpo__max_steps': 4, 'val__batch_size': 2}
     (tmp_path / 'one').mkdir()
+    monkeypatch.setattr(ValidationCallback, '_describe', noting_ratings(tmp_path / 'one.jsonl'))
     train_grpo(write_options(data, tmp_path / 'one', **changes))
     options = write_options(data, tmp_path, grpo__per_device_train_batch_size=4, **changes)
-    returned, errors = in_two_processes(options)
+    (tmp_path / 'noting.py').write_text(NOTING)
+    returned, errors = in_two_processes(options, script=(str(tmp_path / 'noting.py'), str(tmp_path / 'two.jsonl')))
     assert returned == 0, errors[-3000:]
+    ratings = [[json.loads(line) for line in (tmp_path / f'{name}.jsonl').read_text().splitlines()] for name in ('one', 'two')]
+    # the processes move the weights to addresses of another alignment, where products are summed in another order: expected
+    # ratings differ by 4e-7 at most (float32), and these three pictures' lie so near to each other that PLCC shows it
+    assert ratings[1][0] == pytest.approx(ratings[0][0], abs=1e-6 * (5 - 1))
+    assert ratings[1][1] == ratings[0][1]  # written and parsed, not computed
     one, two = (read_csv(root / 'tiny' / 'val.csv') for root in (tmp_path / 'one', tmp_path))
     assert [row['step'] for row in two] == ['0', '4'] and one[0].keys() == two[0].keys()
-    assert [float(value) for value in two[0].values()] == pytest.approx([float(value) for value in one[0].values()], abs=1e-3)
+    plcc = [float(row[0].pop('val/expectation_plcc')) for row in (one, two)]
+    mos = [round(100 * number / 11, 1) for number in (3, 7, 11)]
+    assert plcc == pytest.approx([np.corrcoef(of_first, mos)[0, 1] for of_first, *_ in ratings], abs=1e-6)
+    assert [float(value) for value in two[0].values()] == pytest.approx([float(value) for value in one[0].values()], abs=1e-5)
     log = read_csv(tmp_path / 'tiny' / 'log.csv')
     assert [row['step'] for row in log] == ['1', '2', '3', '4']
     assert all(0 <= float(row[f'rewards/{name}/mean']) <= 1 for row in log for name in ('rank', 'margin'))
