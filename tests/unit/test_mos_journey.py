@@ -76,6 +76,15 @@ def test_tables_of_scores_hold_the_mos_as_they_were(tmp_path):
     assert [np.float32(row['mos_label']) for row in written] == labels.tolist()
 
 
+@pytest.mark.parametrize(('mos_range', 'expected'), [(None, MOS), ([0, 100], [25 * (mos - 1) for mos in MOS])])
+def test_scores_are_read_beside_the_mos_on_their_own_scale(tmp_path, mos_range, expected):
+    options = train_options(tiny_options(tmp_path, export__mos_range=mos_range))
+    write_scores(tmp_path / 'val.csv', list('abcde'), np.array(MOS), np.float32(MOS), np.float32(MOS))
+    assert read_scores(tmp_path / 'val.csv')[1].tolist() == list(MOS)
+    names, mos, scores = read_scores(tmp_path / 'val.csv', options)
+    assert names == list('abcde') and mos == pytest.approx(expected) and scores == pytest.approx(MOS)
+
+
 @pytest.mark.slow
 def test_a_run_writes_each_mos_in_the_unit_of_its_own_table(tmp_path):
     values = tiny_options(tmp_path, logger__figures=True)

@@ -17,7 +17,6 @@ from pyiqa_rali.core.options import OptionSource, plain, values_of
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.core.versions import versions
-from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.reasoning_texts import ReasoningText
 from pyiqa_rali.data.sections import PHASES, DatasetSection, dataset_section, phase_of, refuse_keys, sections_for
 from pyiqa_rali.data.tables import QualityTable, build_table
@@ -42,7 +41,7 @@ from pyiqa_rali.training.rali.compression import compress
 from pyiqa_rali.training.rali.features import FeatureTable, embed, load_features, save_features
 from pyiqa_rali.training.rali.fine_tuning import fine_tune
 from pyiqa_rali.training.rali.options import TrainOptions, train_options
-from pyiqa_rali.training.rali.run_folder import RunFolder
+from pyiqa_rali.training.rali.run_folder import RunFolder, exported_scale
 from pyiqa_rali.training.rali.run_images import RunImages, check_batch_sizes, check_images
 from pyiqa_rali.training.rali.towers import Towers, build_towers
 from pyiqa_rali.training.rali.zero_shot import AlignmentValidation
@@ -241,7 +240,7 @@ class Run:
     def _export(self, scorer: BasisScorer) -> None:
         """Write the model with its metadata; scores leave in MOS units of the training set."""
         encoder = load_encoder(self.folder.aligned_encoder)
-        scale = self._exported_scale()
+        scale = exported_scale(self.options)
         half = torch.float16 if self._half else torch.float32
         tensors = {f'image_encoder.{name}': tensor.to(half) if tensor.is_floating_point() else tensor
                    for name, tensor in encoder.state_dict().items()}
@@ -276,15 +275,6 @@ class Run:
                 'split_sentences': options.text_encoder.split_sentences, 'pca_dim': options.compress.pca_dim,
                 'num_buckets': options.compress.num_buckets, 'num_basis': options.compress.num_basis}
 
-    def _output_scale(self) -> MosScale:
-        """Return the scale of the scores: that of the first data set, where there are several."""
-        return self.sections[self._basis_sections()[0]].scale
-
-    def _exported_scale(self) -> MosScale:
-        """Return the scale of the exported model's scores: the output scale, stretched to what the options ask for."""
-        own, asked = self._output_scale(), self.options.export.mos_range
-        return own if asked is None else MosScale(asked, own.lower_better)
-
     def _train_sections(self) -> list[str]:
         return sections_for(self.sections, 'train')
 
@@ -302,7 +292,7 @@ class Run:
         return sections_for(self.sections, 'val', 'test')
 
     def _write_and_draw(self, scorer: BasisScorer, tables: dict[str, FeatureTable]) -> None:
-        scale = self._exported_scale()
+        scale = exported_scale(self.options)
         with torch.no_grad():
             scored = {name: (scale.denormalise(scorer(table.image_features).squeeze(-1)).numpy(),
                              table.mos_on(self.sections[name].scale, scale), table.image_names)

@@ -7,6 +7,7 @@ import numpy as np
 
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.runs import MAY_CHANGE, claim_run
+from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.sections import dataset_section, sections_for
 from pyiqa_rali.training.rali.options import TrainOptions
 
@@ -79,6 +80,12 @@ def read_scores(path: Path, options: TrainOptions | None = None) -> tuple[list[s
         raise DataError(f'{path}: is not a table of image, mos and score ({error!r}).') from error
     if options is None or not rows or 'mos_label' not in rows[0]:  # tables of version 0.1 are on that scale already
         return names, mos, scores
-    of_scores = (sections_for(options.datasets, 'basis') or sections_for(options.datasets, 'train'))[0]
-    own, wanted = (dataset_section(name, options.datasets[name]).scale for name in (path.stem, of_scores))
-    return names, own.on(wanted, mos), scores
+    own = dataset_section(path.stem, options.datasets[path.stem]).scale
+    return names, own.on(exported_scale(options), mos), scores
+
+
+def exported_scale(options: TrainOptions) -> MosScale:
+    """Return the scale of an exported model's scores: that of the first set it is built from, or what the options ask for."""
+    first = (sections_for(options.datasets, 'basis') or sections_for(options.datasets, 'train'))[0]
+    own = dataset_section(first, options.datasets[first]).scale
+    return own if options.export.mos_range is None else MosScale(options.export.mos_range, own.lower_better)
