@@ -24,8 +24,8 @@ NUMBER_WITH_EXPONENT = re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$')  #
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the block succeeds.
 
-    A reader sees the old file or the whole new one, also after a kill or on a full disk; what a failed block left
-    behind is removed.
+    A reader sees either the old file or the whole new one, even after a kill or on a full disk; what a failed block left behind
+    is removed.
 
     Raises:
         OSError: the folder cannot be made or written; the message names `path`.
@@ -52,7 +52,7 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 
 def _usual_mode() -> int:
-    """Return the permissions that a new file gets; the system tells its mask only by setting it."""
+    """Return the permissions that a new file gets; the system reveals its mask only when one is set."""
     mask = os.umask(0o077)
     os.umask(mask)
     return 0o666 & ~mask
@@ -71,7 +71,7 @@ def atomic_open(path: str | os.PathLike, mode: str = 'w') -> Iterator[IO[Any]]:
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that takes its place when the block succeeds.
 
-    A folder of this name is whole, also after a kill; what a killed block left behind is removed by the next one.
+    A folder of this name is always whole, even after a kill; what a killed block left behind is removed by the next one.
     """
     path = Path(path)
     temporary = path.with_name(f'.{path.name}.part')
@@ -112,7 +112,7 @@ def yaml_text(value: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a text that our reader would take for a number in quotes, and lists that appear twice without anchors."""
+    """Quotes a text that our reader would take for a number, and writes lists that appear twice without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write a list that is in two places twice."""
@@ -135,7 +135,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_picture(path: str | os.PathLike, picture: 'Image', **options: Any) -> None:
-    """Write a picture of Pillow in the format that the file's name ends with, atomically.
+    """Write a Pillow image in the format that the file's extension names, atomically.
 
     Args:
         path: the file.

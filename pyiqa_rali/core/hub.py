@@ -1,4 +1,4 @@
-"""Folders of repositories on the hub: from its cache when they are whole there, otherwise downloaded."""
+"""Folders of hub repositories: from the cache when they are complete there, otherwise downloaded."""
 
 import contextlib
 import os
@@ -31,10 +31,10 @@ def from_hub(source: str, choices: str, revision: str | None = None, files: Sequ
 
     Args:
         source: 'owner/name' or 'owner/name:folder'.
-        choices: what can be done without it, for the message.
+        choices: what the user can do without it, for the message.
         revision: branch, tag or commit; None means the main branch.
         files: names below the folder, with wildcards; nothing else is downloaded.
-        is_whole: whether a folder of the cache holds what is needed; otherwise the hub is asked.
+        is_whole: whether a cached folder holds what is needed; otherwise the hub is asked.
 
     Raises:
         CheckpointError: it is not in the cache, and the hub cannot be reached or does not have it.
@@ -76,7 +76,7 @@ def endpoint_of_hub() -> str:
 
 @contextlib.contextmanager
 def cache_alone_when_out_of_reach() -> Iterator[None]:
-    """Let others' clients find their cache or fail at once, where they would try a hub out of reach for a minute."""
+    """Let third-party clients use their cache or fail at once, where they would try an unreachable hub for a minute."""
     from huggingface_hub import constants
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or not can_reach(endpoint_of_hub())
@@ -101,7 +101,7 @@ def can_reach(endpoint: str, seconds: float = SECONDS_TO_REACH_THE_HUB) -> bool:
             return
         opened.set()
 
-    thread = threading.Thread(target=connect, daemon=True)  # a name lookup cannot be timed out, only left behind
+    thread = threading.Thread(target=connect, daemon=True)  # a name lookup has no timeout; it can only be abandoned
     thread.start()
     thread.join(seconds)
     return opened.is_set()

@@ -1,4 +1,4 @@
-"""Several commands at once in processes of their own, each with a log, that end when this process ends."""
+"""Several commands at once, each in its own process with a log; all of them end when this process ends."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, environment: Mapping[str, str], 
         jobs: what to run, in this order.
         at_once: how many at the same time.
         environment: variables of the processes, beside this one's.
-        look: called now and then, to show progress.
+        look: called at intervals, to show progress.
     """
     running: dict[subprocess.Popen, Job] = {}
     waiting, failed = list(jobs), []
@@ -63,9 +63,9 @@ def last_line(log: Path) -> str:
 
 
 def end_with_parent() -> None:
-    """Let this process, started by `run_jobs`, end when its parent does, also when that one is killed."""
+    """Let this process, started by `run_jobs`, end when its parent does, even when the parent is killed."""
     def wait_for_end() -> None:
-        os.read(0, 1)  # from stdin; nothing is ever written there: reading ends when the other end is closed
+        os.read(0, 1)  # from stdin, to which nothing is ever written: reading ends when the other end is closed
         os._exit(1)
 
     threading.Thread(target=wait_for_end, daemon=True).start()

@@ -1,7 +1,7 @@
-"""What is shown while the library works: nothing to those who call it from Python, lines and progress bars at the commands.
+"""What is shown while the library works: nothing to callers from Python, lines and progress bars in the commands.
 
-Modules log to `logging.getLogger(__name__)`, all below the logger 'pyiqa_rali'. Commands show what is logged, from INFO on; so
-does a program with its own handler that sets this logger to INFO. Progress bars follow the same switch.
+Modules log to `logging.getLogger(__name__)`, all below the logger 'pyiqa_rali'. Commands show everything logged at INFO or
+above; so does a program with its own handler that sets this logger to INFO. Progress bars follow the same switch.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ LOGGER = logging.getLogger('pyiqa_rali')
 
 
 def are_shown() -> bool:
-    """Whether messages of the level INFO, and with them progress bars, are wanted."""
+    """Whether messages of level INFO, and with them progress bars, are shown."""
     return LOGGER.isEnabledFor(logging.INFO)
 
 
 @functools.cache
 def warn_once(logger: logging.Logger, message: str) -> None:
-    """Log a warning the first time that this process has it: a run builds each of its tables several times."""
+    """Log a warning only the first time that this process issues it: a run builds each of its tables several times."""
     logger.warning('%s', message)
 
 
@@ -29,8 +29,8 @@ def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
     """Return tqdm's bar on stderr, which shows nothing unless messages are shown.
 
     Args:
-        iterable: what is gone through; None where `update` is called.
-        options: of `tqdm.tqdm`, such as `desc` and `unit`; `disable` hides the bar at the commands too.
+        iterable: what is iterated over; None where `update` is called.
+        options: of `tqdm.tqdm`, such as `desc` and `unit`; `disable` hides the bar in the commands too.
     """
     from tqdm import tqdm
     return tqdm(iterable, **{**options, 'disable': True if not are_shown() else options.get('disable', False)})
@@ -41,9 +41,9 @@ def messages_shown(on_stdout: bool = False) -> Iterator[None]:
     """Show plain messages while the block runs: those of a command.
 
     Args:
-        on_stdout: show messages below WARNING on stdout, for commands whose output they are; all others go to stderr.
+        on_stdout: show messages below WARNING on stdout, for commands whose output they are; the rest goes to stderr.
     """
-    if any(isinstance(handler, _PlainLines) for handler in LOGGER.handlers):  # a command that was called by another one
+    if any(isinstance(handler, _PlainLines) for handler in LOGGER.handlers):  # a command called by another one
         yield
         return
     handler, level, propagate = _PlainLines(on_stdout), LOGGER.level, LOGGER.propagate
@@ -59,14 +59,14 @@ def messages_shown(on_stdout: bool = False) -> Iterator[None]:
 
 
 class _PlainLines(logging.Handler):
-    """Writes messages as they are, above a progress bar if there is one; the streams are those of the moment."""
+    """Writes messages as they are, above a progress bar if there is one, to whatever the streams are at that moment."""
 
     def __init__(self, on_stdout: bool):
         super().__init__()
         self._on_stdout = on_stdout
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one message; a reader that has closed our output is an error of the command, as with `print`."""
+        """Write one message; if the reader has closed our output, that is an error of the command, as with `print`."""
         from tqdm import tqdm
         stream = sys.stdout if self._on_stdout and record.levelno < logging.WARNING else sys.stderr
         tqdm.write(self.format(record), file=stream)
@@ -81,7 +81,7 @@ def bars_of_transformers() -> Iterator[None]:
         yield
         return
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
-    bars_of_the_hub = not are_progress_bars_disabled()  # which follow along: that is undone
+    bars_of_the_hub = not are_progress_bars_disabled()  # those were switched along with them, which is undone here
     theirs.disable_progress_bar()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Several processes that share one job, started by torchrun or accelerate; a single process needs none of it."""
+"""Several processes that share one job, started by torchrun or accelerate; a single process needs none of this."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes that share the job, 1 for a single one.
 
-    Processes know it from torchrun before they have joined.
+    Processes know it from torchrun even before they have joined.
     """
     return _group().get_world_size() if _group() else int(os.environ.get('WORLD_SIZE', 1))
 
@@ -41,7 +41,7 @@ def is_main() -> bool:
 
 
 def _group() -> Any:
-    """Return `torch.distributed` when the processes have joined, else None; asking does not import torch."""
+    """Return `torch.distributed` when the processes have joined, else None; this does not import torch."""
     distributed = sys.modules.get('torch.distributed')
     return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None
 
@@ -52,7 +52,7 @@ def joined(backend: str = 'gloo', timeout: timedelta | None = LONGEST_WAIT) -> I
 
     Args:
         backend: gloo exchanges a few numbers, GPUs or not; nccl exchanges tensors of GPUs.
-        timeout: how long one may wait for another; None takes the backend's own.
+        timeout: how long one process may wait for another; None takes the backend's default.
     """
     if world_size() == 1 or _group():
         yield
@@ -70,7 +70,7 @@ def process_group(launcher: str) -> Iterator[None]:
     """Join torchrun's processes for training (nccl with a GPU each, otherwise gloo) and leave them at the end.
 
     Raises:
-        OptionError: the launcher is unknown, or is not what started this process.
+        OptionError: the launcher is unknown, or did not start this process.
     """
     if launcher not in LAUNCHERS:
         raise OptionError(f'--launcher: "{launcher}" is not one of {", ".join(LAUNCHERS)}. Under slurm start torchrun on '
@@ -92,7 +92,7 @@ def process_group(launcher: str) -> Iterator[None]:
 
 
 def torch_device(name: str | None) -> 'torch.device | None':
-    """Return the torch device, None for pyiqa's choice; under torchrun each process gets a GPU of its own.
+    """Return the torch device, None for pyiqa's choice; under torchrun each process gets its own GPU.
 
     Raises:
         OptionError: there is no such device.
@@ -117,7 +117,7 @@ def barrier() -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """Return every process's value, in the order of their ranks, when all have come here."""
+    """Return every process's value in rank order, once all have called this."""
     if world_size() == 1:
         return [value]
     from torch import distributed

@@ -1,4 +1,4 @@
-"""The processor that this process runs on: its name, and the instruction sets that decide how fast it multiplies."""
+"""The processor that this process runs on: its name, and the instruction sets that determine how fast it multiplies."""
 
 import functools
 import platform
@@ -21,7 +21,7 @@ def processor_name() -> str:
 
 @functools.cache
 def instruction_sets() -> tuple[str, ...]:
-    """Return those of `TOLD` that Linux lists; elsewhere none."""
+    """Return those of `TOLD` that Linux lists; on other systems none."""
     listed = (_of_linux('flags') or _of_linux('Features')).split()
     return tuple(name for name in TOLD if name in listed)
 

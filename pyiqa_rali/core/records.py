@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: a CSV that survives interruption, and TensorBoard."""
+"""What a run records as it goes: a CSV that survives interruptions, and TensorBoard."""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,13 @@ from pyiqa_rali.core.runs import CsvRows, RowFile, rows_of_steps
 
 
 class RunRecord:
-    """One CSV row and one TensorBoard point a call; rows after the resumed step are dropped.
+    """One CSV row and one TensorBoard point per call; rows after the resumed step are dropped.
 
     Args:
         path: the CSV file.
         columns: names of the values; the first column is the step.
         start_step: rows at or after this step are from an interrupted run and are written again.
-        tb_folder: folder for TensorBoard, None switches it off.
+        tb_folder: folder for TensorBoard; None switches it off.
     """
 
     def __init__(self, path: Path, columns: list[str], start_step: int = 0, tb_folder: Path | None = None):

@@ -29,7 +29,7 @@ def write_csv(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Se
     Args:
         path: the file; names of images that are not valid UTF-8 are written byte for byte.
         columns: the header.
-        rows: cells in the order of the columns; or by column, where others are left out. A cell is empty for None, NaN and
+        rows: cells in the order of the columns, or by column, where further keys are ignored. A cell is empty for None, NaN and
             columns that a row lacks.
     """
     with atomic_open(path, 'wb') as stream:
@@ -65,5 +65,5 @@ def markdown_table(header: Sequence[Any], rows: Iterable[Sequence[Any]], cell: C
 
 
 def markdown_cell(value: Any) -> str:
-    """Return a value as a cell: on one line, and without an end of the cell in it."""
+    """Return a value as a cell: on one line, with the character that ends a cell escaped."""
     return ' '.join(str(value).splitlines()).replace('|', '\\|')

@@ -26,7 +26,7 @@ def package_versions() -> dict[str, str]:
 
 
 def git_revision() -> str:
-    """Return the commit of the checkout that this package runs from, '+' after it when files were changed."""
+    """Return the commit of the checkout that this package runs from, followed by '+' when files were changed."""
     folder = Path(__file__).parents[1]
     try:
         revision = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=folder, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Pillow's process-wide settings: whatever a program has set, pictures are decoded by one rule, in any number of threads."""
+"""Pillow's process-wide settings: whatever a program has set, pictures are decoded by one rule in any number of threads."""
 
 import contextlib
 import os
@@ -13,12 +13,12 @@ PIXEL_LIMIT = 178_956_970  # where Pillow itself stops: pixels of 512 MiB, decod
 
 
 class _Pillow:
-    """Pillow's process-wide settings while pictures are decoded; the last of several threads puts them back as they were.
+    """Pillow's process-wide settings while pictures are decoded; the last of several threads restores them.
 
-    Truncated files are refused, whatever other modules have set: one of pyiqa's data set modules switches Pillow's
-    `LOAD_TRUNCATED_IMAGES` on for the whole process when it is imported, and what is missing of a file would then be scored,
-    or trained on, as gray. Warnings are neither shown nor raised: a picture's score must not depend on the filters that a
-    user has set for warnings.
+    Truncated files are rejected, whatever other modules have set: one of pyiqa's data set modules switches Pillow's
+        `LOAD_TRUNCATED_IMAGES` on for the whole process when it is imported, and the missing part of a file would then be
+        scored, or trained on, as gray. Warnings are neither shown nor raised: a picture's score must not depend on a user's
+        filters for warnings.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class _Pillow:
             self._inside += 1
 
     def leave(self) -> None:
-        """Put back what was there, if no other thread is decoding."""
+        """Restore what was there, if no other thread is decoding."""
         with self._lock:
             self._inside -= 1
             if not self._inside:
@@ -50,7 +50,7 @@ class _Pillow:
                 self._filters.__exit__(None, None, None)
 
     def forget_other_threads(self) -> None:
-        """Put back what was there in a process that was forked while other threads, which it lacks, were decoding."""
+        """Restore what was there in a process that was forked while other threads, which it does not have, were decoding."""
         self._lock = threading.Lock()
         if self._inside:
             self._inside = 1
@@ -64,7 +64,7 @@ if hasattr(os, 'register_at_fork'):
 
 @contextlib.contextmanager
 def decoding(pixel_limit: int = PIXEL_LIMIT) -> Iterator[None]:
-    """Let Pillow decode by our rule inside: no truncated files, no more pixels than the limit, no warnings."""
+    """Let Pillow decode by this package's rule: no truncated files, no more pixels than the limit, no warnings."""
     _PILLOW.enter(pixel_limit)
     try:
         yield

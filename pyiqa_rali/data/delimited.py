@@ -1,7 +1,7 @@
-"""Tables as spreadsheets, Windows and other tools write them: read, or refused with file and line.
+"""Tables as spreadsheets, Windows and other tools write them: read, or rejected with file and line.
 
-What is understood without being told: UTF-8 and UTF-16 with a byte-order mark, UTF-8 without one; commas, semicolons or tabs
-between cells; a decimal comma; Excel's `sep=;` line; empty lines at the end. Whatever could be read in two ways is refused.
+Recognised without any option: UTF-8 and UTF-16 with a byte-order mark, UTF-8 without one; commas, semicolons or tabs between
+cells; decimal commas; Excel's `sep=;` line; empty lines at the end. Anything ambiguous is rejected.
 """
 
 import csv
@@ -17,7 +17,7 @@ from pyiqa_rali.core.errors import DataError
 
 SEPARATORS = {',': 'commas', ';': 'semicolons', '\t': 'tabs'}
 ENCODINGS = ((b'\xef\xbb\xbf', 'utf-8-sig'), (b'\xff\xfe\x00\x00', 'utf-32'), (b'\x00\x00\xfe\xff', 'utf-32'),
-             (b'\xff\xfe', 'utf-16'), (b'\xfe\xff', 'utf-16'))  # the longer mark before the one that it begins with
+             (b'\xff\xfe', 'utf-16'), (b'\xfe\xff', 'utf-16'))  # the longer mark before the one that is its beginning
 WORKBOOKS = (b'PK\x03\x04', b'\xd0\xcf\x11\xe0')  # .xlsx and .ods are zip archives, .xls is a compound file
 LARGEST_CELL = 2 ** 24
 SHOWN = 60  # characters of a cell in a message
@@ -25,7 +25,7 @@ SHOWN = 60  # characters of a cell in a message
 _EXCEL = re.compile(r'"?sep=([;,\t])"?[;,\t\r ]*')
 _POINT = re.compile(r'[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?')
 _COMMA = re.compile(r'[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?')
-_THOUSANDS = re.compile(r'[+-]?[1-9][0-9]{0,2},[0-9]{3}')  # 1,520: one and a half thousand, or hardly more than one?
+_THOUSANDS = re.compile(r'[+-]?[1-9][0-9]{0,2},[0-9]{3}')  # 1,520: about one and a half thousand, or about one and a half?
 
 
 @dataclass
@@ -35,7 +35,7 @@ class DelimitedTable:
     Attributes:
         path: the file.
         columns: the headings, without spaces around them.
-        rows: as many cells as headings each, as they are written; rows without any content are left out.
+        rows: each with as many cells as there are headings, as they are written; rows without any content are left out.
         lines: the line of the file on which each row begins, counted from 1.
         separator: what separates two cells.
     """
@@ -47,7 +47,7 @@ class DelimitedTable:
     separator: str = ','
 
     def where(self, row: int) -> str:
-        """Return file and line of a row, for messages."""
+        """Return the file and line of a row, for messages."""
         return f'{self.path}, line {self.lines[row]}'
 
     def cells(self, column: int) -> list[str]:
@@ -58,7 +58,7 @@ class DelimitedTable:
         """Return a column of finite numbers, with decimal points or decimal commas.
 
         Raises:
-            DataError: a cell is not a number, points and commas are mixed, or a comma may part thousands.
+            DataError: a cell is not a number, points and commas are mixed, or a comma may separate thousands.
         """
         return numbers(self.cells(column), [self.where(row) for row in range(len(self.rows))], self.columns[column])
 
@@ -68,7 +68,7 @@ def read_delimited(path: str | os.PathLike, least_columns: int = 2) -> Delimited
 
     Args:
         path: the file.
-        least_columns: with fewer the file is not such a table.
+        least_columns: a file with fewer is not such a table.
 
     Raises:
         DataError: the file cannot be read as one; the message names file and line.
@@ -85,7 +85,7 @@ def read_delimited(path: str | os.PathLike, least_columns: int = 2) -> Delimited
     separator = named.group(1) if named else _separator(path, text, start, least_columns)
     (_, columns), *rows = _records(path, text, separator, start)
     columns = [name.strip() for name in columns]
-    while columns and not columns[-1]:  # spreadsheets write the empty columns that were once used
+    while columns and not columns[-1]:  # spreadsheets also write empty columns that were used once
         columns.pop()
     if len(columns) < least_columns:
         raise DataError(f'{path}, line {start}: {_shown(first)} has {len(columns)} columns between '
@@ -135,7 +135,7 @@ def numbers(cells: Sequence[str], where: Sequence[str], column: str) -> list[flo
         column: its heading, for messages.
 
     Raises:
-        DataError: a cell is not a number, decimal points and decimal commas are mixed, or a comma may part thousands.
+        DataError: a cell is not a number, decimal points and decimal commas are mixed, or a comma may separate thousands.
 
     Example:
         >>> numbers(['1,5', '2'], ['a.csv, line 2', 'a.csv, line 3'], 'mos')
@@ -203,7 +203,7 @@ def _records(path: Path, text: str, separator: str, start: int) -> list[tuple[in
 
 
 def _fitted(where: str, cells: list[str], width: int, separator: str) -> list[str]:
-    """Return a row with as many cells as there are headings; only empty ones are added or taken away."""
+    """Return a row with as many cells as there are headings; only empty cells are added or removed."""
     if any(cell.strip() for cell in cells[width:]):
         raise DataError(f'{where}: has {len(cells)} cells for {width} headings ({_shown(separator.join(cells))}). A cell '
                         f'that holds one of the {SEPARATORS.get(separator, "marks")} between cells must be in quotation '

@@ -2,15 +2,15 @@
 
 The rule, for every command, data set and table:
 
-- Transparent pixels are laid on white, whatever colour is hidden behind them.
-- 16-bit gray is divided by 257 and rounded (12-bit TIFF by its own white); of 16-bit colour Pillow gives the higher byte.
-  32-bit and floating-point pixels have no known range and are refused.
+- Transparent pixels are composited onto white, whatever colour is hidden behind them.
+- 16-bit gray is divided by 257 and rounded (12-bit TIFF by its own white); of 16-bit colour Pillow returns the higher byte.
+  32-bit and floating-point pixels have no known range and are rejected.
 - The picture is turned upright as EXIF says. `ReadingOptions.upright` switches that off; TIFF, HEIF and JPEG XL carry their
   orientation in the format itself, and their decoders always apply it.
 - Gray is repeated; palettes, CMYK, YCbCr and CIELAB are converted by Pillow; colour profiles are not applied, as in pyiqa.
-- Of animations and of files with several pages the first picture is read.
-- Camera raw files are developed by LibRaw with the camera's white balance; their preview is never taken for the picture.
-- A truncated file is refused, and so is one with more pixels than `ReadingOptions.pixel_limit`.
+- Of animations and multi-page files, the first picture is read.
+- Camera raw files are developed by LibRaw with the camera's white balance; their preview is never used in its place.
+- A truncated file is rejected, and so is one with more pixels than `ReadingOptions.pixel_limit`.
 
 Whatever a decoder raises becomes an `UnreadableImage` that names the file.
 """
@@ -31,13 +31,13 @@ from pyiqa_rali.core.errors import DataError, OptionError, first_line
 from pyiqa_rali.data.decoding import PIXEL_LIMIT, decoding
 from pyiqa_rali.data.image_formats import RAW, develop, is_raw, open_image, raw_size, why_unidentified
 
-HEAD = 64  # bytes that tell what an undecodable file holds
+HEAD = 64  # bytes that show what an undecodable file contains
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}
 SWAPPING = (5, 6, 7, 8)  # orientations that exchange height and width
 WITH_ALPHA = ('LA', 'RGBA', 'PA', 'La', 'RGBa')
-KNOWN_16_BITS = ('PNG', 'TIFF', 'JPEG2000', 'PPM', 'JXL', 'IM')  # FITS among others has signed values of any range
+KNOWN_16_BITS = ('PNG', 'TIFF', 'JPEG2000', 'PPM', 'JXL', 'IM')  # FITS, among others, has signed values of any range
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF
 TOO_MANY = 'its {} pixels are more than the limit; raise --pixel-limit (pixel_limit in option files), or make it smaller'
 KINDS = ((stat.S_ISFIFO, 'a named pipe'), (stat.S_ISSOCK, 'a socket'), (stat.S_ISCHR, 'a device'), (stat.S_ISBLK, 'a device'))
@@ -50,7 +50,7 @@ class ReadingOptions:
 
     Attributes:
         upright: turn pictures as their EXIF orientation says.
-        pixel_limit: refuse pictures with more pixels than this.
+        pixel_limit: reject pictures with more pixels than this.
 
     Raises:
         OptionError: the limit is below 1.
@@ -73,7 +73,7 @@ class UnreadableImage(DataError):
     """A picture that cannot be read.
 
     Attributes:
-        path: the file, or how it is called otherwise.
+        path: the file, or the name that stands for it.
         reason: one line that does not repeat the name.
     """
 
@@ -91,7 +91,7 @@ def read_rgb(source: str | os.PathLike | bytes, options: ReadingOptions = READIN
     Args:
         source: a file, or the bytes of one.
         options: orientation and pixel limit.
-        name: what bytes are called in errors, and whose extension tells their format; default: the path.
+        name: the name of bytes in errors, whose extension also tells their format; default: the path.
 
     Returns:
         uint8 (H, W, 3), writable.
@@ -141,10 +141,10 @@ def _name_of(source: str | os.PathLike | bytes) -> str:
 
 
 def _stream(source: str | os.PathLike | bytes) -> str | IO[bytes]:
-    """Return what decoders open: a path that is a regular file, or a stream of the bytes.
+    """Return what decoders open: the path of a regular file, or a stream of the bytes.
 
     Raises:
-        DataError: opening it could wait for ever: a pipe, a socket, a device.
+        DataError: opening it could block for ever: a pipe, a socket, a device.
         OSError: the file, or a folder that was to be listed, cannot be read.
     """
     if isinstance(source, bytes):
@@ -152,7 +152,7 @@ def _stream(source: str | os.PathLike | bytes) -> str | IO[bytes]:
     path = os.fspath(source)
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
-        os.listdir(path)  # raises what kept the folder from being listed
+        os.listdir(path)  # raises whatever keeps the folder from being listed
         raise DataError('it is a folder')
     refuse_special_file(mode)
     return path
@@ -190,12 +190,12 @@ def _pixels(image: Image.Image, options: ReadingOptions) -> np.ndarray:
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """Return the EXIF orientation that is still to be applied; one that cannot be read is none, as in other programs."""
+    """Return the EXIF orientation that is still to be applied; an unreadable one counts as none, as in other programs."""
     if image.format == 'JXL' and not getattr(image, 'jpeg', False):
-        return None  # its decoder has applied the codestream's own, which EXIF repeats
+        return None  # its decoder has applied the codestream's orientation, which EXIF repeats
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # EXIF blocks are damaged in as many ways as pictures, and the pixels do not depend on them
+    except Exception:  # EXIF blocks can be damaged in as many ways as pictures, and pixels do not depend on them
         return None
 
 
@@ -204,7 +204,7 @@ def _colour_key(image: Image.Image) -> object:
     key = image.info.get('transparency')
     sixteen_bits = any('16' in str(tile[3]) for tile in getattr(image, 'tile', ()))
     if image.mode == 'RGB' and isinstance(key, tuple) and sixteen_bits:
-        return tuple(value >> 8 for value in key)  # Pillow gives the higher byte of the pixels, but not of the key
+        return tuple(value >> 8 for value in key)  # Pillow returns the higher byte of the pixels, but not of the key
     return key
 
 
@@ -218,7 +218,7 @@ def _as_rgb(image: Image.Image, colour_key: object) -> Image.Image:
     if image.mode in WITH_ALPHA or colour_key is not None or _has_alpha_palette(image):
         image = image.convert('RGBA')
         return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
-    return image if image.mode == 'RGB' else image.convert('RGB')  # which would copy it
+    return image if image.mode == 'RGB' else image.convert('RGB')  # converting would copy it
 
 
 def _has_alpha_palette(image: Image.Image) -> bool:
@@ -235,7 +235,7 @@ def _scaled_to_8_bits(image: Image.Image, colour_key: object) -> Image.Image:
     bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
     values = np.asarray(image).astype(np.float32)
     gray = np.rint(values * (255 / ((1 << bits) - 1)))
-    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow turns 8-bit TIFFs around, but not these
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts 8-bit TIFFs, but not these
         gray = 255 - gray
     if isinstance(colour_key, int):
         gray = np.where(values == colour_key, 255, gray)
@@ -251,14 +251,14 @@ def _named(source: str | os.PathLike | bytes, name: str, extension: str) -> Iter
         raise
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # a panic of a decoder in Rust is no Exception
+    except BaseException as error:  # a panic of a decoder written in Rust is not an Exception
         _raise_unreadable(error, source, name, extension)
 
 
 def _raise_unreadable(error: BaseException, source: str | os.PathLike | bytes, name: str, extension: str) -> NoReturn:
     if isinstance(error, UnidentifiedImageError):
         reason = _why_unidentified(source, extension)
-    elif isinstance(error, Image.DecompressionBombError):  # when it is opened, or of a picture inside the picture
+    elif isinstance(error, Image.DecompressionBombError):  # raised on opening, or by a picture inside the picture
         reason = TOO_MANY.format((re.findall(r'\d+', str(error)) or ['many'])[0])
     elif isinstance(error, DataError):
         reason = first_line(error)
@@ -270,7 +270,7 @@ def _raise_unreadable(error: BaseException, source: str | os.PathLike | bytes, n
         reason = error.args[0].decode(errors='replace')
     elif isinstance(error, OSError | SyntaxError | ValueError):
         reason = re.sub(OWN_NAME, '', first_line(error))
-    elif (found := _why_unidentified(source, extension)).startswith('damaged'):  # what such decoders say helps nobody
+    elif (found := _why_unidentified(source, extension)).startswith('damaged'):  # the messages of such decoders help nobody
         reason = found
     else:
         reason = f'{type(error).__name__}: {first_line(error)}'
@@ -283,5 +283,5 @@ def _why_unidentified(source: str | os.PathLike | bytes, extension: str) -> str:
     try:
         with open(source, 'rb') as stream:
             return why_unidentified(stream.read(HEAD), extension)
-    except OSError as error:  # it went away in the meantime
+    except OSError as error:  # it has disappeared in the meantime
         return error.strerror or str(error)

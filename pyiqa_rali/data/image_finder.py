@@ -10,9 +10,9 @@ from pyiqa_rali.data.image_formats import image_extensions
 class ImageFinder:
     """Iterator over the image files of files and folders, which holds no more than one folder's names at a time.
 
-    A file that is named stands for itself; a folder for all files below it that are pictures by their extension, whether or
-    not they can be read, in the order of their names, links to folders included. A folder that cannot be listed is yielded
-    too, so that reading it tells why.
+    A named file stands for itself; a folder stands for all files below it that are pictures by their extension, whether or not
+    they can be read, in the order of their names, links to folders included. A folder that cannot be listed is yielded too, so
+    that reading it shows why.
 
     Args:
         sources: files and folders.
@@ -64,7 +64,7 @@ class ImageFinder:
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
-    """Whether an entry is a folder; a link that leads nowhere is none, and reading it tells why."""
+    """Whether an entry is a folder; a broken link is not, and reading it shows why."""
     try:
         return entry.is_dir()
     except OSError:

@@ -1,4 +1,4 @@
-"""Which files are pictures by their extension, what decodes each format, and what an undecodable file really holds."""
+"""Which files are pictures by their extension, what decodes each format, and what an undecodable file really contains."""
 
 import functools
 import importlib

@@ -1,7 +1,7 @@
-"""Every image of a run is looked at before its first step: whether it can be read, how large it is, and what tells it again.
+"""Every image of a run is inspected before its first step: whether it can be read, its size, and what identifies it.
 
-All files are read whole, in parallel, so that a damaged or missing one ends a run when it is started and not on the day when
-it is drawn. The same pass takes the digests by which a model knows its training images later on (`training_images`).
+All files are read completely, in parallel, so that a damaged or missing one ends a run at its start, and not days later when it
+is drawn. The same pass computes the digests by which a model recognises its training images later (`training_images`).
 """
 
 import functools
@@ -21,14 +21,14 @@ from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage
 
 MOST_THREADS = 16
 REMEMBERED = 2 ** 18  # images of a process that need not be read again
-NAMED = 100  # failures that a message names; the rest is counted
+NAMED = 100  # failures that a message names; the others are counted
 DIGEST_BYTES = 8
 LOOK_SIZE = 8  # a look is LOOK_SIZE squared bits
 
 
 @dataclass(frozen=True)
 class InspectedImage:
-    """What reading an image file tells.
+    """What reading an image file shows.
 
     Attributes:
         path: the file.
@@ -48,7 +48,7 @@ class InspectedImage:
 
 def inspect_images(paths: Iterable[str | os.PathLike], reading: ReadingOptions = READING,
                    description: str = 'checking images') -> list[InspectedImage]:
-    """Read every image, in parallel, and return what that tells, in the order of the paths; nothing is raised for an image.
+    """Read every image, in parallel, and return the findings in the order of the paths; no image raises an error.
 
     Args:
         paths: the files.
@@ -59,7 +59,7 @@ def inspect_images(paths: Iterable[str | os.PathLike], reading: ReadingOptions =
     if not paths:
         return []
     threads = max(1, min(MOST_THREADS, os.cpu_count() or 1, len(paths)))
-    with ThreadPoolExecutor(threads) as pool:  # decoders and digests run outside the interpreter's lock
+    with ThreadPoolExecutor(threads) as pool:  # decoders and digests release the interpreter's lock
         found = pool.map(lambda path: _inspect(path, reading), paths)
         return list(progress_bar(found, desc=description, total=len(paths), unit='image', leave=False))
 
@@ -70,7 +70,7 @@ def refuse_unusable(images: Iterable[InspectedImage], told: str,
 
     Args:
         images: of the run.
-        told: what they are called, such as 'training images'.
+        told: their name in the message, such as 'training images'.
         problem: what else keeps an image that can be read from being used; empty for nothing.
     """
     images = list({image.path: image for image in images}.values())
@@ -85,7 +85,7 @@ def refuse_unusable(images: Iterable[InspectedImage], told: str,
 
 
 def content_digest(pixels: np.ndarray) -> int:
-    """Return the digest of a picture's shape and pixels; it stays when the file is stored anew without loss.
+    """Return the digest of a picture's shape and pixels; it stays the same when the file is re-encoded without loss.
 
     Args:
         pixels: uint8 (H, W, 3).
@@ -127,10 +127,10 @@ def _inspect(path: str, reading: ReadingOptions) -> InspectedImage:
 
 @functools.lru_cache(maxsize=REMEMBERED)
 def _read(path: str, size: int, time: int, reading: ReadingOptions) -> InspectedImage:
-    """Read an image; size and time of the file tell whether it is still the one that was read before."""
+    """Read an image; the file's size and time show whether it is still the one that was read before."""
     pixels = read_rgb(path, reading)
     height, width = pixels.shape[:2]
-    upright = pixels if reading.upright else read_rgb(path, replace(reading, upright=True))  # one content, however it is read
+    upright = pixels if reading.upright else read_rgb(path, replace(reading, upright=True))  # one content, however read
     return InspectedImage(path, '', height, width, content_digest(upright), look_of(pixels))
 
 

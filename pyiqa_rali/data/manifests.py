@@ -39,7 +39,7 @@ class ManifestRow:
 
 
 class ManifestNRDataset(GeneralNRDataset):
-    """A no-reference data set of images and MOS, with pyiqa's options and three of its own.
+    """A no-reference data set of images and MOS, with pyiqa's options and three more.
 
     Args:
         opt: pyiqa's options, and
@@ -47,7 +47,7 @@ class ManifestNRDataset(GeneralNRDataset):
                 mos_quality) or 'pipal' (lines "A0001_00_00.bmp,1520.06" in a file, or in the .txt files of a folder).
             meta_info_file: the manifest; for 'pipal' a file, the folder of the label files, or the folder above it.
             mos_column: the column of the MOS, such as gt_score_norm or mos_align; default: gt_score, mos_quality.
-            dataroot_target: the folder that the images' names start from; PIPAL's may lie in folders below it.
+            dataroot_target: the folder that the images' names start from; PIPAL's may be in folders below it.
             mos_range, lower_better: mandatory.
 
     Raises:
@@ -198,7 +198,7 @@ def _pipal_rows(path: Path) -> list[ManifestRow]:
 
 
 def _pipal_cells(where: str, line: str) -> tuple[str, str]:
-    """Return image and MOS of a line; the comma of "A0001_00_00.bmp;1520,06" is the MOS's own."""
+    """Return image and MOS of a line; the comma of "A0001_00_00.bmp;1520,06" belongs to the MOS."""
     separator = next((each for each in reversed(SEPARATORS) if each in line), ',')
     image, found, mos = line.strip().partition(separator)
     if not found or not image.strip():
@@ -207,14 +207,14 @@ def _pipal_cells(where: str, line: str) -> tuple[str, str]:
 
 
 def _names_and_paths(rows: list[ManifestRow], root: Path, kind: str) -> tuple[list[str], list[str]]:
-    """Return the images' names, and where they are: below the root by these names; PIPAL's wherever in it."""
+    """Return the images' names and paths: below the root by these names, PIPAL's anywhere in it."""
     if not root.is_dir():
         raise DataError(f'{root}: is not a folder. Correct dataroot_target.')
     names = [existing_name(row.image, str(root), row.where) for row in rows]
     if kind != 'pipal' or all((root / name).exists() for name in names):
         return names, [str(root / name) for name in names]
     found = _by_name(root, set(names))
-    return names, [found.get(name, str(root / name)) for name in names]  # one that is not there is told when it is read
+    return names, [found.get(name, str(root / name)) for name in names]  # a missing one is reported when it is read
 
 
 def _by_name(root: Path, names: Iterable[str]) -> dict[str, str]:

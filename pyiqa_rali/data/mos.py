@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Number = TypeVar('Number', float, 'np.ndarray', 'Tensor')
 
-ENOUGH_LABELS, LEAST_SHARE = 100, 0.5  # of labels to tell their range from, and of the declared range that they should fill
+ENOUGH_LABELS, LEAST_SHARE = 100, 0.5  # labels that show their range, and what they should fill of the declared one
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class MosScale:
         return low + (1 - mos_label if self.lower_better else mos_label) * (high - low)
 
     def on(self, other: 'MosScale', mos: Number) -> Number:
-        """Return MOS of this scale on another one; the very same numbers where the two scales are one.
+        """Return MOS of this scale on another one; exactly the same numbers where the two scales are the same.
 
         Example:
             >>> ratings = MosScale([1, 5], False)

@@ -31,7 +31,7 @@ class Photograph:
 
 def list_photographs(folder: str | Path | Sequence[str | Path] | None,
                      groups_csv: str | Path | None = None) -> list[Photograph]:
-    """Return the pictures of a folder, or of several, or those that our dependencies install, sorted by name.
+    """Return the pictures of one or several folders, or those that the dependencies install, sorted by name.
 
     Args:
         folder: a folder of pictures, or several, whose names then come before those of their photographs; None takes the
@@ -60,7 +60,7 @@ def list_photographs(folder: str | Path | Sequence[str | Path] | None,
 
 
 def _names(folders: list[Path]) -> list[str]:
-    """Return a different name for each folder: its own, or where two have the same, all of the path that they do not share."""
+    """Return a different name for each folder: its own or, where two have the same, all of the path that they do not share."""
     paths = [each.resolve() for each in folders]
     names = [each.name for each in paths]
     return names if len(set(names)) == len(names) else [os.path.relpath(each, os.path.commonpath(paths)) for each in paths]
@@ -142,8 +142,8 @@ def split_photographs(photographs: list[Photograph], split_seed: int,
     """Split into train, val and test by photograph, never by crop; the same seed gives the same split.
 
     Raises:
-        OptionError: ratios that are negative or add up to nothing.
-        DataError: a phase that should get photographs gets none.
+        OptionError: ratios that are negative or add up to zero.
+        DataError: a phase that has a share gets no photographs.
     """
     if len(ratios) != 3 or min(ratios) < 0 or sum(ratios) <= 0:
         raise OptionError(f'split_ratios: {list(ratios)} must be three shares for train, val and test.')

@@ -1,4 +1,4 @@
-"""pyiqa's data sets over tables that are read here: names stay text, numbers are numbers, and errors name file and line."""
+"""pyiqa's data sets with tables that are read here: names stay text, numbers are numbers, and errors name file and line."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class ReadTable(BaseIQADataset):
-    """The part of pyiqa's data sets that reads the table; it comes after the data set's own class in the order of bases.
+    """The part of pyiqa's data sets that reads the table; it follows the data set's own class in the order of bases.
 
     Attributes:
         names_at: the columns that hold names of files; the MOS is in the column after the last of them, and that last
@@ -80,7 +80,7 @@ TABLES = {'GeneralNRDataset': NoReferenceTable, 'GeneralFRDataset': FullReferenc
 
 
 def check_headings(table: DelimitedTable, names_at: tuple[int, ...]) -> None:
-    """Refuse a table whose first line is an image, or whose first column counts the rows.
+    """Reject a table whose first line is an image, or whose first column counts the rows.
 
     Raises:
         DataError: with file and line.
@@ -99,8 +99,8 @@ def check_headings(table: DelimitedTable, names_at: tuple[int, ...]) -> None:
 def existing_name(name: str, root: str, where: str) -> str:
     """Return a name under which there is a file below the root, or the name as it is written.
 
-    A backslash is a folder's end on Windows and a letter elsewhere, and spaces at the ends may belong to a name or not: the
-    disk tells.
+    A backslash separates folders on Windows and is an ordinary character elsewhere, and spaces at the ends may or may not
+        belong to a name: the disk decides.
 
     Raises:
         DataError: there is no name.
@@ -108,13 +108,13 @@ def existing_name(name: str, root: str, where: str) -> str:
     if not name.strip():
         raise DataError(f'{where}: has no image in the column of the names.')
     if '\\' not in name and name == name.strip():
-        return name  # saves a look at the disk for nearly all names
+        return name  # saves a disk access for nearly all names
     candidates = (name, name.strip(), name.replace('\\', '/'), name.strip().replace('\\', '/'))
     return next((each for each in candidates if os.path.exists(os.path.join(root, each))), name)
 
 
 def check_repeats(names: list[str], labels: list[float], where: list[str], phases: list[str]) -> None:
-    """Refuse an image with two MOS or in two splits, and log images that appear twice with the same MOS.
+    """Reject an image with two MOS or in two splits, and log images that appear twice with the same MOS.
 
     Args:
         names: of the images.
@@ -144,7 +144,7 @@ def check_repeats(names: list[str], labels: list[float], where: list[str], phase
 
 
 def split_column(opt: dict[str, Any]) -> str | None:
-    """Return the name of the column that tells an image's split; a number means one of pyiqa's names."""
+    """Return the name of the column with each image's split; a number stands for one of pyiqa's names."""
     split_index = opt.get('split_index')
     if not isinstance(split_index, int):
         return split_index

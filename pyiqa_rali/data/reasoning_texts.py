@@ -1,7 +1,7 @@
 """Reasoning texts in a JSON-lines file, joined with images by name.
 
-One line an image: {"image": "name.png", "texts": [{"text": "...", "seed": 0, "model": "..."}, ...]}
-and, where it is known what is wrong with the image, "distortions": [["jpeg", 3.0], ...] beside them ([] for nothing).
+One line per image: {"image": "name.png", "texts": [{"text": "...", "seed": 0, "model": "..."}, ...]}
+and, where the image's distortions are known, "distortions": [["jpeg", 3.0], ...] beside them ([] for nothing).
 """
 
 import json
@@ -16,7 +16,7 @@ from pyiqa_rali.core.errors import DataError, OptionError, some
 from pyiqa_rali.core.runs import JsonRows, RowFile
 from pyiqa_rali.data.delimited import read_text
 
-PRISTINE = 'pristine'  # stands for the distortions where there is none
+PRISTINE = 'pristine'  # in place of distortions where there are none
 Distortions = list[tuple[str, float]] | None
 
 
@@ -43,12 +43,12 @@ def load_reasoning_texts(path: str | os.PathLike) -> dict[str, list[ReasoningTex
 
     Raises:
         OptionError: the file does not exist.
-        DataError: a line that cannot be read, an image twice, an empty text, or one text twice for an image.
+        DataError: a line cannot be read, an image appears twice, a text is empty, or an image has a text twice.
     """
     path = Path(path)
     if not path.is_file():
         raise OptionError(f'reasoning_texts: {path} is not a file.')
-    lines = read_text(path).split('\n')  # not at the other ends of lines that Unicode has, which may be within a text
+    lines = read_text(path).split('\n')  # and not at Unicode's other line ends, which may occur within a text
     pairs = [_parse_line(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
     repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
     if repeated:
@@ -69,7 +69,7 @@ def texts_of_row(row: dict[str, Any]) -> tuple[str, list[ReasoningText]]:
     """Return an image and its texts from a line of the file.
 
     Raises:
-        KeyError, TypeError, ValueError: it is no such line.
+        KeyError, TypeError, ValueError: it is not such a line.
     """
     for text in [row['image'], *(item['text'] for item in row['texts'])]:
         if not isinstance(text, str):
@@ -116,7 +116,7 @@ def paired(distortion: str | None, levels: str | float | None) -> Distortions:
         levels: their levels joined by '+', or one number.
 
     Raises:
-        DataError: not as many levels as types.
+        DataError: the numbers of levels and types differ.
 
     Example:
         >>> paired('jpeg+haze', '3+1.5'), paired('pristine', 0), paired(None, None)
@@ -137,9 +137,10 @@ def join_texts(image_names: Iterable[str], texts: dict[str, list[ReasoningText]]
                other_images: Iterable[str] = ()) -> list[list[ReasoningText]]:
     """Return each image's texts, in the order of the images.
 
-    Images are paths, texts name a path's end: `a/b.png` means `/data/a/b.png`. A name that fits several images means the
-    one that has it from the folder on that all images share, if there is one: with `/data/a.png` and `/data/b/a.png`, `a.png`
-    is the first. Texts of `other_images`, such as those of another split of the same table, are left alone.
+    Images are paths, and texts name the end of a path: `a/b.png` means `/data/a/b.png`. A name that fits several images means
+        the one that it names relative to the folder that all images share, if there is one: with `/data/a.png` and
+            `/data/b/a.png`, `a.png` is the first. Texts of `other_images`, such as those of another split of the same table,
+            are ignored.
 
     Raises:
         DataError: images without a text, texts whose image is not there, or a name that fits several images.
@@ -186,5 +187,5 @@ def _shared_folder(names: list[str]) -> str:
 
 
 def _whole_names(root: str, *names: str) -> set[str]:
-    """Return the paths that names stand for when they are whole, and when they start from the root."""
+    """Return the paths that names stand for as whole paths, and as paths from the root."""
     return {each for name in names for each in (name, (Path(root) / name).as_posix())}

@@ -1,4 +1,4 @@
-"""Data set sections of an option file: what they may contain, what each is for, and what pyiqa is given of them."""
+"""Data set sections of an option file: what they may contain, what each is for, and what pyiqa gets of them."""
 
 import copy
 import functools
@@ -23,7 +23,7 @@ SectionClass: TypeAlias = 'type[DatasetOptions]'  # inside that class, `type` is
 
 
 def phase_of(section: str) -> Phase | None:
-    """Return what a data set is for by the name of its section: the part before an underscore; None for other names.
+    """Return what a data set is for, by the part of its section's name before an underscore; None for other names.
 
     Example:
         >>> phase_of('val_2'), phase_of('basis'), phase_of('KonIQ')
@@ -40,13 +40,13 @@ def sections_for(sections: Iterable[str], *phases: Phase) -> list[str]:
 
 @dataclass(kw_only=True)
 class DatasetOptions(Sparse):
-    """What every data set section may hold; `type` says what else.
+    """What every data set section may contain; `type` decides what else.
 
     Attributes:
         name: of the data set, in messages and tables.
         type: pyiqa's name of the class, or one of ours: ManifestNRDataset, SyntheticNRDataset, DegradationTable.
         upright: turn pictures as their EXIF orientation says.
-        pixel_limit: refuse pictures with more pixels than this.
+        pixel_limit: reject pictures with more pixels than this.
     """
 
     name: Annotated[str, MinLen(1)] | None = None
@@ -61,7 +61,7 @@ class DatasetOptions(Sparse):
 
     @staticmethod
     def kind_of(values: Mapping[str, Any]) -> SectionClass:
-        """Return the dataclass of a section's values by their `type`; any type of pyiqa that is not known here is a table."""
+        """Return the dataclass of a section's values by their `type`; any pyiqa type that is not known here is a table."""
         import pyiqa_rali.data.synthetic.options  # noqa: F401  its type is told on import
         return _KINDS.get(str(values.get('type')), TableOptions)
 
@@ -82,7 +82,7 @@ class LabelledOptions(DatasetOptions):
     """Data sets with a MOS for each picture.
 
     Attributes:
-        phase: whose images of the split are taken; None goes by the name of the section.
+        phase: whose images of the split are used; None takes it from the name of the section.
         mos_range: lowest and highest MOS, in the data set's unit; must be given, or come with `pyiqa_name`.
         lower_better: whether a low MOS means good quality; the same.
         reasoning_texts: JSON-lines file with texts on the images.
@@ -130,7 +130,7 @@ class TableOptions(LabelledOptions):
         augment: pyiqa's augmentations.
         img_range: factor on the pixels.
         class_column: column with each image's class of distortion, for the naming reward.
-        paper_name: of the data set in the paper's tables; False compares it with none.
+        paper_name: of the data set in the paper's tables; False switches the comparison off.
     """
 
     pyiqa_name: str | None = None
@@ -163,12 +163,12 @@ class ManifestOptions(TableOptions):
 
 @dataclass(frozen=True)
 class DatasetSection:
-    """A section whose gaps are filled: what a run works with.
+    """A section with its gaps filled: what a run works with.
 
     Attributes:
         section: its name under `datasets:`, such as val_1.
-        options: what it holds, with what pyiqa knows of the data set.
-        values: the same as plain values, those alone that were given.
+        options: what it contains, with what pyiqa knows about the data set.
+        values: the same as plain values, only those that were given.
     """
 
     section: str
@@ -182,7 +182,7 @@ class DatasetSection:
 
     @property
     def images(self) -> str:
-        """Whose images of the split are taken: train, val or test."""
+        """Whose images of the split are used: train, val or test."""
         return self.options.phase or ('train' if self.phase == 'basis' else self.phase or self.section)
 
     @property
@@ -200,7 +200,7 @@ class DatasetSection:
         return MosScale(mos_range, lower_better)
 
     def for_pyiqa(self) -> dict[str, Any]:
-        """Return what pyiqa's builder of data sets is given; it leaves the MOS as they are."""
+        """Return what pyiqa's data set builder is given; it leaves the MOS as they are."""
         given = {key: value for key, value in self.values.items() if key not in NOT_PYIQAS}
         return {**given, 'phase': self.images, 'mos_normalize': False}
 
@@ -245,13 +245,13 @@ def _known_to_pyiqa(section: str, name: str | None) -> dict[str, Any]:
 
 @functools.cache
 def _data_sets_of_pyiqa() -> dict[str, dict[str, Any]]:
-    """Return pyiqa's data sets by name. It parses its whole list at each call, which took most of an ablation's planning."""
+    """Return pyiqa's data sets by name. pyiqa parses its whole list at each call, which took most of an ablation's planning."""
     from pyiqa import get_dataset_info
     return get_dataset_info()
 
 
 def _found_range(values: Mapping[str, Any]) -> str:
-    """Return the range of the MOS of a table, for a message; nothing where it cannot be read."""
+    """Return the range of a table's MOS, for a message; nothing where it cannot be read."""
     from pyiqa_rali.core.errors import DataError
     from pyiqa_rali.data.delimited import read_delimited
     from pyiqa_rali.data.manifests import range_told, read_manifest

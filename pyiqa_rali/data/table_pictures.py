@@ -1,4 +1,4 @@
-"""The pictures of pyiqa's tables, read by our one reader in the place of pyiqa's own and augmented by pyiqa."""
+"""The pictures of pyiqa's tables, read by this package's reader in place of pyiqa's own, and augmented by pyiqa."""
 
 import os
 from typing import Any

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 class QualityTable(Dataset):
     """A pyiqa data set whose items are reproducible: `mos` as the table has it, `mos_label` in [0, 1], higher better.
 
-    An item is asked for as an index or as (index, draw): the draw seeds whatever is random in the item, so that an
-    interrupted run draws the same again.
+    An item is requested as an index or as (index, draw): the draw seeds whatever is random in the item, so that a resumed run
+    draws the same again.
 
     Args:
         base: the data set that pyiqa built; its items have `img`, `img_path` and, as pyiqa's do, the MOS as `mos_label`.
@@ -48,7 +48,7 @@ class QualityTable(Dataset):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: list) -> list[dict[str, Any]]:
-        """Return items for torch's loader, a whole batch at once where the data set can do that."""
+        """Return items for torch's loader, a whole batch at once where the data set supports that."""
         pairs = [key if isinstance(key, tuple) else (key, 0) for key in keys]
         if hasattr(self.base, '__getitems__'):
             items = self.base.__getitems__([index for index, _ in pairs])
@@ -60,12 +60,12 @@ class QualityTable(Dataset):
         return items
 
     def _mos(self, index: int, item: dict[str, Any]) -> float:
-        """Return the MOS of an item as its table has it; that of a picture that was drawn is in the item alone."""
+        """Return the MOS of an item as its table has it; the MOS of a generated picture is only in the item."""
         rows = getattr(self.base, 'paths_mos', None)
         return float(item['mos_label']) if rows is None else float(rows[index][image_column(rows[index]) + 1])
 
     def image_names(self) -> list[str]:
-        """Return the path of each image, in the order of the items; draws that are made anew have none."""
+        """Return the path of each image, in the order of the items; pictures that are generated have none."""
         return [path for path, _ in self.images_and_mos()]
 
     def images_and_mos(self) -> list[tuple[str, float]]:
@@ -74,7 +74,7 @@ class QualityTable(Dataset):
                 for index, row in enumerate(self.base.paths_mos)]
 
     def source_files(self) -> list[str]:
-        """Return the files that the pictures come from: the images, or the photographs of a set that draws its pictures."""
+        """Return the files that the pictures come from: the images, or the photographs of a set that generates its pictures."""
         photographs = getattr(self.base, 'photographs', None)
         return self.image_names() if photographs is None else [str(photograph.path) for photograph in photographs]
 
@@ -92,16 +92,16 @@ class QualityTable(Dataset):
         return [str(name) for name in meta_info.iloc[:, image_column(meta_info.iloc[0].tolist())]]
 
     def column(self, name: str) -> list[str]:
-        """Return what a further column of the table says of each image, in the order of the items; '' for empty cells.
+        """Return what a further column of the table says about each image, in the order of the items; '' for empty cells.
 
         Raises:
-            DataError: the table has no such column, or says two things of an image that appears twice in it.
+            DataError: the table has no such column, or contradicts itself about an image that appears twice in it.
         """
         meta_info = self.base.meta_info
         if name not in meta_info:
             raise DataError(f'{self.name}: {self.base.opt["meta_info_file"]} has no column "{name}"; it has '
                             f'{", ".join(map(str, meta_info))}.')
-        written = getattr(self.base, 'written', None)  # pandas makes 3.0 of a 3 beside an empty cell
+        written = getattr(self.base, 'written', None)  # pandas turns a 3 into 3.0 where another cell is empty
         cells = (meta_info[name].astype(object).fillna('').astype(str) if written is None else
                  [cell.strip() for cell in written.cells(list(meta_info).index(name))])
         of_image: dict[str, str] = {}
@@ -118,9 +118,10 @@ class QualityTable(Dataset):
         return [of_image[path] for path in found]
 
     def distortions(self) -> list[Distortions]:
-        """Return what is wrong with each image, in the order of the items, where the table says it as `make-dataset` does.
+        """Return the known distortions of each image, in the order of the items, where the table has them as `make-dataset`
+        does.
 
-        That is in columns distortion and level; None for an image of which nothing is known.
+        They are in the columns distortion and level; None for an image about which nothing is known.
         """
         unknown: list[Distortions] = [None] * len(self)
         meta_info = getattr(self.base, 'meta_info', None)
@@ -136,13 +137,13 @@ class QualityTable(Dataset):
 
     def _table_item(self, index: int, draw: int) -> dict[str, Any]:
         try:
-            if not reads_rows(self.base):  # a type that makes its items in its own way
+            if not reads_rows(self.base):  # a type that builds its items in its own way
                 with seeded(self.seed, draw), decoding(self.reading.pixel_limit):
                     return self.base[index]
             paths, pictures = row_paths(self.base, index), self.pictures(index, draw)
         except UnreadableImage as error:
             raise DataError(f'{self.name}: {error} Fix or remove it, and its row in the table.') from error
-        except Exception as error:  # decoders raise a dozen classes, an augmentation others: a crop that is too large
+        except Exception as error:  # decoders raise a dozen classes, augmentations others (a crop that is too large)
             raise DataError(f'{self.name}: {row_paths(self.base, index)[0]}: {first_line(error)}. Fix or remove it, and its '
                             'row in the table.') from error
         row = self.base.paths_mos[index]
@@ -163,7 +164,7 @@ class QualityTable(Dataset):
 
 @contextlib.contextmanager
 def seeded(seed: int, draw: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's generators for one item, and give them back as they were."""
+    """Seed Python's, NumPy's and torch's generators for one item, and restore them afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     derived = int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
     random.seed(derived)
@@ -182,7 +183,7 @@ def build_table(section: str, options: DatasetOptions | Mapping[str, Any], seed:
 
     Args:
         section: its name under `datasets:`, such as 'val_1'; see `phase_of`.
-        options: what it holds; `pyiqa_name` fills in what pyiqa knows of a data set.
+        options: what it contains; `pyiqa_name` fills in what pyiqa knows about a data set.
         seed: the run's seed.
 
     Raises:
@@ -202,7 +203,7 @@ def build_table(section: str, options: DatasetOptions | Mapping[str, Any], seed:
 
 
 def _build(section: str, options: dict[str, Any]) -> Any:
-    """Return pyiqa's data set: ours where its class only reads a table of names and MOS, otherwise pyiqa's own."""
+    """Return pyiqa's data set: the one defined here where its class only reads a table of names and MOS, else pyiqa's own."""
     from pyiqa_rali.data.pyiqa_tables import TABLES
     cls = TABLES.get(options['type'])
     if cls is not None:
@@ -222,7 +223,7 @@ def _build(section: str, options: dict[str, Any]) -> Any:
 
 
 def _splits_told(base: Any) -> str:
-    """Return what the chosen column of splits holds, for a message."""
+    """Return what the chosen column of splits contains, for a message."""
     from pyiqa_rali.data.pyiqa_tables import split_column
     column, meta_info = split_column(getattr(base, 'opt', {})), getattr(base, 'meta_info', None)
     if meta_info is None or column not in meta_info:

@@ -1,6 +1,6 @@
-"""Which images a model was trained on, so that no test on them goes unnoticed.
+"""Which images a model was trained on, so that testing on them does not go unnoticed.
 
-A record is small, 24 bytes an image: a digest of its pixels, one of its name, and its look. It travels with the weights.
+A record is small, 24 bytes per image: a digest of its pixels, one of its name, and its look. It travels with the weights.
 A test image was trained on when its pixels are those of a training image, or when it has the name and the look of one: the same
 picture in another size or format. A name alone proves nothing: many data sets have a 001.png.
 """
@@ -23,7 +23,7 @@ KEY = 'training_images'  # in a checkpoint's metadata
 FILE = 'pyiqa_rali_training_images.json'  # beside the weights of a reasoning model
 FORMAT_VERSION = 1
 CONTENT, NAME, LOOK = range(3)  # columns of the entries
-MOST_OTHER_BITS = 10  # of 64 in which two looks of one picture may differ; those of two pictures differ in about 30
+MOST_OTHER_BITS = 10  # bits of 64 in which two looks of one picture may differ; those of two pictures differ in about 30
 SHOWN = 5
 
 
@@ -34,7 +34,7 @@ class TrainingImages:
     Attributes:
         entries: uint64 (n, 3): content, name and look of each image, without repetition.
         sets: how many images each data set has, by name.
-        unrecorded: what the model was also trained on before, by other weights that keep no record: their names.
+        unrecorded: names of weights that the model was trained from and that keep no record.
     """
 
     entries: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), dtype=np.uint64))
@@ -53,7 +53,7 @@ class TrainingImages:
                    {name: len(each) for name, each in images.items()})
 
     def and_those_of(self, start: 'TrainingImages | None', name: str) -> 'TrainingImages':
-        """Return the record of a model that was trained on these images from other weights on.
+        """Return the record of a model that was trained on these images, starting from other weights.
 
         Args:
             start: the record of those weights; None when they keep none.
@@ -65,9 +65,9 @@ class TrainingImages:
                               list(dict.fromkeys([*start.unrecorded, *self.unrecorded])))
 
     def among(self, paths: Iterable[str | os.PathLike]) -> dict[str, bool]:
-        """Return those of the image files that were trained on, and whether their pixels are a training image's.
+        """Return those image files that were trained on, and whether their pixels are those of a training image.
 
-        Files that cannot be read are none of them.
+        Files that cannot be read are not among them.
         """
         contents = set(self.entries[:, CONTENT].tolist())
         names: dict[int, list[int]] = {}
@@ -167,7 +167,7 @@ class Overlap:
     Attributes:
         images: how many images the data set has.
         trained_on: those that the model was trained on; None where it keeps no record.
-        alike: how many of them are no copies of a training image, but have the name and the look of one.
+        alike: how many of them are not copies of a training image, but have the name and the look of one.
         unrecorded: weights that it was trained from and that keep no record.
     """
 
@@ -204,7 +204,7 @@ def overlap(record: TrainingImages | None, paths: Iterable[str | os.PathLike]) -
 
 
 def refuse_overlap(found: Overlap, where: str, option: str, choice: str) -> None:
-    """Raise DataError when a model would be tested on images that it was trained on, unless they are to be counted only.
+    """Raise DataError when a model would be tested on images that it was trained on, unless they are only to be counted.
 
     Args:
         found: the images.

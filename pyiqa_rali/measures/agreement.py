@@ -23,7 +23,7 @@ class Agreement:
     """How far the scores of one metric agree with the MOS of one data set.
 
     Attributes:
-        values: by measure; NaN where it does not exist.
+        values: by measure; NaN where it is undefined.
         intervals: lower and upper end by measure.
         fit: 'ok', or why the logistic fit failed; then plcc_fitted and rmse are NaN.
     """
@@ -34,7 +34,7 @@ class Agreement:
 
 
 def oriented(values: ndarray, lower_better: bool) -> ndarray:
-    """Return values (n,) turned so that higher is better."""
+    """Return values (n,) negated where needed, so that higher is better."""
     return -np.asarray(values, dtype=np.float64) if lower_better else np.asarray(values, dtype=np.float64)
 
 
@@ -51,7 +51,7 @@ def agreement(scores: ndarray, mos: ndarray, indices: ndarray, confidence: float
 
     PLCC, SRCC and KRCC are pyiqa's, of the values as they are. `plcc_fitted` is PLCC, and `rmse` the root mean squared error on
     the MOS scale, after pyiqa's four-parameter logistic fit of the scores to the MOS. Intervals are percentiles over the
-    resamples; the fit is made once, on all images, so that its own uncertainty is not in them.
+    resamples; the fit is made once, on all images, so that its own uncertainty is not included.
 
     Args:
         scores: (n,), finite.
@@ -90,7 +90,7 @@ def fit_to_mos(scores: ndarray, mos: ndarray) -> tuple[ndarray | None, str]:
         with warnings.catch_warnings(), np.errstate(all='ignore'):
             warnings.simplefilter('ignore')
             fitted = fit_curve(scores, mos, FIT)
-    except (RuntimeError, TypeError, ValueError) as error:  # how scipy says that it did not converge
+    except (RuntimeError, TypeError, ValueError) as error:  # scipy's way of saying that it did not converge
         return None, str(error).splitlines()[0]
     if not np.isfinite(fitted).all() or np.ptp(fitted) == 0:
         return None, 'the fitted curve is flat or not finite'
@@ -104,7 +104,7 @@ def resampled(measure: str, scores: ndarray, mos: ndarray, indices: ndarray) -> 
 
 
 def percentile_interval(values: ndarray, confidence: float) -> tuple[float, float]:
-    """Return the central interval of the resamples' values; those of constant resamples, which have none, stay out."""
+    """Return the central interval of the resamples' values; constant resamples, which have no value, are left out."""
     if np.isnan(values).all():
         return np.nan, np.nan
     # the plain percentile method: it needs no standard error, and its ends stay within the range of a correlation

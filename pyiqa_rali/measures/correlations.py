@@ -29,7 +29,7 @@ def correlations(scores: np.ndarray, mos: np.ndarray, metrics: dict[str, dict[st
     scores, mos = np.asarray(scores, dtype=np.float64).ravel(), np.asarray(mos, dtype=np.float64).ravel()
     _check(scores, mos, name)
     if np.ptp(scores) == 0:
-        return dict.fromkeys(metrics, float('nan'))  # a constant has no correlation, and none is made up
+        return dict.fromkeys(metrics, float('nan'))  # a constant has no correlation, and none is invented
     try:
         return {metric: float(calculate_metric((scores, mos), options)) for metric, options in metrics.items()}
     except (KeyError, TypeError) as error:

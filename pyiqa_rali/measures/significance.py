@@ -12,7 +12,7 @@ from scipy import stats
 from pyiqa_rali.measures.agreement import bootstrap_indices, percentile_interval, resampled
 
 FEWEST_IMAGES = 4  # Williams' test has n - 3 degrees of freedom
-SAME = 1e-12  # correlations that differ by less differ by rounding
+SAME = 1e-12  # smaller differences between correlations are rounding
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Comparison:
     Attributes:
         bootstrap: resamples.
         confidence: share of them inside the interval of the difference.
-        alpha: a difference is significant when its corrected p-value is below.
+        alpha: a difference is significant when its corrected p-value is below this.
         seed: of the resamples.
     """
 
@@ -51,7 +51,7 @@ def compare_metrics(scores: dict[str, ndarray], mos: ndarray, options: Compariso
         name: the data set; part of the seed.
 
     Returns:
-        One row a pair, NaN where a value does not exist.
+        One row per pair, NaN where a value is undefined.
     """
     memory: dict[tuple[str, bytes], ndarray] = {}
     rows = [_compare(pair, scores, mos, options, name, memory) for pair in combinations(scores, 2)]
@@ -72,7 +72,7 @@ def _compare(pair: tuple[str, str], scores: dict[str, ndarray], mos: ndarray, op
                                             'plcc_b', 'plcc_difference', 'plcc_t', 'plcc_p'), math.nan)}
     if row['images'] < FEWEST_IMAGES or any(np.ptp(values[both]) == 0 for values in (scores[first], scores[second], mos)):
         return row
-    # paired: both metrics get the same resamples, so that what makes a resample hard for both cancels in the difference
+    # paired: both metrics get the same resamples, so that whatever makes a resample hard for both cancels in the difference
     resamples = [_resampled_srcc(metric, scores, mos, both, options, name, memory) for metric in pair]
     srcc = [float(stats.spearmanr(scores[metric][both], mos[both]).statistic) for metric in pair]
     differences = resamples[0] - resamples[1]
@@ -99,7 +99,7 @@ def _resampled_srcc(metric: str, scores: dict[str, ndarray], mos: ndarray, both:
 def bootstrap_p(differences: ndarray) -> float:
     """Return the two-sided p-value of a difference of zero: twice the smaller share of resamples on one side of it.
 
-    The observed sample counts as one resample more, so that no p-value is zero.
+    The observed sample counts as one more resample, so that no p-value is zero.
     """
     finite = differences[np.isfinite(differences)]
     fewer = min((finite <= 0).sum(), (finite >= 0).sum())
@@ -109,8 +109,8 @@ def bootstrap_p(differences: ndarray) -> float:
 def williams_test(first: float, second: float, between: float, images: int) -> tuple[float, float]:
     """Return t and two-sided p for the difference of two correlations with the same MOS (Steiger 1980, equation 7).
 
-    Numerator and denominator are divided by 1 + between, so that the limit is right for a metric and the same one turned
-    around: there the difference is twice the correlation, and t is that of the correlation itself.
+    Numerator and denominator are divided by 1 + between, so that the limit is right for a metric and its own negation: there
+    the difference is twice the correlation, and t is that of the correlation itself.
 
     Args:
         first: correlation of metric a with the MOS.
@@ -118,7 +118,7 @@ def williams_test(first: float, second: float, between: float, images: int) -> t
         between: correlation of the two metrics.
         images: n; the test has n - 3 degrees of freedom.
     """
-    if 1 - between < SAME:  # one metric is a growing linear function of the other
+    if 1 - between < SAME:  # one metric is an increasing linear function of the other
         return 0.0, 1.0
     half, mean = (first - second) / 2, (first + second) / 2
     shared = mean ** 2 / (1 + between) if 1 + between > SAME else 0.0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Section = TypeVar('Section', bound='DataclassInstance')
-ROOT = 'options'  # what messages call an option file as a whole
+ROOT = 'options'  # the name of a whole option file in messages
 
 Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
@@ -29,13 +29,13 @@ Share = Annotated[float, Ge(0), Le(1)]
 
 
 def check_choice(option: str, value: Any, allowed: Collection[Any], also: str = '') -> None:
-    """Raise OptionError unless the value is one of those allowed; to be called for choices that no annotation can know.
+    """Raise OptionError unless the value is one of those allowed; for choices that no annotation can express.
 
     Args:
         option: what the message calls the value.
         value: what was given.
         allowed: the choices.
-        also: what the message says after them.
+        also: what the message adds after them.
     """
     if not any(value == choice and type(value) is type(choice) for choice in allowed):
         told = value if isinstance(value, str) else repr(value)
@@ -48,13 +48,13 @@ def from_known_keys(cls: type[Section], values: Mapping[str, Any], section: str 
 
     `Literal` is a choice; `Annotated` with the constraints of the package annotated-types (`Ge(1)`, `Gt(0)`, `MinLen(1)`)
     is a bound; fields that are dataclasses or dictionaries are sections, which may be empty; the elements of lists, tuples and
-    dictionaries are checked one by one. None passes only where the annotation has it, a whole number where it
-    has `float`. Numbers must be finite everywhere.
+    dictionaries are checked one by one. None passes only where the annotation allows it; a whole number passes where it says
+    `float`. Numbers must be finite everywhere.
 
     Args:
         cls: the dataclass.
         values: by the names of its fields.
-        section: what messages call it; `ROOT` for a whole option file, whose sections are called by their own names.
+        section: its name in messages; `ROOT` for a whole option file, whose sections go by their own names.
 
     Raises:
         OptionError: a key is unknown or missing, or a value cannot be used; the message names it by its path.
@@ -95,7 +95,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _read(value: Any, hint: Any, option: str, also: str = '') -> Any:
-    """Return a value as its annotation has it.
+    """Return a value as its annotation requires it.
 
     Args:
         value: plain, or a dataclass.
@@ -148,7 +148,7 @@ def _check_key(key: Any, hint: Any, option: str) -> None:
 
 
 def _read_union(value: Any, branches: tuple[Any, ...], option: str) -> Any:
-    """Read a value by the branch whose type it has, so that messages speak of that one's choices and bounds first."""
+    """Read a value by the branch whose type it has, so that messages name that branch's choices and bounds first."""
     if value is None and type(None) in branches:
         return None
     others = [branch for branch in branches if branch is not type(None)]
@@ -177,7 +177,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _elements(values: Sequence[Any], kind: type, arguments: tuple[Any, ...], option: str) -> list[Any]:
-    """Return the elements of a list or tuple, each as its annotation has it; a tuple's own length is part of it."""
+    """Return the elements of a list or tuple, each as its annotation requires it; a tuple's length is part of that."""
     hints = [arguments[0] if arguments else Any] * len(values)
     if kind is tuple and arguments and arguments[-1] is not Ellipsis:
         if len(values) != len(arguments):
@@ -188,7 +188,7 @@ def _elements(values: Sequence[Any], kind: type, arguments: tuple[Any, ...], opt
 
 
 def _number(value: Any, kind: type, option: str) -> Any:
-    """Return a number as the annotation has it; anything else as it is."""
+    """Return a number as the annotation requires it, and anything else as it is."""
     if kind is float and isinstance(value, int):
         try:
             return float(value)

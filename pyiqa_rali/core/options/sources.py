@@ -16,7 +16,7 @@ OptionSource = str | os.PathLike[str] | Mapping[str, Any]  # an option file, or 
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML with duplicate keys refused and `1e-4` read as a number."""
+    """Safe YAML that rejects duplicate keys and reads `1e-4` as a number."""
 
 
 def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -35,7 +35,7 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     """Read an option file as plain values.
 
     Raises:
-        OptionError: the file is missing, no mapping, or has a key twice.
+        OptionError: the file is missing, is not a mapping, or has a key twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -68,7 +68,7 @@ def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     Raises:
         OptionError: an entry has no '=', names a key that the file does not have, or its value is not YAML.
     """
-    values = copy.deepcopy(values)  # in the file's order: the first data set or variant may mean something
+    values = copy.deepcopy(values)  # in the file's order: being the first data set or variant may have a meaning
     for entry in overrides:
         names, separator, text = entry.partition('=')
         if not separator:

@@ -1,4 +1,4 @@
-"""Options as plain values: what files hold, and what runs that are resumed are compared by."""
+"""Options as plain values: what files hold, and what resumed runs are compared by."""
 
 import dataclasses
 import numbers
@@ -9,9 +9,9 @@ from typing import Any
 
 
 class Sparse:
-    """Base of dataclasses whose keys mean something by being given: only these are written into files, and compared."""
+    """Base of dataclasses for which it matters whether a key was given: only given keys are written into files and compared."""
 
-    _named: frozenset[str] = frozenset()  # those that a file gave, which may be what the default is too
+    _named: frozenset[str] = frozenset()  # those that a file gave, even if they equal the default
 
     def given(self) -> dict[str, Any]:
         """Return the values that were given, as plain ones."""
@@ -35,7 +35,7 @@ def plain(options: Any) -> Any:
 
 
 def python_value(value: Any) -> Any:
-    """Return a path as its string, and numbers of NumPy as Python's: what options made in Python may hold beside a file's."""
+    """Return a path as a string and NumPy's numbers as Python's: options made in Python may hold both."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if type(value) in (bool, int, float) or not isinstance(value, numbers.Real):

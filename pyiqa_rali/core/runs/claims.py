@@ -17,8 +17,8 @@ from pyiqa_rali.core.files import write_json, write_yaml
 from pyiqa_rali.core.options import Sparse, plain
 from pyiqa_rali.core.versions import versions
 
-MAY_CHANGE = ('logger', 'stages', 'num_gpu', 'path')  # sections of a training run that its results do not depend on
-EARLIER = 'earlier'  # metadata of an option's field: what versions without it did, where its default does something else
+MAY_CHANGE = ('logger', 'stages', 'num_gpu', 'path')  # sections that the results of a training run do not depend on
+EARLIER = 'earlier'  # metadata of an option's field: what versions without the option did, where its default differs
 ANOTHER_FOLDER = 'Give another folder, or remove it.'
 LONGEST_SHOWN = 200  # characters of a value in a message
 
@@ -100,7 +100,7 @@ def claim_folder(record: Path, now: Mapping[str, Any], option: str, *, kind: str
         record: the file in the folder; the folder is made if needed.
         now: all that the folder's other files depend on, as plain values.
         option: the option or argument that named the folder.
-        kind: what the folder holds, such as 'analysis': other folders that are not empty are refused; None claims any folder.
+        kind: what the folder holds, such as 'analysis': other non-empty folders are rejected; None claims any folder.
         remedy: what to do about another record.
         free: keys, and 'section:key', that may differ; those that `now` lacks are kept.
 
@@ -157,14 +157,14 @@ def _write_claim(record: Path, values: Mapping[str, Any]) -> None:
 def claim_run(root: Path, options: Any, continues: bool, free: Sequence[str]) -> None:
     """Make the folder of a training run, with its `options.yml` and `versions.json`.
 
-    An earlier run of that name is archived, unless this one resumes it. An option that its record does not know is
-    one of a later version; it had its default, or what the field's metadata says under `EARLIER`.
+    An earlier run of that name is archived, unless this one resumes it. An option that its record does not have was added by a
+    later version; it counts as its default, or as what the field's metadata has under `EARLIER`.
 
     Args:
         root: the folder.
         options: the run's options, a dataclass.
         continues: whether this run continues from the files in the folder.
-        free: sections, and keys as 'section:key', that may then differ.
+        free: sections, and keys as 'section:key', that may differ then.
 
     Raises:
         OptionError: the run that this one resumes had other options.
@@ -189,7 +189,7 @@ def claim_run(root: Path, options: Any, continues: bool, free: Sequence[str]) ->
 
 
 def _as_this_version_writes(record: Any, options: Any) -> Any:
-    """Return an earlier version's record with the options that were added since, and without those that are gone."""
+    """Return an earlier version's record with the options that have been added since, and without those that were removed."""
     if not isinstance(record, dict) or isinstance(options, Sparse):
         return record
     if dataclasses.is_dataclass(options):
@@ -201,7 +201,7 @@ def _as_this_version_writes(record: Any, options: Any) -> Any:
 
 
 def _earlier(field: dataclasses.Field) -> Any:
-    """Return what versions that did not know an option did."""
+    """Return how versions without an option behaved."""
     default = None if field.default is dataclasses.MISSING else field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
@@ -212,7 +212,7 @@ def _earlier(field: dataclasses.Field) -> Any:
 def _archive(root: Path) -> None:
     """Rename a folder as pyiqa does, with the time after its name."""
     name = f'{root.name}_archived_{time.strftime("%Y%m%d_%H%M%S")}'
-    taken = len(list(root.parent.glob(f'{glob.escape(name)}*')))  # in the same second
+    taken = len(list(root.parent.glob(f'{glob.escape(name)}*')))  # already archived in the same second
     target = root.with_name(f'{name}_{taken}' if taken else name)
     root.rename(target)
     logger.info('%s already existed; it is archived as %s', root, target.name)

@@ -1,4 +1,4 @@
-"""Results that come one by one: files that grow by whole rows, of which a kill can cost no more than the last."""
+"""Results that arrive one by one: files that grow by whole rows, of which a kill can cost only the last."""
 
 import contextlib
 import csv
@@ -40,14 +40,14 @@ class CsvRows:
     """Rows as a CSV with a header. A quoted cell may hold line ends: a row can take several lines of the file.
 
     Args:
-        columns: of the header, in this order; None, for reading alone, takes those that the file has.
+        columns: of the header, in this order; None, for reading only, takes those of the file.
         parse: turns the texts of a row, by column, into the row; ValueError or KeyError says that it is damaged. None returns
             the texts.
-        values: turns a row into its cells by column; columns that it leaves out are empty. None takes the row itself.
+        values: turns a row into its cells by column; omitted columns are empty. None takes the row itself.
 
     Attributes:
         head: what a new file starts with.
-        start: what every file starts with, but for its kind of line end.
+        start: what every file starts with, apart from its kind of line end.
     """
 
     def __init__(self, columns: Sequence[str] | None = None, parse: Callable[[dict[str, str]], Any] | None = None,
@@ -77,7 +77,7 @@ class CsvRows:
                 raise _DamagedRow(reader.line_num, error) from error
             if cells is None:
                 return
-            if lines.ended:  # lines ended while a row went on: it was cut inside a quoted cell
+            if lines.ended:  # the lines ended within a row: it was cut inside a quoted cell
                 _refuse_swallowed_rows(start, cells, columns or cells)
                 return
             if columns is None:
@@ -91,7 +91,7 @@ class CsvRows:
 
 
 def _refuse_swallowed_rows(line: int, cells: list[str], columns: list[str]) -> None:
-    """Raise _DamagedRow where the last cell holds whole rows: not a kill opened it, but a stray quote that somebody wrote.
+    """Raise _DamagedRow where the last cell holds whole rows: a stray quote opened it, and not a kill.
 
     Args:
         line: at which the row starts.
@@ -127,7 +127,7 @@ class _WholeLines:
 
 
 class JsonRows:
-    """Rows as JSON objects, one a line.
+    """Rows as JSON objects, one per line.
 
     Args:
         keys: that each row has, in this order; None allows any.
@@ -177,13 +177,13 @@ class JsonRows:
 class RowFile:
     """A file of rows that grows by whole rows, for work that may be killed at any moment and is resumed later.
 
-    A row is there once `add` has returned. What a killed process left of a last row is never read; `resume` removes it before
-    further rows follow. As a context manager the file is kept open between additions.
+    A row is in the file once `add` has returned. A last row that a killed process left incomplete is never read; `resume`
+    removes it before further rows follow. Used as a context manager, the file stays open between additions.
 
     Args:
         path: the file.
         lines: how rows are written.
-        durable: hand rows to the disk, so that they outlast a power cut and not only the process.
+        durable: flush rows to disk, so that they survive a power failure and not only the end of the process.
         option: the option or argument that named the file, for messages.
         kind: what the file is, for messages.
     """
@@ -196,7 +196,7 @@ class RowFile:
         self._stream: io.FileIO | None = None
 
     def read(self) -> Iterator[Any]:
-        """Yield every whole row, and change nothing: another process may be adding rows.
+        """Yield every whole row without changing the file: another process may be adding rows.
 
         Raises:
             DataError: the file is of another kind, or a row is damaged; the message names the line.
@@ -204,7 +204,7 @@ class RowFile:
         return (row for row, _ in self._read())
 
     def resume(self) -> Iterator[Any]:
-        """Yield every whole row; when all are taken, the file is there, ends with the last one, and can be added to.
+        """Yield every whole row; when all have been taken, the file exists, ends with the last one, and can be added to.
 
         Raises:
             DataError: see `read`; the file stays as it is.
@@ -223,7 +223,7 @@ class RowFile:
         """
         self._make_ready()
         content = memoryview(b''.join(map(self.lines.encode, rows)))
-        self._ready = False  # until all is written: an interrupted addition may leave half a row
+        self._ready = False  # until everything is written: an interrupted addition may leave half a row
         try:
             with self._opened() as stream:
                 while content:
@@ -279,7 +279,7 @@ class RowFile:
                                 'it.') from error
 
     def _refuse_other_files(self, stream: IO[bytes]) -> None:
-        """Raise DataError unless the first line is that of such a file, or what a kill has left of it."""
+        """Raise DataError unless the first line is that of such a file, or the part of it that a kill has left."""
         first, start = stream.readline(LONGEST_FIRST_LINE), self.lines.start
         fits = first.rstrip(b'\r\n') == start if self.lines.head else first.startswith(start)
         if not fits and (first.endswith(b'\n') or not (start + b'\r').startswith(first)):
@@ -297,11 +297,11 @@ class RowFile:
 
 
 class KeyedRows:
-    """JSON rows in memory and in a file, each known by a key; the rows of an earlier run are there already.
+    """JSON rows in memory and in a file, each identified by a key; the rows of an earlier run are there already.
 
     Args:
         path: the file.
-        key: returns a row's key; or the name that it has in the row.
+        key: a function that returns a row's key, or the name of the key in the row.
         durable: see `RowFile`.
 
     Attributes:
@@ -321,11 +321,11 @@ class KeyedRows:
 
 
 def rows_of_steps(path: Path, columns: Sequence[str], start_step: int) -> RowFile:
-    """Return a CSV of steps, ready for the rows from `start_step` on: those that an interrupted run wrote ahead are dropped.
+    """Return a CSV of steps, ready for the rows from `start_step` on: later rows of an interrupted run are dropped.
 
     Args:
         path: the file; columns that an earlier version wrote and this one does not are kept.
-        columns: beside 'step', which comes first.
+        columns: besides 'step', which comes first.
         start_step: the step from which the run continues; 0 starts the file again.
     """
     kept = [row for row in RowFile(path, CsvRows(), kind='a record of steps').read() if int(row['step']) < start_step]
