@@ -19,10 +19,10 @@ class Repeats:
 
     Attributes:
         name: of the variant.
-        group: of what it is compared in.
+        group: the comparison that it belongs to.
         value: the swept option's value; None outside sweeps.
         values: (repeats,) of the metric.
-        paper: the paper's value, where it has one.
+        paper: the paper's value, where there is one.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Repeats:
 
 @styled
 def draw_ablation(rows: Sequence[Repeats], out: Path, metric: str, paper_name: str) -> None:
-    """Draw each variant's repeats and their mean, and the paper's values on an axis of their own beside them.
+    """Draw each variant's repeats and their mean, with the paper's values on a separate axis beside them.
 
     Args:
         rows: the variants, the reference first.
@@ -64,7 +64,7 @@ def draw_ablation(rows: Sequence[Repeats], out: Path, metric: str, paper_name: s
 
 
 def _same_span(axes: Sequence['Axes']) -> None:
-    """Let a step to the right mean the same on every axis."""
+    """Make a step to the right mean the same on every axis."""
     limits = [axis.get_xlim() for axis in axes]
     half = max(high - low for low, high in limits) / 2
     for axis, (low, high) in zip(axes, limits, strict=True):
@@ -73,7 +73,7 @@ def _same_span(axes: Sequence['Axes']) -> None:
 
 @styled
 def draw_sweeps(rows: Sequence[Repeats], out: Path, metric: str) -> None:
-    """Draw one panel a sweep: repeats, mean and standard deviation against the option's value; the reference dashed.
+    """Draw one panel per sweep: repeats, mean and standard deviation against the option's value; the reference dashed.
 
     Args:
         rows: all rows, the reference first.

@@ -74,7 +74,7 @@ def draw_spaces(points: Mapping[str, np.ndarray], datasets: Sequence[str], rows:
         datasets: (n,) names.
         rows: of the table of distances.
         out: the PNG.
-        method: what brought the points into the plane.
+        method: how the points were projected into the plane.
     """
     figure, axes = panels(len(points), 4, 4.1)
     of = np.array(datasets)
@@ -113,11 +113,11 @@ def draw_agreement(scores: Mapping[str, Mapping[str, np.ndarray]], rows: Sequenc
 
 @styled
 def draw_costs(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, str], out: Path) -> None:
-    """Draw each cost as bars on a logarithmic axis, one panel a cost; the last metric in another colour.
+    """Draw each cost as bars on a logarithmic axis, one panel per cost; the last metric in another colour.
 
     Args:
-        rows: one a metric.
-        costs: what to draw, and how to call it.
+        rows: one per metric.
+        costs: what to draw, and its label.
         out: the PNG.
     """
     figure, axes = panels(len(costs), 3.4, 0.5 * len(rows) + 1.2)

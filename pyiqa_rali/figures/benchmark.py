@@ -24,7 +24,7 @@ def draw_benchmark(rows: Sequence[Row], folder: Path, reference: str, own: Colle
         rows: of the table, with their ratios.
         folder: where the figures go.
         reference: the subject that the others are compared with.
-        own: names of our metrics, with which the labels of their subjects begin.
+        own: names of this package's metrics, with which the labels of their subjects begin.
     """
     def colour(label: str) -> str:
         return ORANGE if label == reference else BLUE if label.split()[0] in own else GRAY
@@ -38,7 +38,7 @@ def draw_benchmark(rows: Sequence[Row], folder: Path, reference: str, own: Colle
 
 
 def _draw_times(rows: Sequence[Row], out: Path, colour: Colour) -> Path | None:
-    """Bars of milliseconds an image at the smallest batch, a panel for each size, input and number of threads."""
+    """Bars of milliseconds per image at the smallest batch, a panel for each size, input and number of threads."""
     if not rows:
         return None
     least = min(row['batch'] for row in rows)
@@ -91,7 +91,7 @@ def _subject_bars(axis: 'Axes', values: Mapping[str, float], form: str, colour: 
 
 
 def _draw_lines(rows: Sequence[Row], out: Path, along: str, colour: Colour) -> Path | None:
-    """Lines of milliseconds an image along the size (at the smallest batch) or the batch (at the smallest size)."""
+    """Lines of milliseconds per image along the size (at the smallest batch) or the batch (at the smallest size)."""
     rows = [{**row, 'megapixels': row['width'] * row['height'] / 1e6} for row in rows]
     fixed = 'batch' if along == 'megapixels' else 'megapixels'
     if len({row[along] for row in rows}) < 2:
@@ -114,7 +114,7 @@ def _draw_lines(rows: Sequence[Row], out: Path, along: str, colour: Colour) -> P
 
 
 def _draw_pipeline(rows: Sequence[Row], out: Path) -> Path | None:
-    """Bars of images a second: decoding alone, the model alone, the command with its workers."""
+    """Bars of images per second: decoding alone, the model alone, the command with its workers."""
     rows = [row for row in rows if row['section'] == 'pipeline']
     if not rows:
         return None

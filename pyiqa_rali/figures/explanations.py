@@ -41,7 +41,7 @@ class Vote(Protocol):
 
     @property
     def level(self) -> float | None:
-        """Its strength, None where the texts do not tell."""
+        """Its strength, None where the texts do not say."""
 
 
 class NearText(Protocol):
@@ -156,7 +156,7 @@ def _texts(axis: 'Axes', found: Explained) -> None:
 
 @styled
 def draw_measures(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Draw accuracy by type, how far shares of votes can be trusted, and the uncertainty beside the error of the score.
+    """Draw accuracy by type, how far shares of votes can be trusted, and the uncertainty against the error of the score.
 
     Args:
         found: `by_type` (accuracy and `taken_for` of each type), `vote_calibration` (bins and `expected_error`) and `score`

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 PICTURES_ON_A_SHEET = 20
 METRICS = measures_of('plcc', 'srcc', 'krcc')
-TEXT_WIDTH = 52  # characters a line under a picture
+TEXT_WIDTH = 52  # characters per line under a picture
 
 Record = Sequence[Mapping[str, float]]
 Scored = tuple[np.ndarray, np.ndarray, list[str]]  # scores (n,), MOS (n,) and n names
@@ -97,9 +97,9 @@ def score_scatter(scores: np.ndarray, mos: np.ndarray, span: Sequence[float] | N
     Args:
         scores: (n,).
         mos: (n,).
-        span: range of both, on whose diagonal a perfect metric's points lie; None when they have no scale in common.
+        span: range of both, on whose diagonal a perfect metric's points lie; None when they have no common scale.
         title: such as the name of the data set; the number of pictures is added.
-        lower_better: direction of both, for the labels; None does not say it.
+        lower_better: direction of both, for the labels; None leaves it out.
         values: correlations to print.
         chosen: points to mark, by kind of case; in a page they lead to the pictures behind them.
     """
@@ -153,12 +153,12 @@ def agreement_scatter(scores: np.ndarray, mos: np.ndarray, fitted: np.ndarray | 
 
 @styled
 def comparison_bars(rows: Sequence[Mapping[str, Any]], measure: str, title: str) -> 'Figure':
-    """Draw a measure of every metric on every data set, a panel a data set, with its interval.
+    """Draw a measure of every metric on every data set, one panel per data set, with its interval.
 
     Args:
         rows: dataset, metric, and the measure with its ends `_low` and `_high`.
         measure: its column.
-        title: how it is called.
+        title: its name.
     """
     datasets, metrics = (list(dict.fromkeys(row[key] for row in rows)) for key in ('dataset', 'metric'))
     figure, axes = panels(len(datasets), 4.2, 1.1 + 0.34 * len(metrics))
@@ -179,7 +179,7 @@ def comparison_bars(rows: Sequence[Mapping[str, Any]], measure: str, title: str)
 
 @styled
 def histogram(values: np.ndarray, xlabel: str, ylabel: str, marks: Mapping[str, np.ndarray] | None = None) -> 'Figure':
-    """Draw the distribution of values, and others beside it as lines.
+    """Draw the distribution of values as bars, and others as lines over it.
 
     Args:
         values: (n,), drawn as bars.
@@ -228,7 +228,7 @@ class SheetPicture:
     Attributes:
         pixels: uint8 (H, W, 3).
         score: of it.
-        text: what else is known of it, a line or two.
+        text: what else is known about it, a line or two.
     """
 
     pixels: np.ndarray
@@ -239,14 +239,14 @@ class SheetPicture:
 @styled
 def score_sheet(items: Sequence[SheetPicture], title: str, remark: str, span: tuple[float, float],
                 lower_better: bool) -> 'Figure':
-    """Draw pictures with their scores as numbers and as bars, for people who want to see what the scores are worth.
+    """Draw pictures with their scores as numbers and as bars, for people who want to see what the scores mean.
 
     Args:
         items: in the order in which they are shown.
         title: of the sheet.
         remark: below it.
         span: range of the scores.
-        lower_better: whether low scores mean good quality; the colour tells quality, the length of the bar the score.
+        lower_better: whether low scores mean good quality; the colour shows the quality, the length of the bar the score.
     """
     from matplotlib.colors import LinearSegmentedColormap
     quality = LinearSegmentedColormap.from_list('quality', (ORANGE, '#c9b458', BLUE))
@@ -274,8 +274,8 @@ def spread_over_scores(scores: np.ndarray, count: int, kinds: Sequence[Sequence[
     Args:
         scores: (n,).
         count: how many, at most n.
-        kinds: what each picture has in common with others; of pictures with nearly the score that is looked for, the one
-            is taken whose kinds were taken least.
+        kinds: what each picture has in common with others; of the pictures with nearly the wanted score, the one whose kinds
+            were chosen least is taken.
     """
     targets = np.linspace(scores.min(), scores.max(), count)
     near = (targets[-1] - targets[0]) / max(1, count - 1) / 2

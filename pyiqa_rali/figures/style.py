@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Arguments = ParamSpec('Arguments')
 Drawn = TypeVar('Drawn')
 
-INK, PAPER = '#101418', '#fefefd'  # no other colour is like them: a page replaces them by its own
+INK, PAPER = '#101418', '#fefefd'  # unlike every other colour, because a page replaces them by its own
 SERIES = ('#0072b2', '#d55e00', '#009e73', '#cc79a7')  # these too; all colours are safe for colour-blind readers
 BLUE, ORANGE, GREEN, PINK = SERIES
 GRAY = '#777777'
@@ -28,17 +28,17 @@ STYLE = {'svg.fonttype': 'none', 'font.size': 9, 'font.family': 'sans-serif', 't
          'axes.edgecolor': INK, 'xtick.color': INK, 'ytick.color': INK, 'xtick.labelsize': 8, 'ytick.labelsize': 8,
          'axes.titlesize': 9.5, 'axes.labelsize': 8.5, 'legend.fontsize': 8, 'figure.titlesize': 10.5,
          'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'axes.axisbelow': True, 'grid.alpha': 0.15,
-         'grid.color': INK, 'legend.frameon': False, 'text.parse_math': False}  # a name with two $ in it is no formula
+         'grid.color': INK, 'legend.frameon': False, 'text.parse_math': False}  # a name with two $ in it is not a formula
 COLUMNS = 4  # panels beside each other, at most
 RESOLUTION = 110  # pixels per inch
-MANY_POINTS = 40  # of a curve: from here on its running mean is drawn, too
+MANY_POINTS = 40  # points of a curve from which on its running mean is drawn too
 MOST_POINTS_OF_A_CURVE = 400
 MOST_VECTOR_POINTS = 1500  # more points than that are drawn as pixels: a page stays small
 _SVG = '{http://www.w3.org/2000/svg}'
 
 
 def styled(draw: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]:
-    """Return a function that draws in this style, whatever the user has set for matplotlib."""
+    """Return a function that draws in this style, whatever the user's settings of matplotlib."""
     @functools.wraps(draw)
     def inner(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Drawn:
         import matplotlib
@@ -48,7 +48,7 @@ def styled(draw: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]:
 
 
 def empty_figure(width: float, height: float) -> 'Figure':
-    """Return a figure without panels; its size is in inches. It belongs to no window, and nobody has to close it."""
+    """Return a figure without panels; its size is in inches. It belongs to no window and need not be closed."""
     from matplotlib.figure import Figure
     return Figure(figsize=(width, height), layout='constrained')
 
@@ -125,7 +125,7 @@ def curve(axis: 'Axes', points: np.ndarray) -> None:
 
 
 def scatter(axis: 'Axes', x: np.ndarray, y: np.ndarray, span: Sequence[float] | None = None) -> None:
-    """Draw points, the paler the more there are.
+    """Draw points, paler when there are more of them.
 
     Args:
         axis: the panel.
@@ -162,13 +162,13 @@ def bars(axis: 'Axes', values: Mapping[str, float], texts: Sequence[str] = (), c
 
 
 def logarithmic(axis: 'Axes', *sides: str) -> None:
-    """Make the axes that are named ('x', 'y') logarithmic, with plain numbers on them."""
+    """Make the named axes ('x', 'y') logarithmic, with plain numbers on them."""
     from matplotlib.ticker import LogFormatter
     for side in sides:
         of_side = axis.xaxis if side == 'x' else axis.yaxis
         axis.set(**{f'{side}scale': 'log'})
         of_side.set_major_formatter(LogFormatter())
-        of_side.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.4)))  # numbers between where decades are few
+        of_side.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.4)))  # numbers in between where there are few decades
 
 
 def better(lower: bool) -> str:
@@ -177,7 +177,7 @@ def better(lower: bool) -> str:
 
 
 def without_ticks(axis: 'Axes') -> None:
-    """Take ticks, grid and frame from a panel that shows a picture or a map."""
+    """Remove ticks, grid and frame from a panel that shows a picture or a map."""
     axis.set(xticks=[], yticks=[])
     axis.grid(visible=False)
     for side in axis.spines.values():

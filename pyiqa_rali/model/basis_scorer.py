@@ -25,7 +25,7 @@ class BasisScorer(nn.Module):
 
     def __init__(self, feature_dim: int, pca_dim: int, num_basis: int):
         super().__init__()
-        # buffers are what the data gives, fitted once and kept; parameters are what fine-tuning may move
+        # buffers are fitted to the data once; parameters are what fine-tuning may change
         self.register_buffer('pca_mean', torch.zeros(feature_dim))
         self.register_buffer('pca_scale', torch.ones(feature_dim))
         self.register_buffer('pca_components', torch.zeros(pca_dim, feature_dim))
@@ -35,7 +35,7 @@ class BasisScorer(nn.Module):
 
     def compress(self, image_features: Tensor) -> Tensor:
         """Return z (N, D) for image features (N, C), in float32 at least."""
-        # float32 at least: features and their mean are alike, and in half precision their difference would keep few digits
+        # float32 at least: features are close to their mean, and in half precision the difference would keep few digits
         features = image_features.to(torch.promote_types(image_features.dtype, torch.float32))
         standardised = (features - self.pca_mean.to(features.dtype)) / self.pca_scale.to(features.dtype)
         return standardised @ self.pca_components.to(features.dtype).T

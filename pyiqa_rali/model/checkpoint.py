@@ -13,7 +13,7 @@ from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.model.checkpoint_bank import BANK_FORMAT, check_bank
 from pyiqa_rali.model.wrapping import state_dict_in, wrapping
 
-FORMAT_VERSION = 1  # of what is written without a text bank
+FORMAT_VERSION = 1  # of files that are written without a text bank
 NEWEST_FORMAT = BANK_FORMAT
 METADATA_KEY = 'pyiqa_rali'
 FILE_NAME = 'rali.safetensors'
@@ -131,7 +131,7 @@ def _read_safetensors(path: Path, with_tensors: bool = True) -> tuple[dict[str, 
 def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch.load raises a different class for each way in which a file can be broken
+    except Exception as error:  # torch.load raises another class for each way in which a file can be broken
         raise CheckpointError(f'{path}: cannot be read as a torch file of tensors ({type(error).__name__}). The file is '
                               'truncated, of another format, or holds more than tensors; export it again.') from error
     tensors = state_dict_in(content)

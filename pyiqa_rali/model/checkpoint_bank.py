@@ -11,10 +11,10 @@ from pyiqa_rali.data.reasoning_texts import ReasoningText, pairs_of
 
 BANK_KEY = 'bank'
 TEXT_FEATURES = 'bank.text_features'
-# a reader that knows no bank refuses such files by their version, with a hint, and not by a tensor's name
+# a reader without banks rejects such files by their version, with a hint, and not by a tensor's name
 BANK_FORMAT = 2
 BANK_METADATA = ('texts', 'distortions', 'temperature')
-OF_EACH_TEXT = ('distortions', 'seeds', 'models')  # the last two not in version 0.1
+OF_EACH_TEXT = ('distortions', 'seeds', 'models')  # the last two are missing in version 0.1
 
 
 def bank_columns(texts: Sequence[ReasoningText]) -> dict[str, list[Any]]:
@@ -31,9 +31,9 @@ def bank_texts(bank: Mapping[str, Any]) -> list[ReasoningText]:
 
 
 def check_bank(tensors: dict[str, Tensor], metadata: dict[str, Any], path: str | os.PathLike) -> None:
-    """Raise CheckpointError when a bank is there in part only, or its parts do not fit each other or the scorer.
+    """Raise CheckpointError when a bank is incomplete, or its parts do not fit each other or the scorer.
 
-    A checkpoint without a bank is whole.
+    A checkpoint without a bank is complete.
     """
     features, bank = tensors.get(TEXT_FEATURES), metadata.get(BANK_KEY)
     if features is None and bank is None:
@@ -56,7 +56,7 @@ def with_bank(tensors: dict[str, Tensor], metadata: dict[str, Any], text_feature
     """Return tensors and metadata of a checkpoint with a bank, in the place of the one that it had.
 
     Raises:
-        CheckpointError: the texts' features have another width than the images'.
+        CheckpointError: the features of texts and images differ in width.
     """
     width = tensors['scorer.pca_components'].shape[1]
     if text_features.shape[1] != width:

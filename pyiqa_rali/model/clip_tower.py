@@ -1,7 +1,7 @@
 """CLIP's vision transformer (arXiv 2103.00020) under open_clip's tensor names.
 
-It computes what open_clip's and transformers' do and imports neither. Nothing but the class token leaves the last block,
-so that block computes nothing else. In half precision the sum that runs through the blocks stays in float32.
+It computes what open_clip's and transformers' towers do and imports neither. Only the class token leaves the last block, so
+that block computes nothing else. In half precision the sum that runs through the blocks stays in float32.
 """
 
 from typing import Any
@@ -126,7 +126,7 @@ class SelfAttention(nn.Module):
     def forward(self, tokens: Tensor, outputs: int | None = None) -> Tensor:
         """Return what tokens (N, T, width) see, for the first `outputs` of them (None: all)."""
         projected = linear(tokens, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.heads, -1))
-        query, key, value = projected.permute(2, 0, 3, 1, 4)  # each (N, heads, T, head width)
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # each of shape (N, heads, T, head width)
         on_cpu_units = query.dtype == torch.bfloat16 and query.device.type == 'cpu' and not torch.is_grad_enabled()
         seen = (_attend_by_products if on_cpu_units else F.scaled_dot_product_attention)(query[:, :, :outputs], key, value)
         return self.out_proj(seen.transpose(1, 2).flatten(2))

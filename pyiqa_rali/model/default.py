@@ -1,4 +1,4 @@
-"""The user's own default for `rali`: an export that stands for the name, until it is reset."""
+"""The user's own default for `rali`: an export that replaces the released weights until it is reset."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def find_default() -> Path | None:
     """Return the user's default: the environment variable first, then the choice; None without either.
 
     Raises:
-        CheckpointError: the file is gone, or is not the one that was chosen.
+        CheckpointError: the file is gone or has changed since it was chosen.
     """
     named = os.environ.get(VARIABLE)
     if named:

@@ -1,4 +1,4 @@
-"""Which weights a network has, told by a digest."""
+"""Which weights a network has, identified by a digest."""
 
 import hashlib
 

@@ -133,7 +133,7 @@ def uncertainty(weights: Tensor, basis_scores: Tensor) -> Tensor:
 def basis_texts(scorer: BasisScorer, bank: TextBank) -> list[str]:
     """Return for each of the K basis vectors the bank's text whose direction after the projection is nearest to it.
 
-    Texts and images have different means; both are taken off, the images' being the scorer's `pca_mean`.
+    Texts and images have different means; both are subtracted, the images' mean being the scorer's `pca_mean`.
     """
     texts = bank.text_features.float()
     projected = scorer.compress(texts - texts.mean(dim=0) + scorer.pca_mean.float())

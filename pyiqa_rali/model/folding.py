@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them, for scoring: a pass over every feature map less.
+"""Batch norms folded into the convolutions before them, for scoring: one pass less over every feature map.
 
 In evaluation a batch norm is y = g (x - m) / s + b for each channel. With the convolution before it, it is one convolution
 with weights times g / s and another bias. The modules keep their own weights under their names, so that state dicts,
@@ -74,7 +74,7 @@ class FoldedConv2dSame(_Folded, Conv2dSame):
 
 
 class FoldedBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm that the convolution before it has done."""
+    """A batch norm that the convolution before it has applied."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the feature maps as they come."""
@@ -82,7 +82,7 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
 
 
 class FoldedBatchNormAct2d(BatchNormAct2d):
-    """A batch norm that the convolution before it has done, and its activation."""
+    """A batch norm that the convolution before it has applied, and its activation."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the activated feature maps."""
@@ -106,7 +106,7 @@ BUFFERS, ATTRIBUTES = ('folded_weight', 'folded_bias'), ('activation', 'direct',
 
 @torch.no_grad()
 def fold(backbone: nn.Module, size: int | None) -> bool:
-    """Fold what can be folded, if the features stay what they were.
+    """Fold what can be folded, if the features stay the same.
 
     Args:
         backbone: in evaluation mode, in float32.
@@ -124,7 +124,7 @@ def fold(backbone: nn.Module, size: int | None) -> bool:
     for convolution, norm in pairs:
         _fold_pair(convolution, norm)
     if pairs and not (backbone(picture) - expected).abs().max() <= LARGEST_ERROR * expected.abs().max():
-        unfold(backbone)  # a convolution's output went elsewhere too, or values are not finite
+        unfold(backbone)  # a convolution's output is used elsewhere too, or values are not finite
         return False
     return bool(pairs)
 
@@ -194,7 +194,7 @@ def unfolded(backbone: nn.Module) -> nn.Module:
 
 
 def state_of(backbone: nn.Module) -> tuple[tuple[int, bool], ...]:
-    """Return what changes when a weight is written to, or asks for a gradient: what is folded does not hold then."""
+    """Return what changes when a weight is written to or requires a gradient, which makes folded weights invalid."""
     tensors = [tensor for module in backbone.modules() if type(module) in PLAIN for tensor in (
         *module._parameters.values(), module._buffers.get('running_mean'), module._buffers.get('running_var'))]
     return tuple((0 if tensor.is_inference() else tensor._version, tensor.requires_grad) for tensor in tensors
@@ -202,7 +202,7 @@ def state_of(backbone: nn.Module) -> tuple[tuple[int, bool], ...]:
 
 
 def _pairs(backbone: nn.Module, picture: Tensor) -> tuple[list[tuple[nn.Module, nn.Module]], Tensor]:
-    """Return each convolution whose output a batch norm takes, with that batch norm, and the features of the picture.
+    """Return each convolution whose output a batch norm takes, with that batch norm, and the picture's features.
 
     Modules that run more than once are left out.
     """
@@ -213,7 +213,7 @@ def _pairs(backbone: nn.Module, picture: Tensor) -> tuple[list[tuple[nn.Module, 
     def look(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         runs[module] = runs.get(module, 0) + 1
         if type(module) in CONVOLUTIONS:
-            outputs[id(output)] = (module, output)  # the tensor is held, so that no other gets its number
+            outputs[id(output)] = (module, output)  # the tensor is kept, so that no other one gets its id
         elif id(inputs[0]) in outputs:
             pairs.append((outputs[id(inputs[0])][0], module))
 

@@ -18,7 +18,7 @@ CPU_PIXELS_AT_ONCE = 50_000  # of a convolutional backbone without gradients
 
 @dataclass(frozen=True)
 class ImageEncoderConfig:
-    """All that is needed to build an image encoder again, stored in every checkpoint.
+    """Everything needed to rebuild an image encoder, stored in every checkpoint.
 
     Attributes:
         library: 'open_clip' or 'timm'.
@@ -94,10 +94,10 @@ class ImageEncoder(nn.Module):
         return self.projection(features.to(_dtype_of(self.projection) or features.dtype))
 
     def _pictures_at_once(self, prepared: Tensor) -> int:
-        """Return how many pictures pass a convolutional backbone together: on CPUs few, and the whole batch elsewhere.
+        """Return how many pictures pass through a convolutional backbone together: few on CPUs, the whole batch elsewhere.
 
-        The feature maps of larger batches leave the cache and are taken from the system anew each time: 8 pictures of
-        512 x 384 took twice as long together as one after the other.
+        The feature maps of larger batches do not fit the cache, and their memory is requested from the system anew each time: 8
+            pictures of 512 x 384 took twice as long together as one after the other.
         """
         whole = (self.config.library != 'timm' or prepared.device.type != 'cpu' or torch.is_grad_enabled()
                  or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export())
@@ -105,9 +105,9 @@ class ImageEncoder(nn.Module):
         return max(1, pictures)
 
     def fold(self) -> None:
-        """Fold batch norms into the convolutions before them; the features stay the same to float32's rounding.
+        """Fold batch norms into the convolutions before them; the features stay the same up to the rounding of float32.
 
-        For scoring with weights that stay: once one of them is written to or asks for a gradient, all compute as before.
+        For scoring with fixed weights: once one of them is written to or requires a gradient, everything computes as before.
         """
         if isinstance(self.backbone, ClipTower):  # it has none, and is built without importing timm
             return
@@ -136,7 +136,7 @@ class ImageEncoder(nn.Module):
         folding.choose_library(backbone, f'{config.name} {config.pooling}', config.preprocessing.image_size)
 
     def _unfold_if_changed(self) -> None:
-        """Compute with the weights themselves again if one was written to since they were folded, or asks for a gradient."""
+        """Compute with the weights themselves again if one was written to since they were folded, or requires a gradient."""
         if self._folded is None or torch.compiler.is_compiling() or getattr(self, '_is_replica', False):
             return
         from pyiqa_rali.model import folding
@@ -145,7 +145,7 @@ class ImageEncoder(nn.Module):
             self._folded = None
 
     def _keep_folded(self) -> None:
-        """Take the state of the weights anew: they were moved, cast or copied, and are what they were."""
+        """Record the state of the weights again: they were moved, cast or copied, but have the same values."""
         if self._folded is not None:
             from pyiqa_rali.model import folding
             self._folded = folding.state_of(self.backbone)
@@ -157,7 +157,7 @@ class ImageEncoder(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copy and pickle what holds."""
+        """Copy and pickle what remains valid."""
         self._unfold_if_changed()
         return self.__dict__
 
@@ -167,11 +167,11 @@ class ImageEncoder(nn.Module):
         self._keep_folded()
 
     def _replicate_for_data_parallel(self) -> 'ImageEncoder':
-        self._unfold_if_changed()  # a replica's weights are copies, which cannot tell whether they were written to
+        self._unfold_if_changed()  # a replica's weights are copies, which do not show whether they were written to
         return super()._replicate_for_data_parallel()
 
     def narrow(self, dtype: torch.dtype) -> None:
-        """Cast what costs time, the backbone, to another precision; preprocessing and projection stay as they are."""
+        """Cast the backbone, which takes the time, to another precision; preprocessing and projection stay as they are."""
         if isinstance(self.backbone, ClipTower):
             self.backbone.narrow(dtype)
         else:
@@ -182,7 +182,7 @@ class ImageEncoder(nn.Module):
 def _dtype_of(module: nn.Module) -> torch.dtype | None:
     """Return the type of a module's first weight; None where it has none.
 
-    The replicas of `DataParallel` have no parameters: what these were is kept in another dictionary.
+    The replicas of `DataParallel` have no parameters: their tensors are kept in another dictionary.
     """
     for part in module.modules():
         for weight in (*part._parameters.values(), *vars(part).get('_former_parameters', {}).values()):
@@ -194,7 +194,7 @@ def _dtype_of(module: nn.Module) -> torch.dtype | None:
 class StageStatistics(nn.Module):
     """A timm backbone whose output is the mean and the standard deviation of each stage, (N, 2 * sum of channels).
 
-    Statistics over positions take pictures of any size and keep what fine distortions change in early stages.
+    Statistics over positions accept pictures of any size and keep what fine distortions change in early stages.
     """
 
     def __init__(self, features: Any):
@@ -218,7 +218,7 @@ class StageStatistics(nn.Module):
 def _mean_and_variance(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and variance (N, C) over the positions of feature maps (N, C, H, W).
 
-    PyTorch's own variance takes a tenth of a light encoder's time where the channels lie side by side in memory.
+    PyTorch's own variance takes a tenth of a light encoder's time when the channels are contiguous in memory.
     """
     plain = (maps.requires_grad or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
              or not maps.is_contiguous(memory_format=torch.channels_last))
@@ -242,7 +242,7 @@ class Standardise(nn.Module):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether mean and scale were taken from features: an export's were, and what comes after them relies on it."""
+        """Whether mean and scale were taken from features: those of an export were, and the layers after them rely on it."""
         return bool(self.mean.any() or (self.scale != 1).any())
 
     def fit(self, features: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a path, the embedded file, the user's default, an earlier conversion, the hub; in this order."""
+"""Where a checkpoint is: a path, the embedded file, the user's default, an earlier conversion, the hub, in this order."""
 
 import os
 import warnings
@@ -26,10 +26,10 @@ def locate_checkpoint(source: str, revision: str | None = None, may_be_name: boo
             file or folder, or 'owner/name' or 'owner/name:folder' on the hub. An existing path is never looked up on the hub.
         revision: branch, tag or commit of a hub repository; with 'rali' it means the released checkpoint, whatever the
             user's default is.
-        may_be_name: whether 'rali', 'rali-lite' and 'rali-lite-v1' mean the metrics even where a file or folder is called so.
+        may_be_name: whether 'rali', 'rali-lite' and 'rali-lite-v1' mean the metrics even where a file or folder has that name.
 
     Raises:
-        CheckpointError: it cannot be found; the message says what can be done.
+        CheckpointError: it cannot be found; the message says what to do.
         OptionError: a revision is given for something that is not on the hub.
     """
     named = may_be_name or not Path(source).exists()
@@ -57,7 +57,7 @@ def embedded_file(name: str) -> Path:
 
 
 def _local_rali() -> Path | None:
-    """Return what stands for `rali` on this machine by the user's wish, if anything."""
+    """Return what the user has chosen for `rali` on this machine, if anything."""
     chosen = find_default()
     if chosen is not None:
         warnings.warn(f'rali: the weights are your default, {chosen}, not the released checkpoint.', stacklevel=2)

@@ -1,4 +1,4 @@
-"""Resizing by Pillow itself: what the released checkpoint was trained and evaluated with, for scores that are its own."""
+"""Resizing by Pillow itself, which the released checkpoint was trained and evaluated with, for exactly its scores."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ def resize_with_pillow(images: Tensor, height: int, width: int, interpolation: s
     """Return (N, 3, height, width) in [0, 1] for pictures (N, 3, H, W) in [0, 1], taken as 8-bit pictures.
 
     Raises:
-        OptionError: gradients are wanted; there are none through 8 bits.
+        OptionError: gradients are requested; none can pass through 8-bit values.
     """
     if torch.is_grad_enabled() and images.requires_grad:
         raise OptionError('exact: True has no gradient to the pixels, because Pillow works on 8 bits. Leave exact out.')
@@ -36,6 +36,6 @@ def to_8_bits(image: Tensor) -> np.ndarray:
 
 
 def row_blocks(images: Tensor) -> tuple[Tensor, ...]:
-    """Split pictures (..., H, W) into blocks of rows that fit a CPU's cache: larger ones are slow to get memory for."""
+    """Split pictures (..., H, W) into blocks of rows that fit a CPU's cache: allocating memory for larger ones is slow."""
     values_in_a_row = images.numel() // images.shape[-2]
     return images.split(max(1, VALUES_AT_ONCE // values_in_a_row), dim=-2)

@@ -1,4 +1,4 @@
-"""In which precision an image encoder computes, and whether the machine is made for it."""
+"""The precision in which an image encoder computes, and whether the machine is suited to it."""
 
 import copy
 import functools
@@ -18,7 +18,7 @@ DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def check_precision(precision: str) -> torch.dtype:
-    """Return the type that the option `precision` names.
+    """Return the dtype that the option `precision` names.
 
     Raises:
         OptionError: there is no such precision.
@@ -29,7 +29,7 @@ def check_precision(precision: str) -> torch.dtype:
 
 
 def check_device(precision: str, device: torch.device) -> None:
-    """Refuse float16 on a CPU.
+    """Reject float16 on a CPU.
 
     Raises:
         OptionError: the device cannot be used with the precision.
@@ -41,7 +41,7 @@ def check_device(precision: str, device: torch.device) -> None:
 def reason_for_fp32(encoder: ImageEncoder) -> str | None:
     """Return why this CPU computes an encoder in float32 although bfloat16 is asked for; None where bfloat16 is faster.
 
-    A CLIP tower is decided by its largest product, whatever its weights are; another backbone by itself, on one picture.
+    For a CLIP tower its largest product decides, whatever its weights are; another backbone is timed on one picture.
     """
     if not cpu_has_bf16():
         return 'it has no units for it'
@@ -68,13 +68,13 @@ def _speed_of_backbone(encoder: ImageEncoder) -> float:
 
 @functools.cache
 def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices by units of its own (AVX512-BF16, AMX, Arm's BF16)."""
+    """Whether the CPU has units for multiplying bfloat16 matrices (AVX512-BF16, AMX, Arm's BF16)."""
     if hasattr(torch.cpu, 'get_capabilities'):
         return any(found is True and name.endswith('bf16') for name, found in torch.cpu.get_capabilities().items())
     return any(name.endswith('bf16') for name in instruction_sets())
 
 
 def warn_of_fp32(reason: str) -> None:
-    """Say that float32 is computed although bfloat16 was asked for."""
+    """Warn that float32 is used although bfloat16 was asked for."""
     warnings.warn(f'precision: bf16 is slower than fp32 on this CPU ({reason}); fp32 is used. Give precision="fp32" to be rid '
                   'of this line, or take a GPU.', RuntimeWarning, stacklevel=4)

@@ -18,8 +18,8 @@ MIN_SIZE = 16
 RESIZE_MODES = ('shortest', 'longest', 'squash', 'native')
 INTERPOLATIONS = ('bicubic', 'bilinear')
 CROP_ROUNDINGS = ('nearest', 'floor')
-FLOAT64 = {'cpu': True, 'cuda': True, 'mps': False}  # kinds of devices with double precision; others are tried
-WHITE = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}  # of whole numbers, where the type alone tells it
+FLOAT64 = {'cpu': True, 'cuda': True, 'mps': False}  # kinds of devices known to have double precision; others are tried
+WHITE = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}  # of integer types whose largest value is white
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Preprocessing:
         image_size: side of the square that the encoder takes, in pixels; None takes pictures at their own size
             (`resize_mode` 'native' only).
         resize_size: the length in pixels that `resize_mode` brings an edge to; None means `image_size`. With 'native' it
-            is the longest edge allowed: larger pictures are made smaller, smaller ones stay as they are.
+            is the longest edge allowed: larger pictures are scaled down, smaller ones stay as they are.
         resize_mode: 'shortest' (that edge to `resize_size`, then a centre crop), 'longest' (that edge, then black
             padding), 'squash' (both edges, aspect ratio lost), or 'native'.
         interpolation: 'bicubic' or 'bilinear', antialiased.
@@ -65,7 +65,7 @@ def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 class Preprocess(nn.Module):
-    """Turn (N, 3 or 1, H, W) pictures, of any type that `as_unit_float` takes, into (N, 3, h, w) encoder input in float32.
+    """Turn (N, 3 or 1, H, W) pictures of any type that `as_unit_float` takes into float32 encoder input (N, 3, h, w).
 
     Attributes:
         exact: let Pillow itself resize, on 8-bit pictures and without gradients.
@@ -81,7 +81,7 @@ class Preprocess(nn.Module):
         super().__init__()
         self.preprocessing = preprocessing
         self.exact = False
-        for name in ('mean', 'std'):  # on the CPU also when a model is built without memory for its weights
+        for name in ('mean', 'std'):  # on the CPU even when a model is built without memory for its weights
             values = torch.tensor(getattr(preprocessing, name), device='cpu').view(1, 3, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
@@ -89,13 +89,13 @@ class Preprocess(nn.Module):
         """Resize, crop and normalise one batch."""
         images = as_rgb_float(images)
         images = fit_to_encoder(images, self.preprocessing, resize_with_pillow if self.exact else resize)
-        mean, std = (values[0] if len(set(values)) == 1 else buffer.float()  # a number is ten times faster than three
+        mean, std = (values[0] if len(set(values)) == 1 else buffer.float()  # one number is ten times faster than three
                      for values, buffer in ((self.preprocessing.mean, self.mean), (self.preprocessing.std, self.std)))
-        return (images - mean).div_(std)  # in place: memory for large pictures is slow to get
+        return (images - mean).div_(std)  # in place: allocating memory for large pictures is slow
 
 
 def as_rgb_float(images: Tensor) -> Tensor:
-    """Return (N, 3, H, W) float32, from a shorter edge of 16 pixels on: gray is repeated, whole numbers are scaled."""
+    """Return (N, 3, H, W) float32 with a shorter edge of at least 16 pixels: gray is repeated, integers are scaled."""
     if images.dim() == 4 and min(images.shape[-2:]) < MIN_SIZE:
         raise OptionError(f'images are {images.shape[-1]} x {images.shape[-2]} pixels; the shorter edge must have at '
                           f'least {MIN_SIZE}. Leave such images out, or enlarge them first.')
@@ -103,7 +103,7 @@ def as_rgb_float(images: Tensor) -> Tensor:
 
 
 def of_any_size_as_rgb_float(images: Tensor) -> Tensor:
-    """Return (N, 3, H, W) float32: gray is repeated, whole numbers are scaled (see `as_unit_float`)."""
+    """Return (N, 3, H, W) float32: gray is repeated, integers are scaled (see `as_unit_float`)."""
     if images.dim() != 4 or images.shape[1] not in (1, 3):
         raise OptionError(f'images have shape {tuple(images.shape)}; they must be (N, 3, H, W) or (N, 1, H, W).')
     return as_unit_float(images).expand(-1, 3, -1, -1)
@@ -113,8 +113,8 @@ def as_unit_float(images: Tensor) -> Tensor:
     """Return pictures in float32: float types are cast, uint8 and uint16 are divided by the largest value of their type.
 
     Raises:
-        OptionError: another type of whole numbers, which says nothing about the value of white (a picture of 0 to 255 is as
-            likely in int64 as one of 0 to 65535), or complex numbers.
+        OptionError: another integer type, which does not say which value is white (in int64, pictures of 0 to 255 are as likely
+            as those of 0 to 65535), or complex numbers.
     """
     if images.dtype.is_floating_point:
         return images.float()
@@ -125,7 +125,7 @@ def as_unit_float(images: Tensor) -> Tensor:
 
 
 def fit_to_encoder(images: Tensor, preprocessing: Preprocessing, resizer: Callable[..., Tensor] | None = None) -> Tensor:
-    """Bring (N, 3, H, W) float pictures to the size that the encoder takes, by `resize` or another that takes the same."""
+    """Bring (N, 3, H, W) float pictures to the encoder's size, by `resize` or a function with the same arguments."""
     size, target = preprocessing.image_size, preprocessing.resize_size or preprocessing.image_size
     height, width = resized_shape(images.shape[-2], images.shape[-1], target, preprocessing.resize_mode)
     images = (resizer or resize)(images, height, width, preprocessing.interpolation)
@@ -160,12 +160,12 @@ def resized_shape(height: int, width: int, target: int | None, resize_mode: str)
 
 
 def resize(images: Tensor, height: int, width: int, interpolation: str = 'bicubic') -> Tensor:
-    """Resize (N, C, H, W) pictures in [0, 1] as Pillow does on 8 bits; gradients pass the rounding unchanged.
+    """Resize (N, C, H, W) pictures in [0, 1] as Pillow does on 8 bits; gradients pass through the rounding unchanged.
 
     Pillow clips after each pass, so that the order shows at saturated edges: width first, but height first when the
     picture becomes lower and wider at once (Pillow 13).
 
-    A device without double precision (Apple's GPUs) leaves the resizing to the CPU, so that the scores are the same there.
+    Devices without double precision (Apple's GPUs) leave the resizing to the CPU, so that scores are the same there.
     """
     if not has_float64(images.device.type):
         return _resize(images.cpu(), height, width, interpolation).to(images.device)
@@ -195,7 +195,7 @@ def has_float64(device_type: str) -> bool:
 
 
 def _resize_pass(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """Resize one axis, in double precision: float32 falls on the other side of a rounding step now and then."""
+    """Resize one axis in double precision: float32 would occasionally round to the other side."""
     def resized(part: Tensor, height: int) -> Tensor:
         found = F.interpolate(part.double(), size=(height, size[1]), mode=interpolation, antialias=True, align_corners=False)
         return _round_to_8_bits(found.clamp(0, 1)).float()
@@ -211,7 +211,7 @@ def _round_to_8_bits(images: Tensor) -> Tensor:
 
 
 def center_crop_or_pad(images: Tensor, size: int, rounding: str = 'nearest') -> Tensor:
-    """Cut or pad (with black) the centre `size` x `size` of (N, C, H, W) pictures."""
+    """Crop to, or pad with black to, the central `size` x `size` of (N, C, H, W) pictures."""
     height, width = images.shape[-2:]
     if height < size or width < size:
         missing_h, missing_w = max(size - height, 0), max(size - width, 0)

@@ -1,4 +1,4 @@
-"""Matrix products of linear layers on CPUs, by the one of PyTorch's two libraries that is faster on this machine."""
+"""Matrix products of linear layers on CPUs, by whichever of PyTorch's two libraries is faster on this machine."""
 
 import functools
 import os
@@ -17,7 +17,7 @@ ROWS, WIDTH, OUT = 577, 1024, 4096  # the largest product of CLIP ViT-L/14-336, 
 
 
 class Linear(nn.Linear):
-    """A linear layer whose products take `linear`."""
+    """A linear layer whose products use `linear`."""
 
     def forward(self, values: Tensor) -> Tensor:
         """Return (..., out_features)."""
@@ -25,10 +25,10 @@ class Linear(nn.Linear):
 
 
 def linear(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return what `torch.nn.functional.linear` does, to float32's rounding.
+    """Return what `torch.nn.functional.linear` does, up to the rounding of float32.
 
-    In float32 PyTorch asks MKL. oneDNN, which it brings too, is twice as fast on some processors and half as fast on others.
-    Its product has no gradient and no place in exported graphs: there PyTorch's own is taken.
+    In float32 PyTorch uses MKL. oneDNN, which it also includes, is twice as fast on some processors and half as fast on others.
+    Its product has no gradient and cannot be exported: there PyTorch's own is used.
     """
     elsewhere = (values.dtype != torch.float32 or weight.dtype != torch.float32 or values.device.type != 'cpu'
                  or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
@@ -51,10 +51,10 @@ def _takes_onednn() -> bool:
 
 @functools.cache
 def product_library() -> str:
-    """Return the library of this process, 'torch' or 'onednn': the faster one, unless `PYIQA_RALI_PRODUCTS` names one.
+    """Return this process's library, 'torch' or 'onednn': the faster one, unless `PYIQA_RALI_PRODUCTS` names one.
 
     Raises:
-        OptionError: the variable names another one, or one that this build of PyTorch does not have.
+        OptionError: the variable names an unknown library, or one that this build of PyTorch does not have.
     """
     asked = asked_library()
     if asked is not None or not onednn_multiplies():
@@ -90,14 +90,14 @@ def bf16_speed() -> float:
 
 
 def _operands() -> tuple[Tensor, Tensor, Tensor]:
-    """Return values, weight and bias of the product that is raced, the same whatever a program has set as its default."""
+    """Return values, weight and bias of the raced product, the same whatever defaults a program has set."""
     options: dict[str, Any] = {'dtype': torch.float32, 'device': 'cpu', 'generator': torch.Generator().manual_seed(0)}
     return torch.randn(1, ROWS, WIDTH, **options), torch.randn(OUT, WIDTH, **options), torch.randn(OUT, **options)
 
 
 @functools.cache
 def onednn_multiplies() -> bool:
-    """Whether this build of PyTorch has oneDNN's product in the form that is known here, and it is right."""
+    """Whether this build of PyTorch has oneDNN's product in the form that is known here, with correct results."""
     if not torch.backends.mkldnn.is_available():
         return False
     options: dict[str, Any] = {'dtype': torch.float32, 'device': 'cpu'}

@@ -1,7 +1,7 @@
-"""Which of several ways to compute the same is the fastest on this machine: tried once, and remembered in a file.
+"""Which of several ways to compute the same thing is fastest on this machine: tried once, and remembered in a file.
 
-What is fast on one processor is slow on another (oneDNN's products on one, MKL's on the next), and no list of processors tells.
-The file makes all processes of a machine take the same way, so that their scores are equal to the last bit.
+What is fast on one processor is slow on another (oneDNN's products on one, MKL's on the next), and no list of processors helps.
+The file makes all processes of a machine choose the same way, so that their scores are bit-identical.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any
 from pyiqa_rali.core.files import write_json
 from pyiqa_rali.core.processor import described_processor
 
-CLEARLY = 0.95  # a way that takes more than this share of the first one's time is not worth leaving the first one for
+CLEARLY = 0.95  # a way that takes more than this share of the first one's time does not replace it
 ROUNDS, ROUNDS_BY_CLOCK = 3, 6
 LOCK_SECONDS = 20.0
 SETTINGS = ('ATEN_CPU_CAPABILITY', 'ONEDNN_MAX_CPU_ISA', 'DNNL_MAX_CPU_ISA', 'MKL_ENABLE_INSTRUCTIONS', 'MKL_CBWR')
@@ -28,11 +28,11 @@ _lock = threading.RLock()
 
 
 def fastest(question: str, ways: Mapping[str, Callable[[], Any]]) -> str:
-    """Return the name of the way that is taken: the first one, unless another is clearly faster.
+    """Return the name of the chosen way: the first one, unless another is clearly faster.
 
     Args:
-        question: what the ways compute; with the machine, it is what the answer is remembered by.
-        ways: each computes the same.
+        question: what the ways compute; the answer is remembered under it and the machine.
+        ways: all compute the same.
     """
     seconds = times(question, ways)
     first = next(iter(ways))
@@ -51,12 +51,12 @@ def times(question: str, ways: Mapping[str, Callable[[], Any]]) -> dict[str, flo
 
 
 def races_file() -> Path:
-    """Return the file of what was measured; `XDG_CACHE_HOME` moves it."""
+    """Return the file of measurements; `XDG_CACHE_HOME` moves it."""
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'pyiqa-rali' / 'races.json'
 
 
 def _remembered(question: str, ways: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Return what the file says; else measure, while other processes wait, and write it down where that is possible."""
+    """Return what the file says; otherwise measure, while other processes wait, and store the result where possible."""
     machine = machine_key()
     with _alone():
         known = _read().get(machine, {}).get(question, {})
@@ -66,22 +66,22 @@ def _remembered(question: str, ways: Mapping[str, Callable[[], Any]]) -> dict[st
         logger.debug('%s: %s', question, ', '.join(f'{name} {1e3 * each:.2f} ms' for name, each in found.items()))
         races = _read()
         races.setdefault(machine, {})[question] = found
-        with contextlib.suppress(OSError):  # a home that cannot be written: this process remembers
+        with contextlib.suppress(OSError):  # the home folder cannot be written: only this process remembers
             write_json(races_file(), races)
     return found
 
 
 def machine_key() -> str:
-    """Return what a measurement holds for: processor, version of PyTorch, threads, and what the environment forbids."""
+    """Return what a measurement is valid for: processor, version of PyTorch, threads, and the environment's restrictions."""
     import torch
     settings = [f'{name}={os.environ[name]}' for name in SETTINGS if name in os.environ]
     return ', '.join([described_processor(), f'torch {torch.__version__}', f'{torch.get_num_threads()} threads', *settings])
 
 
 def measured(ways: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Return each way's least seconds of some calls, after one that is not counted; the ways take turns.
+    """Return each way's fastest call in seconds, after one that is not counted; the ways take turns.
 
-    With one thread its own time on the processor counts, which other programs hardly change; with several the clock does, and
+    With one thread its processor time counts, which other programs hardly affect; with several threads it is the clock, and
     more calls are made.
     """
     import torch
@@ -113,7 +113,7 @@ def _alone() -> Iterator[None]:
 
 
 def _read() -> dict[str, dict[str, dict[str, float]]]:
-    """Return the file's content; nothing if it is missing or not what is written here."""
+    """Return the file's content; nothing if it is missing or has another format."""
     try:
         races = json.loads(races_file().read_text(encoding='utf-8'))
         return {machine: {question: {str(name): float(each) for name, each in found.items()}

@@ -29,7 +29,7 @@ _DECIDING = threading.Lock()
 class RALI(MetricNet):
     """Reasoning-Aligned Lightweight IQA (arXiv 2510.11369): no-reference score of pictures in [0, 1].
 
-    pyiqa's metrics take a path too, and read the file themselves: without EXIF orientation, with 16-bit gray clipped to white,
+    pyiqa's metrics take paths too, and read the files themselves: without EXIF orientation, with 16-bit gray clipped to white,
     and with the pixels that transparency hides. `pyiqa_rali.data.image_files.read_rgb` reads as this package's commands do.
 
     Args:
@@ -44,12 +44,12 @@ class RALI(MetricNet):
         lower_better: with `pretrained=False`, whether low scores mean good quality.
         precision: of the image encoder, 'fp32', 'bf16' (GPUs, and CPUs on which it is faster; on others float32 is used,
             with a warning) or 'fp16' (GPUs); the scorer always computes in float32.
-        exact: take pictures as 8-bit ones and let Pillow resize them, as the released model does; scores on files then
-            are its own, and the pixels have no gradient.
+        exact: treat pictures as 8-bit ones and let Pillow resize them, as the released model does; scores of files are then
+            exactly its own, and the pixels have no gradient.
         revision: branch, tag or commit, for weights from the hub.
-        trainable: let the weights ask for gradients, and `train()` reach the encoder, for a training of one's own. By default
-            a checkpoint's weights ask for none, and scores do not depend on the mode of a model that the metric is a part
-            of; without a checkpoint there is nothing but training to be done.
+        trainable: let the weights require gradients, and `train()` reach the encoder, for training them yourself. By default a
+            checkpoint's weights require none, and scores do not depend on the mode of a model that contains the metric; without
+            a checkpoint the model is always trainable.
         backend: what computes on CPUs: 'torch', or 'onnx', onnxruntime, which is several times faster for convolutional
             encoders, gives scores within 1e-4 of the range, and has no gradient. The first use of weights exports them.
 
@@ -67,7 +67,7 @@ class RALI(MetricNet):
         bound_primitive_cache()
         check_trainable(trainable)
         self.precision, self._dtype, self.exact = precision, check_precision(precision), exact
-        self._undecided = precision == 'bf16'  # whether it pays on this CPU
+        self._undecided = precision == 'bf16'  # whether it is faster on this CPU
         described = {'image_encoder': image_encoder, 'pca_dim': pca_dim, 'num_basis': num_basis, 'mos_range': mos_range,
                      'lower_better': lower_better}
         source: str | os.PathLike | None = (
@@ -98,7 +98,7 @@ class RALI(MetricNet):
         self._onnx: OnnxScorer | None = None
         if backend == 'onnx':
             scorer = OnnxScorer()
-            scorer.file(self)  # what can fail, and takes time, does so here
+            scorer.file(self)  # anything that can fail or takes time happens here
             self._onnx = scorer
 
     @property
@@ -119,8 +119,8 @@ class RALI(MetricNet):
     def score_range(self) -> str:
         """The range of the scores as pyiqa writes it: the MOS range, such as '1, 5'.
 
-        A score is a convex combination of the basis scores. Where fine-tuning has moved one of them over an end of the
-        MOS range, scores can pass that end a little, and a tilde says so: '~1, ~5'.
+        A score is a convex combination of the basis scores. Where fine-tuning has moved one of them beyond an end of the MOS
+        range, scores can exceed that end a little, and a tilde says so: '~1, ~5'.
         """
         low, high = self._metadata['mos_range']
         basis_scores = self.scorer.basis_scores.detach()
@@ -133,7 +133,7 @@ class RALI(MetricNet):
         return bool(self._metadata['lower_better'])
 
     def train(self, mode: bool = True) -> 'RALI':
-        """Set the mode where training was asked for (`trainable`); else a metric that scores stays as it is."""
+        """Set the mode where training was asked for (`trainable`); otherwise a metric stays in its scoring mode."""
         return super().train(mode and self.trainable)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class RALI(MetricNet):
         return self.torch_scores(prepared)
 
     def torch_scores(self, prepared: Tensor) -> Tensor:
-        """Return what `score_prepared` does, by PyTorch whatever the backend is."""
+        """Return what `score_prepared` does, by PyTorch, whatever the backend is."""
         device = self.scorer.basis_vectors.device
         check_device(self.precision, device)
         if self._undecided and device.type == 'cpu':
@@ -193,19 +193,19 @@ class RALI(MetricNet):
         self._metadata = checkpoint_format.metadata_from_extra_state(state)
 
     def _apply(self, *args: Any, **kwargs: Any) -> 'RALI':
-        """Move or cast the weights, to normal tensors also inside `torch.inference_mode`."""
+        """Move or cast the weights, to normal tensors even inside `torch.inference_mode`."""
         with torch.inference_mode(False):
             return super()._apply(*args, **kwargs)
 
     @torch.inference_mode(False)
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        """Load the weights of any export: the model is built anew when encoder, K or D differ.
+        """Load the weights of any export: the model is rebuilt when encoder, K or D differ.
 
         Names may have the prefixes of `wrapping.WRAPPERS`.
 
         Raises:
             CheckpointError: the state dict is not from an export of pyiqa_rali, or its tensors do not fit; the model then
-                stays as it was. Tensors that are missing are refused with `strict=False` too: random ones would score.
+                stays as it was. Missing tensors are an error with `strict=False` too: random ones would score.
         """
         tensors = unwrapped(state_dict)
         extra_state = tensors.pop(checkpoint_format.EXTRA_STATE_KEY, None)
@@ -228,7 +228,7 @@ class RALI(MetricNet):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any],
                               *args: Any) -> None:
-        """Load the weights of any export as a part of a larger module too, whose `load_state_dict` knows nothing of ours."""
+        """Load the weights of any export inside a larger module too, whose `load_state_dict` does not call ours."""
         own = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
         if prefix and own:
             self.load_state_dict(own, assign=local_metadata.get('assign_to_params_buffers', False))
@@ -261,7 +261,7 @@ class RALI(MetricNet):
                 self._build(metadata, *_scorer_sizes(tensors))
         except OptionError as error:
             raise CheckpointError(f'{path}: {error}') from error
-        if own_tower:  # the file's tensors are cast while they are read
+        if own_tower:  # the file's tensors are cast as they are read
             self._decide_if_on_cpu()
             self._narrow()
         wanted = {name: tensor.dtype for name, tensor in self.state_dict().items()}
@@ -270,12 +270,12 @@ class RALI(MetricNet):
         self._settle(training=False)
 
     def _decide_if_on_cpu(self) -> None:
-        """Decide between bfloat16 and float32 before there are rounded weights, where nothing but the CPU can be meant."""
+        """Decide between bfloat16 and float32 before weights are rounded, where only the CPU can be meant."""
         if self._undecided and not torch.accelerator.is_available():
             self._decide_on_bf16()
 
     def _decide_on_bf16(self) -> None:
-        """Compute in float32 from now on where bfloat16 is the slower one; weights that are rounded already stay rounded."""
+        """Compute in float32 from now on where bfloat16 is slower; weights that are already rounded stay rounded."""
         with _DECIDING:
             if self._undecided:
                 reason = reason_for_fp32(self.image_encoder)
@@ -286,7 +286,7 @@ class RALI(MetricNet):
                 self._undecided = False
 
     def _settle(self, training: bool) -> None:
-        """Bring new weights into the mode and precision of this metric, and to ask for gradients or not."""
+        """Give new weights the mode and precision of this metric, and let them require gradients or not."""
         self.train(training)
         self.requires_grad_(self.trainable)
         if not self.trainable:
@@ -344,7 +344,7 @@ def _load_into(net: RALI, tensors: dict[str, Tensor], strict: bool, assign: bool
 
 @contextlib.contextmanager
 def _float32_by_default() -> Iterator[None]:
-    """Build in float32 in programs whose default is another type."""
+    """Build in float32 even in programs with another default dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

@@ -1,8 +1,8 @@
 """Nets handed to other processes as one block of shared memory.
 
-PyTorch hands over each tensor with a file descriptor of its own, and a net has hundreds: more than a forkserver may pass on,
-and soon more than a process may have open. So all tensors of a net are moved into one block, once, where every process that
-gets the net finds them.
+PyTorch passes each tensor with its own file descriptor, and a net has hundreds: more than a forkserver may pass on, and soon
+more than a process may have open. So all tensors of a net are moved into one block, once, where every process that gets the net
+finds them.
 """
 
 import io
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ALIGNMENT = 64  # bytes: what vector units like to start at
+ALIGNMENT = 64  # bytes: the alignment that suits vector units
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Place:
 
 
 def share_as_one_block(kind: type[nn.Module]) -> None:
-    """Let multiprocessing hand over the nets of a class in this way; other ways of pickling stay as they are."""
+    """Let multiprocessing pass on the nets of a class in this way; other ways of pickling stay as they are."""
     ForkingPickler.register(kind, reduced)
 
 
 def reduced(net: nn.Module) -> tuple[Callable[..., Any], tuple[Any, ...]] | Any:
-    """Return how multiprocessing builds a net again (see `object.__reduce__`); nets on a GPU are left to PyTorch."""
+    """Return how multiprocessing rebuilds a net (see `object.__reduce__`); nets on a GPU are left to PyTorch."""
     pickler = _WithoutTensors(stream := io.BytesIO())
     pickler.dump(net)
     tensors = pickler.tensors
@@ -65,7 +65,7 @@ def rebuilt(content: bytes, block: Tensor, places: list[Place]) -> nn.Module:
 
 
 class _WithoutTensors(pickle.Pickler):
-    """Pickles everything but tensors, which are collected, each once."""
+    """Pickles everything except tensors, which are collected, each once."""
 
     def __init__(self, stream: io.BytesIO):
         super().__init__(stream, pickle.HIGHEST_PROTOCOL)
@@ -93,7 +93,7 @@ class _WithTensors(pickle.Unpickler):
 
 
 def _common_block(tensors: list[Tensor]) -> Tensor:
-    """Return the bytes that hold all tensors, after moving them there if they do not yet."""
+    """Return the bytes that hold all tensors, after moving the tensors there if they are elsewhere."""
     if len({tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}) > 1:
         _move(tensors)
     storage = next((tensor.untyped_storage() for tensor in tensors if tensor.numel()), torch.UntypedStorage(0))
@@ -102,7 +102,7 @@ def _common_block(tensors: list[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _move(tensors: list[Tensor]) -> None:
-    """Give all tensors places in a new block, their order of axes in memory kept."""
+    """Give all tensors places in a new block, keeping the order of their axes in memory."""
     starts, end = [], 0
     for tensor in tensors:
         starts.append(end)

@@ -44,7 +44,7 @@ class TextBank(nn.Module):
 
     @property
     def distortions(self) -> list[Distortions]:
-        """What each text names: (type, level) pairs, an empty list for nothing, None when nothing is known."""
+        """What each text names: (type, level) pairs, an empty list for no distortion, None when nothing is known."""
         return [each.distortions for each in self.entries]
 
     def cosines(self, image_features: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class TextBank(nn.Module):
         A text votes with softmax(cosine / temperature) over the texts whose distortions are known; one that names several
         types splits its vote evenly. The level of a class is the mean of what its texts say, by their votes.
         """
-        # texts of which nothing is known get no vote, instead of one for no class: shares add up to 1 over what is known
+        # texts about which nothing is known get no vote, instead of one for no class: shares add up to 1 over what is known
         known = self.class_shares.sum(dim=1) > 0
         weights = torch.softmax((cosines / self.temperature).masked_fill(~known, -torch.inf), dim=-1)
         shares = weights @ self.class_shares.float()

@@ -1,16 +1,16 @@
-"""Names of tensors as other tools leave them: with the prefix of what a module was wrapped in when its weights were saved."""
+"""Names of tensors as other tools save them: with the prefix of the wrapper that a module was in."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 Value = TypeVar('Value')
 
-WRAPPERS = ('module.', '_orig_mod.', 'net.')  # DataParallel and its kin, torch.compile, pyiqa's metric
+WRAPPERS = ('module.', '_orig_mod.', 'net.')  # DataParallel and similar, torch.compile, pyiqa's metric
 NESTED = ('params', 'state_dict', 'model')  # where tools keep a state dict in a file
 
 
 def wrapping(names: Iterable[str]) -> str:
-    """Return the prefix of wrappers that all names have; empty when there is none, or some are no names.
+    """Return the prefix of wrappers that all names have; empty when there is none, or some are not strings.
 
     Example:
         >>> wrapping(['module._orig_mod.a', 'module._orig_mod.b']), wrapping(['module.a', 'b'])
@@ -27,7 +27,7 @@ def wrapping(names: Iterable[str]) -> str:
 
 
 def unwrapped(state: Mapping[str, Value]) -> dict[str, Value]:
-    """Return a state dict without the prefix of what its module was wrapped in."""
+    """Return a state dict without the prefix of its module's wrapper."""
     prefix = wrapping(state)
     return {name.removeprefix(prefix): value for name, value in state.items()} if prefix else dict(state)
 

@@ -1,4 +1,4 @@
-"""Whether an exported model gives the scores of the net that it was made from."""
+"""Whether an exported model gives the scores of the net that it was exported from."""
 
 import os
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def check_agreement(path: str | os.PathLike, net: 'RALI', name: str) -> dict[str
     Args:
         path: the model.
         net: the metric, on the CPU in float32.
-        name: how messages call the model.
+        name: the model's name in messages.
 
     Returns:
         'largest_difference' in the unit of the scores, 'allowed', and 'sizes' that were tried.
@@ -75,7 +75,7 @@ def _compared(score: Callable[[Tensor], np.ndarray], net: 'RALI', reference: Cal
             raise CheckpointError(f'{name}: gives {tuple(scores.shape)} for {shape[0]} pictures of {shape[2]} x {shape[1]}; '
                                   f'torch gives {tuple(expected.shape)}.')
         found.append((scores - expected).abs().max().item())
-        if not found[-1] <= allowed:  # written so that NaN is refused too
+        if not found[-1] <= allowed:  # written so that NaN is rejected too
             raise CheckpointError(f'{name}: is not kept: its scores differ by {found[-1]:.2g} from those of torch for '
                                   f'pictures of {shape[2]} x {shape[1]} pixels; {allowed:.2g} is allowed ({TOLERANCE:g} of the '
                                   'range).')

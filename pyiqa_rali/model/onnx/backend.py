@@ -1,7 +1,7 @@
 """Scores by onnxruntime in place of PyTorch: on CPUs, where its convolutions are several times faster.
 
-A network is exported once for each set of weights, checked against PyTorch, and kept among pyiqa's weights. Pictures are
-prepared by PyTorch as ever, so that any size and option of the preparation stays.
+A network is exported once for each set of weights, checked against PyTorch, and kept among pyiqa's weights. PyTorch still
+prepares the pictures, so that any size and any option of the preparation works.
 """
 
 import importlib.util
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from pyiqa_rali.model.rali import RALI
 
 BACKENDS = ('torch', 'onnx')
-LAYOUT = 1  # counts changes of what is exported
-PIXELS_AT_ONCE = 50_000  # larger batches leave the cache, and are slower
+LAYOUT = 1  # incremented when what is exported changes
+PIXELS_AT_ONCE = 50_000  # larger batches do not fit the cache, and are slower
 
 logger = logging.getLogger(__name__)
 
 
 def check_backend(backend: str, precision: str, trainable: bool) -> None:
-    """Raise OptionError for a backend that there is not, or that cannot be combined with other options."""
+    """Raise OptionError for a backend that does not exist, or that cannot be combined with other options."""
     if backend not in BACKENDS:
         raise OptionError(f'backend: "{backend}" is not one of {", ".join(BACKENDS)}.{did_you_mean(backend, BACKENDS)}')
     if backend == 'onnx' and (precision != 'fp32' or trainable):
@@ -45,7 +45,7 @@ def is_installed(*packages: str) -> bool:
 
 
 def is_convolutional(net: 'RALI') -> bool:
-    """Whether most weights of a net's backbone are those of convolutions, which onnxruntime is the faster one for."""
+    """Whether most weights of a net's backbone belong to convolutions, which onnxruntime computes faster."""
     backbone = net.image_encoder.backbone
     convolved = sum(module.weight.numel() for module in backbone.modules() if isinstance(module, nn.Conv2d))
     return 2 * convolved > sum(parameter.numel() for parameter in backbone.parameters())
@@ -56,7 +56,7 @@ def can_score(net: 'RALI', may_export: bool) -> bool:
 
     Args:
         net: on the CPU.
-        may_export: whether an export is worth its time, which is about ten seconds.
+        may_export: whether an export, which takes about ten seconds, is worth it.
     """
     return is_installed('onnxruntime') and (network_file(net).exists() or (may_export and is_installed(*NEEDED)))
 
@@ -83,8 +83,8 @@ class OnnxScorer:
         """Return scores (N, 1), float32, for prepared pictures (N, 3, h, w).
 
         Raises:
-            OptionError: they are on another device, or ask for a gradient; or the weights were changed, and must be exported
-                anew without the packages for it.
+            OptionError: they are on another device or require a gradient; or the weights have changed, and the packages for a
+                new export are missing.
             CheckpointError: the network does not give PyTorch's scores, or cannot be kept or read.
         """
         if prepared.device.type != 'cpu':
@@ -97,7 +97,7 @@ class OnnxScorer:
         return torch.cat([torch.from_numpy(session.run(None, {INPUT: part.numpy()})[0]) for part in pictures.split(at_once)])
 
     def file(self, net: 'RALI') -> Path:
-        """Return the file of the net's weights as they are now; it is made if it is not there."""
+        """Return the file for the net's present weights; it is created if it does not exist."""
         state = tuple((id(tensor), 0 if tensor.is_inference() else tensor._version)
                       for tensor in (*net.parameters(), *net.buffers()))
         if self._path is None or state != self._state:
@@ -113,14 +113,14 @@ class OnnxScorer:
         if key not in self._sessions:
             try:
                 self._sessions[key] = open_session(path, key[2])
-            except Exception as error:  # onnxruntime has a class for each way in which a file can be broken
+            except Exception as error:  # onnxruntime raises another class for each way in which a file can be broken
                 raise CheckpointError(f'{path}: onnxruntime cannot read it ({error}). Remove it, and it will be made '
                                       'again.') from error
         return self._sessions[key]
 
 
 def _export(net: 'RALI', path: Path) -> None:
-    """Write the network of a net, if its scores are PyTorch's; processes that start together wait for the one that does."""
+    """Write the network of a net, if its scores are PyTorch's; processes that start together wait for the one that writes."""
     import onnx_ir as ir
     from filelock import FileLock
 

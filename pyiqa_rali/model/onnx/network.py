@@ -22,7 +22,7 @@ class ScoringNetwork(nn.Module):
     """Backbone, projection and scorer.
 
     Args:
-        net: the `RALI`; its modules are used, not copied, unless something in them has to be exchanged.
+        net: the `RALI`; its modules are used, not copied, unless something in them has to be replaced.
     """
 
     def __init__(self, net: Any):
@@ -40,9 +40,8 @@ class ScoringNetwork(nn.Module):
 def with_plain_padding(backbone: nn.Module) -> tuple[nn.Module, set[str]]:
     """Return a backbone without timm's `Conv2dSame`, and the names of the weights of those that it had.
 
-    That convolution computes its padding from the size of the picture, in nested fractions that are minutes of work for
-    torch.export. ONNX has an attribute for it. A convolution with the same shape of output stands in until
-    `use_same_padding` sets the attribute.
+    That convolution computes its padding from the size of the picture, in nested fractions that take torch.export minutes. ONNX
+    has an attribute for it. A convolution with the same shape of output stands in until `use_same_padding` sets the attribute.
     """
     from timm.layers import Conv2dSame
     if not any(isinstance(module, Conv2dSame) for module in backbone.modules()):
@@ -93,7 +92,7 @@ def exported(network: ScoringNetwork, size: int | None, opset: int = DEFAULT_OPS
     axes = {0: free} if size else {0: free, 2: free, 3: free}
     example = torch.rand(2, 3, size or 97, size or 130)
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # its notes on versions of onnxscript and decompositions
+    logging.disable(logging.WARNING)  # its remarks on versions of onnxscript and decompositions
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')
