@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_texts_keep_seed_model_and_distortions_from_a_table_to_the_bank(tmp_path
               'split_index': 'split_photo', 'mos_range': [1, 5], 'lower_better': False, 'reasoning_texts': paths['texts']}
     native = Preprocessing(image_size=None, resize_mode='native')
     part = alignment_dataset(build_table('train', values, 3), dataset_section('train', values), None, native)
-    found = candidates_of_run([part], 10)
+    found = candidates_of_run([part], 10, 0)
     every = [text for texts in written.values() for text in texts]
     assert {text.text for text in found} == {text.text for text in every} and set(map(str, found)) <= set(map(str, every))
     assert {(text.model, text.seed) for text in found} == {('tiny', 0), ('tiny', 1)}
@@ -48,9 +49,19 @@ def test_texts_of_drawn_pictures_say_who_wrote_them_and_what_is_wrong(tmp_path):
               'pristine_probability': 0.0, 'composite_probability': 0.0, 'metrics': ['psnr']}
     native = Preprocessing(image_size=None, resize_mode='native')
     part = alignment_dataset(build_table('train', values, 0), dataset_section('train', values), None, native)
-    found = candidates_of_run([part], 4)
+    found = candidates_of_run([part], 4, 0)
     assert found and {text.model for text in found} == {WRITER}
     assert all([name for name, _ in text.distortions] == ['jpeg'] for text in found)
+
+
+def test_a_large_table_does_not_crowd_out_the_other_training_sets():
+    many, few = ([[ReasoningText(f'{name} {number}.', 0, name)] for number in range(size)]
+                 for name, size in (('many', 1000), ('few', 50)))
+    found = candidates_of_run([SimpleNamespace(texts=many), SimpleNamespace(texts=few)], 200, 0)
+    assert [sum(text.model == name for text in found) for name in ('many', 'few')] == [100, 50]
+    assert found == candidates_of_run([SimpleNamespace(texts=many), SimpleNamespace(texts=few)], 200, 0)
+    assert found != candidates_of_run([SimpleNamespace(texts=many), SimpleNamespace(texts=few)], 200, 1)
+    assert len(candidates_of_run([SimpleNamespace(texts=many)], 200, 0)) == 1000
 
 
 @pytest.mark.parametrize('selection', ['kmeans', 'farthest'])

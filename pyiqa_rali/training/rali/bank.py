@@ -32,22 +32,33 @@ def candidates_of_file(path: str | os.PathLike) -> list[ReasoningText]:
     return _different(item for items in load_reasoning_texts(path).values() for item in items)
 
 
-def candidates_of_run(parts: Sequence[AlignmentDataset], num_candidates: int) -> list[ReasoningText]:
-    """Return the different texts that a run is aligned with.
+def candidates_of_run(parts: Sequence[AlignmentDataset], num_candidates: int, seed: int) -> list[ReasoningText]:
+    """Return the different texts that a run is aligned with; several training sets offer as many each.
 
     Args:
         parts: the training sets with their texts.
-        num_candidates: how many pictures a set that draws anew is asked for, from the first on; tables offer all texts.
+        num_candidates: how many pictures a set that draws anew is asked for, from the first on; a table by itself offers all
+            texts, and beside others so many, drawn at random. Each of several sets has its part of the number.
+        seed: of what is drawn.
     """
-    found: list[ReasoningText] = []
-    for part in parts:
-        if part.texts is None:
-            for start in range(0, num_candidates, ITEMS_AT_ONCE):
-                items = part.table.__getitems__(list(range(start, min(start + ITEMS_AT_ONCE, num_candidates))))
-                found += [text for item in items for text in texts_of_item(item)]
-        else:
-            found += [text for texts in part.texts for text in texts]
-    return _different(found)
+    own = num_candidates // len(parts)
+    return _different(text for number, part in enumerate(parts)
+                      for text in (_drawn_anew(part, own) if part.texts is None else
+                                   _some_of(part.texts, own if len(parts) > 1 else None, [seed, number])))
+
+
+def _drawn_anew(part: AlignmentDataset, pictures: int) -> list[ReasoningText]:
+    starts = range(0, pictures, ITEMS_AT_ONCE)
+    items = (part.table.__getitems__(list(range(start, min(start + ITEMS_AT_ONCE, pictures)))) for start in starts)
+    return [text for some in items for item in some for text in texts_of_item(item)]
+
+
+def _some_of(texts: Sequence[Sequence[ReasoningText]], count: int | None, seed: list[int]) -> list[ReasoningText]:
+    every = _different(text for each in texts for text in each)
+    if count is None or count >= len(every):
+        return every
+    drawn = np.random.default_rng(seed).choice(len(every), count, replace=False)
+    return [every[index] for index in sorted(drawn)]
 
 
 def bank_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[DatasetSection], text_encoder: TextEncoder,
@@ -64,7 +75,7 @@ def bank_of_run(parts: Sequence[AlignmentDataset], sections: Sequence[DatasetSec
     """
     origin = {'texts': ', '.join(str(section.options.name) for section in sections),
               'text_encoder': text_options.path or text_options.library}
-    return make_bank(candidates_of_run(parts, options.num_candidates), text_encoder, options, seed, origin)
+    return make_bank(candidates_of_run(parts, options.num_candidates, seed), text_encoder, options, seed, origin)
 
 
 def make_bank(candidates: list[ReasoningText], text_encoder: TextEncoder, options: BankOptions, seed: int,

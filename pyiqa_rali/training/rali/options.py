@@ -243,7 +243,7 @@ class BankOptions:
     Attributes:
         num_texts: number B of texts, chosen from the run's reasoning texts.
         num_candidates: the choice is made among so many of the texts, drawn at random; a data set that draws its pictures
-            anew is asked for so many pictures.
+            anew is asked for so many pictures. Several training sets offer as many texts each.
         selection: 'kmeans' (the text nearest to each of B centroids of all texts) or 'farthest' (farthest points).
         temperature: of the softmax over the cosines of image and texts, in the votes on distortions.
     """
