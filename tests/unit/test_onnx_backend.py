@@ -141,6 +141,12 @@ def test_number_of_threads_is_torchs(metric, monkeypatch):
     assert seen == [threads + 1]
 
 
+def test_idle_threads_leave_the_cores_to_pytorch(metric):
+    metric(pictures())
+    session, = metric.net._onnx._sessions.values()
+    assert session.get_session_options().get_session_config_entry('session.intra_op.allow_spinning') == '0'
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('method', multiprocessing.get_all_start_methods())
 def test_it_scores_in_other_processes(metric, method):

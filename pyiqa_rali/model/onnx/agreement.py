@@ -93,9 +93,14 @@ def varied_pictures(shape: tuple[int, int, int], generator: torch.Generator) -> 
 
 
 def open_session(path: str | os.PathLike, threads: int = 0):
-    """Return an onnxruntime session on the CPU; 0 threads lets it choose."""
+    """Return an onnxruntime session on the CPU; 0 threads lets it choose.
+
+    Its threads sleep while there is nothing to do. By default they wait in a loop, which takes the cores from those of PyTorch
+    that prepare the next pictures.
+    """
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     options.log_severity_level = 3  # errors only
     return onnxruntime.InferenceSession(os.fspath(path), options, providers=['CPUExecutionProvider'])
