@@ -1,8 +1,8 @@
 """The expectation of a rating over everything that a model may write in its place.
 
 A rating is followed token by token. What a token does depends on its text alone, so that single digits ("4", ".", "2") and
-merged ones ("4.", "42") are the same to it, and whatever comes after a number ends it. Ratings outside the range are left out
-before the probabilities are normalised.
+merged ones ("4.", "42") are the same to it, and whatever comes after a number ends it, but for a slash: "4/5" is 4 where
+ratings end at 5, and no rating elsewhere. Ratings outside the range are left out before the probabilities are normalised.
 """
 
 import functools
@@ -18,10 +18,10 @@ import numpy as np
 LEAST_SHARE = 1e-3  # branches with less of a picture's probability are not followed
 LEAST_MASS = 1e-6  # with less probability than this on ratings in the range, the model writes none
 DIGITS = '0123456789'
-NO_RATING = ('/', '%')  # after a number: "4/5" and "80%" are not ratings
+NO_RATING = '%'  # after a number
 NUMBER_BEGUN = re.compile(r'[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]*)?')
-_RUN = re.compile(r'[0-9.]*')
-_SIGNED_RUN = re.compile(r'[-+]?[0-9.]*')
+_RUN = re.compile(r'[0-9.]*(?:/[0-9.]*)?')
+_SIGNED_RUN = re.compile(r'[-+]?[0-9.]*(?:(?<=[0-9.])/[0-9.]*)?')
 
 Ask = Callable[[list['Node']], Iterable[np.ndarray]]
 
@@ -185,6 +185,9 @@ def _step(node: Node, chances: np.ndarray, tokens: NumberTokens,
 @functools.lru_cache(maxsize=4096)
 def _is_open(number: str, rating_range: tuple[float, float]) -> bool:
     """Whether what follows a begun number is asked about: not after the second dot of "4..", nor where no rating can result."""
+    rating, slash, highest = number.partition('/')
+    if slash:
+        return _is_rating(rating, rating_range) and _may_become_highest(highest, rating_range[1])
     return not is_settled(number, rating_range) and may_become(number, rating_range)
 
 
@@ -195,12 +198,32 @@ def _rating_of(text: str, rating_range: tuple[float, float]) -> float | None:
     Example:
         >>> _rating_of('4.', (1, 5)), _rating_of('4.5.', (1, 5)), _rating_of('-', (-1, 1)), _rating_of('05', (1, 5))
         (4.0, 4.5, None, None)
+        >>> _rating_of('4/5', (1, 5)), _rating_of('4.5/5.', (1, 5)), _rating_of('4/10', (1, 5)), _rating_of('4/', (1, 5))
+        (4.0, 4.5, None, None)
     """
+    text, slash, highest = text.partition('/')
+    if slash and not (_is_rating(text, rating_range) and _is_highest(highest, rating_range[1])):
+        return None
     begun = _run(NUMBER_BEGUN, text)
     if not any(character in DIGITS for character in begun) or text[len(begun):len(begun) + 1] in tuple(DIGITS):
         return None
     rating = float(begun)
     return rating if rating_range[0] <= rating <= rating_range[1] else None
+
+
+def _is_rating(text: str, rating_range: tuple[float, float]) -> bool:
+    """Whether a text is a rating in the range and nothing else."""
+    return NUMBER_BEGUN.fullmatch(text) is not None and _rating_of(text, rating_range) is not None
+
+
+def _is_highest(text: str, highest: float) -> bool:
+    """Whether a text is the highest rating, as it may follow a slash."""
+    return NUMBER_BEGUN.fullmatch(text) is not None and text.strip('.') != '' and float(text) == highest
+
+
+def _may_become_highest(text: str, highest: float) -> bool:
+    """Whether what follows a slash may become the highest rating, or end there: '', '1', '10', '100', '100.', '100.0'."""
+    return f'{highest:g}'.startswith(text) or (_is_highest(text, highest) and len(text.partition('.')[2]) < 2)
 
 
 def is_settled(number: str, rating_range: tuple[float, float]) -> bool:

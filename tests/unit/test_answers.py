@@ -42,39 +42,75 @@ ANSWERS = [
     ('```json\n{"rating": 1}\n``` no, ```json\n{"rating": 2}\n```', None, 2),
     # the key by pattern
     ('rating: 3.5', None, 3.5), ('Rating = 3.5', None, 3.5), ('the rating is 3.5', None, 3.5), ('rating 3.5', None, 3.5),
-    ('{rating: 3.5}', None, 3.5), ("{'rating': 3.5}", None, 3.5), ('{"rating": 3.5', None, 3.5), ('"rating": 3.5}', None, 3.5),
+    ('{rating: 3.5}', None, 3.5), ("{'rating': 3.5}", None, 3.5), ('{"rating": 3.5', None, 3.5),
+    ('"rating": 3.5}', None, 3.5),
     ('{"rating": 3.5,}', None, 3.5), ('a rating of 4', None, 4), ('RATING: 2.', None, 2),
     ('rating: 3.5 of sharpness', None, 3.5),
     ('rating: "3.5"', None, 3.5), ('I give a rating of 3.5.', None, 3.5), ('{"rating": 3.5} because it is sharp', None, 3.5),
-    ('rating: 3.5 (rating: 3.5)', None, 3.5), ('rating: 3.5\nsharpness: 4', None, 3.5), ('The rating is 4, well done', None, 4),
+    ('rating: 3.5 (rating: 3.5)', None, 3.5), ('rating: 3.5\nsharpness: 4', None, 3.5),
+    ('The rating is 4, well done', None, 4),
     ("{'rating': 3.5, 'sharpness': 4}", None, 3.5), ('Rating: 4.2. The scale ends at 5.', None, 4.2),
     ('On the rating scale of 1 to 5: rating 4.2', None, 4.2), ('**Rating: 4.2**', None, 4.2), ('Rating: 4.2.', None, 4.2),
     ('Rating: 4.2 - good', None, 4.2), ('rating: 3 stars', None, 3),
     # a lone number
     ('3.5', None, 3.5), (' 4 ', None, 4), ('4.', None, 4), ('**4.5**', None, 4.5), ('"4.5"', None, 4.5), ('+4', None, 4),
     ('.4e1', None, 4), ('1', None, 1), ('5', None, 5), ('_3_', None, 3), ("'2.25'", None, 2.25),
+    # of the highest rating, by its own number
+    ('3/5', None, 3), ('3.5/5', None, 3.5), ('3.5 / 5', None, 3.5), ('3.5/5.0', None, 3.5), ('3\u20445', None, 3),
+    ('5/5', None, 5),
+    ('**3.5/5**', None, 3.5), ('"3.5/5"', None, 3.5), ('3.5/5.', None, 3.5), ('3.5 out of 5', None, 3.5),
+    ('{"rating": "3/5"}', None, 3), ('{"rating": "3.5/5"}', None, 3.5), ('{"rating": 3.5/5}', None, 3.5),
+    ('{"rating": 3 / 5}', None, 3), ('rating: 3/5', None, 3), ('rating: 3.5 / 5', None, 3.5),
+    ('rating: 3.5/5 - good', None, 3.5),
+    ('rating: 3 \u2044 5', None, 3), ('{"sharpness": "4/5", "rating": "3.5/5"}', None, 3.5),
+    ('rating: 3.5 out of 5', None, 3.5),
+    ('I would rate this image 3.5/5.', None, 3.5), ('Score: 3.5/5', None, 3.5),
+    # alone in a list, or under another usual name
+    ('[3.5]', None, 3.5), ('["3.5"]', None, 3.5), ('[ 4 ]', None, 4), ('[3.5/5]', None, 3.5),
+    ('{"rating": [3.5]}', None, 3.5),
+    ('{"rating": ["3.5"]}', None, 3.5), ('{"score": 3.5}', None, 3.5), ('{"score": "3.1"}', None, 3.1),
+    ('{"Score": 3.1}', None, 3.1),
+    ('{"overall_score": 3.1, "reason": "sharp"}', None, 3.1), ('{"quality": 4}', None, 4),
+    ('{"overall quality": 4}', None, 4),
+    ('{"image_quality_score": [4.5]}', None, 4.5), ('{"final_rating": "4/5"}', None, 4), ('{"mos": 2.2}', None, 2.2),
+    ('{"sharpness": 4, "score": 3.5}', None, 3.5), ('{"quality": "good", "score": 3.5}', None, 3.5),
+    ('{"score": 1, "detail": {"rating": 3}}', None, 3), ("{'score': 3.5}", None, 3.5), ('Score: 3.5', None, 3.5),
+    ('**Score:** 3.5', None, 3.5), ('**Overall quality score: 3.5**', None, 3.5), ('The quality score is 3.5.', None, 3.5),
+    ('score = 4', None, 4), ('I would give this image a 3.5.', None, 3.5),
     # numbers that are none
     ('{"rating": NaN}', None, None), ('{"rating": Infinity}', None, None), ('{"rating": -Infinity}', None, None),
     ('{"rating": 1e999}', None, None), ('{"rating": true}', None, None), ('{"rating": false}', None, None),
     ('{"rating": null}', None, None), ('{"rating": []}', None, None), ('{"rating": {}}', None, None),
-    ('{"rating": [3.5]}', None, None), ('{"rating": "good"}', None, None), ('{"rating": ""}', None, None),
-    ('{"rating": "3/5"}', None, None), ('{"rating": "3.5/5"}', None, None), ('{"rating": "60%"}', None, None),
+    ('{"rating": [true]}', None, None), ('{"rating": [[3.5]]}', None, None), ('{"rating": [3.5, 4]}', None, None),
+    ('{"rating": [3.5, 3.5]}', None, None), ('{"rating": ["good"]}', None, None),
+    ('{"rating": "good"}', None, None), ('{"rating": ""}', None, None),
+    ('{"rating": "3/4"}', None, None), ('{"rating": "3.5/10"}', None, None), ('{"rating": "60%"}', None, None),
     ('{"rating": "NaN"}', None, None), ('{"rating": "inf"}', None, None), ('{"rating": "three"}', None, None),
     ('{"rating": "3,5"}', None, None), ('{"rating": "3 4"}', None, None), ('{"rating": 3.3.3.3}', None, None),
     ('{"rating": 3..3}', None, None), ('{"rating": 3,5}', None, None), ('{"rating": 0x3}', None, None),
-    ('{"rating": 3/5}', None, None), ('{"rating": 3 / 5}', None, None), ('{"rating": 60%}', None, None),
+    ('{"rating": 3/4}', None, None), ('{"rating": 3 / 10}', None, None), ('{"rating": 60%}', None, None),
     ('{"rating": 60 %}', None, None), ('{"rating": 1e400}', None, None), ('{"rating": "1e1"}', None, None),
-    ('rating: 3/5', None, None), ('rating: 3.5/5', None, None), ('rating: 70%', None, None), ('rating: 3.4.5', None, None),
+    ('rating: 3/10', None, None), ('rating: 3.5/50', None, None), ('rating: 70%', None, None), ('rating: 3.4.5', None, None),
     ('rating: NaN', None, None), ('rating: inf', None, None), ('rating: true', None, None), ('rating: high', None, None),
-    ('rating:', None, None), ('rating', None, None), ('rating: 3 / 5', None, None), ('rating: 3,4', None, None),
-    ('3/5', None, None), ('3.5/5', None, None), ('60%', None, None), ('3.4.5', None, None), ('3 4', None, None),
+    ('rating:', None, None), ('rating', None, None), ('rating: 3 / 6', None, None), ('rating: 3,4', None, None),
+    ('3/10', None, None), ('3.5/10', None, None), ('3.5/5.5', None, None), ('3/5/2024', None, None), ('1/3/5', None, None),
+    ('2 3/5', None, None), ('rating: 2 3/5', None, None), ('{"rating": 2 3/5}', None, None), ('3-4/5', None, None),
+    ('~3/5', None, None), ('3/5 or 4/5', None, None), ('rating: 3/5 or 4/5', None, None), ('6/5', None, None),
+    ('0/5', None, None),
+    ('-3/5', None, None), ('3/5%', None, None), ('3/-5', None, None), ('60/100', None, None),
+    ('3/5 of it is blurred', None, None),
+    ('rating: between 3/5 and 4/5', None, None), ('rating: 3/5 (or 4/5)', None, None), ('3.5/', None, None),
+    ('/5', None, None),
+    ('60%', None, None), ('3.4.5', None, None), ('3 4', None, None),
     ('3,5', None, None), ('3-4', None, None), ('between 3 and 4', None, None), ('three', None, None), ('NaN', None, None),
     ('inf', None, None), ('-inf', None, None), ('True', None, None), ('', None, None), ('   ', None, None), ('.', None, None),
-    ('e', None, None), ('4e', None, None), ('--3', None, None), ('3+', None, None), ('~3', None, None), ('3 stars', None, None),
+    ('e', None, None), ('4e', None, None), ('--3', None, None), ('3+', None, None), ('~3', None, None),
+    ('3 stars', None, None),
     ('\u0663', None, None), ('{"rating": \u0663}', None, None), ('\u00bd', None, None), ('3\u20444', None, None),
     # a part of something else
-    ('rating: 3-4', None, None), ('rating: 3 to 4', None, None), ('rating: 3 or 4', None, None), ('rating: 3 x 10', None, None),
-    ('rating: 3 \u2044 5', None, None), ('rating: 3 . 5', None, None), ('rating: 3 stars out of 10', None, None),
+    ('rating: 3-4', None, None), ('rating: 3 to 4', None, None), ('rating: 3 or 4', None, None),
+    ('rating: 3 x 10', None, None),
+    ('rating: 3 \u2044 4', None, None), ('rating: 3 . 5', None, None), ('rating: 3 stars out of 10', None, None),
     ('rating: 2 1/2', None, None), ('rating: 2\u00bd', None, None), ('rating: 4_0', None, None), ('4_0', None, None),
     ('{"rating": 3-4}', None, None), ('rating: 3+', None, None), ('rating: 3 to four', None, None),
     ('rating: 3 (out of 10)', None, None), ('rating: between 3 and 4', None, None),
@@ -89,8 +125,15 @@ ANSWERS = [
     ('{"rating": ' + '9' * 400 + '}', None, None),
     # several, or none, where one is wanted
     ('{"rating": 3, "rating": 4}', None, None), ('{"a": {"rating": 3}, "b": {"rating": 4}}', None, None),
-    ('[{"rating": 3}, {"rating": 4}]', None, None), ('rating: 3, rating: 4', None, None), ('{"score": 3.5}', None, None),
-    ('{}', None, None), ('[]', None, None), ('[3.5]', None, None), ('{"ratings": 3.5}', None, None),
+    ('[{"rating": 3}, {"rating": 4}]', None, None), ('rating: 3, rating: 4', None, None),
+    ('{"score": 3.5, "quality": 4}', None, None),
+    ('{"score": 6}', None, None), ('{"score": true}', None, None), ('{"score": "good"}', None, None),
+    ('{"detail": {"score": 4}}', None, None),
+    ('{"sharpness_score": 4}', None, None), ('Sharpness score: 4', None, None), ('Score: 3, quality: 4', None, None),
+    ('Score: 3-4', None, None), ('Score: 3/10', None, None), ('{"rating": "good", "score": 3.5}', None, None),
+    ('[3, 4]', None, None), ('[3.5', None, None), ('[[3.5]]', None, None), ('[true]', None, None), ('[6]', None, None),
+    ('rating [5]: 4', None, None), ('[NaN]', None, None),
+    ('{}', None, None), ('[]', None, None), ('{"ratings": 3.5}', None, None),
     ('{"rating_of_sharpness": 3.5}', None, None), ('{"overrating": 3.5}', None, None), ('"rating"', None, None),
     ('null', None, None), ('true', None, None), ('{"rating": 3.5}{"rating": 4}', None, None), ('[[[[]]]]', None, None),
     ('[' * 5000, None, None), ('{"a":' * 2000 + '1' + '}' * 2000, None, None), ('{"rating"}', None, None),
@@ -119,14 +162,16 @@ COMPLETIONS = [
     # nobody takes these
     (f'{THINK}<answer>{{"rating": 3.', None, None), (f'{THINK}<answer>{{"rating": 3', None, None),
     (f'{THINK}<answer>{{"rating": 3.4', None, None), (f'{THINK}<answer>3.4', None, None), (f'{THINK}<answer>3.', None, None),
-    (f'{THINK}<answer>**3', None, None), (f'{THINK}<answer>rating: 3 ', None, None), (f'{THINK}<answer>rating: 3e', None, None),
+    (f'{THINK}<answer>**3', None, None), (f'{THINK}<answer>rating: 3 ', None, None),
+    (f'{THINK}<answer>rating: 3e', None, None),
     (f'{THINK}<answer>{{"rating": "3', None, None), ('{"rating": 3.', None, None), ('{"rating": 3.4', None, None),
     (f'{THINK}```json\n{{"rating": 3', None, None), ('<think>A rating of 5 would mean perfect', None, None),
     ('<think>Such as <answer>{"rating": 3}</answer>', None, None), ('A rating of 5 is perfect.</think>Hm.', None, None),
     ('<think>A rating of 5 is perfect.</think>', None, None),
     ('', None, None), ('<think>', None, None), (THINK, None, None), (f'{THINK}<answer></answer>', None, None),
     (f'{THINK}<answer>', None, None), ('Sharp.', None, None), ('<answer>', None, None), ('</answer>', None, None),
-    ('<think>3', None, None), ('It has 3 people and 2 dogs.', None, None), (tagged('3') + '<answer>none</answer>', None, None),
+    ('<think>3', None, None), ('It has 3 people and 2 dogs.', None, None),
+    (tagged('3') + '<answer>none</answer>', None, None),
     (f'{THINK}<answer>{{"rating": 2}}</answer><answer>', None, None), ('<think>rating: 3 or rating: 4', None, None),
     ('\x00\ud800', None, None), ('<answer>' * 50, None, None), ('3 ' * 50, None, None),
 ]
@@ -213,7 +258,14 @@ def test_the_parts_are_stripped():
     ('I would rate this image 3.5 out of 10.', None), ('{"rating": "4 out of 10"}', None),
     ('On a scale of 1 to 10, I rate it 2.5', None), ('On a scale of 1 to 5, it has 2 faults.', None),
     ('On a scale of 1 to 5, I rate it 3-4.', None), ('On a scale of 1 to 5, the quality is 3 to 4.', None),
-    ('I rate it 2 out of 5 faults', None), ('{"rating": "3-4 out of 5"}', None), ('{"overall_rating": 3, "other": 4}', None)])
+    ('I rate it 2 out of 5 faults', None), ('{"rating": "3-4 out of 5"}', None), ('{"overall_rating": 3, "other": 4}', 3),
+    ('I would give this image a 3.5.', 3.5), ('The quality score is 3.5', 3.5), ('3.5/5', 3.5), ('{"rating": "3.5/5"}', 3.5),
+    ('{"rating": 3.5/5, "sharpness": 4}', 3.5), ('rating: 3.5 / 5', 3.5), ('I rate it 3.5/5', 3.5), ('3.5/10', None),
+    ('{"rating": "3.5/10"}', None), ('I rate it 3.5/10', None), ('{"score": 3.1}', 3.1),
+    ('{"mos": "3.1", "reason": "2 dogs"}', 3.1),
+    ('{"score": 3.1, "quality": 4}', None), ('Overall score: 3.1', 3.1), ('[3.5]', 3.5), ('{"rating": [3.5]}', 3.5),
+    ('{"rating": ["3.5"], "faults": [2]}', 3.5), ('[3.5, 4]', None), ('{"rating": [3.5, 4]}', None),
+    ('3/5 of it is blurred', None)])
 def test_plain_sentences_and_scales(answer, expected):
     for completion in (tagged(answer), answer):
         assert lenient_rating(completion, RANGE) == expected
@@ -222,9 +274,19 @@ def test_plain_sentences_and_scales(answer, expected):
     assert strict_rating(tagged(answer), RANGE) is None
 
 
-@pytest.mark.parametrize('answer', ['I would give this image a 3.5.', 'The quality score is 3.5'])
-def test_sentences_without_a_scale_have_a_place_alone(answer):
-    assert answer[rating_position(answer):].startswith('3.5') and lenient_rating(answer, RANGE) is None
+@pytest.mark.parametrize(('answer', 'rating_range', 'expected'), [
+    ('80/100', (0, 100), 80), ('80/10', (0, 100), None), ('7/10', (0, 10), 7), ('0.5/1', (-1, 1), 0.5),
+    ('-0.5/1', (-1, 1), -0.5),
+    ('4/5', (0, 100), None), ('{"score": "63/100"}', (0, 100), 63), ('3/4.5', (1, 4.5), 3)])
+def test_a_fraction_of_the_highest_rating_on_other_scales(answer, rating_range, expected):
+    assert lenient_rating(tagged(answer), rating_range) == expected
+    place = rating_position(tagged(answer), rating_range=rating_range)
+    assert place is None if expected is None else tagged(answer)[place:].startswith(str(expected))
+
+
+@pytest.mark.parametrize('answer', ['3.5/5', '[3.5', '{"score": 3.5', 'Score: 3.5', '{"rating": "3.5/5', '3.5/'])
+def test_an_answer_that_was_cut_off_has_no_rating_of_these_forms_either(answer):
+    assert lenient_rating(f'{THINK}<answer>{answer}', RANGE) is None
 
 
 @pytest.mark.parametrize('sign', ['\u2212', '\u2013', '\u2212 '])

@@ -17,7 +17,7 @@ from pyiqa_rali.vlm.expectation import NumberTokens, expectations, may_become, m
 END = '<|im_end|>'
 CHARACTERS = [END, *'0123456789.-+ "}{,\n*/%exT:', '</answer>']
 MERGED = [*CHARACTERS, '3.', '4.', '42', '100', '10', '.5', '5}', '2"', '",', ' 4', ' 3', '3.4', '-0', '-0.', '": ', '": 4',
-          '0.', '00', '2}', '. ', ' -']
+          '0.', '00', '2}', '. ', ' -', '/5', '4/', '/1', '5.']
 VOCABULARIES = {'single digits': CHARACTERS, 'merged digits': MERGED}
 ENDS = ['}</answer>', '}', '</answer>', '\n', ' ', ',', '"', '"}', '", ', '.', '. T', '**', 'x', '.\n', '..']
 RANGES = [(1, 5), (0, 100), (-1, 1)]
@@ -93,9 +93,17 @@ def test_expectations_by_hand(vocabulary, rating_range, chances, value):
     assert expected(texts, vocabulary, rating_range) == pytest.approx(value, abs=1e-12)
 
 
-@pytest.mark.parametrize('other', ['4/5}', '80%}', 'x4}', '}', '-}', '05}', '..5}', '{', '3/5', '-x', '"3"'])
+@pytest.mark.parametrize('other', ['4/10}', '80%}', 'x4}', '}', '-}', '05}', '..5}', '{', '3/', '-x', '"3"',
+                                   '4/}', '4/5/', '4/50}', '4/5%', '4//5', '6/5}', '/5}', '4/5.5}', '0/5}'])
 def test_what_is_no_rating_is_left_out(vocabulary, other):
     assert expected([(other, 0.6), ('2.5}', 0.4)], vocabulary, (1, 5)) == pytest.approx(2.5, abs=1e-12)
+
+
+@pytest.mark.parametrize('end', ['}', '</answer>', '.', '. T', '.0}', ' ', '"}'])
+def test_a_fraction_of_the_highest_rating_is_its_own_number(vocabulary, end):
+    chances = [(f'4/5{end}', 0.5), ('4.2/10}', 0.25), ('2}', 0.25)]
+    assert expected(chances, vocabulary, (1, 5)) == pytest.approx((4 * 0.5 + 2 * 0.25) / 0.75, abs=1e-12)
+    assert expected([(f'50/100{end}', 0.5), ('20', 0.5), ('4/5', 9)], vocabulary, (0, 100)) == pytest.approx(35, abs=1e-12)
 
 
 def test_all_tokenisations_of_a_rating_count():
@@ -201,7 +209,7 @@ PLACES = [
     ('<answer>{"a": {"rating": 3}, "b": {"rating": 4}}</answer>', None), ('It has 3 dogs.', None), ('', None),
     ('<think>a rating of 3', None), ('<think>a rating of 3</think>', None),
     ('<answer></answer>', None),
-    ('<answer>{"score": 3}</answer>', None)]
+    ('<answer>{"score": 3}</answer>', '3}'), ('<answer>[3]</answer>', '3]')]
 
 
 @pytest.mark.parametrize(('completion', 'rest'), PLACES)
