@@ -10,7 +10,8 @@ The rule, for every command, data set and table:
 - Gray is repeated; palettes, CMYK, YCbCr and CIELAB are converted by Pillow; colour profiles are not applied, as in pyiqa.
 - Of animations and multi-page files, the first picture is read.
 - Camera raw files are developed by LibRaw with the camera's white balance; their preview is never used in its place.
-- A truncated file is rejected, and so is one with more pixels than `ReadingOptions.pixel_limit`.
+- A truncated file is rejected, a PNG or JPEG whose end was overwritten (`image_damage`), and so is one with more pixels than
+  `ReadingOptions.pixel_limit`.
 
 Whatever a decoder raises becomes an `UnreadableImage` that names the file.
 """
@@ -29,6 +30,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pyiqa_rali.core.errors import DataError, OptionError, first_line
 from pyiqa_rali.data.decoding import PIXEL_LIMIT, decoding
+from pyiqa_rali.data.image_damage import damage
 from pyiqa_rali.data.image_formats import RAW, develop, is_raw, open_image, raw_size, why_unidentified
 
 HEAD = 64  # bytes that show what an undecodable file contains
@@ -100,7 +102,11 @@ def read_rgb(source: str | os.PathLike | bytes, options: ReadingOptions = READIN
         UnreadableImage: there is no such file, or no picture in it; the message names it.
     """
     with _opened(source, options, name) as opened:
-        return _pixels(opened, options) if isinstance(opened, Image.Image) else _developed(opened, options)
+        if not isinstance(opened, Image.Image):
+            return _developed(opened, options)
+        pixels = _pixels(opened, options)
+        _refuse_damaged(source, opened.format)
+        return pixels
 
 
 def read_size(source: str | os.PathLike | bytes, options: ReadingOptions = READING, name: str | None = None) -> tuple[int, int]:
@@ -171,6 +177,14 @@ def _check_count(size: tuple[int, int], options: ReadingOptions) -> None:
         raise DataError(TOO_MANY.format(count))
     if not count:
         raise DataError(f'it has {size[0]} x {size[1]} pixels')
+
+
+def _refuse_damaged(source: str | os.PathLike | bytes, image_format: str | None) -> None:
+    """Raise DataError for a file that was decoded although a part of it is lost."""
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, 'rb') as stream:
+        found = damage(stream, image_format)
+    if found is not None:
+        raise DataError(found)
 
 
 def _developed(stream: str | IO[bytes], options: ReadingOptions) -> np.ndarray:

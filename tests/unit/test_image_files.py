@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import socket
 import stat
 import struct
@@ -299,6 +300,71 @@ def test_warnings_as_errors_change_no_picture(tmp_path):
         warnings.simplefilter('error')
         found = read_rgb(content, ReadingOptions(pixel_limit=700))  # above half of it, where Pillow warns
     assert np.array_equal(found, read_rgb(content))
+
+
+def zeroed(content, count):
+    """Return a file whose last bytes were never written."""
+    return content[:-count] + bytes(count)
+
+
+PHOTO = np.asarray(Image.effect_noise((96, 64), 60))
+
+
+@pytest.mark.parametrize(('kind', 'options'), [('PNG', {}), ('PNG', {'compress_level': 0}), ('JPEG', {}),
+                                               ('JPEG', {'progressive': True}), ('JPEG', {'optimize': True})])
+def test_pictures_whose_end_was_overwritten_with_zeros_are_refused(kind, options):
+    whole = encoded(Image.fromarray(PHOTO), kind, **options)
+    decoded_by_pillow = 0
+    for count in range(1, len(whole) // 2, max(1, len(whole) // 60)):
+        content = zeroed(whole, count)
+        try:
+            Image.open(io.BytesIO(content)).load()
+            decoded_by_pillow += 1
+        except (OSError, SyntaxError):
+            pass
+        if kind == 'PNG' and count <= 4:  # the checksum of the end itself
+            assert np.array_equal(read_rgb(content), read_rgb(whole))
+        else:
+            assert re.search('damaged|truncated|broken', reason(content)), count
+    assert decoded_by_pillow or kind == 'JPEG'
+
+
+def test_a_jpeg_with_zeros_that_pillow_takes_for_pixels_is_refused():
+    whole = encoded(Image.fromarray(GRADIENT).resize((256, 256)), 'JPEG')
+    content = zeroed(whole, 40) + bytes(4000)
+    Image.open(io.BytesIO(content)).load()
+    assert reason(content) == 'damaged JPEG file: its end is missing; a copy or a download that was not finished?'
+
+
+def test_a_png_with_wrong_or_missing_parts_says_which():
+    whole = encoded(Image.fromarray(PHOTO), 'PNG', compress_level=0)
+    place = whole.index(b'IEND') - 8  # the checksum before the length and the name of the last chunk
+    changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:]
+    Image.open(io.BytesIO(changed)).load()
+    assert reason(changed).startswith('damaged PNG file: a checksum of its pixels is wrong;')
+    Image.open(io.BytesIO(whole[:-12])).load()
+    assert reason(whole[:-12]).startswith('damaged PNG file: its end is missing;')
+
+
+@pytest.mark.parametrize('tail', [bytes(700), b'no part of the picture', b'\xff\xd8\xff\xe0' + bytes(9)])
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'MPO'])
+def test_what_follows_a_picture_does_not_matter(kind, tail):
+    whole = encoded(Image.fromarray(PHOTO), kind)
+    assert np.array_equal(read_rgb(whole + tail), read_rgb(whole))
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_its_picture():
+    thumbnail = encoded(Image.fromarray(GRADIENT), 'JPEG')
+    exif = b'Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0' + thumbnail
+    whole = encoded(Image.fromarray(GRADIENT).resize((256, 256)), 'JPEG', exif=exif)
+    assert read_rgb(whole).shape == (256, 256, 3) and whole.count(b'\xff\xd9') == 2
+    assert 'its end is missing' in reason(zeroed(whole, 40) + bytes(4000))
+
+
+def test_no_picture_that_comes_with_scikit_image_is_taken_for_damaged():
+    import skimage.data
+    found = [path for path in ImageFinder([os.path.dirname(skimage.data.__file__)]) if path.endswith(('.png', '.jpg'))]
+    assert len(found) >= 10 and all(read_rgb(path).size for path in found)
 
 
 def test_a_picture_above_the_limit_is_not_decoded(tmp_path, monkeypatch):
