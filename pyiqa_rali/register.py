@@ -1,4 +1,4 @@
-"""All that pyiqa is told about this package: metric names, architectures, data sets, and that our nets know their range.
+"""All that pyiqa is told about this package: metric names, architectures, data sets, what our nets know of themselves.
 
 This is the only file that touches pyiqa's registries, its table of metrics and its class of metrics. It imports neither pyiqa
 nor torch.
@@ -69,10 +69,11 @@ def add_archs_and_datasets(module: ModuleType) -> None:
 
 
 def let_nets_tell_facts(module: ModuleType) -> None:
-    """Let `pyiqa.models.inference_model` take range, direction and white of our metrics from their nets; others stay.
+    """Let `pyiqa.models.inference_model` take range, direction and white of our metrics, and pictures, from their nets.
 
     Range and direction depend on the weights, which pyiqa's table is older than. They are looked up whenever they are asked
-    for, so that they follow every way in which weights can change: `load_weights`, `load_state_dict`, copies, pickles.
+    for, so that they follow every way in which weights can change: `load_weights`, `load_state_dict`, copies, pickles. Paths
+    and Pillow images are read by this package's own rule, so that a file has one score. Other metrics stay as they are.
     """
     metric = module.InferenceModel
     if isinstance(vars(metric).get('score_range'), FactOfNet):
@@ -87,6 +88,15 @@ def let_nets_tell_facts(module: ModuleType) -> None:
         check(self, scaled(x) if scaled is not None and hasattr(x, 'dtype') else x)
 
     metric.is_valid_input = is_valid_input
+    forward = metric.forward
+
+    @functools.wraps(forward)
+    def read_and_forward(self: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Score as pyiqa does, after the net has read the picture where the net is ours."""
+        read = getattr(_net_of(self), 'as_images', None)
+        return forward(self, target if read is None else read(target), *args, **kwargs)
+
+    metric.forward = read_and_forward
 
 
 class FactOfNet:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError, some
 from pyiqa_rali.core.memory import bound_primitive_cache
+from pyiqa_rali.data.decoding import PIXEL_LIMIT
+from pyiqa_rali.data.image_files import ReadingOptions
 from pyiqa_rali.data.training_images import TrainingImages, record_in
 from pyiqa_rali.model import checkpoint as checkpoint_format
 from pyiqa_rali.model.basis_scorer import BasisScorer
@@ -29,8 +31,8 @@ _DECIDING = threading.Lock()
 class RALI(MetricNet):
     """Reasoning-Aligned Lightweight IQA (arXiv 2510.11369): no-reference score of pictures in [0, 1].
 
-    pyiqa's metrics take paths too, and read the files themselves: without EXIF orientation, with 16-bit gray clipped to white,
-    and with the pixels that transparency hides. `pyiqa_rali.data.image_files.read_rgb` reads as this package's commands do.
+    As a metric of pyiqa it takes a path, the bytes of a file or a Pillow image too, and reads them as this package's
+    commands do (see `pyiqa_rali.data.image_files`).
 
     Args:
         pretrained: 'rali' (the released checkpoint, or the user's default), 'rali-lite' (embedded), a path or a hub
@@ -52,6 +54,8 @@ class RALI(MetricNet):
             a checkpoint the model is always trainable.
         backend: what computes on CPUs: 'torch', or 'onnx', onnxruntime, which is several times faster for convolutional
             encoders, gives scores within 1e-4 of the range, and has no gradient. The first use of weights exports them.
+        upright: turn pictures that are given as files or by Pillow as their EXIF orientation says.
+        pixel_limit: refuse such pictures with more pixels than this.
 
     Raises:
         CheckpointError: the weights cannot be found or read.
@@ -62,8 +66,9 @@ class RALI(MetricNet):
                  image_encoder: dict[str, Any] | None = None, pca_dim: int | None = None, num_basis: int | None = None,
                  mos_range: tuple[float, float] | None = None, lower_better: bool | None = None, precision: str = 'fp32',
                  exact: bool = False, revision: str | None = None, trainable: bool | None = None,
-                 backend: str = 'torch'):
+                 backend: str = 'torch', upright: bool = True, pixel_limit: int = PIXEL_LIMIT):
         super().__init__()
+        self.reading = ReadingOptions(upright, pixel_limit)
         bound_primitive_cache()
         check_trainable(trainable)
         self.precision, self._dtype, self.exact = precision, check_precision(precision), exact

@@ -355,7 +355,8 @@ def test_the_pixel_limit_of_a_data_set_is_an_option(tmp_path):
     values['datasets']['koniq10k']['pixel_limit'] = 40 * 48 - 1
     root = run(values)
     assert {row['message'] for row in rows(root / 'missing.csv')} == {
-        'its 1920 pixels are more than the limit; raise --pixel-limit (pixel_limit in option files), or make it smaller'}
+        'its 1920 pixels are more than the limit; raise --pixel-limit (pixel_limit in option files and create_metric), '
+        'or make it smaller'}
     values['datasets']['koniq10k']['pixel_limit'] = 0
     with pytest.raises(OptionError, match='datasets: koniq10k: pixel_limit: 0 must be at least 1'):
         run(values)

@@ -30,6 +30,8 @@ class InferenceModel:
         self.__dict__['_modules'] = {'net': net}
     def is_valid_input(self, x):
         assert x < 1
+    def forward(self, target, ref=None):
+        return target
 """
 SHOW = """
 import json, sys

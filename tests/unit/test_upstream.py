@@ -8,6 +8,7 @@ from pathlib import Path
 import pyiqa.models.inference_model as inference_model
 import pytest
 import torch
+from pyiqa.utils.img_util import imread2tensor
 
 from pyiqa_rali import register
 
@@ -52,6 +53,16 @@ def test_white_passes_in_half_precision(patched):
     metric.is_valid_input(torch.ones(1, 3, 8, 8, dtype=torch.float16))
     with pytest.raises(AssertionError, match='Input must be normalized'):
         metric.is_valid_input(torch.ones(1, 3, 8, 8, dtype=torch.float16) * 1.01)
+
+
+def test_a_net_reads_its_pictures_itself(patched, tmp_path):
+    from tests.unit.test_given import FILES, as_read, metric_of, saved
+    from tests.unit.test_surroundings import HEAD
+    path = saved(tmp_path, HEAD)
+    metric, content = patched('rali', device='cpu', pretrained_model_path=path), FILES['turned']
+    assert torch.equal(metric(content), metric_of(path)(as_read(content)))
+    other = patched('entropy', device='cpu')
+    assert torch.equal(other(content), other(imread2tensor(content, rgb=True)[None]))
 
 
 def test_names_come_by_entry_point(monkeypatch):
