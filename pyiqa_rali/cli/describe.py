@@ -16,7 +16,7 @@ from pyiqa_rali.cli.arguments import (
     reading_settings,
     told_empty,
 )
-from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.data.image_files import ReadingOptions
 from pyiqa_rali.scoring.entries import ImageEntry, chunks, read_entry
 from pyiqa_rali.scoring.sources import ImageSources
@@ -66,8 +66,6 @@ def run(args: argparse.Namespace) -> int:
         for entry, found in described(net, entries, reading):
             count, failed = count + 1, failed + (isinstance(found, DataError) or found.status == 'failed')
             print(as_json(entry.name, found) if args.json else as_text(entry.name, found), flush=True)
-    if not count:
-        raise OptionError(f'PATH: no image below {", ".join(args.images)}.')
     if failed:
         print(f'{failed} of {count} images have no rating.', file=sys.stderr)
     return 1 if told_empty(sources.empty) or failed else 0

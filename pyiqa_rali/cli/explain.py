@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.cli.arguments import CommandParser, add_images, add_reading_settings, reading_settings, told_empty
-from pyiqa_rali.core.errors import OptionError
 
 WIDTH, BAR, VOTES = 80, 20, 5
 
@@ -54,8 +53,6 @@ def run(args: argparse.Namespace) -> int:
         if names is not None and found is not None and pixels is not None:
             from pyiqa_rali.figures.explanations import draw_explanation
             draw_explanation(pixels, found, names.next(image), metric.net.metadata['mos_range'], metric.lower_better)
-    if not count:
-        raise OptionError(f'PATH: no image below {", ".join(args.images)}.')
     return 1 if told_empty(sources.empty) or failed else 0
 
 

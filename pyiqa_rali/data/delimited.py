@@ -19,6 +19,7 @@ SEPARATORS = {',': 'commas', ';': 'semicolons', '\t': 'tabs'}
 ENCODINGS = ((b'\xef\xbb\xbf', 'utf-8-sig'), (b'\xff\xfe\x00\x00', 'utf-32'), (b'\x00\x00\xfe\xff', 'utf-32'),
              (b'\xff\xfe', 'utf-16'), (b'\xfe\xff', 'utf-16'))  # the longer mark before the one that is its beginning
 WORKBOOKS = (b'PK\x03\x04', b'\xd0\xcf\x11\xe0')  # .xlsx and .ods are zip archives, .xls is a compound file
+JSON = ('{"', '[{', '[\n', '{\n')
 LARGEST_CELL = 2 ** 24
 SHOWN = 60  # characters of a cell in a message
 
@@ -82,6 +83,9 @@ def read_delimited(path: str | os.PathLike, least_columns: int = 2) -> Delimited
         text, start = rest, 2
     if not text.strip():
         raise DataError(f'{path}: is empty. A table has a line of headings, such as image,mos, and a line for each image.')
+    if text.lstrip().startswith(JSON):
+        raise DataError(f'{path}: holds JSON and no table. A list, or lines, of {{"image": ..., "gt_score": ...}} is read by a '
+                        'data set with type: ManifestNRDataset and format: deqa.')
     separator = named.group(1) if named else _separator(path, text, start, least_columns)
     (_, columns), *rows = _records(path, text, separator, start)
     columns = [name.strip() for name in columns]

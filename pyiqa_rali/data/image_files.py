@@ -31,7 +31,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from pyiqa_rali.core.errors import DataError, OptionError, first_line
 from pyiqa_rali.data.decoding import PIXEL_LIMIT, decoding
 from pyiqa_rali.data.image_damage import damage
-from pyiqa_rali.data.image_formats import RAW, develop, is_raw, open_image, raw_size, why_unidentified
+from pyiqa_rali.data.image_formats import RAW, UNKNOWN, develop, is_raw, open_image, raw_size, why_unidentified
 
 HEAD = 64  # bytes that show what an undecodable file contains
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -41,7 +41,8 @@ SWAPPING = (5, 6, 7, 8)  # orientations that exchange height and width
 WITH_ALPHA = ('LA', 'RGBA', 'PA', 'La', 'RGBa')
 KNOWN_16_BITS = ('PNG', 'TIFF', 'JPEG2000', 'PPM', 'JXL', 'IM')  # FITS, among others, has signed values of any range
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF
-TOO_MANY = 'its {} pixels are more than the limit; raise --pixel-limit (pixel_limit in option files), or make it smaller'
+TOO_MANY = ('its {} pixels are more than the limit; raise --pixel-limit (pixel_limit in option files and create_metric), '
+            'or make it smaller')
 KINDS = ((stat.S_ISFIFO, 'a named pipe'), (stat.S_ISSOCK, 'a socket'), (stat.S_ISCHR, 'a device'), (stat.S_ISBLK, 'a device'))
 OWN_NAME = r" (?:'[^']*'|\"[^\"]*\"|<_io\.BytesIO object at 0x[0-9a-fA-F]+>)$"  # at the end of Pillow's messages
 
@@ -107,6 +108,28 @@ def read_rgb(source: str | os.PathLike | bytes, options: ReadingOptions = READIN
         pixels = _pixels(opened, options)
         _refuse_damaged(source, opened.format)
         return pixels
+
+
+def rgb_of(image: Image.Image, options: ReadingOptions = READING) -> np.ndarray:
+    """Return a picture of Pillow as 8-bit RGB, by the rule at the head of this module; the picture itself stays as it is.
+
+    16-bit gray that was made in memory is taken as 16 bits; what the file has lost, Pillow does not tell.
+
+    Args:
+        image: of any mode, decoded or not; of several frames the one that it shows.
+        options: orientation and pixel limit.
+
+    Returns:
+        uint8 (H, W, 3), writable.
+
+    Raises:
+        UnreadableImage: it cannot be decoded, or its pixels have no known range.
+    """
+    with _named(b'', str(getattr(image, 'filename', '') or 'the picture'), ''), decoding(options.pixel_limit):
+        _check_count(image.size, options)
+        if is_raw(image):
+            raise DataError("it is the preview inside a camera's raw file; give the path of the file")
+        return _pixels(image, options)
 
 
 def read_size(source: str | os.PathLike | bytes, options: ReadingOptions = READING, name: str | None = None) -> tuple[int, int]:
@@ -216,8 +239,8 @@ def _orientation(image: Image.Image) -> int | None:
 def _colour_key(image: Image.Image) -> object:
     """Return the colour that stands for transparency, on the scale of the decoded pixels."""
     key = image.info.get('transparency')
-    sixteen_bits = any('16' in str(tile[3]) for tile in getattr(image, 'tile', ()))
-    if image.mode == 'RGB' and isinstance(key, tuple) and sixteen_bits:
+    if image.mode == 'RGB' and isinstance(key, tuple) and (
+            max(key) > 255 or any('16' in str(tile[3]) for tile in getattr(image, 'tile', ()))):
         return tuple(value >> 8 for value in key)  # Pillow returns the higher byte of the pixels, but not of the key
     return key
 
@@ -228,6 +251,7 @@ def _as_rgb(image: Image.Image, colour_key: object) -> Image.Image:
     if image.mode.startswith('I'):
         return _scaled_to_8_bits(image, colour_key)
     if colour_key is not None:
+        image = image.copy()  # somebody else's, maybe
         image.info['transparency'] = colour_key
     if image.mode in WITH_ALPHA or colour_key is not None or _has_alpha_palette(image):
         image = image.convert('RGBA')
@@ -241,10 +265,10 @@ def _has_alpha_palette(image: Image.Image) -> bool:
 
 def _scaled_to_8_bits(image: Image.Image, colour_key: object) -> Image.Image:
     """Return 16-bit gray as 8-bit RGB. Pillow's mode I holds 16 bits in a PNG or a PGM, and has no known range elsewhere."""
-    known = KNOWN_16_BITS if image.mode != 'I' else ('PNG', 'PPM')
+    known = (*KNOWN_16_BITS, None) if image.mode != 'I' else ('PNG', 'PPM')  # without a format it was made in memory
     if image.format not in known:
-        bits = 32 if image.mode == 'I' else 16
-        raise DataError(f'{bits}-bit pixels of {image.format} have no known range; convert it to PNG of 8 or 16 bits')
+        bits, made_by = 32 if image.mode == 'I' else 16, f' of {image.format}' if image.format else ''
+        raise DataError(f'{bits}-bit pixels{made_by} have no known range; convert it to PNG of 8 or 16 bits')
     tags = getattr(image, 'tag_v2', {})
     bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
     values = np.asarray(image).astype(np.float32)
@@ -280,8 +304,8 @@ def _raise_unreadable(error: BaseException, source: str | os.PathLike | bytes, n
         reason = 'there is not enough memory to decode it'
     elif isinstance(error, OSError) and error.errno and error.strerror:
         reason = error.strerror
-    elif error.args and isinstance(error.args[0], bytes):  # LibRaw's
-        reason = error.args[0].decode(errors='replace')
+    elif error.args and isinstance(error.args[0], bytes):
+        reason = _why_not_developed(error.args[0].decode(errors='replace'), source, extension)
     elif isinstance(error, OSError | SyntaxError | ValueError):
         reason = re.sub(OWN_NAME, '', first_line(error))
     elif (found := _why_unidentified(source, extension)).startswith('damaged'):  # the messages of such decoders help nobody
@@ -289,6 +313,15 @@ def _raise_unreadable(error: BaseException, source: str | os.PathLike | bytes, n
     else:
         reason = f'{type(error).__name__}: {first_line(error)}'
     raise UnreadableImage(name, reason) from error
+
+
+def _why_not_developed(said: str, source: str | os.PathLike | bytes, extension: str) -> str:
+    """Return why LibRaw, which says little, does not develop a file."""
+    found = _why_unidentified(source, extension)
+    if found != UNKNOWN:
+        return found
+    return (f'damaged, or no camera raw file that LibRaw knows ({said}); copy it from the camera again, or convert it to DNG '
+            'or TIFF')
 
 
 def _why_unidentified(source: str | os.PathLike | bytes, extension: str) -> str:

@@ -33,13 +33,17 @@ PLUGIN_FORMATS = (
     (0, b'\xff\x0a', 'JXL'), (4, b'JXL ', 'JXL'), (4, b'ftypavif', 'AVIF'), (4, b'ftypavis', 'AVIF'),
     *((4, b'ftyp' + brand, 'HEIF') for brand in (b'heic', b'heix', b'heim', b'heis', b'hevc', b'mif1', b'msf1')))
 PLUGIN_NAMES = {'JXL': 'JPEG XL'}
+PLAIN_PICTURES = ((b'\xff\xd8\xff', 'JPEG'), (b'\x89PNG', 'PNG'), (b'RIFF', 'WebP'), (b'GIF8', 'GIF'), (b'BM', 'BMP'))
+UNKNOWN = 'cannot identify image file'
 WEB_PAGE = 'it holds a web page and no picture: a download that failed?'
+HOLDS_JSON = 'it holds JSON and no picture; images are listed in a text file, one path a line, which is given as @FILE'
 CONTENTS = (
     (0, b'version https://git-lfs', 'it holds a Git LFS pointer and no picture; fetch it with: git lfs pull'),
     (4, b'ftyp', 'it holds a video'), (0, b'\x1aE\xdf\xa3', 'it holds a video'),
     (0, b'%PDF', 'it holds a PDF document'), (0, b'%!PS', UNREAD['.eps']), (0, b'\xc5\xd0\xd3\xc6', UNREAD['.eps']),
     (0, b'<svg', UNREAD['.svg']), (0, b'<!doctype', WEB_PAGE), (0, b'<html', WEB_PAGE),
-    (0, b'<?xml', 'it holds XML text and no picture'), (0, b'PK\x03\x04', 'it holds a zip archive'),
+    (0, b'<?xml', 'it holds XML text and no picture'), *((0, begin, HOLDS_JSON) for begin in (b'{"', b'[{')),
+    (0, b'PK\x03\x04', 'it holds a zip archive'),
     (0, b'\x1f\x8b', 'it holds a gzip archive'))
 
 
@@ -144,7 +148,11 @@ def why_unidentified(head: bytes, extension: str) -> str:
     for place, content, reason in CONTENTS:
         if content in (head[place:place + len(content)], text[:len(content)]):
             return reason
-    return UNREAD.get(extension, 'cannot identify image file')
+    if extension in RAW:
+        found = next((name for begin, name in PLAIN_PICTURES if head.startswith(begin)), None)
+        if found is not None:
+            return f'it holds a {found} picture and no camera raw; give it the extension of that'
+    return UNREAD.get(extension, UNKNOWN)
 
 
 def _has_plugin(name: str) -> bool:

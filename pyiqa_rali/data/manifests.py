@@ -113,7 +113,9 @@ def read_manifest(path: str | os.PathLike, kind: str, mos_column: str | None = N
 
 
 def json_records(path: Path, example: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the entries of a JSON list, or of the lines of a .jsonl file, each with file and entry or line for messages.
+    """Return the entries of a JSON list, or of lines that hold one each, with file and entry or line for messages.
+
+    Which of the two it is, the content says: both come as .json and as .jsonl.
 
     Args:
         path: the file.
@@ -123,7 +125,7 @@ def json_records(path: Path, example: str) -> list[tuple[str, dict[str, Any]]]:
         DataError: the file is not such a list.
     """
     text = read_text(path)
-    if path.suffix.lower() == '.jsonl':
+    if (path.suffix.lower() == '.jsonl' and not text.lstrip().startswith('[')) or _holds_lines(text):
         lines = [(f'{path}, line {number}', line) for number, line in enumerate(text.split('\n'), start=1) if line.strip()]
         pairs = [(where, _json(line, where)) for where, line in lines]
     else:
@@ -136,6 +138,12 @@ def json_records(path: Path, example: str) -> list[tuple[str, dict[str, Any]]]:
         if not isinstance(record, dict):
             raise DataError(f'{where}: {str(record)[:60]!r} must be {example}.')
     return pairs
+
+
+def _holds_lines(text: str) -> bool:
+    """Whether a text is several lines of a JSON object each, as against one list or one object."""
+    lines = [line.strip() for line in text.strip().splitlines()]
+    return len(lines) > 1 and all(line.startswith('{') and line.endswith('}') for line in lines[:2])
 
 
 def _json(text: str, where: str) -> Any:

@@ -11,12 +11,14 @@ from torch import Tensor
 from pyiqa_rali.core.errors import CheckpointError, some
 from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.model.checkpoint_bank import BANK_FORMAT, check_bank
+from pyiqa_rali.model.foreign import EXPORT, what_foreign_tensors_are, why_no_tensors
 from pyiqa_rali.model.wrapping import state_dict_in, wrapping
 
 FORMAT_VERSION = 1  # of files that are written without a text bank
 NEWEST_FORMAT = BANK_FORMAT
 METADATA_KEY = 'pyiqa_rali'
 FILE_NAME = 'rali.safetensors'
+NOT_OURS = f'has no "{METADATA_KEY}" metadata; it is not an export of pyiqa_rali.'
 REQUIRED_METADATA = ('format_version', 'image_encoder', 'mos_range', 'lower_better')
 SCORER_TENSORS = ('pca_mean', 'pca_scale', 'pca_components', 'basis_vectors', 'basis_scores', 'temperature')
 TENSORS_AT_ONCE = 16
@@ -119,6 +121,8 @@ def _read_safetensors(path: Path, with_tensors: bool = True) -> tuple[dict[str, 
             text = (stream.metadata() or {}).get(METADATA_KEY)
             prefix, names = wrapping(stream.keys()), list(stream.keys())
             carried = stream.get_tensor(prefix + EXTRA_STATE_KEY) if prefix + EXTRA_STATE_KEY in names else None
+            if not text and carried is None:
+                raise CheckpointError(f'{path}: {NOT_OURS} {what_foreign_tensors_are(names)}')
             metadata = _parse_metadata(text, path) if text or carried is None else metadata_from_extra_state(carried, path)
             tensors = {name.removeprefix(prefix): stream.get_tensor(name) for name in names} if with_tensors else {}
             tensors.pop(EXTRA_STATE_KEY, None)
@@ -132,18 +136,20 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch.load raises another class for each way in which a file can be broken
-        raise CheckpointError(f'{path}: cannot be read as a torch file of tensors ({type(error).__name__}). The file is '
-                              'truncated, of another format, or holds more than tensors; export it again.') from error
+        raise CheckpointError(f'{path}: cannot be read as a torch file of tensors ({type(error).__name__}). '
+                              f'{why_no_tensors(path)}') from error
     tensors = state_dict_in(content)
-    if not tensors:
-        raise CheckpointError(f'{path}: holds no "params" and no other state dict; it is not an export of pyiqa_rali.')
-    return tensors, metadata_from_extra_state(tensors.pop(EXTRA_STATE_KEY, None), path)
+    if not tensors or not any(torch.is_tensor(value) for value in tensors.values()):
+        raise CheckpointError(f'{path}: holds no "params" and no other state dict; it is not an export of pyiqa_rali. Give '
+                              f'{EXPORT}.')
+    if EXTRA_STATE_KEY not in tensors:
+        raise CheckpointError(f'{path}: {NOT_OURS} {what_foreign_tensors_are(tensors)}')
+    return tensors, metadata_from_extra_state(tensors.pop(EXTRA_STATE_KEY), path)
 
 
 def _parse_metadata(text: str | None, path: str | os.PathLike) -> dict[str, Any]:
     if text is None:
-        raise CheckpointError(f'{path}: has no "{METADATA_KEY}" metadata; it is not an export of pyiqa_rali. The released '
-                              'RALI folder is converted with `python -m pyiqa_rali convert FOLDER OUT`.')
+        raise CheckpointError(f'{path}: {NOT_OURS} Give {EXPORT}.')
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -67,12 +67,12 @@ def what_is_asked(processor: Any, prompt: Prompt) -> dict[str, Any]:
     """Return what a model sees.
 
     Returns:
-        'system_message' (text or None), 'system_message_from' (a sentence) and 'chat' (all that is rendered; the picture's
+        'system_prompt' (text or None), 'system_prompt_from' (a sentence) and 'chat' (all that is rendered; the picture's
         tokens take the place of its placeholder).
     """
     own = template_system_message(processor) if prompt.system is None else prompt.system
     if prompt.system is not None:
-        origin = 'system_prompt'
+        origin = 'the option system_prompt, or the card beside the weights'
     else:
         origin = 'none: the chat template puts in no message of its own' if own is None else "the chat template's own default"
-    return {'system_message': own, 'system_message_from': origin, 'chat': rendered_chat(processor, prompt)}
+    return {'system_prompt': own, 'system_prompt_from': origin, 'chat': rendered_chat(processor, prompt)}

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ FORMAT_VERSION = 1
 FORMAT_WITH_SYSTEM = 2  # written only with a system prompt: earlier versions, which know none, then ask for an update
 DEGRADATIONS = ('noise', 'compression', 'blur', 'darken', 'null')
 SEVERITIES = ('slight', 'moderate', 'obvious', 'serious', 'catastrophic')
+
+FIELD = re.compile(r'\{(\w*[\w.]*)(?:![rsa])?(?::[^{}"\']*)?\}')  # what `str.format` fills in; braces of JSON hold more
 
 SCORE_PROMPT = (
     'Judge the technical quality of this picture: its sharpness, noise, compression, exposure and colours. Reason first, '
@@ -42,6 +45,27 @@ class Prompt:
 
     question: str
     system: str | None = None
+
+
+def filled_in(template: str, **values: Any) -> str:
+    """Return a text with its fields filled in: as `str.format` does it, or with the braces of JSON in it as they stand.
+
+    Prompts often show the JSON that they ask for. Where a text is no template of `str.format`, because it has braces around
+    something that is no name, and where no brace that opens is written twice, all braces but those of the fields stay.
+
+    Raises:
+        KeyError, IndexError, ValueError, AttributeError: it is neither.
+
+    Example:
+        >>> filled_in('From {low:g}, as {{"rating": 3}}', low=1.0), filled_in('From {low:g}, as {"a": {"b": 3}}', low=1.0)
+        ('From 1, as {"rating": 3}', 'From 1, as {"a": {"b": 3}}')
+    """
+    try:
+        return template.format(**values)
+    except (KeyError, IndexError, ValueError, AttributeError):
+        if '{{' in template or any(field[1] not in values for field in FIELD.finditer(template)):
+            raise  # a field that is not known, or braces that are written twice only in places
+    return FIELD.sub(lambda field: field[0].format(**values), template)
 
 
 @dataclass
@@ -84,11 +108,12 @@ class ReasoningCard:
         low, high = self.rating_range
         template = {'score': self.score_prompt, 'degradation': self.degradation_prompt}[task]
         try:
-            question = template.format(low=low, high=high, key=self.rating_key,
-                                       example=f'{low + 0.605 * (high - low):.2f}')
+            question = filled_in(template, low=low, high=high, key=self.rating_key,
+                                 example=f'{low + 0.605 * (high - low):.2f}')
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise OptionError(f'prompts: {task}_prompt: {template!r} cannot be filled in ({error!r}). Known are {{low}}, '
-                              '{high}, {key} and {example}; write other braces twice.') from error
+                              '{high}, {key} and {example}; write all other braces twice, or, as in JSON, all of them '
+                              'once.') from error
         return Prompt(question, self.system_prompt)
 
     def save(self, folder: Path) -> None:
@@ -135,13 +160,7 @@ def card_for(card: ReasoningCard | None, source: str | os.PathLike, prompts: str
         CheckpointError: nothing says on which scale the model rates.
         OptionError: a value cannot be used, or is given twice.
     """
-    values = {} if prompts is None else {name: _listed(value) if name == 'rating_range' else value
-                                        for name, value in read_prompts(prompts).items()}
-    for name, value in given.items():
-        value = _listed(value) if name == 'rating_range' else value
-        if value is not None and values.setdefault(name, value) != value:
-            raise OptionError(f'{name}: is {value!r} as an argument and {values[name]!r} in prompts: {prompts}. Give it '
-                              'once.')
+    values = given_of_card(prompts, **given)
     if card is None and 'rating_range' not in values:
         raise CheckpointError(f'{source}: says nothing about the scale of its ratings (no {CARD_FILE}). Give rating_range, '
                               'such as [1, 5], and score_prompt if it was trained with one of its own.')
@@ -151,6 +170,27 @@ def card_for(card: ReasoningCard | None, source: str | os.PathLike, prompts: str
     if message is not None:
         warnings.warn(message, stacklevel=3)
     return replace(card or ReasoningCard(), **values)
+
+
+def given_of_card(prompts: str | os.PathLike | None = None, **given: Any) -> dict[str, Any]:
+    """Return what is given of a card, checked: to be called before a model is looked for.
+
+    Args:
+        prompts: a YAML file; see `read_prompts`.
+        **given: values of the card; None where there is none.
+
+    Raises:
+        OptionError: a value cannot be used, or is given twice.
+    """
+    values = {} if prompts is None else {name: _listed(value) if name == 'rating_range' else value
+                                        for name, value in read_prompts(prompts).items()}
+    for name, value in given.items():
+        value = _listed(value) if name == 'rating_range' else value
+        if value is not None and values.setdefault(name, value) != value:
+            raise OptionError(f'{name}: is {value!r} as an argument and {values[name]!r} in prompts: {prompts}. Give it '
+                              'once.')
+    ReasoningCard(**values).prompt()
+    return values
 
 
 def _listed(bounds: Any) -> Any:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import check_choice
+from pyiqa_rali.data.decoding import PIXEL_LIMIT
+from pyiqa_rali.data.image_files import ReadingOptions, rgb_of
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.training_images import TrainingImages, record_beside
 from pyiqa_rali.model.metric_net import MetricNet
@@ -21,7 +23,7 @@ from pyiqa_rali.model.preprocessing import of_any_size_as_rgb_float
 from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
 from pyiqa_rali.vlm.decoding import RELEASES, Sampling
-from pyiqa_rali.vlm.prompts import card_for
+from pyiqa_rali.vlm.prompts import card_for, given_of_card
 
 if TYPE_CHECKING:
     from pyiqa_rali.vlm.loading import ReasoningModel
@@ -81,6 +83,8 @@ class ReasoningScorer(MetricNet):
         mos_range: map the ratings linearly to this range; None returns them on their own scale.
         lower_better: with `mos_range`, whether its low end means good quality.
         release: which published model it is, a key of `decoding.RELEASES`.
+        upright: turn pictures that are given as files or by Pillow as their EXIF orientation says.
+        pixel_limit: refuse such pictures with more pixels than this.
 
     Raises:
         CheckpointError: the model cannot be found or loaded.
@@ -94,8 +98,10 @@ class ReasoningScorer(MetricNet):
                  device_map: str | dict | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
                  score_prompt: str | None = None, system_prompt: str | None = None,
                  prompts: str | os.PathLike | None = None, rating_range: Sequence[float] | None = None,
-                 mos_range: Sequence[float] | None = None, lower_better: bool | None = None, release: str | None = None):
+                 mos_range: Sequence[float] | None = None, lower_better: bool | None = None, release: str | None = None,
+                 upright: bool = True, pixel_limit: int = PIXEL_LIMIT):
         super().__init__()
+        self.reading = ReadingOptions(upright, pixel_limit)
         check_choice('mode', mode, MODES)
         check_choice('release', release, (None, *RELEASES))
         self.sampling, longest = sampling_of(mode, release, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -110,14 +116,15 @@ class ReasoningScorer(MetricNet):
         if source in (None, True, False):
             raise OptionError('pretrained_model_path: must name a folder, or a hub repository as owner/name, of a '
                               'vision-language model. There is no default.')
+        own = {'score_prompt': score_prompt, 'system_prompt': system_prompt, 'rating_range': rating_range}
+        given_of_card(prompts, **own)  # before gigabytes are looked for
         from pyiqa_rali.vlm.loading import ReasoningModel, load_vlm
         if not isinstance(source, ReasoningModel):  # one that is given may be in training
             source = load_vlm(source, dtype, attn_implementation, device_map, min_pixels, max_pixels)
             source.model.requires_grad_(False)  # no gradient passes a text
         self._reasoner = _Hidden(source)
         self.model = self.reasoner.model
-        self.card = card_for(source.card, source.folder, prompts, release, score_prompt=score_prompt,
-                             system_prompt=system_prompt, rating_range=rating_range)
+        self.card = card_for(source.card, source.folder, prompts, release, **own)
         self.scale = _scale(mos_range, lower_better)
         self.failures = 0
 
@@ -151,7 +158,7 @@ class ReasoningScorer(MetricNet):
         """What the model is asked and how it answers.
 
         Returns:
-            'model', 'system_message' (the one that the model sees, or None), 'system_message_from', 'chat' (as the model
+            'model', 'system_prompt' (the one that the model sees, or None), 'system_prompt_from', 'chat' (as the model
             reads it), 'rating_range', 'rating_key', 'mode', 'decoding' and 'max_new_tokens'.
         """
         from pyiqa_rali.vlm.chat import what_is_asked
@@ -189,9 +196,13 @@ class ReasoningScorer(MetricNet):
         """Return reasoning text, rating and how it was read, for each picture.
 
         Args:
-            images: (N, 3 or 1, H, W) in [0, 1], uint8 or uint16, or PIL pictures.
+            images: (N, 3 or 1, H, W) in [0, 1], uint8 or uint16, or pictures of Pillow.
+
+        Raises:
+            UnreadableImage: a picture of Pillow cannot be decoded, or its pixels have no known range.
         """
-        pictures = to_pil(images) if torch.is_tensor(images) else [image.convert('RGB') for image in images]
+        pictures = (to_pil(images) if torch.is_tensor(images)
+                    else [Image.fromarray(rgb_of(image, self.reading)) for image in images])
         found = []
         with _undisturbed(self.model):
             for start in range(0, len(pictures), self.batch_size):

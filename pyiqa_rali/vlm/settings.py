@@ -13,7 +13,7 @@ from pyiqa_rali.data.training_images import record_beside, told_of
 from pyiqa_rali.vlm.chat import what_is_asked
 from pyiqa_rali.vlm.decoding import LEFT_TO_CHECKPOINT, RELEASES
 from pyiqa_rali.vlm.loading import ReasoningModel, cached_vlm, generation_config_of, load_without_weights
-from pyiqa_rali.vlm.prompts import card_for, read_prompts
+from pyiqa_rali.vlm.prompts import card_for, given_of_card, read_prompts
 from pyiqa_rali.vlm.scorer import ReasoningScorer
 
 OF_A_COMPLETION = ('model', 'prompt', 'system_prompt', 'rating_range', 'dtype', 'max_pixels', 'max_new_tokens', 'seed')
@@ -39,7 +39,7 @@ class ReasonerSettings:
         release: which published model it is, a key of `decoding.RELEASES`.
 
     Raises:
-        OptionError: a number is below 1.
+        OptionError: a number is below 1, or prompts cannot be used.
     """
 
     model: str | os.PathLike
@@ -57,11 +57,12 @@ class ReasonerSettings:
     release: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the numbers and the prompts, before a model is looked for."""
         for name in ('max_pixels', 'max_new_tokens', 'batch_size'):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f'{name}: {value} must be at least 1.')
+        given_of_card(self.prompts, **self.given_prompts())
 
     def of_a_completion(self) -> dict[str, Any]:
         """Return what a greedy completion depends on, as plain values: what a folder of completions is claimed with."""

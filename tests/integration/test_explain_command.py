@@ -61,9 +61,11 @@ def test_an_unreadable_image_is_counted_and_the_others_are_explained(pictures, t
     assert 'cannot identify' in lines[0]['error'] and 'at least 16' in lines[1]['error'] and lines[2]['score'] > 0
 
 
-def test_a_folder_without_images_is_an_error(tmp_path, capsys):
-    assert main(['explain', str(tmp_path)]) == 2
-    assert 'no image below' in capsys.readouterr().err
+def test_a_folder_without_images_ends_as_it_does_in_score(tmp_path, capsys):
+    for command in ('explain', 'score'):
+        assert main([command, str(tmp_path), '--device', 'cpu']) == 1
+        told = capsys.readouterr()
+        assert f'NO IMAGE in {tmp_path}' in told.err and not told.out
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [

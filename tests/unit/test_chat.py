@@ -48,13 +48,13 @@ def test_without_one_the_template_decides(family, processor):
     assert rendered_chat(processor, Prompt('Rate it.')) == (system(OWN) if own else '') + USER
     assert template_system_message(processor) == own
     found = what_is_asked(processor, Prompt('Rate it.'))
-    assert found['system_message'] == own and found['chat'] == rendered_chat(processor, Prompt('Rate it.'))
-    assert found['system_message_from'].startswith("the chat template's own default" if own else 'none: the chat template')
+    assert found['system_prompt'] == own and found['chat'] == rendered_chat(processor, Prompt('Rate it.'))
+    assert found['system_prompt_from'].startswith("the chat template's own default" if own else 'none: the chat template')
 
 
 def test_what_is_asked_names_what_was_given(family, processor):
     found = what_is_asked(processor, Prompt('Rate it.', 'Judge it.'))
-    assert (found['system_message'], found['system_message_from']) == ('Judge it.', 'system_prompt')
+    assert found['system_prompt'] == 'Judge it.' and found['system_prompt_from'].startswith('the option system_prompt')
 
 
 @pytest.mark.parametrize('prompt', [Prompt('Rate it.'), Prompt('Rate it.', 'Judge it.')], ids=['without', 'with'])

@@ -57,6 +57,9 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
     (b'img,mos\n1.png,"1\n2.png,2\n', r'line 2: cannot be read .*Quotation marks open and close'),
     (b'img,mos\n1.png,1\nb\xe4r.png,2\n', r'line 3: is not UTF-8 text \(byte 0xe4\). Save it as "CSV UTF-8"'),
     ('img,mos\n1.png,1\n'.encode('utf-16-le'), 'line 1: holds zero bytes: .* UTF-16 without a byte-order mark'),
+    (b'{"image": "a.png", "gt_score": 1}\n{"image": "b.png", "gt_score": 2}\n',
+     'm.csv: holds JSON and no table. .* type: ManifestNRDataset and format: deqa'),
+    (b'[{"image": "a.png", "gt_score": 1}]', 'holds JSON and no table'), (b'\xef\xbb\xbf[\n {"image": 1}]', 'holds JSON'),
     (b'PK\x03\x04\x14\x00', 'is a workbook of a spreadsheet')])
 def test_what_cannot_be_read_is_told_with_its_line(tmp_path, content, message):
     with pytest.raises(DataError, match=message):

@@ -372,7 +372,8 @@ def test_a_picture_above_the_limit_is_not_decoded(tmp_path, monkeypatch):
     assert read_rgb(path, ReadingOptions(pixel_limit=600)).shape == (20, 30, 3)
     monkeypatch.setattr(PIL.ImageFile.ImageFile, 'load', lambda self: pytest.fail('decoded'))
     assert reason(path, ReadingOptions(pixel_limit=599)) == (
-        'its 600 pixels are more than the limit; raise --pixel-limit (pixel_limit in option files), or make it smaller')
+        'its 600 pixels are more than the limit; raise --pixel-limit (pixel_limit in option files and create_metric), '
+        'or make it smaller')
     with pytest.raises(UnreadableImage, match='its 600 pixels'):
         read_size(path, ReadingOptions(pixel_limit=599))
 
@@ -478,7 +479,21 @@ def test_a_camera_raw_file_is_developed_and_never_its_preview_taken(tmp_path):
     assert read_rgb(turned, name='a.dng').shape == (64, 48, 3) and read_size(turned, name='a.dng') == (64, 48)
     assert read_rgb(turned, ReadingOptions(upright=False), 'a.dng').shape == (48, 64, 3)
     assert 'its 3072 pixels are more than the limit' in reason(content, ReadingOptions(pixel_limit=99), name='a.dng')
-    assert reason(content[:200], name='a.dng').startswith('Unsupported file format')
+    for cut in (content[:200], content[:len(content) // 2]):
+        assert re.fullmatch(r'damaged, or no camera raw file that LibRaw knows \(.+\); copy it from the camera again, or .*',
+                            reason(cut, name='a.dng'))
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    (b'no picture at all' * 9, 'damaged, or no camera raw file that LibRaw knows'), (b'', 'the file is empty'),
+    (bytes(999), 'it holds zeros only'), (b'<html>404', 'it holds a web page'),
+    (encoded(Image.fromarray(RGB), 'JPEG'), 'it holds a JPEG picture and no camera raw; give it the extension of that'),
+    (encoded(Image.fromarray(RGB), 'PNG'), 'it holds a PNG picture and no camera raw')])
+@pytest.mark.parametrize('name', ['a.CR2', 'a.dng', 'a.nef'])
+def test_what_is_no_camera_raw_file_says_what_it_is(tmp_path, content, message, name):
+    (tmp_path / name).write_bytes(content)
+    for source in (str(tmp_path / name), content):
+        assert reason(source, name=name).startswith(message)
 
 
 def test_the_extra_is_loaded_only_where_it_is_needed(tmp_path):

@@ -135,6 +135,8 @@ def test_options_that_cannot_be_used(change, error, message, deqa):
     ('deqa', '[{"image": "a.png", "gt_score": NaN}]', 'entry 1: "gt_score" is \'nan\''),
     ('deqa', '[{"image": "a.png", "gt_score": true}]', 'entry 1: "gt_score" is \'True\''),
     ('deqa', '[{"image": ["a.png", "b.png"], "gt_score": 2}]', 'entry 1: "image" is .* path of one image'),
+    ('deqa', '{"a.png": 2}\n', 'is a dict.*mos.json'), ('deqa', '{\n  "a.png": 2\n}\n', 'is a dict.*mos.json'),
+    ('deqa', '{"image": "a.png", "gt_score": 2}\n{"image": "b.png", "gt_score": }\n', 'line 2: cannot be read as JSON'),
     ('deqa', '[["a.png", 2]]', r"entry 1: .*'a.png', 2.* must be"), ('deqa', '{"a.png": {"mos": 2}}', 'is a dict.*mos.json'),
     ('deqa', '[{', 'cannot be read as JSON'), ('deqa', '[]', 'holds no images'),
     ('deqa', '[{"image": "a.png", "gt_score": 1}, {"image": "a.png", "gt_score": 2}]',
@@ -149,6 +151,17 @@ def test_bad_rows_are_named(kind, text, message, tmp_path):
     (tmp_path / 'manifest').write_text(text)
     with pytest.raises(DataError, match=message):
         read_manifest(tmp_path / 'manifest', kind)
+
+
+@pytest.mark.parametrize('name', ['test.json', 'test.jsonl'])
+def test_a_list_and_lines_are_told_apart_by_what_they_hold(deqa, tmp_path, name):
+    listed = Path(deqa['meta_info_file']).read_text()
+    lines = ''.join(f'{json.dumps(entry)}\n' for entry in json.loads(listed))
+    for text in (listed, lines, json.dumps(json.loads(listed), indent=1), f'\ufeff{lines}'):
+        (tmp_path / name).write_text(text, encoding='utf-8')
+        rows = read_manifest(tmp_path / name, 'deqa')
+        assert [(row.image, row.mos) for row in rows] == [(f'KONIQ/images/{number}.png', mos)
+                                                          for number, mos in enumerate(EXPECTED['deqa'])]
 
 
 def test_pipal_has_no_columns(tmp_path):

@@ -18,7 +18,7 @@ from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.vlm import generation
 from pyiqa_rali.vlm import loading as vlm
 from pyiqa_rali.vlm.decoding import Sampling
-from pyiqa_rali.vlm.prompts import CARD_FILE, FORMAT_WITH_SYSTEM
+from pyiqa_rali.vlm.prompts import CARD_FILE, FORMAT_WITH_SYSTEM, ReasoningCard, read_card
 from pyiqa_rali.vlm.scorer import ReasoningScorer
 from tests.legacy_layouts import to_legacy_qwen
 from tests.tiny import tiny_vlm
@@ -147,6 +147,61 @@ def test_prompt_files_that_cannot_be_used(folders, tmp_path, content, options, m
         made('qinsight', folders[0], prompts=tmp_path / 'prompts.yml', **options)
 
 
+@pytest.mark.parametrize(('content', 'message'), [
+    ('colour: red', 'unknown key "colour"'), ('score_prompt: "{colour}"', 'cannot be filled in'),
+    ('rating_range: [5, 1]', 'must be'),
+    ('score_prompt: Answer as {"rating": 3}.', 'not valid YAML(.|\n)*A text with a colon .* below "key: .-"'),
+    (None, 'prompts.yml is not a file')])
+def test_faults_of_prompts_are_told_before_a_model_is_looked_for(tmp_path, monkeypatch, capsys, content, message):
+    monkeypatch.setattr(vlm, 'from_hub', lambda *arguments, **options: pytest.fail('looked for'))
+    monkeypatch.setattr(vlm, 'locate_vlm', lambda *arguments: pytest.fail('looked for'))
+    path = tmp_path / 'prompts.yml'
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(OptionError, match=message):
+        pyiqa.create_metric('qinsight', device='cpu', prompts=str(path))
+    picture().save(tmp_path / 'a.png')
+    for command in (['describe', str(tmp_path / 'a.png'), '--model', 'qinsight'], ['info', 'qinsight'],
+                    ['write-texts', str(tmp_path / 'a.png'), '--model', 'qinsight', '--out', str(tmp_path / 't.jsonl')]):
+        assert main([*command, '--prompts', str(path)]) == 2
+        assert re.search(message, capsys.readouterr().err), command
+
+
+JSON_PROMPT = """score_prompt: |-
+  Rate it from {low:g} to {high:g}. Answer as {"rating": <number>, "detail": {"noise": 3}}, for example {"{key}": {example}}.
+"""
+
+
+def test_the_braces_of_json_stand_as_they_are(folders, tmp_path):
+    (tmp_path / 'prompts.yml').write_text(JSON_PROMPT)
+    net, _ = made('visualquality-r1', folders[1], prompts=tmp_path / 'prompts.yml')
+    assert net.card.prompt().question == ('Rate it from 1 to 5. Answer as {"rating": <number>, "detail": {"noise": 3}}, for '
+                                          'example {"rating": 3.42}.')
+    net.card.save(tmp_path)
+    assert read_card(tmp_path).prompt() == net.card.prompt()
+
+
+@pytest.mark.parametrize(('template', 'expected'), [
+    ('{{"{key}": {example}}}', '{"rating": 3.42}'), ('{"rating": 3}', '{"rating": 3}'), ('a { b } c', 'a { b } c'),
+    ('{ "a": [{"b": 1}] } {low}', '{ "a": [{"b": 1}] } 1.0'), ('{"rating": {low}}', '{"rating": 1.0}'),
+    ('<{high:.2f}>', '<5.00>')])
+def test_templates_that_can_be_filled_in(template, expected):
+    assert ReasoningCard(score_prompt=template).prompt().question == expected
+
+
+@pytest.mark.parametrize('template', ['{lowest}', '{}', '{0}', '{low.x}', '{"a": {lowest}}', '{{"a": 1}} or {"b": 2}',
+                                      '{low:zz}'])
+def test_templates_with_fields_that_are_not_known(template):
+    with pytest.raises(OptionError, match='cannot be filled in .* all other braces twice, or, as in JSON, all of them once'):
+        ReasoningCard(score_prompt=template).prompt()
+
+
+def test_a_folder_without_images_ends_as_it_does_in_score(folders, tmp_path, capsys):
+    (tmp_path / 'empty').mkdir()
+    assert main(['describe', str(tmp_path / 'empty'), '--model', str(folders[0]), '--rating-range', '1', '5']) == 1
+    assert f'NO IMAGE in {tmp_path / "empty"}' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(('name', 'decoding', 'longest'), [
     ('qinsight', {'temperature': 1.0, 'top_k': 50, 'top_p': 0.95, 'repetition_penalty': 1.05}, 1024),
     ('visualquality-r1', {'temperature': 0.25, 'top_k': 50, 'top_p': 1.0, 'repetition_penalty': 1.05}, 2048)])
@@ -182,12 +237,12 @@ def test_other_modes_decode_as_ever(folders):
 def test_info_shows_what_will_be_asked(folders, tmp_path, capsys):
     assert main(['info', str(folders[0])]) == 0
     shown = capsys.readouterr().out
-    assert 'system_message_from: none: the chat template puts in no message' in shown and 'Rate it from 1 to 5.' in shown
+    assert 'system_prompt_from: none: the chat template puts in no message' in shown and 'Rate it from 1 to 5.' in shown
     (tmp_path / 'prompts.yml').write_text(PROMPTS['qinsight'])
     given = ['--rating-range', '0', '10', '--prompts', str(tmp_path / 'prompts.yml')]
     assert main(['info', str(folders[1]), *given, '--json']) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown['system_message'] == 'Judge it.' and 'From 0.0 to 10.0?' in shown['chat']
+    assert shown['system_prompt'] == 'Judge it.' and 'From 0.0 to 10.0?' in shown['chat']
     assert main(['info', str(folders[1])]) == 2
     assert 'says nothing about the scale of its ratings' in capsys.readouterr().err
 

@@ -79,6 +79,23 @@ def test_pyiqas_load_weights_takes_them(net, tmp_path):
 def test_files_without_our_weights_are_refused(tmp_path):
     torch.save({'state_dict': {}}, tmp_path / 'empty.pth')
     torch.save({'module.a': torch.zeros(1)}, tmp_path / 'foreign.pth')
-    for name, message in (('empty.pth', 'holds no "params" and no other state dict'), ('foreign.pth', 'metadata')):
+    torch.save({'epoch': 3, 'lr': 0.1}, tmp_path / 'settings.pth')
+    torch.save([1, 2], tmp_path / 'list.pt')
+    torch.save({'state_dict': {'visual.conv1.weight': torch.zeros(1)}, 'epoch': 3}, tmp_path / 'openclip.pt')
+    torch.save({'state_dict': {'clip.a': torch.zeros(1), 'scorer.pca_scale': torch.zeros(1)}}, tmp_path / 'ckpt.pt')
+    torch.save(torch.nn.Linear(2, 2), tmp_path / 'module.pt')
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / 'script.pt')
+    (tmp_path / 'junk.pt').write_bytes(b'junk')
+    (tmp_path / 'cut.pt').write_bytes((tmp_path / 'module.pt').read_bytes()[:-200])
+    save_file({'visual.a': torch.zeros(1)}, tmp_path / 'other.safetensors')
+    other = r'has no "pyiqa_rali" metadata; .* It holds other weights \({}\)\. Give an export .* pretrained: FILE'
+    for name, message in (('empty.pth', 'holds no "params" and no other state dict'), ('foreign.pth', other.format('a')),
+                          ('settings.pth', 'holds no "params" and no other state dict; .* Give an export'),
+                          ('list.pt', 'holds no "params"'), ('openclip.pt', other.format('visual.conv1.weight')),
+                          ('other.safetensors', other.format('visual.a')),
+                          ('ckpt.pt', 'a part of the released RALI, .* convert its folder with'),
+                          ('module.pt', r'UnpicklingError.* holds objects of Python .* not loaded, .* state_dict\(\) alone'),
+                          ('script.pt', 'It is a program in TorchScript, which is not run here. Give an export'),
+                          ('junk.pt', 'truncated or of another format'), ('cut.pt', 'truncated or of another format')):
         with pytest.raises(CheckpointError, match=message):
             load_checkpoint(tmp_path / name)

@@ -43,7 +43,10 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding='utf-8'), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f'-opt: {path} is not valid YAML: {error}') from error
+        hint = ''
+        if 'mapping values are not allowed' in str(error):  # what YAML says of a colon in a text
+            hint = '\nA text with a colon in it, such as JSON, is written below "key: |-", indented, or in quotation marks.'
+        raise OptionError(f'-opt: {path} is not valid YAML: {error}{hint}') from error
     if not isinstance(values, dict):
         raise OptionError(f'-opt: {path} holds no options.')
     return values
