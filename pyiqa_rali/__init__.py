@@ -16,6 +16,8 @@ _PLACES = {
     'api': ('Checkpoint', 'Scores', 'explain', 'load_checkpoint', 'read_options', 'score'),
     'core.errors': ('CheckpointError', 'DataError', 'OptionError'),
     'data.image_files': ('ReadingOptions',),
+    'data.picture_measures.measures': ('measure_picture',),
+    'data.picture_measures.write_texts': ('MeasuredTextOptions', 'MeasuredTextReport', 'write_measured_texts'),
     'data.sections': ('ManifestOptions', 'TableOptions'),
     'data.synthetic.make_dataset': ('make_dataset',),
     'data.synthetic.options': ('SyntheticOptions',),

@@ -10,6 +10,10 @@ from pyiqa_rali.core.errors import CheckpointError as CheckpointError
 from pyiqa_rali.core.errors import DataError as DataError
 from pyiqa_rali.core.errors import OptionError as OptionError
 from pyiqa_rali.data.image_files import ReadingOptions as ReadingOptions
+from pyiqa_rali.data.picture_measures.measures import measure_picture as measure_picture
+from pyiqa_rali.data.picture_measures.write_texts import MeasuredTextOptions as MeasuredTextOptions
+from pyiqa_rali.data.picture_measures.write_texts import MeasuredTextReport as MeasuredTextReport
+from pyiqa_rali.data.picture_measures.write_texts import write_measured_texts as write_measured_texts
 from pyiqa_rali.data.sections import ManifestOptions as ManifestOptions
 from pyiqa_rali.data.sections import TableOptions as TableOptions
 from pyiqa_rali.data.synthetic.make_dataset import make_dataset as make_dataset

@@ -22,6 +22,8 @@ COMMANDS = {
     'export-onnx': ('export_onnx', 'Export a metric, with its preprocessing, as ONNX, and check it.'),
     'describe': ('describe', 'Let a reasoning model describe and rate images.'),
     'write-texts': ('write_texts', 'Let a reasoning model write the texts that RALI is aligned with.'),
+    'measure': ('measure', 'Measure focus, noise, exposure and more on pictures.'),
+    'measure-texts': ('measure_texts', 'Write texts on photographs from what is measured on them.'),
     'make-dataset': ('make_dataset', 'Make a data set from photographs: pictures, labels, texts.'),
     'evaluate': ('evaluate', 'Evaluate metrics on data sets with human scores.'),
     'analyse': ('analyse', 'Analyse trained models: attention, reasoning, domains and more.'),

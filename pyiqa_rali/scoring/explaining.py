@@ -1,6 +1,6 @@
 """Explanations of many images: a metric that can explain, and one result for every image."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,3 +82,18 @@ def explain_entries(metric: Any, images: Iterable[ImageEntry], num_texts: int = 
             yield ExplainedImage(entry.name, None, first_line(error)), None
         else:
             yield ExplainedImage(entry.name, found), pixels
+
+
+def bank_votes(metric: Any) -> Callable[[np.ndarray], list[tuple[str, float, float | None]]]:
+    """Return what asks a metric's text bank about a picture: (class, share of the vote, level) of each class, largest first.
+
+    Args:
+        metric: of `make_explainer`.
+    """
+    from pyiqa_rali.data.synthetic.dataset import as_tensor
+    device = next(metric.net.parameters()).device
+
+    def votes(pixels: np.ndarray) -> list[tuple[str, float, float | None]]:
+        found = metric.net.explain(as_tensor([pixels]).to(device), 1, 1)[0]
+        return [(vote.distortion, vote.share, vote.level) for vote in found.votes]
+    return votes

@@ -6,7 +6,6 @@ What a picture gets depends on the picture, the question and the seed, never on 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -70,12 +69,6 @@ class GumbelSampling(LogitsProcessor):
             return input_ids
         inside = torch.arange(input_ids.shape[1], device=input_ids.device) >= self.padding[:, None]
         return torch.where(inside, input_ids, input_ids[:, -1:])
-
-
-def derived_seed(*parts: int | str) -> int:
-    """Return a seed in [0, 2^63) that depends on every part."""
-    numbers = [int.from_bytes(str(part).encode(), 'little') for part in parts]
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def encode(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt,

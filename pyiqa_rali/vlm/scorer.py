@@ -257,7 +257,8 @@ class ReasoningScorer(MetricNet):
                            'failed' if rating is None else status, text)
 
     def _complete(self, pictures: list[Image.Image], sample: int | None, attempt: int = 0) -> list[list[int]]:
-        from pyiqa_rali.vlm.generation import complete, derived_seed
+        from pyiqa_rali.core.seeds import derived_seed
+        from pyiqa_rali.vlm.generation import complete
         seeds = None if sample is None else [derived_seed(self.seed, digest(picture), sample, attempt) for picture in pictures]
         return complete(self.reasoner, pictures, self.card.prompt(), self.max_new_tokens, seeds, self.sampling)
 

@@ -1,31 +1,27 @@
 """A reasoning model writes several texts on each image: the file that the alignment trainer reads."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Gt, Le
 from PIL import Image
 
-from pyiqa_rali.core.errors import DataError, OptionError, first_line, some
-from pyiqa_rali.core.files import write_json
+from pyiqa_rali.core.errors import DataError, first_line, some
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.options import Count, Positive, Whole
-from pyiqa_rali.core.runs import JsonRows, RowFile, read_claim, refuse_differences
+from pyiqa_rali.core.seeds import derived_seed
 from pyiqa_rali.data.image_files import READING, ReadingOptions
 from pyiqa_rali.data.reasoning_texts import (
     Distortions,
     ReasoningText,
-    load_reasoning_texts,
-    row_of_texts,
     save_reasoning_texts,
-    texts_of_row,
 )
+from pyiqa_rali.data.text_files import begin_texts, part_of, refuse_repeated, text_rows, unique_ends
 from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
 from pyiqa_rali.vlm.decoding import Sampling
-from pyiqa_rali.vlm.generation import complete, decode, derived_seed
+from pyiqa_rali.vlm.generation import complete, decode
 from pyiqa_rali.vlm.loading import ReasoningModel, identity
 from pyiqa_rali.vlm.prompts import ReasoningCard
 from pyiqa_rali.vlm.tables import read_picture
@@ -102,19 +98,22 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
         DataError: two images have one name, an image cannot be read or shown to the model, or no text was obtained for some.
     """
     names = names or unique_ends(images)
-    _refuse_repeated(names)
+    refuse_repeated(names)
     prompt = reasoner.asked.prompt()
     settings = {'model': identity(reasoner.folder), **reasoner.loading, 'prompt': prompt.question,
                 'system_prompt': prompt.system, 'with_rating': reasoner.asked.with_rating, **vars(options),
                 'backend': 'transformers' if completer is None else type(completer).__name__}
     if not reading.upright:  # files from before this option say nothing of it
         settings['upright'] = False
-    part = out.with_name(f'{out.name}.part')
-    done = _begin(part, out, settings, names)
+    part, per_image = part_of(out), options.texts_per_image
+    # images without a text are tried again, and with more attempts than before also those with fewer than wanted: the result
+    # is that of one run with as many attempts
+    done = begin_texts(out, settings, names, MAY_CHANGE,
+                       lambda before: per_image if options.attempts > before['attempts'] else 1)
     known = dict(zip(names, distortions, strict=True)) if distortions is not None else {}
     report = WritingReport()
     left = [(name, image) for name, image in zip(names, images, strict=True) if name not in done]
-    rows = _rows(part)
+    rows = text_rows(part)
     with progress_bar(total=len(images), initial=len(done), desc='write-texts', unit='image') as bar:
         for start in range(0, len(left), options.batch_size):
             chunk = left[start:start + options.batch_size]
@@ -196,48 +195,6 @@ def _usable(card: ReasoningCard, completion: str, ended: bool) -> str | None:
     return text if text and whole else None
 
 
-def _begin(part: Path, out: Path, settings: dict[str, Any], names: list[str]) -> dict[str, list[ReasoningText]]:
-    """Return the images that earlier runs have finished; a last line cut short is dropped.
-
-    Images without a text are tried again, and with more attempts than before also those with fewer than wanted: the result is
-    that of one run with as many attempts.
-
-    Raises:
-        OptionError: what is there was written by something else, with other settings, or on other images.
-    """
-    described = out.with_name(f'{out.name}.json')
-    there = [path for path in (part, out) if path.exists() and path.stat().st_size]
-    before = _refuse_other_settings(described, there[0], out, settings) if there else settings
-    done = dict(_rows(part).read()) if part.exists() else load_reasoning_texts(out) if out.exists() else {}
-    others = sorted(set(done) - set(names))
-    if others:
-        raise OptionError(f'--out: {there[0]} holds texts on {len(others)} images that are not among these {len(names)}: '
-                          f'{some(others)}. Give another --out, or all images together.')
-    enough = settings['texts_per_image'] if settings['attempts'] > before['attempts'] else 1
-    done = {name: texts for name, texts in done.items() if len(texts) >= enough}
-    _rows(part).replace(done.items())  # from here on it is the whole truth, also where `out` is there already
-    write_json(described, {'settings': settings})
-    return done
-
-
-def _refuse_other_settings(described: Path, there: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that a file was begun with, or raise OptionError when they are unknown or others."""
-    record = read_claim(described)
-    if record is None:
-        raise OptionError(f'--out: {there} is there without {described.name}, which would say how it was written, so its texts '
-                          'may be from anything. Give another --out, or remove it.')
-    before = record.get('settings', {})
-    refuse_differences(f'--out: {out}', {'upright': True, **before}, {'upright': True, **settings},
-                       'Give another --out, or remove it.', MAY_CHANGE)
-    return before
-
-
-def _rows(part: Path) -> RowFile:
-    """Return the file of finished images; its rows are (image, texts)."""
-    rows = JsonRows(None, texts_of_row, row_of_texts)
-    return RowFile(part, rows, durable=True, option='--out', kind='a file of unfinished texts')
-
-
 def _finish(part: Path, out: Path, done: dict[str, list[ReasoningText]], options: WritingOptions,
             report: WritingReport) -> WritingReport:
     report.images, report.texts = len(done), sum(map(len, done.values()))
@@ -250,26 +207,3 @@ def _finish(part: Path, out: Path, done: dict[str, list[ReasoningText]], options
     save_reasoning_texts(out, done)
     part.unlink(missing_ok=True)
     return report
-
-
-def unique_ends(images: list[Path]) -> list[str]:
-    """Return the shortest end of each path that no other path has; the whole path where there is none.
-
-    Example:
-        >>> unique_ends([Path('d/noise/1.png'), Path('d/blur/1.png'), Path('d/blur/2.png')])
-        ['noise/1.png', 'blur/1.png', '2.png']
-    """
-    ends = [_ends(image) for image in images]
-    count = Counter(end for each in ends for end in each)
-    return [next((end for end in each if count[end] == 1), each[-1]) for each in ends]
-
-
-def _ends(path: Path) -> list[str]:
-    parts = path.as_posix().split('/')
-    return ['/'.join(parts[start:]) for start in reversed(range(len(parts)))]
-
-
-def _refuse_repeated(names: list[str]) -> None:
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    if repeated:
-        raise DataError(f'{len(repeated)} image names refer to several files: {some(repeated)}. Rename them.')

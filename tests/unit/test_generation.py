@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.core.seeds import derived_seed
 from pyiqa_rali.vlm.decoding import Sampling
-from pyiqa_rali.vlm.generation import GumbelSampling, complete, decode, derived_seed, placeholder_tokens
+from pyiqa_rali.vlm.generation import GumbelSampling, complete, decode, placeholder_tokens
 from pyiqa_rali.vlm.loading import load_vlm
 from pyiqa_rali.vlm.prompts import Prompt, ReasoningCard, read_card
 from pyiqa_rali.vlm.scorer import ReasoningScorer, to_pil

@@ -8,13 +8,14 @@ import numpy as np
 
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.runs import KeyedRows
+from pyiqa_rali.core.seeds import derived_seed
 from pyiqa_rali.figures.analyses import draw_conditions
 from pyiqa_rali.measures.correlations import correlations, measures_of
 from pyiqa_rali.model.digest import weights_digest
 from pyiqa_rali.studies.analyses.folder import AnalysisFolder, AnalysisResult
 from pyiqa_rali.studies.analyses.inputs import OptionFile, drawn, greedy_completions, sections_of
 from pyiqa_rali.vlm.answers import reasoning_text
-from pyiqa_rali.vlm.generation import decode, derived_seed
+from pyiqa_rali.vlm.generation import decode
 from pyiqa_rali.vlm.loading import ReasoningModel
 from pyiqa_rali.vlm.ratings import expected_ratings
 from pyiqa_rali.vlm.settings import ReasonerSettings

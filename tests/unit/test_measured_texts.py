@@ -1,0 +1,196 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyiqa_rali.__main__ import main
+from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.data.distortions import distort
+from pyiqa_rali.data.picture_measures import wording
+from pyiqa_rali.data.picture_measures.degrees import FAULTS
+from pyiqa_rali.data.picture_measures.write_texts import MeasuredTextOptions, write_measured_texts
+from pyiqa_rali.data.reasoning_texts import join_texts, load_reasoning_texts
+from pyiqa_rali.data.synthetic.quality_texts import IMPRESSIONS, PRISTINE_SENTENCES, all_sentences
+from pyiqa_rali.data.text_files import part_of
+from tests.unit.test_picture_measures import scene
+
+
+def degrees_of(**named):
+    return {name: named.get(name.replace(' ', '_'), 0) for name in FAULTS}
+
+
+def texts(degrees, grade, count=40):
+    return [wording.measured_text(degrees, grade, np.random.default_rng(seed)) for seed in range(count)]
+
+
+def sentences(text):
+    return [f'{sentence}.' for sentence in text.rstrip('.').split('. ')]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three pictures: as they are, out of focus, noisy; with a table and an option file."""
+    images = tmp_path / 'images'
+    images.mkdir()
+    for name, kind in (('a.png', None), ('b.png', 'lens_blur'), ('c.png', 'luma_noise')):
+        picture = scene() if kind is None else distort(scene(), kind, 5, np.random.default_rng(0))
+        Image.fromarray(picture).save(images / name)
+    (tmp_path / 'meta.csv').write_text('name,mos,split\na.png,90,train\nb.png,15,train\nc.png,40,val\n')
+    (tmp_path / 'opt.yml').write_text(f"""
+datasets:
+  train: &set {{name: three, type: GeneralNRDataset, dataroot_target: {images}, meta_info_file: {tmp_path / 'meta.csv'},
+               split_index: split, mos_range: [0, 100], lower_better: false}}
+  val: *set
+""")
+    return tmp_path
+
+
+def files(folder):
+    return sorted((folder / 'images').iterdir())
+
+
+def test_every_sentence_is_one_of_the_synthetic_texts():
+    pool = set(all_sentences())
+    rng = np.random.default_rng(0)
+    for seed in range(300):
+        degrees = {name: int(rng.integers(0, 5)) if rng.random() < 0.4 else 0 for name in FAULTS}
+        grade = None if seed % 3 == 0 else int(rng.integers(0, 10))
+        text = wording.measured_text(degrees, grade, rng)
+        assert set(sentences(text)) <= pool, text
+
+
+def test_what_is_wrong_is_named_with_its_degree_and_what_is_fine_is_not_denied():
+    found = texts(degrees_of(out_of_focus=4, noise=1), 1)
+    assert all('defocus blur' in text for text in found)
+    assert all('severe' in text or 'extreme' in text or 'terribl' in text for text in found)
+    assert not any('focus is right' in text or 'crisp' in text or 'not noisy' in text or 'no noise' in text for text in found)
+    assert all(text.endswith(IMPRESSIONS[1]) for text in found)
+    assert len(set(found)) > 30
+
+
+def test_a_fault_that_people_did_not_mind_is_not_severe():
+    assert not any('oversaturated' in text for text in texts(degrees_of(oversaturation=4), 9))
+    good = texts(degrees_of(oversaturation=4), 7)
+    assert all('slight' in text and 'oversaturated' in text for text in good)
+    assert not any('severe' in text or 'natural.' in text for text in good)
+    assert wording.known_distortions(degrees_of(oversaturation=4), 9) is None
+    assert wording.known_distortions(degrees_of(oversaturation=4), 2) == [('oversaturate', 5.0)]
+
+
+def test_what_is_known_of_a_picture():
+    assert wording.known_distortions(degrees_of(), 8) == [] == wording.known_distortions(degrees_of(), None)
+    assert wording.known_distortions(degrees_of(), 3) is None  # people saw a fault that nothing measured
+    assert wording.known_distortions(degrees_of(noise=1), None) is None
+    assert wording.known_distortions({**degrees_of(), 'out of focus': None}, None) is None
+    assert wording.known_distortions(degrees_of(noise=2, blocking=3), None) == [('luma_noise', 3.0), ('jpeg', 4.0)]
+
+
+def test_a_sound_picture_without_a_verdict_is_called_free_of_faults():
+    assert all(set(sentences(text)) <= set(PRISTINE_SENTENCES) for text in texts(degrees_of(), None))
+    assert not any(sentence in PRISTINE_SENTENCES for text in texts(degrees_of(), 4) for sentence in sentences(text))
+
+
+def test_votes_become_sentences():
+    rng = np.random.default_rng(0)
+    text = wording.voted_text([('jpeg', 0.6, 4.0), ('haze', 0.3, 2.0), ('darken', 0.05, 3.0)], 2, rng)
+    assert 'JPEG blocking' in text and 'haze' in text and 'darkness' not in text
+    assert text.endswith(IMPRESSIONS[2])
+    assert set(sentences(wording.voted_text([('pristine', 0.9, None)], None, rng))) <= set(PRISTINE_SENTENCES)
+    assert wording.voted_text([('jpeg', 0.05, 3.0)], None, rng) is None
+    assert 'severe' not in wording.voted_text([('jpeg', 0.9, 5.0)], 8, rng)
+
+
+def test_a_file_of_texts_is_what_the_trainer_reads(folder):
+    options = MeasuredTextOptions(texts_per_image=6, verdict='label')
+    report = write_measured_texts(files(folder), folder / 'texts.jsonl', options, [0.9, 0.15, 0.4])
+    found = load_reasoning_texts(folder / 'texts.jsonl')
+    assert list(found) == ['a.png', 'b.png', 'c.png'] and report.texts == sum(map(len, found.values()))
+    assert join_texts([str(path) for path in files(folder)], found)[1] == found['b.png']
+    assert {text.model for text in found['b.png']} == {'pyiqa_rali measures + MOS'}
+    assert 'lens_blur' in dict(found['b.png'][0].distortions)
+    assert 'luma_noise' in dict(found['c.png'][0].distortions)
+    assert all(text.text.endswith(IMPRESSIONS[9]) for text in found['a.png'])
+
+
+def test_the_verdict_by_rank(folder):
+    write_measured_texts(files(folder), folder / 'texts.jsonl', MeasuredTextOptions(verdict='rank'), [0.5, 0.1, 0.2])
+    found = load_reasoning_texts(folder / 'texts.jsonl')
+    grades = {name: next(grade for grade in range(10) if of_image[0].text.endswith(IMPRESSIONS[grade]))
+              for name, of_image in found.items()}
+    assert grades == {'a.png': 8, 'b.png': 1, 'c.png': 5}
+
+
+def test_half_of_the_texts_are_the_banks(folder):
+    write_measured_texts(files(folder), folder / 'texts.jsonl', MeasuredTextOptions(4),
+                         votes=lambda pixels: [('haze', 1.0, 3.0)])
+    found = load_reasoning_texts(folder / 'texts.jsonl')['b.png']
+    assert [text.model for text in found] == ['pyiqa_rali measures', 'pyiqa_rali bank votes'] * 2
+    assert ['haze' in text.text for text in found] == [False, True] * 2
+
+
+def test_a_stopped_run_continues_to_the_same_bytes(folder, monkeypatch):
+    whole, stopped = folder / 'whole.jsonl', folder / 'stopped.jsonl'
+    write_measured_texts(files(folder), whole, MeasuredTextOptions())
+    from pyiqa_rali.data.picture_measures import write_texts
+    monkeypatch.setattr(write_texts, 'AT_ONCE', 1)
+    measure, seen = write_texts.measure_picture, []
+
+    def stop_at_the_third(pixels):
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return measure(pixels)
+    monkeypatch.setattr(write_texts, 'measure_picture', stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        write_measured_texts(files(folder), stopped, MeasuredTextOptions())
+    assert not stopped.exists() and len(part_of(stopped).read_text().splitlines()) == 2
+    write_measured_texts(files(folder), stopped, MeasuredTextOptions())
+    assert stopped.read_bytes() == whole.read_bytes() and len(seen) == 4
+    with pytest.raises(OptionError, match='begun with another seed: 0, now 1'):
+        write_measured_texts(files(folder), stopped, MeasuredTextOptions(seed=1))
+
+
+def test_what_cannot_be_written(folder):
+    with pytest.raises(OptionError, match='verdict: label needs the MOS of the images; these have none'):
+        write_measured_texts(files(folder), folder / 'x.jsonl', MeasuredTextOptions(verdict='label'))
+    with pytest.raises(OptionError, match='verdict: "mos" is not one of none, label, rank'):
+        MeasuredTextOptions(verdict='mos')
+    (folder / 'images' / 'd.png').write_bytes(b'no picture')
+    with pytest.raises(DataError, match=r'd.png: cannot be read as an image'):
+        write_measured_texts(files(folder), folder / 'x.jsonl', MeasuredTextOptions())
+
+
+def test_the_command_tells_no_mos_of_validation_images(folder, capsys):
+    arguments = ['measure-texts', '--opt', str(folder / 'opt.yml'), '--out', str(folder / 'texts.jsonl')]
+    assert main(arguments) == 0
+    assert set(load_reasoning_texts(folder / 'texts.jsonl')) == {'a.png', 'b.png'}
+    val = [*arguments[:-1], str(folder / 'val.jsonl'), '--dataset', 'val']
+    assert main(val) == 2
+    assert '"val" takes images of the phase val, and texts with a verdict tell their MOS' in capsys.readouterr().err
+    assert main([*val, '--verdict', 'none']) == 0
+    assert load_reasoning_texts(folder / 'val.jsonl')['c.png'][0].model == 'pyiqa_rali measures'
+    assert main([*val[:4], str(folder / 'asked.jsonl'), *val[5:], '--verdict-on-any-phase']) == 0
+    assert load_reasoning_texts(folder / 'asked.jsonl')['c.png'][0].model == 'pyiqa_rali measures + MOS'
+
+
+def test_measures_are_compared_with_mos_and_people(folder, capsys):
+    from pyiqa_rali.studies.picture_measures import area_under_roc, auc_against_people, srcc_with_mos
+    said = folder / 'people.jsonl'
+    said.write_text(''.join(json.dumps({'image': name, 'distortions': pairs, 'texts': [
+        {'text': 'There is noise.', 'seed': 0, 'model': 'people'}]}) + '\n' for name, pairs in (
+            ('a.png', []), ('b.png', [['out of focus', 4.0]]), ('c.png', [['noise and artifact', 2.0]]))))
+    arguments = ['measure', '--opt', str(folder / 'opt.yml'), '--out', str(folder / 'm'), '--annotations', str(said)]
+    assert main(arguments) == 0 == main(arguments)
+    assert 'the measures of 2 pictures' in capsys.readouterr().out
+    results = json.loads((folder / 'm' / 'results.json').read_text())
+    assert results == {'pictures': 2, 'srcc': {}, 'auc': {}}  # too few to tell
+    assert len((folder / 'm' / 'pictures.jsonl').read_text().splitlines()) == 2
+    from pyiqa_rali.data.picture_measures import MEASURES
+    columns = {name: np.arange(20.0) for name in MEASURES}
+    columns['cast'], columns['noise'] = np.r_[np.full(12, np.nan), np.arange(8.0)], -np.arange(20.0)
+    found = srcc_with_mos(columns, np.arange(20.0))
+    assert 'cast' not in found and found['noise'] == -1 and found['saturation'] == 1
+    found = auc_against_people(columns, [[]] * 10 + [[('out of focus', 3.0)]] * 10)
+    assert found['out of focus']['fault: out of focus'] == 1 and found['out of focus']['fault: upscaling'] == 0
+    assert area_under_roc(np.array([1.0, 1, 1]), np.array([True, False, False])) == 0.5
