@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         found = labelled_images(section, values, with_verdict=False)
         files, labels, others = found.files, found.labels, found.of_table
     else:
-        from pyiqa_rali.data.image_files import ImageFinder
+        from pyiqa_rali.data.image_finder import ImageFinder
         files = [Path(path) for path in ImageFinder(args.images)]
     if not files:
         raise OptionError(f'IMAGE|FOLDER: no image below {", ".join(args.images)}.')
@@ -55,9 +55,9 @@ def _told(results: dict[str, Any]) -> list[str]:
     """Return the results as lines."""
     lines = [f'{name:18} SRCC with MOS {value:+.3f}' for name, value in results.get('srcc', {}).items()]
     for fault, areas in results.get('auc', {}).items():
-        numbers = {name: area for name, area in areas.items() if name not in ('pictures', 'ours')}
+        numbers = {name: area for name, area in areas.items() if ': ' not in name and name not in ('pictures', 'ours')}
         best = sorted(numbers, key=lambda name: -abs(numbers[name] - 0.5))[:4]
-        ours = ', '.join(f'{name} {areas["fault: " + name]:.3f}' for name in areas['ours'])
-        lines.append(f'{fault}: {areas["pictures"]} pictures; area under the curve: {ours}; of all measures '
+        ours = f'{areas["said: " + fault]:.3f} ({" and ".join(areas["ours"])})' if areas['ours'] else 'no fault of ours'
+        lines.append(f'{fault}: {areas["pictures"]} pictures; area under the curve {ours}; of all measures '
                      + ', '.join(f'{name} {numbers[name]:.3f}' for name in best))
     return lines

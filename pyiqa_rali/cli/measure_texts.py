@@ -30,6 +30,8 @@ def add_arguments(parser: CommandParser) -> None:
                              'the set, or nothing (default: label with --opt, otherwise none)')
     parser.add_argument('--bank', metavar='CKPT', help='write half of the texts from the votes of this checkpoint: a file or '
                                                        'folder of an export with a text bank, or rali-lite')
+    parser.add_argument('--measures', metavar='JSONL', help='pictures.jsonl of pyiqa-rali measure, so that pictures are not '
+                                                            'measured again')
     parser.add_argument('--seed', type=int, default=0, help='of the wordings (default: %(default)s)')
     group = parser.add_rare_group('what is refused otherwise')
     group.add_argument('--verdict-on-any-phase', action='store_true',
@@ -44,6 +46,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write and report."""
+    from pyiqa_rali.data.picture_measures.table import load_measures
     from pyiqa_rali.data.picture_measures.write_texts import MeasuredTextOptions, write_measured_texts
     check_positive(args, 'texts_per_image')
     if bool(args.images) == bool(args.opt):
@@ -52,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     images, labels, reading = _images_of(args, verdict)
     votes, bank = (None, '') if args.bank is None else _votes(args.bank)
     options = MeasuredTextOptions(args.texts_per_image, args.seed, verdict)
-    report = write_measured_texts(images, Path(args.out), options, labels, votes, bank, reading=reading)
+    report = write_measured_texts(images, Path(args.out), options, labels, votes, bank, reading=reading,
+                                  measures=None if args.measures is None else load_measures(args.measures))
     print(f'{args.out}: {report.texts} texts on {report.images} images.', file=sys.stderr)
     if report.short:
         print(f'{len(report.short)} images have fewer than {args.texts_per_image} texts: {some(report.short)}.',
@@ -62,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _images_of(args: argparse.Namespace, verdict: str) -> 'tuple[list[Path], list[float] | None, ReadingOptions]':
     """Return the images, their MOS in [0, 1] where they have one, and how they are read."""
-    from pyiqa_rali.data.image_files import READING, ImageFinder
+    from pyiqa_rali.data.image_files import READING
+    from pyiqa_rali.data.image_finder import ImageFinder
     reading = reading_settings(args)
     if args.images:
         files = [Path(path) for path in ImageFinder(args.images)]

@@ -1,7 +1,7 @@
 """What the measures of pictures are worth: their percentiles over a data set, and how well they tell what people said."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.runs import KeyedRows, claim_folder
 from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage, read_rgb
 from pyiqa_rali.data.picture_measures import MEASURES, measure_picture
-from pyiqa_rali.data.picture_measures.degrees import FAULTS, percentiles_of
-from pyiqa_rali.data.picture_measures.people import FAULTS_OF_PEOPLE
+from pyiqa_rali.data.picture_measures.degrees import FAULTS, fault_scores, quantiles_of
+from pyiqa_rali.data.picture_measures.people import FAULTS_OF_PEOPLE, TYPES_OF_PEOPLE
+from pyiqa_rali.data.picture_measures.table import measures_of_row
 from pyiqa_rali.data.reasoning_texts import ReasoningText, join_texts
 from pyiqa_rali.data.text_files import refuse_repeated, unique_ends
 from pyiqa_rali.measures.correlations import correlations, measures_of
@@ -79,9 +80,9 @@ def measure_pictures(images: Sequence[Path], out: str | Path, mos: Sequence[floa
             kept.add([{'image': name, **without_nan(_measured(file, reading))} for name, file in chunk])
             bar.update(len(chunk))
     rows = [{**kept.done[name]} for name in names]
-    columns = {name: np.array([np.nan if row[name] is None else row[name] for row in rows]) for name in MEASURES}
-    percentiles = percentiles_of(columns)
-    write_json(root / QUANTILES, {'command': command, 'pictures': len(rows), 'percentiles': percentiles})
+    measured = [measures_of_row(row, root / PICTURES) for row in rows]
+    columns = {name: np.array([each[name] for each in measured]) for name in MEASURES}
+    write_json(root / QUANTILES, {'command': command, 'pictures': len(rows), **asdict(quantiles_of(columns))})
     results: dict[str, Any] = {'pictures': len(rows)}
     if mos is not None:
         scores = np.array([mos[index] for index in chosen])
@@ -106,7 +107,7 @@ def srcc_with_mos(columns: Mapping[str, np.ndarray], mos: np.ndarray) -> dict[st
 
 
 def auc_against_people(columns: Mapping[str, np.ndarray], said: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """Return for each fault that people named the area under the ROC curve of each measure, and of our faults.
+    """Return for each fault that people named the area under the ROC curve of each measure, and of our `fault_scores`.
 
     A measure of which low values are the fault has an area below .5; pictures without it count as the median.
 
@@ -117,11 +118,13 @@ def auc_against_people(columns: Mapping[str, np.ndarray], said: Sequence[Any]) -
     Raises:
         DataError: nothing is known of a picture.
     """
-    if any(pairs is None for pairs in said):
-        raise DataError('annotations: some images have no distortions beside their texts; what people saw is not known.')
+    _refuse_unknown(said)
     values = {name: np.where(np.isnan(each), np.nanmedian(each), each) for name, each in columns.items()}
-    for name, fault in FAULTS.items():
-        values[f'fault: {name}'] = values[fault.measure] if fault.high else -values[fault.measure]
+    scores = [fault_scores({name: float(each[index]) for name, each in values.items()}) for index in range(len(said))]
+    for name in FAULTS:
+        values[f'fault: {name}'] = np.array([each[name] for each in scores])
+    for named, ours in FAULTS_OF_PEOPLE.items():
+        values[f'said: {named}'] = np.mean([values[f'fault: {name}'] for name in ours], axis=0)
     found: dict[str, dict[str, Any]] = {}
     for named in sorted({name for pairs in said for name, _ in pairs}):
         there = np.array([named in {name for name, _ in pairs} for pairs in said])
@@ -129,6 +132,31 @@ def auc_against_people(columns: Mapping[str, np.ndarray], said: Sequence[Any]) -
             found[named] = {'pictures': int(there.sum()), 'ours': list(FAULTS_OF_PEOPLE.get(named, ())),
                             **{name: area_under_roc(each, there) for name, each in values.items()}}
     return found
+
+
+def auc_of_votes(shares: Sequence[Mapping[str, float]], said: Sequence[Any]) -> dict[str, float]:
+    """Return for each fault that people named the area under the ROC curve of the votes for it.
+
+    Args:
+        shares: of the vote by class, of each picture; a class is a type of synthetic distortion, or a fault as people say.
+        said: (fault, level) pairs of each picture.
+
+    Raises:
+        DataError: nothing is known of a picture.
+    """
+    _refuse_unknown(said)
+    found = {}
+    for named, types in TYPES_OF_PEOPLE.items():
+        there = np.array([named in {name for name, _ in pairs} for pairs in said])
+        if FEWEST <= there.sum() <= len(there) - FEWEST:
+            votes = np.array([sum(each.get(name, 0.0) for name in (named, *types)) for each in shares])
+            found[named] = area_under_roc(votes, there)
+    return found
+
+
+def _refuse_unknown(said: Sequence[Any]) -> None:
+    if any(pairs is None for pairs in said):
+        raise DataError('annotations: some images have no distortions beside their texts; what people saw is not known.')
 
 
 def area_under_roc(values: np.ndarray, there: np.ndarray) -> float:

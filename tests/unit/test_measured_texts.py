@@ -151,6 +151,16 @@ def test_a_stopped_run_continues_to_the_same_bytes(folder, monkeypatch):
         write_measured_texts(files(folder), stopped, MeasuredTextOptions(seed=1))
 
 
+def test_pictures_that_are_measured_already_are_not_opened(folder):
+    assert main(['measure', str(folder / 'images'), '--out', str(folder / 'm')]) == 0
+    arguments = ['measure-texts', str(folder / 'images'), '--out']
+    assert main([*arguments, str(folder / 'whole.jsonl')]) == 0
+    for path in files(folder):
+        path.write_bytes(b'no picture')
+    assert main([*arguments, str(folder / 'again.jsonl'), '--measures', str(folder / 'm' / 'pictures.jsonl')]) == 0
+    assert (folder / 'again.jsonl').read_bytes() == (folder / 'whole.jsonl').read_bytes()
+
+
 def test_what_cannot_be_written(folder):
     with pytest.raises(OptionError, match='verdict: label needs the MOS of the images; these have none'):
         write_measured_texts(files(folder), folder / 'x.jsonl', MeasuredTextOptions(verdict='label'))
@@ -175,7 +185,7 @@ def test_the_command_tells_no_mos_of_validation_images(folder, capsys):
 
 
 def test_measures_are_compared_with_mos_and_people(folder, capsys):
-    from pyiqa_rali.studies.picture_measures import area_under_roc, auc_against_people, srcc_with_mos
+    from pyiqa_rali.studies.picture_measures import area_under_roc, auc_against_people, auc_of_votes, srcc_with_mos
     said = folder / 'people.jsonl'
     said.write_text(''.join(json.dumps({'image': name, 'distortions': pairs, 'texts': [
         {'text': 'There is noise.', 'seed': 0, 'model': 'people'}]}) + '\n' for name, pairs in (
@@ -192,5 +202,31 @@ def test_measures_are_compared_with_mos_and_people(folder, capsys):
     found = srcc_with_mos(columns, np.arange(20.0))
     assert 'cast' not in found and found['noise'] == -1 and found['saturation'] == 1
     found = auc_against_people(columns, [[]] * 10 + [[('out of focus', 3.0)]] * 10)
-    assert found['out of focus']['fault: out of focus'] == 1 and found['out of focus']['fault: upscaling'] == 0
+    assert found['out of focus']['edge_spread'] == 1 and found['out of focus']['noise'] == 0
+    votes = auc_of_votes([{'jpeg': 0.9, 'lens_blur': 0.1}] * 10 + [{'zoom_blur': 0.2, 'resample': 0.3}] * 10,
+                         [[]] * 10 + [[('out of focus', 3.0)]] * 10)
+    assert votes == {'out of focus': 1.0}
+    with pytest.raises(DataError, match='annotations: some images have no distortions'):
+        auc_of_votes([{}, {}], [None, []])
     assert area_under_roc(np.array([1.0, 1, 1]), np.array([True, False, False])) == 0.5
+
+
+def test_texts_of_people_are_taken_as_they_are(folder):
+    """As MMP-2k has them: other names of faults, three levels, a text that ends with a blank."""
+    import torch
+
+    from pyiqa_rali.model.text_bank import TextBank
+    said = folder / 'people.jsonl'
+    said.write_text(''.join(json.dumps({'image': name, 'distortions': pairs, 'texts': [
+        {'text': text, 'seed': 0, 'model': 'people (MMP-2k)'}]}) + '\n' for name, pairs, text in (
+            ('a.png', [], 'The image is good in quality. '),
+            ('b.png', [['underexposure', 2.0], ['out of focus', 3.0]], 'There is medium out of focus in the center.'),
+            ('c.png', [['noise and artifact', 4.0]], 'There is strong noise and artifact in the entire image.'))))
+    found = join_texts([str(path) for path in files(folder)], load_reasoning_texts(said))
+    bank = TextBank({'texts': [each[0].text for each in found], 'distortions': [each[0].distortions for each in found],
+                     'seeds': [0, 0, 0], 'models': ['people (MMP-2k)'] * 3, 'temperature': 0.02}, 3)
+    bank.text_features.copy_(torch.eye(3))
+    assert bank.classes == ['noise and artifact', 'out of focus', 'pristine', 'underexposure']
+    shares, levels = bank.vote(bank.cosines(torch.tensor([[0.0, 1.0, 0.0]])))
+    assert shares[0].tolist() == pytest.approx([0, 0.5, 0, 0.5], abs=1e-6)
+    assert levels[0, 1] == 3

@@ -11,8 +11,10 @@ from pyiqa_rali.data.picture_measures.colour import measure_colour
 from pyiqa_rali.data.picture_measures.contrast import measure_contrast
 from pyiqa_rali.data.picture_measures.exposure import measure_exposure
 from pyiqa_rali.data.picture_measures.focus import measure_focus
+from pyiqa_rali.data.picture_measures.motion import measure_motion
 from pyiqa_rali.data.picture_measures.noise import measure_noise
 from pyiqa_rali.data.picture_measures.scaling import measure_scaling
+from pyiqa_rali.data.picture_measures.spectrum import spectrum_of
 
 LEAST_SIDE = 16  # pixels
 
@@ -36,22 +38,23 @@ class Measure:
 
 MEASURES: dict[str, Measure] = {each.name: each for each in (
     Measure('edge_spread', 'focus', 'pixels', 'standard deviation of the blur at the median edge'),
-    Measure('sharpest_spread', 'focus', 'pixels', 'the same, at the edges that are sharper than nine tenths'),
-    Measure('directional_blur', 'focus', 'octaves', 'fine detail lost in one direction more than in the other'),
+    Measure('sharpest_spread', 'focus', 'pixels', 'the same, at the edge that is sharper than four fifths'),
+    Measure('directional_blur', 'focus', 'octaves', 'fine detail lost in one direction more than in another'),
     Measure('noise', 'noise', '8-bit levels', 'standard deviation of luma in flat parts, from pixel to pixel'),
     Measure('coarse_noise', 'noise', '8-bit levels', 'the same, of means over 2 x 2 pixels'),
     Measure('chroma_noise', 'noise', '8-bit levels', 'standard deviation of chroma in flat parts'),
+    Measure('disorder', 'noise', 'share', 'how little fine gradients agree on a direction'),
     Measure('underexposure', 'exposure', 'stops', 'mean light below middle gray'),
-    Measure('overexposure', 'exposure', 'stops', 'light of the brighter quarter above middle gray'),
+    Measure('overexposure', 'exposure', 'stops', 'light of the brightest tenth above middle gray'),
     Measure('clipped_dark', 'exposure', 'per cent', 'pixels that are black'),
-    Measure('clipped_bright', 'exposure', 'per cent', 'pixels that are white'),
+    Measure('clipped_bright', 'exposure', 'per cent', 'pixels of which a channel is at its end'),
     Measure('tone_deviation', 'contrast', '8-bit levels', 'standard deviation of luma'),
     Measure('tone_range', 'contrast', '8-bit levels', 'from the darkest fiftieth of the pixels to the brightest'),
     Measure('saturation', 'colour', 'CIELAB', 'mean chroma'),
     Measure('cast', 'colour', 'CIELAB', 'distance of the mean colour from gray less the spread of the colours'),
     Measure('blocking', 'compression', '8-bit levels', 'steps at an 8 x 8 grid above those beside it'),
     Measure('bandwidth', 'scaling', 'share', 'highest frequency with content, of what the pixels can hold'),
-    Measure('fine_energy', 'scaling', 'decibels', 'power of the highest frequencies above the rounding to 8 bits'),
+    Measure('fine_energy', 'scaling', 'decibels', 'power of fine detail above the rounding to 8 bits'),
 )}
 
 
@@ -75,7 +78,9 @@ def measure_picture(pixels: np.ndarray) -> dict[str, float]:
     pixels = np.ascontiguousarray(pixels)
     coded = cv2.cvtColor(pixels, cv2.COLOR_RGB2YCrCb)
     luma, gray = np.ascontiguousarray(coded[..., 0]), coded[..., 0].astype(np.float32)
-    found = {**measure_focus(gray), **measure_noise(gray, coded[..., 1:].astype(np.float32)), **measure_exposure(luma),
-             **measure_contrast(luma), **measure_colour(cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)), **measure_blocking(gray),
-             **measure_scaling(gray)}
+    channels, spectrum = cv2.split(pixels), spectrum_of(gray)
+    brightest = cv2.max(cv2.max(*channels[:2]), channels[2])
+    found = {**measure_focus(gray), **measure_motion(spectrum), **measure_noise(gray, coded[..., 1:].astype(np.float32)),
+             **measure_exposure(luma, brightest), **measure_contrast(luma),
+             **measure_colour(cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)), **measure_blocking(gray), **measure_scaling(spectrum)}
     return {name: found[name] for name in MEASURES}

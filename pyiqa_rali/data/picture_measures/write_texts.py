@@ -1,7 +1,7 @@
 """Texts on photographs from what is measured on them: the file that the alignment trainer reads, without a language model."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -64,8 +64,8 @@ class MeasuredTextReport:
 
 def write_measured_texts(images: Sequence[Path], out: Path, options: MeasuredTextOptions,
                          mos_labels: Sequence[float] | None = None, votes: Callable[[np.ndarray], Votes] | None = None,
-                         bank: str = '', names: Sequence[str] | None = None,
-                         reading: ReadingOptions = READING) -> MeasuredTextReport:
+                         bank: str = '', names: Sequence[str] | None = None, reading: ReadingOptions = READING,
+                         measures: Mapping[str, Mapping[str, float]] | None = None) -> MeasuredTextReport:
     """Write texts on all images to a JSON-lines file; an interrupted run continues where it stopped.
 
     Args:
@@ -78,6 +78,7 @@ def write_measured_texts(images: Sequence[Path], out: Path, options: MeasuredTex
         bank: what tells the checkpoint of `votes` from others, such as a digest.
         names: what the images are called in the file; None takes the shortest end of each path that no other path has.
         reading: how pictures are read.
+        measures: of images that are measured already, by name; see `load_measures`. Other images are measured now.
 
     Raises:
         OptionError: a verdict without MOS, or `out` or its part is from other settings, on other images, or not from here.
@@ -93,7 +94,7 @@ def write_measured_texts(images: Sequence[Path], out: Path, options: MeasuredTex
     rows = text_rows(part_of(out))
     with progress_bar(total=len(images), initial=len(done), desc='measure-texts', unit='image') as bar:
         for start in range(0, len(left), AT_ONCE):
-            found = {name: _texts_of(name, image, grade, options, votes, reading)
+            found = {name: _texts_of(name, image, grade, options, votes, reading, (measures or {}).get(name))
                      for name, image, grade in left[start:start + AT_ONCE]}
             rows.add(found.items())
             done |= found
@@ -127,16 +128,14 @@ def _digest(grades: list[int | None]) -> str:
 
 
 def _texts_of(name: str, image: Path, grade: int | None, options: MeasuredTextOptions,
-              votes: Callable[[np.ndarray], Votes] | None, reading: ReadingOptions) -> list[ReasoningText]:
+              votes: Callable[[np.ndarray], Votes] | None, reading: ReadingOptions,
+              measured: Mapping[str, float] | None) -> list[ReasoningText]:
     """Return the texts of one image: every number is drawn until it is a new text, or its attempts are used up."""
-    try:
-        pixels = read_rgb(image, reading)
-        found = degrees(measure_picture(pixels))
-    except UnreadableImage as error:
-        raise DataError(f'{error} Fix or remove it, and its row in the table.') from error
-    except DataError as error:
-        raise DataError(f'{image}: {error} Leave it out.') from error
-    said = None if votes is None else votes(pixels)
+    said = None
+    if measured is None or votes is not None:
+        pixels, measured = _looked_at(image, reading, measured)
+        said = None if votes is None else votes(pixels)
+    found = degrees(measured)
     known = known_distortions(found, grade)
     texts: dict[str, ReasoningText] = {}
     for number in range(options.texts_per_image):
@@ -153,3 +152,19 @@ def _texts_of(name: str, image: Path, grade: int | None, options: MeasuredTextOp
         raise DataError(f'{image}: nothing could be said about it: no fault was measured and no aspect is sound. Give it a '
                         'verdict (a data set with MOS), or leave it out.')
     return list(texts.values())
+
+
+def _looked_at(image: Path, reading: ReadingOptions,
+               measured: Mapping[str, float] | None) -> tuple[np.ndarray, Mapping[str, float]]:
+    """Return the pixels and the measures of an image.
+
+    Raises:
+        DataError: it cannot be read or measured; the message names it.
+    """
+    try:
+        pixels = read_rgb(image, reading)
+        return pixels, measure_picture(pixels) if measured is None else measured
+    except UnreadableImage as error:
+        raise DataError(f'{error} Fix or remove it, and its row in the table.') from error
+    except DataError as error:
+        raise DataError(f'{image}: {error} Leave it out.') from error
