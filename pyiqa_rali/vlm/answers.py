@@ -1,4 +1,4 @@
-"""Reading what a reasoning model wrote: strictly for rewards, leniently for scores. Nothing here ever makes up a number."""
+"""Reading what a reasoning model wrote: strictly for rewards, leniently for scores. No number is ever made up here."""
 
 import json
 import math
@@ -11,7 +11,7 @@ THOUGHT = re.compile(r'<think>.*?</think>', re.DOTALL)
 ANSWER = re.compile(r'<answer>(.*?)(</answer>|\Z)', re.DOTALL)
 FENCE = re.compile(r'```(?:json)?\s*(.*?)```', re.DOTALL | re.IGNORECASE)
 NUMBER = r'[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?'
-# "3" of "3/5", "3.4.1", "3,4", "60 %", "3 to 4" and "3 stars out of 10" is no rating: no other number in the same clause
+# the "3" of "3/5", "3.4.1", "3,4", "3 to 4" and "3 stars out of 10" is not a rating: no other number in the same clause
 CLAUSE_END = r'[;{}\[\]]|,\s*["\']|[.!?]\s+[^\W\d]'
 PART_OF_MORE = r'\w|\s*(?:[/%\u2044+\u00b1~]|(?:to|or|out)\b)'
 PERHAPS_CUT_OFF = re.compile(rf'(?<![\d.]){NUMBER}(?:[eE][-+]?|[,/:-])?\s*\Z')  # more digits might have followed
@@ -26,7 +26,7 @@ LABELLED = re.compile(rf'[\s{{]*{MARKS}(?:the )?{USUAL_KEY}{MARKS}\s*(?:is|=|:)\
 NO_MINUS = r'(?<![\w.\u2010-\u2015\u2212\ufe63\uff0d])(?<!\u2212\s)'
 SINGLE_NUMBER = re.compile(rf'{NO_MINUS}{NUMBER}(?!\.?\d|{PART_OF_MORE})')
 IMAGE = r'(?:it|(?:the|this) (?:image|picture|photo))'
-# the beginnings of sentences that end with a rating; whole sentences alone, so that counts and ranges are none
+# beginnings of sentences that end with a rating; only whole sentences, so that counts and ranges do not match
 SENTENCE = (rf"(?:the (?:overall )?(?:image )?(?:quality(?: score)?|score)(?: of {IMAGE})? is"
             rf"|I(?: would|'d)? (?:rate {IMAGE}(?: at| as)?|give {IMAGE}(?: an?)?))")
 OUT_OF = r'(?: out of |\s*[/\u2044]\s*)'  # before the highest rating
@@ -224,7 +224,7 @@ def as_rating(value: Any, rating_range: tuple[float, float]) -> float | None:
 
 
 def _spoken(completion: str) -> tuple[str, list[int]]:
-    """Return what is outside the thoughts, and the place of each of its characters in the completion."""
+    """Return what is outside the reasoning, and the position of each of its characters in the completion."""
     places = list(range(len(completion)))
     for thought in reversed(list(THOUGHT.finditer(completion))):
         del places[thought.start():thought.end()]
@@ -236,12 +236,12 @@ def _spoken(completion: str) -> tuple[str, list[int]]:
 
 
 def _is_unfinished(answer: str, in_tag: bool, closed: bool) -> bool:
-    """Whether an answer's tag is open, or without a tag its JSON."""
+    """Whether an answer's tag or, without a tag, its JSON is left open."""
     return not closed if in_tag else answer.count('{') > answer.count('}')
 
 
 def _stated(text: str, key: str) -> list[str]:
-    """Return the numbers that follow the key, without those that have another number in their clause."""
+    """Return the numbers that follow the key, except those with another number in their clause."""
     return _stated_pattern(key).findall(text)
 
 

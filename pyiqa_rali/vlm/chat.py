@@ -1,7 +1,7 @@
 """How a prompt becomes the chat that a model sees, and what system message it has.
 
-A chat template may put in a system message of its own where none is given: Qwen2.5-VL's does, Qwen3-VL's does not. A model
-that was trained with another one is asked something else then, so what is rendered can be looked at.
+A chat template may insert a system message of its own where none is given: Qwen2.5-VL's does, Qwen3-VL's does not. A model that
+was trained with another one is then asked something else, so the rendered chat can be inspected.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ def messages_of(prompt: Prompt) -> list[dict[str, Any]]:
 
 
 def training_messages_of(prompt: Prompt) -> list[dict[str, str]]:
-    """Return the same conversation in TRL's form, which puts the picture in front of the question itself."""
+    """Return the same conversation in TRL's form; TRL itself puts the picture before the question."""
     system = [] if prompt.system is None else [{'role': 'system', 'content': prompt.system}]
     return [*system, {'role': 'user', 'content': prompt.question}]
 
@@ -35,7 +35,7 @@ def rendered_chat(processor: Any, prompt: Prompt) -> str:
         prompt: what is asked.
 
     Raises:
-        OptionError: there is a system message, and the template refuses it or leaves it out.
+        OptionError: there is a system message, and the template rejects it or leaves it out.
     """
     try:
         text = processor.apply_chat_template(messages_of(prompt), add_generation_prompt=True, tokenize=False)
@@ -51,7 +51,7 @@ def rendered_chat(processor: Any, prompt: Prompt) -> str:
 
 
 def template_system_message(processor: Any) -> str | None:
-    """Return the system message that the chat template puts in by itself, or None when it puts in none."""
+    """Return the system message that the chat template inserts by itself, or None when it inserts none."""
     bare = rendered_chat(processor, Prompt('?'))
     try:
         marked = rendered_chat(processor, Prompt('?', MARK))

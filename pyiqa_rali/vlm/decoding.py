@@ -17,7 +17,7 @@ class Sampling:
     """Settings of a sampler, applied in this order as transformers does.
 
     Attributes:
-        repetition_penalty: divides the logits of tokens that stood before; 1 does nothing, None takes the value in the
+        repetition_penalty: divides the logits of tokens that occurred before; 1 does nothing, None takes the value in the
             checkpoint's `generation_config.json`.
         temperature: of the softmax; None takes the checkpoint's.
         top_k: only so many most likely tokens may follow; None has no bound.
@@ -80,7 +80,7 @@ RELEASES = {
 
 
 def missing_prompts(release: str, given: dict[str, Any]) -> str | None:
-    """Return what to tell about the prompts of a published model that are not given, or None when all are.
+    """Return a message about the prompts of a published model that are not given, or None when all are.
 
     Args:
         release: a key of `RELEASES`.

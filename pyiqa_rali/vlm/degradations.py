@@ -2,7 +2,7 @@
 
 Two layouts of JSON are read: {"image", "distortion_class", "severity"} with the words of `SEVERITIES`, as Q-Insight is
 trained on (arXiv 2503.22679), and {"image_A", "distortion_class", "severity"} with severities from 1 to 5 and null for images
-that are not degraded, as DQ-495K has it (arXiv 2405.18842), whose further classes are left out when that is asked for.
+that are not degraded, as DQ-495K has it (arXiv 2405.18842), whose further classes are left out on request.
 """
 
 import logging
@@ -107,7 +107,7 @@ def _image(where: str, record: dict[str, Any]) -> str:
 
 
 def _degradation(where: str, record: dict[str, Any], leaves_out: bool) -> tuple[str, str]:
-    """Return class and severity; another class, where those are left out, comes without its severity."""
+    """Return class and severity; another class, where such are left out, is returned without its severity."""
     for key in COLUMNS[1:]:
         if key not in record:
             raise DataError(f'{where}: has no "{key}"; it has {some(map(str, record)) or "nothing"}.')

@@ -1,4 +1,4 @@
-"""The expectation of a rating over everything that a model may write in its place.
+"""The expectation of a rating over everything that a model might write in its place.
 
 A rating is followed token by token. What a token does depends on its text alone, so that single digits ("4", ".", "2") and
 merged ones ("4.", "42") are the same to it, and whatever comes after a number ends it, but for a slash: "4/5" is 4 where
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 LEAST_SHARE = 1e-3  # branches with less of a picture's probability are not followed
-LEAST_MASS = 1e-6  # with less probability than this on ratings in the range, the model writes none
+LEAST_MASS = 1e-6  # with less probability than this on ratings in the range, the model has no rating
 DIGITS = '0123456789'
 NO_RATING = '%'  # after a number
 NUMBER_BEGUN = re.compile(r'[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]*)?')
@@ -28,12 +28,12 @@ Ask = Callable[[list['Node']], Iterable[np.ndarray]]
 
 @dataclass(frozen=True)
 class Node:
-    """A rating that was begun.
+    """The beginning of a rating.
 
     Attributes:
-        picture: which one, as a number.
+        picture: its number.
         path: tokens after the prefix of that picture.
-        lead: text that must come before the number, such as a space that the first token of the number may hold.
+        lead: text that must come before the number, such as a space that the number's first token may include.
         number: its text so far.
         mass: the probability of the path.
     """
@@ -81,7 +81,7 @@ class NumberTokens:
     Args:
         texts: the text that each token adds when it is not the first; tokens without any character that a number or
             `NO_RATING` has may be missing.
-        every: returns the same for all tokens; it is called once there is a lead that they may hold.
+        every: returns the same for all tokens; it is called when there is a lead that any of them may include.
     """
 
     def __init__(self, texts: Mapping[int, str], every: Callable[[], Mapping[int, str]] | None = None):
@@ -130,7 +130,7 @@ def expectations(ask: Ask, tokens: NumberTokens, leads: Sequence[str], rating_ra
 
     Args:
         ask: returns the probabilities (V,) of the next token at each of some nodes; those of tokens that are not in
-            `tokens.asked_about(leads)` are not looked at.
+            `tokens.asked_about(leads)` are ignored.
         tokens: the vocabulary.
         leads: for each picture, what must come before its number.
         rating_range: lowest and highest rating.
@@ -163,7 +163,7 @@ def _step(node: Node, chances: np.ndarray, tokens: NumberTokens,
     alone: list[tuple[int, str]] = []
     if node.number:
         table = tokens.going_on
-        # what neither belongs to a number nor makes this one no rating ends it here: the rest of the probability
+        # whatever neither continues the number nor shows that it is no rating ends it here: the rest of the probability
         ended = [(node.number, 1 - chances[table.ids].sum() - chances[tokens.no_rating].sum())]
     else:
         table, alone = tokens.beginning(node.lead)
@@ -258,7 +258,7 @@ def may_become(number: str, rating_range: tuple[float, float]) -> bool:
 
 
 def _likely(nodes: list[Node], settled: Sequence[float]) -> list[Node]:
-    """Leave out nodes with little of what is left of their picture's probability."""
+    """Leave out nodes with a small share of their picture's remaining probability."""
     total = list(settled)
     for node in nodes:
         total[node.picture] += node.mass
@@ -284,7 +284,7 @@ def number_tokens(tokenizer: Any) -> NumberTokens:
 
 
 def token_texts(tokenizer: Any, tokens: Iterable[int]) -> dict[int, str]:
-    """Return the text that each token adds after another one; decoded alone, the first space of some would be lost."""
+    """Return the text that each token adds after another one; decoded alone, some would lose their leading space."""
     anchor = tokenizer.encode('"', add_special_tokens=False)[-1]
     begin = len(tokenizer.decode([anchor]))
     return {token: tokenizer.decode([anchor, token], skip_special_tokens=False)[begin:] for token in tokens}

@@ -1,6 +1,6 @@
 """Asking a vision-language model about pictures: greedy or sampled completions.
 
-What a picture gets depends on the picture, the question and the seed, never on the batch that it came in.
+The result for a picture depends on the picture, the question and the seed, never on the rest of its batch.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ SAMPLING = Sampling()
 class GumbelSampling(LogitsProcessor):
     """Turns greedy decoding into sampling: the largest of logits / temperature + Gumbel noise is a sample of the softmax.
 
-    Every row has a generator of its own, so that the other rows of a batch have no influence.
+    Every row has its own generator, so that the other rows of a batch have no influence.
 
     Args:
         seeds: one for each row.
@@ -82,7 +82,7 @@ def encode(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prom
         continuations: token ids that the answer of each picture already has.
 
     Raises:
-        DataError: the processor refuses a picture.
+        DataError: the processor rejects a picture.
     """
     processor = reasoner.processor
     text = rendered_chat(processor, prompt)
@@ -118,7 +118,7 @@ def complete(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Pr
 def complete_and_remember(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt, max_new_tokens: int,
                           seeds: Sequence[int] | None = None,
                           sampling: Sampling = SAMPLING) -> tuple[list[list[int]], Memory | None]:
-    """Return what `complete` does, and what the model remembers of it; None when its cache cannot be used again."""
+    """Return what `complete` does, and what the model remembers of it; None when its cache cannot be reused."""
     inputs = encode(reasoner, images, prompt)
     ends, padding = end_tokens(reasoner)
     processors = LogitsProcessorList()
@@ -146,7 +146,7 @@ def end_tokens(reasoner: ReasoningModel) -> tuple[list[int], int]:
 
 
 def placeholder_tokens(config: Any) -> list[int]:
-    """Return a model's tokens that represent pictures in a prompt; a completion that holds one cannot be read again."""
+    """Return a model's tokens that represent pictures in a prompt; a completion that contains one cannot be read again."""
     names = [name for name in vars(config) if name.endswith('_token_id') and name[:3] not in ('eos', 'pad', 'bos')]
     return sorted({getattr(config, name) for name in names if isinstance(getattr(config, name), int)})
 
@@ -164,7 +164,7 @@ def _until_end(tokens: list[int], ends: list[int]) -> list[int]:
 
 
 def _continued(inputs: dict[str, Tensor], continuations: Sequence[Sequence[int]], padding: int) -> dict[str, Tensor]:
-    """Append token ids to each row, and pad on the left again; only what is given per token grows with them."""
+    """Append token ids to each row, and pad on the left again; only inputs with a value per token grow with them."""
     shape = inputs['input_ids'].shape
     fillers = {'input_ids': padding, 'attention_mask': 0}
     longest = max(map(len, continuations))

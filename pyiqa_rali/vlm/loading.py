@@ -30,13 +30,13 @@ class ReasoningModel:
 
     Attributes:
         model: transformers' image-text-to-text model, or a peft model around one; None when another backend runs it. Its
-            classes come from transformers' automatic ones, so that its type is not known here.
+            class is chosen by transformers, so its type is not known here.
         processor: transformers' processor with its chat template; its tokenizer pads on the left.
         card: prompts and rating scale; None when the folder has none.
         folder: where it was loaded from.
-        loading: dtype and pixel bounds, as they were asked for.
-        reuses_cache: whether expected ratings continue from the cache of the reasoning; None until it was tried.
-        read_again: how many begun ratings were read together with picture and reasoning, because they could not.
+        loading: dtype and pixel bounds, as requested.
+        reuses_cache: whether expected ratings continue from the cache of the reasoning; None until that was tried.
+        read_again: how many begun ratings were read together with picture and reasoning, because the cache could not be reused.
     """
 
     model: Any
@@ -70,11 +70,11 @@ def load_vlm(source: str | os.PathLike, dtype: str = 'auto', attn_implementation
         attn_implementation: transformers' name, such as 'sdpa'; None leaves the choice to it.
         device_map: transformers' device map; None loads on the CPU.
         min_pixels: pictures with less are enlarged; None leaves the processor's bound.
-        max_pixels: pictures with more are made smaller, which bounds the image tokens.
+        max_pixels: pictures with more are scaled down, which bounds the number of image tokens.
         merge: fold an adapter's weights into the model.
 
     Raises:
-        CheckpointError: it cannot be found, or not an image-text-to-text model.
+        CheckpointError: it cannot be found, or is not an image-text-to-text model.
         OptionError: dtype or pixel bounds cannot be used.
     """
     _check_dtype(dtype)
@@ -107,9 +107,9 @@ def locate_vlm(source: str | os.PathLike) -> Path:
     """Return the folder of a model.
 
     Raises:
-        CheckpointError: there is no such folder, and the hub cannot give it.
+        CheckpointError: there is no such folder, and the hub does not provide it.
     """
-    path = Path(source).expanduser().absolute()  # adapters write down where the model below them is
+    path = Path(source).expanduser().absolute()  # adapters record where the model below them is
     if path.is_dir():
         if not (path / 'config.json').exists() and not (path / ADAPTER_FILE).exists():
             raise CheckpointError(f'{path}: is not a model folder: it has neither config.json nor {ADAPTER_FILE}.')
@@ -139,15 +139,15 @@ def cached_vlm(source: str | os.PathLike) -> Path | None:
 
 
 def identity(folder: Path) -> str:
-    """Return a name that other weights do not share, such as 'GRPO_demo/models/reasoning@0123456789ab'.
+    """Return a name that no other weights have, such as 'GRPO_demo/models/reasoning@0123456789ab'.
 
-    It is the hub's name, the end of an experiment's export, or a folder's own name, and the beginning of a SHA-256 of all
-    weights; those below an adapter count too. Every byte is read, which takes some seconds for a model of 7 B.
+    It is made of the hub's name, the end of an export's path or a folder's name, and the beginning of a SHA-256 of all weights,
+    including those below an adapter. Every byte is read, which takes some seconds for a model of 7 B.
 
     Raises:
         CheckpointError: the model below an adapter cannot be found.
     """
-    folder = folder.resolve() if commit_of(folder) is None else folder  # the hub's cache is made of links
+    folder = folder.resolve() if commit_of(folder) is None else folder  # the hub's cache consists of links
     found = hashlib.sha256()
     for part in dict.fromkeys((folder, adapter_base(folder))):
         for path in sorted(part.glob('*.safetensors')) or sorted(part.glob('*.bin')):
@@ -164,7 +164,7 @@ def _readable_name(folder: Path) -> str:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a download that may have been cut short holds a configuration and all weights."""
+    """Whether a download, which may have been interrupted, contains a configuration and all weights."""
     if not (folder / 'config.json').exists():
         return (folder / ADAPTER_FILE).exists() and any(folder.glob('adapter_model.*'))
     index = folder / 'model.safetensors.index.json'
@@ -240,7 +240,7 @@ def _load_processor(folder: Path) -> Any:
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f'{folder}: its processor cannot be loaded: {error}') from error
-    processor.tokenizer.padding_side = 'left'  # padding on the right changes what a batch writes
+    processor.tokenizer.padding_side = 'left'  # padding on the right would change the completions of a batch
     return processor
 
 

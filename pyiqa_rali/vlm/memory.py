@@ -1,8 +1,8 @@
-"""What a model has read already: its keys and values, from which many continuations start without reading again.
+"""What a model has already read: its keys and values, from which many continuations start without reading again.
 
-A rating is looked up after every begin that it may have. Reading picture, question and reasoning again for each would take
-many times as long as writing them did. So the beginnings of a rating are a tree after what was read: all that are equally
-long are read in one pass, and each sees what was read, its own ancestors and itself.
+A rating's probability is needed after every beginning that it may have. Reading picture, question and reasoning again for each
+would take many times as long as writing did. So the beginnings form a tree on top of what was read: all of the same length are
+read in one pass, and each sees what was read, its own ancestors and itself.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 MOST_AT_ONCE = 512  # branches that are read in one pass: each has logits for the whole vocabulary
-MASKED = ('eager', 'sdpa')  # ways to compute attention that take any mask
+MASKED = ('eager', 'sdpa')  # attention implementations that accept any mask
 
 
 @dataclass
@@ -23,12 +23,12 @@ class Memory:
     """Keys and values of a batch, one row for each picture, in the order in which the tokens were read.
 
     Attributes:
-        layers: keys and values (B, heads, S, width) of each layer; S slots, of which the last tokens may have none.
+        layers: keys and values (B, heads, S, width) of each layer; the last tokens may have none of the S slots.
         tokens: (B, L), prompt and completion, L >= S.
         used: (B, L), whether a slot holds a token; padding has none.
         prompt_length: slots of the prompt, its padding included.
-        offsets: (B, 1), what positions of text lie beyond the number of tokens before them: a picture takes up fewer
-            positions than tokens in models with rotary embeddings in three dimensions.
+        offsets: (B, 1), the difference between a text token's position and the number of tokens before it: in models with
+            three-dimensional rotary embeddings a picture takes up fewer positions than tokens.
     """
 
     layers: list[tuple[Tensor, Tensor]]
@@ -42,18 +42,18 @@ class Branches:
     """Continuations of what a model remembers: one stem for each row, and a tree of branches on each.
 
     Args:
-        model: that wrote the memory.
+        model: the one that wrote the memory.
         memory: of a batch.
         kept: for each row, how many tokens of its completion are left as they are.
         pending: for each row, tokens that follow these instead of what the model wrote.
-        reduced: takes logits (..., V) to what is wanted of them, before those of many branches are held at once.
+        reduced: reduces logits (..., V) to what is needed of them, before those of many branches are held at once.
     """
 
     def __init__(self, model: Any, memory: Memory, kept: Sequence[int], pending: Sequence[Sequence[int]],
                  reduced: Callable[[Tensor], Tensor]):
         from transformers import DynamicCache
         self.model, self.reduced, device = model, reduced, memory.tokens.device
-        # the last token that is kept is read again, for there is no logit without a token
+        # the last token that is kept is read again, because logits come with a token
         ends = [memory.prompt_length + count - 1 for count in kept]
         slots = max(ends)
         self.cache = DynamicCache([(keys[:, :, :slots], values[:, :, :slots]) for keys, values in memory.layers])
@@ -65,7 +65,7 @@ class Branches:
                            [[list(range(slots, slots + place + 1)) for place in range(len(stem))] for stem in stems])
         lengths = torch.tensor([len(stem) for stem in stems], device=device)
         self._of_stems = found[torch.arange(len(stems)), lengths.cpu() - 1]
-        inside = torch.arange(int(lengths.max()), device=device) < lengths[:, None]  # shorter stems are filled up on the right
+        inside = torch.arange(int(lengths.max()), device=device) < lengths[:, None]  # shorter stems are padded on the right
         self._seen_by_all = torch.cat([remembered, inside], dim=1)
         # for each row and path: the slots of its tokens, and the position of the next one
         self._known: list[dict[tuple[int, ...], tuple[list[int], int]]] = [
@@ -76,8 +76,8 @@ class Branches:
 
         Args:
             rows: the row of each.
-            paths: the tokens of each after the stem, as many for all; the path without its last token must have been asked
-                about before.
+            paths: the tokens of each after the stem, all of the same length; each path without its last token must have been
+                asked about before.
         """
         if not paths[0]:
             return self._of_stems[list(rows)]
@@ -91,7 +91,7 @@ class Branches:
         return torch.stack([found[row, path] for row, path in zip(rows, paths, strict=True)])
 
     def _grow(self, paths: list[list[tuple[int, ...]]]) -> Tensor:
-        """Read the last tokens of some paths of each row; return what is wanted of their logits, (B, most, ...)."""
+        """Read the last tokens of some paths of each row; return what is needed of their logits, (B, most, ...)."""
         length = self.cache.get_seq_length()
         positions: list[list[int]] = []
         slots: list[list[list[int]]] = []
@@ -105,12 +105,12 @@ class Branches:
 
     @torch.no_grad()
     def _read(self, tokens: list[list[int]], positions: list[list[int]], slots: list[list[list[int]]]) -> Tensor:
-        """Let the model read tokens, which stay in the cache; return what is wanted of their logits, (B, most, ...).
+        """Let the model read tokens, which stay in the cache; return what is needed of their logits, (B, most, ...).
 
         Args:
-            tokens: for each row; rows are filled up on the right to the same number.
+            tokens: for each row; rows are padded on the right to the same length.
             positions: of these.
-            slots: those that each of them sees, itself among them, beside the ones that all tokens of its row see.
+            slots: those that each of them sees, including its own, besides the ones that all tokens of its row see.
         """
         most, length, device = max(map(len, tokens)), self.cache.get_seq_length(), self._seen_by_all.device
         visible = torch.zeros(len(tokens), most, length + most, dtype=torch.bool, device=device)
@@ -128,7 +128,7 @@ class Branches:
 
 
 def memory_of(model: Any, output: Any, tokens: Tensor, prompt_mask: Tensor) -> Memory | None:
-    """Return the memory of a batch, or None when the model keeps something else than all keys and values.
+    """Return the memory of a batch, or None when the model keeps anything other than all keys and values.
 
     Args:
         model: that has just read or written it.
@@ -141,7 +141,7 @@ def memory_of(model: Any, output: Any, tokens: Tensor, prompt_mask: Tensor) -> M
     cache = getattr(output, 'past_key_values', None) if cache is None else cache
     layers = getattr(cache, 'layers', [])
     if not layers or any(type(layer) is not DynamicLayer or layer.keys is None for layer in layers):
-        return None  # such as sliding windows, and states of linear attention: their past cannot be left
+        return None  # such as sliding windows and states of linear attention, which cannot be rewound
     written = tokens.new_ones((len(tokens), tokens.shape[1] - prompt_mask.shape[1]), dtype=torch.bool)
     # as the models keep it between the prompt and what follows; others count positions as tokens
     offsets = next((module.rope_deltas for module in model.modules() if getattr(module, 'rope_deltas', None) is not None), None)
@@ -155,7 +155,7 @@ def memory_of(model: Any, output: Any, tokens: Tensor, prompt_mask: Tensor) -> M
 
 @contextlib.contextmanager
 def _any_mask(model: Any) -> Iterator[None]:
-    """Compute attention in a way that takes any mask, for as long as the block runs."""
+    """Compute attention in a way that accepts any mask, for as long as the block runs."""
     base = _base(model)
     before = base.config.get_text_config()._attn_implementation
     if before in MASKED:
@@ -169,7 +169,7 @@ def _any_mask(model: Any) -> Iterator[None]:
 
 
 def _argument(model: Any) -> str:
-    """Return what the model's `forward` calls the cache; transformers is changing the name."""
+    """Return the name of the cache in the model's `forward`; transformers is changing it."""
     return 'cache' if 'cache' in inspect.signature(_base(model).forward).parameters else 'past_key_values'
 
 

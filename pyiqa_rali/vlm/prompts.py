@@ -1,4 +1,4 @@
-"""What a reasoning model is asked, on which scale it answers, and the file beside its weights that says so."""
+"""What a reasoning model is asked, the scale of its answers, and the file beside its weights that records both."""
 
 import json
 import math
@@ -39,8 +39,8 @@ class Prompt:
 
     Attributes:
         question: the user's text, which follows the picture.
-        system: the system message before it, as it stands; None leaves it to the model's chat template, which may put in
-            one of its own.
+        system: the system message before it, verbatim; None leaves it to the model's chat template, which may insert one of its
+            own.
     """
 
     question: str
@@ -77,7 +77,7 @@ class ReasoningCard:
         degradation_prompt: the question for degradation class and severity.
         rating_range: lowest and highest rating that the model writes; higher is better.
         rating_key: the key of the rating in the answer's JSON.
-        with_rating: whether it was trained to write a rating; without, its texts count although none follows them.
+        with_rating: whether it was trained to write a rating; otherwise its texts are valid without one.
         training: a sentence on how it was trained.
         system_prompt: the system message, word for word (nothing is filled in); None leaves it to the chat template.
     """
@@ -126,7 +126,7 @@ class ReasoningCard:
 
 
 def read_prompts(path: str | os.PathLike) -> dict[str, Any]:
-    """Return what a YAML file gives of a card, such as `score_prompt` and `system_prompt`.
+    """Return the parts of a card that a YAML file gives, such as `score_prompt` and `system_prompt`.
 
     Args:
         path: the file; its keys are those of a `ReasoningCard`, at the top or below `prompts:` as in option files.
@@ -145,7 +145,7 @@ def read_prompts(path: str | os.PathLike) -> dict[str, Any]:
 
 def card_for(card: ReasoningCard | None, source: str | os.PathLike, prompts: str | os.PathLike | None = None,
              release: str | None = None, **given: Any) -> ReasoningCard:
-    """Return what a model is asked: its own card, with what is given instead.
+    """Return what a model is asked: its own card, with given values in place of the card's.
 
     Warns when a published model is not asked as it was trained.
 
@@ -164,7 +164,7 @@ def card_for(card: ReasoningCard | None, source: str | os.PathLike, prompts: str
     if card is None and 'rating_range' not in values:
         raise CheckpointError(f'{source}: says nothing about the scale of its ratings (no {CARD_FILE}). Give rating_range, '
                               'such as [1, 5], and score_prompt if it was trained with one of its own.')
-    # a folder's card stands for what the model was trained with, but one without a system prompt gives none
+    # a folder's card says what the model was trained with; one without a system prompt gives none
     asked = values if card is None else {**vars(card), **values}
     message = None if release is None else missing_prompts(release, asked)
     if message is not None:
@@ -194,12 +194,12 @@ def given_of_card(prompts: str | os.PathLike | None = None, **given: Any) -> dic
 
 
 def _listed(bounds: Any) -> Any:
-    """Return a range as a list of floats; what is none is for the card to refuse."""
+    """Return a range as a list of floats; anything else is left for the card to reject."""
     return [float(bound) for bound in bounds] if _is_range(bounds) else bounds
 
 
 def _is_range(values: Any) -> bool:
-    """Whether these are two finite numbers, the first below the second."""
+    """Whether these are two finite numbers, the first of them smaller."""
     return (isinstance(values, list | tuple) and len(values) == 2
             and all(isinstance(value, int | float) and math.isfinite(value) for value in values) and values[0] < values[1])
 
@@ -208,7 +208,7 @@ def read_card(folder: Path) -> ReasoningCard | None:
     """Return the card of a model folder, or None when it has none.
 
     Raises:
-        CheckpointError: the file is not such a card, or from a later version.
+        CheckpointError: the file is not such a card, or is from a later version.
     """
     path = Path(folder) / CARD_FILE
     if not path.is_file():

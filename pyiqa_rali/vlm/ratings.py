@@ -1,7 +1,7 @@
-"""The expected rating of what a model wrote: where the rating begins, and what may follow there.
+"""The expected rating of what a model wrote: where the rating begins, and what might follow there.
 
 The model continues from what it remembers of its reasoning. Where its cache does not allow that, it reads everything again,
-which is as right and many times slower; the first rating of a model tells.
+which is just as accurate and many times slower; the first rating of a model shows which.
 """
 
 import bisect
@@ -22,7 +22,7 @@ from pyiqa_rali.vlm.loading import ReasoningModel
 from pyiqa_rali.vlm.memory import Branches, Memory, memory_of
 from pyiqa_rali.vlm.prompts import Prompt
 
-# how far probabilities from the cache may be off, as a sum, before the model is taken for one whose cache cannot be used
+# how far probabilities from the cache may be off, in sum, before the cache counts as unusable
 MOST_OFF, MOST_OFF_IN_HALF_PRECISION = 1e-4, 0.05
 
 
@@ -33,7 +33,7 @@ def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], pr
     """Return the expectation of the rating, after each completion's reasoning.
 
     The completion is cut where its rating begins, or the answer is begun for it when it plainly has none. Then all ratings that
-    the model may write there are followed token by token; see `expectation`.
+    the model might write there are followed token by token; see `expectation`.
 
     Args:
         reasoner: model and processor.
@@ -46,8 +46,8 @@ def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], pr
         memory: of these completions, from `complete_and_remember`; without it, they are read once more.
 
     Returns:
-        One number in the range for each picture; NaN when the model's own numbers are NaN, or when it would write anything but
-        a rating in the range.
+        One number in the range for each picture; NaN when the model's own numbers are NaN, or when it would write anything
+        other than a rating in the range.
     """
     if memory is None and len(images) > batch_size:
         parts = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
@@ -114,13 +114,13 @@ def tokens_before(reasoner: ReasoningModel, completion: Sequence[int], position:
     lengths = range(len(completion) + 1)
     count = bisect.bisect_right(lengths, position, key=lambda length: len(decode(reasoner, completion[:length]))) - 1
     while not text[:position].startswith(decode(reasoner, completion[:count])):
-        count -= 1  # a character that is spread over tokens is not text before its last token
+        count -= 1  # a character that spans several tokens is text only with its last one
     return count
 
 
 def read(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt,
          completions: Sequence[Sequence[int]]) -> Memory | None:
-    """Let the model read a prompt with given completions; return what it remembers, all of it as prompt."""
+    """Let the model read a prompt with given completions; return what it remembers, all of it as part of the prompt."""
     inputs = encode(reasoner, images, prompt, completions)
     output = reasoner.model(**inputs, use_cache=True, logits_to_keep=1)
     return memory_of(reasoner.model, output, inputs['input_ids'], inputs['attention_mask'])
@@ -130,7 +130,7 @@ class Continuations:
     """Asks a model what follows begun ratings, level by level.
 
     Args:
-        reasoner: model and processor; what is found out about its cache is kept there.
+        reasoner: model and processor; findings about its cache are recorded there.
         images: RGB.
         prompt: what was asked about each.
         begins: where each rating begins.
@@ -150,7 +150,7 @@ class Continuations:
     def __call__(self, nodes: Sequence[Node]) -> Iterator[np.ndarray]:
         """Yield the probabilities (V,) of the next token at each node, 0 for tokens that are not wanted."""
         size = self.batch_size if self.branches is None else len(nodes)
-        chances = np.zeros(int(self.wanted.max()) + 1)  # one for all: each is done with before the next one comes
+        chances = np.zeros(int(self.wanted.max()) + 1)  # one array for all: each is used up before the next one comes
         for start in range(0, len(nodes), size):
             part = nodes[start:start + size]
             if self.branches is not None:
@@ -178,7 +178,7 @@ class Continuations:
         return self.reasoner.model(**inputs, logits_to_keep=1).logits[:, -1]
 
     def _cache_is_right(self, memory: Memory | None) -> bool:
-        """Whether going on from memory gives what reading again gives; tried once for each model, on two branches."""
+        """Whether continuing from memory gives what reading again gives; tried once for each model, on two branches."""
         if memory is None:
             reason = 'it does not keep all keys and values'
         else:
@@ -194,7 +194,7 @@ class Continuations:
             else:
                 off = float((remembered - again).abs().sum(dim=-1).max() / 2)
                 precise = next(self.reasoner.model.parameters()).dtype == torch.float32
-                if not off > (MOST_OFF if precise else MOST_OFF_IN_HALF_PRECISION):  # NaN is no fault of the cache
+                if not off > (MOST_OFF if precise else MOST_OFF_IN_HALF_PRECISION):  # NaN is not the fault of the cache
                     return True
                 reason = f'probabilities are off by {off:.2g}'
         warnings.warn(f'{self.reasoner.folder}: the cache of this model cannot be used again ({reason}). Expected ratings are '

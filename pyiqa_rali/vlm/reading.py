@@ -1,7 +1,7 @@
-"""A blind reader: what rating a reasoning text tells when nobody looks at the picture.
+"""A blind reader: which rating a reasoning text conveys when nobody looks at the picture.
 
-A model that rates pictures can learn to pass its own text by: the picture tells the rating, and the text says anything. A
-frozen copy that is shown a gray picture has nothing but the text; what it rates well was written for the picture.
+A model that rates pictures can learn to ignore its own text: the rating comes from the picture, and the text says anything. A
+frozen copy that is shown a gray picture has only the text; if it rates that well, the text describes the picture.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class BlindReader:
     """Rates texts without their pictures.
 
     Attributes:
-        reasoner: a frozen model that can tell a rating from a text; it is never trained here.
+        reasoner: a frozen model that can infer a rating from a text; it is never trained here.
         card: the prompt and the rating scale of the texts.
         most_surprise: texts with a token that surprises more than this, in nats, are not rated; None rates all.
         batch_size: texts at once.
@@ -37,7 +37,7 @@ class BlindReader:
     def ratings(self, texts: Sequence[str | None]) -> list[float | None]:
         """Return the expected rating of each text, on the card's scale; None for None, and for texts too surprising.
 
-        Equal texts are read once. What a text gets depends on the others by no more than the rounding of a batch.
+        Equal texts are read once. Other texts affect a text's rating only by the rounding of a batch.
         """
         different = sorted({text for text in texts if text is not None})
         if self.most_surprise is not None:
@@ -50,7 +50,7 @@ class BlindReader:
 
     @torch.no_grad()
     def surprise(self, texts: Sequence[str]) -> list[float]:
-        """Return how little the reader expects each text: the negative log-likelihood of its least likely token, in nats."""
+        """Return how unexpected each text is to the reader: the negative log-likelihood of its least likely token, in nats."""
         found = []
         for start in range(0, len(texts), self.batch_size):
             written = self._written(texts[start:start + self.batch_size])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MODES = ('expectation', 'greedy', 'mean', 'release')
 SAMPLED_MODES = ('mean', 'release')
-LONGEST = 512  # tokens of a completion, unless another number is given
+LONGEST = 512  # tokens of a completion, unless a number is given
 STATUSES = ('parsed', 'resampled', 'expectation', 'failed')
 
 
@@ -41,9 +41,9 @@ class Description:
     Attributes:
         reasoning_text: its reasoning.
         rating: on the model's rating scale; NaN when there is none.
-        status: 'parsed' (written as asked), 'resampled' (written at a later try), 'expectation' (computed from the digits'
+        status: 'parsed' (written as asked), 'resampled' (written in a later attempt), 'expectation' (computed from the digits'
             probabilities), 'failed'.
-        completion: all that it wrote.
+        completion: everything that it wrote.
     """
 
     reasoning_text: str
@@ -67,17 +67,17 @@ class ReasoningScorer(MetricNet):
         top_k: of sampling, only so many most likely tokens may follow; None has no bound.
         top_p: of sampling, only the most likely tokens with this probability; None has no bound.
         seed: of sampling; each picture's own seed is derived from it and its pixels.
-        resamples: tries after a rating that cannot be parsed, before the expectation is taken.
+        resamples: further attempts after a rating that cannot be parsed, before the expectation is taken.
         max_new_tokens: longest completion; None takes 512, or the release's in mode 'release'.
         batch_size: pictures that the model sees at once.
         dtype: 'auto', 'float32', 'bfloat16' or 'float16'.
         attn_implementation: transformers' name, such as 'sdpa' or 'flash_attention_2'.
         device_map: transformers' device map, for models that one device cannot hold.
         min_pixels: smaller pictures are enlarged.
-        max_pixels: larger ones are made smaller; bounds the image tokens.
+        max_pixels: larger ones are scaled down, which bounds the number of image tokens.
         score_prompt: asked instead of the prompt in the model's own card.
         system_prompt: the system message, instead of the one in the card; without either, the chat template decides (`info`
-            shows what it puts in).
+            shows what it inserts).
         prompts: a YAML file with `score_prompt`, `system_prompt` and other keys of a card.
         rating_range: the scale of its ratings; needed when the model has no card.
         mos_range: map the ratings linearly to this range; None returns them on their own scale.
@@ -119,9 +119,9 @@ class ReasoningScorer(MetricNet):
         own = {'score_prompt': score_prompt, 'system_prompt': system_prompt, 'rating_range': rating_range}
         given_of_card(prompts, **own)  # before gigabytes are looked for
         from pyiqa_rali.vlm.loading import ReasoningModel, load_vlm
-        if not isinstance(source, ReasoningModel):  # one that is given may be in training
+        if not isinstance(source, ReasoningModel):  # a model that is passed in may be in training
             source = load_vlm(source, dtype, attn_implementation, device_map, min_pixels, max_pixels)
-            source.model.requires_grad_(False)  # no gradient passes a text
+            source.model.requires_grad_(False)  # no gradient passes through a text
         self._reasoner = _Hidden(source)
         self.model = self.reasoner.model
         self.card = card_for(source.card, source.folder, prompts, release, **own)
@@ -178,7 +178,7 @@ class ReasoningScorer(MetricNet):
             images: (N, 3 or 1, H, W) in [0, 1] of any float type, or uint8 or uint16.
 
         Raises:
-            OptionError: a gradient is asked for, and none can flow to the pixels: the score is read from a text.
+            OptionError: a gradient is requested, and none can flow to the pixels, because the score is read from a text.
         """
         if torch.is_grad_enabled() and images.requires_grad:
             raise OptionError('as_loss: a reasoning model cannot be a loss: its score is read from a text, and no gradient '
@@ -222,20 +222,20 @@ class ReasoningScorer(MetricNet):
             return [_expected(text, rating) for text, rating in zip(self._decode(completions), ratings, strict=True)]
         completions = self._complete(pictures, None)
         found = [self._read(text, 'parsed') for text in self._decode(completions)]
-        return self._mended(pictures, found, completions)
+        return self._with_ratings(pictures, found, completions)
 
     def _mean_of_samples(self, pictures: list[Image.Image], count: int) -> list[Description]:
         """Return each picture's mean rating; text and completion are those of its first sample with a rating."""
         samples = []
         for number in range(count):
             completions = self._complete(pictures, number)
-            samples.append(self._mended(pictures, [self._read(text, 'parsed') for text in self._decode(completions)],
+            samples.append(self._with_ratings(pictures, [self._read(text, 'parsed') for text in self._decode(completions)],
                                         completions, number))
         return [_mean_description([row[position] for row in samples]) for position in range(len(pictures))]
 
-    def _mended(self, pictures: list[Image.Image], found: list[Description], completions: list[list[int]],
+    def _with_ratings(self, pictures: list[Image.Image], found: list[Description], completions: list[list[int]],
                 sample: int = 0) -> list[Description]:
-        """Resample what has no rating, then take the expectation."""
+        """Sample again where there is no rating, then take the expectation."""
         for attempt in range(1, self.resamples + 1):
             missing = [position for position, each in enumerate(found) if each.status == 'failed']
             if not missing:
@@ -290,7 +290,7 @@ class _Hidden:
 
 
 def _expected(text: str, rating: float) -> Description:
-    """Return the description whose rating was computed after a text; NaN comes from weights or activations that are NaN."""
+    """Return the description whose rating was computed after a text; NaN comes from NaN weights or activations."""
     return Description(reasoning_text(text), rating, 'expectation' if rating == rating else 'failed', text)
 
 
@@ -298,7 +298,7 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     """Return (N, 3 or 1, H, W) pictures, in [0, 1], uint8 or uint16, as 8-bit RGB.
 
     Raises:
-        OptionError: the shape is another, or values are out of [0, 1] by more than an 8-bit step.
+        OptionError: the shape is wrong, or values are outside [0, 1] by more than an 8-bit step.
     """
     pixels = of_any_size_as_rgb_float(images.detach()) * 255
     if pixels.numel() and not (pixels.min() >= -1 and pixels.max() <= 256):
@@ -315,7 +315,7 @@ def digest(picture: Image.Image) -> int:
 
 
 def sampling_of(mode: str, release: str | None, **given: Any) -> tuple[Sampling, int]:
-    """Return how completions are drawn, and how long they may become.
+    """Return how completions are drawn, and how long they may be.
 
     Args:
         mode: one of `MODES`.
@@ -357,7 +357,7 @@ def _mean_description(samples: list[Description]) -> Description:
 
 @contextlib.contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Generate as for scoring, whatever surrounds it: without dropout, and in the weights' own precision."""
+    """Generate as for scoring, whatever the surroundings: without dropout, and in the weights' own precision."""
     training, kind = model.training, next(model.parameters()).device.type
     plain = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext()
     if training:

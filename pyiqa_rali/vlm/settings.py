@@ -30,7 +30,7 @@ class ReasonerSettings:
         dtype: 'auto', 'float32', 'bfloat16' or 'float16'.
         attn_implementation: transformers' name, such as 'sdpa'.
         device: torch's name of the device; None takes a GPU if there is one.
-        max_pixels: larger pictures are made smaller.
+        max_pixels: larger pictures are scaled down.
         max_new_tokens: longest text.
         batch_size: images at once.
         seed: of sampling.
@@ -65,7 +65,7 @@ class ReasonerSettings:
         given_of_card(self.prompts, **self.given_prompts())
 
     def of_a_completion(self) -> dict[str, Any]:
-        """Return what a greedy completion depends on, as plain values: what a folder of completions is claimed with."""
+        """Return what a greedy completion depends on, as plain values, to claim a folder of completions with."""
         values = {name: getattr(self, name) for name in OF_A_COMPLETION}
         read = {} if self.prompts is None else {'prompts': read_prompts(self.prompts)}
         return {**values, **read, 'model': str(self.model)}
@@ -78,7 +78,7 @@ class ReasonerSettings:
             num_samples: completions of each picture in mode 'mean'.
 
         Raises:
-            OptionError: a setting cannot be used, such as a device that is not there.
+            OptionError: a setting cannot be used, such as a device that does not exist.
             CheckpointError: the model is not found or cannot be loaded.
         """
         device = torch_device(self.device) or torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -89,7 +89,7 @@ class ReasonerSettings:
         return net.to(device)
 
     def given_prompts(self) -> dict[str, Any]:
-        """Return what is given of the model's card, beside the file `prompts`."""
+        """Return the parts of the model's card that are given, besides the file `prompts`."""
         return {'score_prompt': self.prompt, 'system_prompt': self.system_prompt, 'rating_range': self.rating_range}
 
     def load_without_weights(self) -> ReasoningModel:
@@ -109,7 +109,7 @@ class ReasonerSettings:
         Returns:
             'model', 'trained' (the card's sentence), 'rating_range', 'rating_key', 'training_images' (how many), and what
             `chat.what_is_asked` returns; for a published model also 'release', how its own code decodes and where its prompts
-            stand. A model that is not here has its 'system_prompt' and 'question' instead.
+            are. A model that is not on this machine has 'system_prompt' and 'question' instead.
 
         Raises:
             OptionError: a setting cannot be used.

@@ -36,8 +36,8 @@ class Row:
         mos: its MOS on the rating scale, higher better; NaN for the degradation task.
         distortion_class: with the degradation task, or from the `class_column` of a data set with scores.
         severity: with the degradation task.
-        upright: as in `ReadingOptions`, and so the next.
-        pixel_limit: see there.
+        upright: as in `ReadingOptions`.
+        pixel_limit: as in `ReadingOptions`.
     """
 
     image_path: str
@@ -99,13 +99,13 @@ def image_files(section: str, options: DatasetOptions | Mapping[str, Any], seed:
 
 
 def known_distortions(section: str, options: DatasetOptions | Mapping[str, Any], seed: int) -> list[Distortions] | None:
-    """Return what is wrong with the images of `image_files`, as their texts carry it; None where no table says it."""
+    """Return the known distortions of the images of `image_files`, for their texts; None where no table has them."""
     read = from_known_keys(DatasetOptions.kind_of(plain(options)), plain(options), f'datasets: {section}')
     return None if isinstance(read, DegradationOptions) else build_table(section, read, seed).distortions()
 
 
 def training_set(rows: list[Row], card: ReasoningCard, completions: list[str] | None = None) -> Any:
-    """Return a `datasets.Dataset` for TRL whose images are read when they are asked for.
+    """Return a `datasets.Dataset` for TRL whose images are read when they are requested.
 
     Its columns are those of `Row`; an item has `prompt` and `image` too.
 
@@ -137,7 +137,7 @@ def read_pictures(batch: dict[str, list]) -> list[Image.Image]:
 
 @functools.lru_cache(maxsize=CACHED_IMAGES)
 def read_picture(path: str, reading: ReadingOptions = READING) -> Image.Image:
-    """Read an image; the last ones are kept, since every rollout asks for its image again.
+    """Read an image; the most recent ones are kept, since every rollout requests its image again.
 
     Raises:
         DataError: it cannot be read; the message names it.

@@ -1,4 +1,4 @@
-"""A vision-language model of half a million parameters, made from a configuration: for laptops, tests and the demo.
+"""A vision-language model of half a million parameters, built from a configuration: for laptops, tests and the demo.
 
 Its architecture is Qwen2.5-VL's. Nothing is downloaded; its tokenizer is trained on the sentences that it is to write.
 """
@@ -53,7 +53,7 @@ def _config(tokenizer, width: int, layers: int):
         ('image_token_id', '<|image_pad|>'), ('video_token_id', '<|video_pad|>'), ('vision_start_token_id', '<|vision_start|>'),
         ('vision_end_token_id', '<|vision_end|>'))}
     heads = width // 16
-    # at the usual spread of 0.02 so small a model learns the format and never looks at the picture
+    # with the usual standard deviation of 0.02 so small a model learns the format but ignores the picture
     text = {'vocab_size': len(tokenizer), 'hidden_size': width, 'intermediate_size': 2 * width, 'num_hidden_layers': layers,
             'num_attention_heads': heads, 'num_key_value_heads': heads, 'initializer_range': 0.05,
             'max_position_embeddings': 1024, 'bos_token_id': None, 'eos_token_id': tokenizer.eos_token_id,

@@ -11,14 +11,14 @@ from pyiqa_rali.vlm.generation import placeholder_tokens
 from pyiqa_rali.vlm.loading import ADAPTER_FILE, ReasoningModel, generation_config_of, load_without_weights
 from pyiqa_rali.vlm.prompts import Prompt
 
-NEVER = -100.0  # the least bias of a logit that vLLM takes
+NEVER = -100.0  # the smallest logit bias that vLLM accepts
 
 
 class VllmCompleter:
-    """Callable in the place of `generation.complete`, with vLLM's own sampler: seeded, but other texts than transformers'.
+    """Callable in place of `generation.complete`, with vLLM's own sampler: seeded, but with other texts than transformers'.
 
     Args:
-        reasoner: processor, card, folder, and how its weights are to be loaded; it needs none itself.
+        reasoner: processor, card, folder, and how to load its weights; it needs none loaded itself.
 
     Raises:
         OptionError: vLLM is not installed, the folder holds an adapter, or pixel bounds cannot be kept.
@@ -55,10 +55,10 @@ class VllmCompleter:
 
 
 def pixel_bounds(reasoner: ReasoningModel) -> Callable[[Image.Image], Image.Image]:
-    """Return what brings a picture to the size that the processor would give it, when pixel bounds were asked for.
+    """Return what brings a picture to the size that the processor would give it, when pixel bounds are given.
 
-    vLLM has a processor of its own, of which versions differ in whether they heed bounds; it leaves pictures of this size as
-    they are.
+    vLLM has its own processor, whose versions differ in whether they respect bounds; it leaves pictures of this size as they
+    are.
 
     Raises:
         OptionError: the processor has no grid of patches to which sizes are rounded, or bounds of its own that would undo it.

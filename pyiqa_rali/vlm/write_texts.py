@@ -1,4 +1,4 @@
-"""A reasoning model writes several texts on each image: the file that the alignment trainer reads."""
+"""A reasoning model writes several texts about each image: the file that stage 1 reads."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ from pyiqa_rali.vlm.loading import ReasoningModel, identity
 from pyiqa_rali.vlm.prompts import ReasoningCard
 from pyiqa_rali.vlm.tables import read_picture
 
-MAY_CHANGE = ('attempts', 'batch_size')  # between a run and the one that resumes it: no text depends on them
+MAY_CHANGE = ('attempts', 'batch_size')  # may differ when a run is resumed, since no text depends on them
 OF_NO_TEXT = tuple(f'texts:{key}' for key in MAY_CHANGE)  # the same in an option file
 
 
@@ -42,7 +42,7 @@ class WritingOptions:
         top_p: of sampling; None has no bound.
         max_new_tokens: longest completion.
         batch_size: images at once.
-        attempts: tries for each text that has no reasoning or wanted rating, or that is there already.
+        attempts: for each text, when completions have no reasoning, lack a rating that is wanted, or repeat a text.
     """
 
     texts_per_image: Count = 4
@@ -62,8 +62,8 @@ class WritingReport:
     Attributes:
         images: with all their texts.
         texts: written.
-        unparsed: completions without reasoning, or without the rating that the card wants, tried again.
-        repeated: texts that an image had already, tried again.
+        unparsed: completions without reasoning, or without a rating that the card requires, which were tried again.
+        repeated: texts that an image already had, which were tried again.
         short: images with fewer texts than wanted, after all attempts.
     """
 
@@ -77,24 +77,24 @@ class WritingReport:
 def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options: WritingOptions,
                 names: list[str] | None = None, completer: Callable[..., list[list[int]]] | None = None,
                 reading: ReadingOptions = READING, distortions: Sequence[Distortions] | None = None) -> WritingReport:
-    """Write texts on all images to a JSON-lines file; an interrupted run continues where it stopped.
+    """Write texts about all images to a JSON-lines file; an interrupted run continues where it stopped.
 
-    Finished images are in `<out>.part`, one line each, with what the file says of model, prompt and seeds beside it in
-    `<out>.json`; `out` itself appears when all images are done.
+    Finished images are in `<out>.part`, one line each; model, prompt and settings are recorded beside it in `<out>.json`; `out`
+    itself appears when all images are done.
 
     Args:
         reasoner: the model, with its card.
         images: files.
         out: the JSON-lines file.
         options: how.
-        names: what the images are called in the file; None takes the shortest end of each path that no other path has, such
-            as `img1.png`, or `gblur/img1.png` beside `noise/img1.png`.
-        completer: writes in the place of `generation.complete`, such as a `VllmCompleter`.
+        names: the images' names in the file; None takes the shortest end of each path that no other path has, such as
+            `img1.png`, or `gblur/img1.png` beside `noise/img1.png`.
+        completer: used in place of `generation.complete`, such as a `VllmCompleter`.
         reading: how pictures are read.
-        distortions: what is known to be wrong with each image, which its texts are to carry along; None knows nothing.
+        distortions: the known distortions of each image, which its texts carry along; None where nothing is known.
 
     Raises:
-        OptionError: `out` or its part is from other settings, on other images, or not from here.
+        OptionError: `out` or its part has other settings or other images, or was not written by this function.
         DataError: two images have one name, an image cannot be read or shown to the model, or no text was obtained for some.
     """
     names = names or unique_ends(images)
@@ -103,7 +103,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     settings = {'model': identity(reasoner.folder), **reasoner.loading, 'prompt': prompt.question,
                 'system_prompt': prompt.system, 'with_rating': reasoner.asked.with_rating, **vars(options),
                 'backend': 'transformers' if completer is None else type(completer).__name__}
-    if not reading.upright:  # files from before this option say nothing of it
+    if not reading.upright:  # files that are older than this option do not have it
         settings['upright'] = False
     part, per_image = part_of(out), options.texts_per_image
     # images without a text are tried again, and with more attempts than before also those with fewer than wanted: the result
@@ -126,14 +126,14 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
 
 
 def _knowing(distortions: Distortions, texts: list[ReasoningText]) -> list[ReasoningText]:
-    """Return the texts of an image with what is known of it; those that know it already stay as they are."""
+    """Return the texts of an image with its known distortions; without any, the texts stay as they are."""
     return texts if distortions is None else [replace(text, distortions=distortions) for text in texts]
 
 
 def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: str, options: WritingOptions,
               report: WritingReport, completer: Callable[..., list[list[int]]],
               reading: ReadingOptions) -> list[list[ReasoningText]]:
-    """Return the texts of some images: every number is tried until it has a new text, or its attempts are used up."""
+    """Return the texts of some images: each text is tried until it is a new one, or its attempts are used up."""
     pictures = [picture_for(reasoner, image, reading) for _, image in chunk]
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
     found: list[list[ReasoningText]] = [[] for _ in chunk]
@@ -185,7 +185,7 @@ def shown_picture(reasoner: ReasoningModel, picture: Image.Image, name: str) -> 
 def _usable(card: ReasoningCard, completion: str, ended: bool) -> str | None:
     """Return the reasoning of a completion that has both a reasoning and a rating.
 
-    Where the card wants no rating, a reasoning is enough that was not cut off: one that `ended` by itself, or was closed.
+    Where the card requires no rating, a reasoning that was not cut off is enough: one that `ended` by itself, or was closed.
     """
     text = reasoning_text(completion)
     if card.with_rating:
