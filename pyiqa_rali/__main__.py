@@ -29,7 +29,7 @@ COMMANDS = {
     'analyse': ('analyse', 'Analyse trained models: attention, reasoning, domains and more.'),
     'ablate': ('ablate', 'Train variants for several seeds and splits, and compare them.'),
     'benchmark': ('benchmark', 'Measure time, memory and scores beside the release and others.'),
-    'report': ('report', 'Make one HTML page and a Markdown file of what runs have left.'),
+    'report': ('report', 'Make one HTML page and a Markdown file about the results of runs.'),
     'protocol': ('protocol', 'Test the light model: seeds, splits, unseen types, baselines.'),
 }
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
-            stream.reconfigure(errors='backslashreplace')  # names of files need not be valid UTF-8
+            stream.reconfigure(errors='backslashreplace')  # file names need not be valid UTF-8
     chosen = argv[0] if argv else ''
     if chosen and not chosen.startswith('-') and chosen not in COMMANDS:
         print(f'{PROGRAM}: error: there is no subcommand "{chosen}".{did_you_mean(chosen, COMMANDS)} '

@@ -31,7 +31,7 @@ class Scores:
 
     Attributes:
         metric: what tables call the metric: its name, its weights and a digest of them, its options.
-        score_range: of the metric, as pyiqa writes it: '1, 5', '~1, ~5' when scores can pass the ends a little.
+        score_range: of the metric, as pyiqa writes it: '1, 5', or '~1, ~5' when scores can exceed the ends a little.
         lower_better: whether low scores mean good quality.
         images: the score of each image, or why it has none.
         empty: the folders, lists, globs and shards in which no image was found.
@@ -90,18 +90,19 @@ def score(images: str | os.PathLike | Iterable[str | os.PathLike], metric: Any =
     """Score images, as `pyiqa-rali score` does.
 
     Args:
-        images: one or several of: an image, a folder (all images below it), a glob, a tar shard, `@FILE` (a list).
-        metric: name of a no-reference metric of pyiqa, or a metric that `pyiqa.create_metric` made; None takes 'rali-lite',
+        images: one or several of the following: an image, a folder (all images below it), a glob, a tar shard, `@FILE` (a
+            list).
+        metric: name of a no-reference metric of pyiqa, or a metric from `pyiqa.create_metric`; None takes 'rali-lite',
             with weights 'rali'.
         weights: file or folder of an export, for a metric by name.
         device: for a metric by name: such as 'cpu' or 'cuda:1'; None takes a GPU if there is one.
-        batch_size: images in one pass; None takes what suits the device.
-        workers: processes; None takes what suits the device.
+        batch_size: images in one pass; None chooses what suits the device.
+        workers: processes; None chooses what suits the device.
         reading: how pictures are read; None turns them upright.
         options: of the metric's architecture, for a metric by name, such as precision='bf16'.
 
     Raises:
-        FileNotFoundError: a list, or all that is named, does not exist.
+        FileNotFoundError: a list, or everything that is named, does not exist.
         OptionError: a metric or an option cannot be used, or a glob matches nothing.
         CheckpointError: the weights cannot be loaded.
     """
@@ -145,8 +146,8 @@ def explain(images: str | os.PathLike | Iterable[str | os.PathLike], metric: str
         The explanation of each image, or why it has none, in the order of the input.
 
     Raises:
-        FileNotFoundError: a list, or all that is named, does not exist.
-        OptionError: an argument cannot be used, or the metric has nothing to explain with.
+        FileNotFoundError: a list, or everything that is named, does not exist.
+        OptionError: an argument cannot be used, or the metric cannot explain its scores.
         CheckpointError: the weights cannot be loaded, or have no text bank.
     """
     from pyiqa_rali.core.messages import progress_bar
@@ -180,15 +181,15 @@ def load_checkpoint(source: str | os.PathLike, revision: str | None = None, **op
 
 
 def read_options(options: OptionSource, overrides: Sequence[str] = ()) -> Any:
-    """Return the options of a file as an object, to be changed and handed to what they are of.
+    """Return the options of a file as an object, which can be changed and passed to the function that takes such options.
 
     Args:
         options: an option file.
         overrides: 'section:key=value' entries.
 
     Returns:
-        What the file's `model_type` names: TrainOptions, GrpoOptions, SftOptions, RactOptions, ChainOptions, EvaluateOptions
-        or AblationOptions.
+        The class that the file's `model_type` names: TrainOptions, GrpoOptions, SftOptions, RactOptions, ChainOptions,
+        EvaluateOptions or AblationOptions.
 
     Raises:
         OptionError: an option is unknown, missing, or has a value that cannot be used.

@@ -15,13 +15,13 @@ import pyiqa_rali_hook
 
 
 def _rali(pretrained: str, score_range: str) -> dict[str, Any]:
-    """Return pyiqa's entry for a metric of the RALI arch; a checkpoint corrects the range when it is loaded."""
+    """Return pyiqa's entry for a metric with the RALI arch; loading a checkpoint corrects the range."""
     return {'metric_opts': {'type': 'RALI', 'pretrained': pretrained}, 'metric_mode': 'NR', 'lower_better': False,
             'score_range': score_range}
 
 
 def _reasoning(pretrained: str | None, **options: Any) -> dict[str, Any]:
-    """Return pyiqa's entry for a reasoning model; without weights of its own it asks for a path."""
+    """Return pyiqa's entry for a reasoning model; one without published weights needs a path."""
     return {'metric_opts': {'type': 'ReasoningScorer', 'pretrained': pretrained, **options}, 'metric_mode': 'NR',
             'lower_better': False, 'score_range': '1, 5'}
 
@@ -38,7 +38,7 @@ ARCHS = {'RALI': 'pyiqa_rali.model.rali:RALI', 'ReasoningScorer': 'pyiqa_rali.vl
 DATASETS = {'SyntheticNRDataset': 'pyiqa_rali.data.synthetic.dataset:SyntheticNRDataset',
             'ManifestNRDataset': 'pyiqa_rali.data.manifests:ManifestNRDataset'}
 
-_registered: set[tuple[int, str]] = set()  # (id of pyiqa's registry, name): what this module put there
+_registered: set[tuple[int, str]] = set()  # (id of pyiqa's registry, name) of everything that this module has added
 
 
 def register() -> None:
@@ -100,7 +100,7 @@ def let_nets_tell_facts(module: ModuleType) -> None:
 
 
 class FactOfNet:
-    """Attribute of a pyiqa metric that its net decides, if the net has `metric_facts`; otherwise a plain attribute.
+    """Attribute of a pyiqa metric that comes from its net, if the net has `metric_facts`; otherwise a plain attribute.
 
     Args:
         name: of the attribute, and in `metric_facts`.
@@ -110,7 +110,7 @@ class FactOfNet:
         self.name = name
 
     def __get__(self, metric: Any, owner: type | None = None) -> Any:
-        """Return the net's value; of a metric without such a net, what was assigned."""
+        """Return the net's value or, for a metric without such a net, what was assigned."""
         if metric is None:
             return self
         facts = getattr(_net_of(metric), 'metric_facts', None)
@@ -122,7 +122,7 @@ class FactOfNet:
             raise AttributeError(f'{type(metric).__name__} has no attribute {self.name!r}') from None
 
     def __set__(self, metric: Any, value: Any) -> None:
-        """Keep a value where a plain attribute is, so that pickles do not depend on this class."""
+        """Keep a value where a plain attribute would be, so that pickles do not depend on this class."""
         vars(metric)[self.name] = value
 
 
@@ -139,7 +139,7 @@ def _add_lazily(registry: Any, entries: dict[str, str], kind: str) -> None:
         try:
             registry.register_lazy(name, import_path)
             _registered.add((id(registry), name))
-        except AssertionError:  # how pyiqa says that the name is taken
+        except AssertionError:  # pyiqa's way of saying that the name is taken
             _warn_taken(kind, name)
 
 

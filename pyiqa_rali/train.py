@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Hand over to what the file's `model_type` names, which is imported only now: it needs torch."""
+    """Run the training that the file's `model_type` names; it is imported only now, because it needs torch."""
     kind = values_of(args.opt, args.force_yml).get('model_type', 'RALI')
     if kind == 'RALI':
         from pyiqa_rali.training.rali.run import train
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def print_results(results: Any) -> None:
-    """Print what came out as JSON; of processes and stages without results, nothing."""
+    """Print the results as JSON; processes and stages without results print nothing."""
     if getattr(results, 'export', results) is not None:
         print(json.dumps(plain(results), indent=2))
 

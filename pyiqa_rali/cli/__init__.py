@@ -16,9 +16,9 @@ def exit_status(program: str, work: Callable[[], int | None], messages_on_stdout
     """Run a command and turn what the user can fix into one line on stderr.
 
     Args:
-        program: what the line starts with.
+        program: the beginning of the line.
         work: the command; returns its exit status, None for 0.
-        messages_on_stdout: show the library's messages on stdout and not on stderr: they are this command's output.
+        messages_on_stdout: show the library's messages on stdout instead of stderr, because they are this command's output.
 
     Returns:
         What `work` returned, 2 after an error that the user can fix, 130 after Ctrl-C. Other errors keep their
@@ -31,7 +31,7 @@ def exit_status(program: str, work: Callable[[], int | None], messages_on_stdout
     except KeyboardInterrupt:
         print(f'{program}: interrupted', file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except USER_ERRORS as error:

@@ -1,4 +1,4 @@
-"""How commands declare their arguments: a parser whose help fits a screen, and the arguments that several commands have."""
+"""How commands declare their arguments: a parser whose help fits a screen, and arguments that several commands share."""
 
 import argparse
 import shutil
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 WIDEST = 100  # columns of a help text
 LONGEST = 512  # tokens of a text
-OPTION_COLUMNS = 30  # at most, before the explanation of an option begins
+OPTION_COLUMNS = 30  # at most, before an option's explanation begins
 
 
 class CommandParser(argparse.ArgumentParser):
     """A parser whose --help fits a screen: groups, examples at the end, and rarely used options by name alone.
 
-    What such options do is shown by --help-all.
+    --help-all shows what those options do.
 
     Attributes:
         examples: (command line, what it does) of each example; see `add_examples`.
@@ -35,14 +35,14 @@ class CommandParser(argparse.ArgumentParser):
         self._rare: list[Any] = []
 
     def add_rare_group(self, title: str) -> Any:
-        """Return a group for options that few need: --help names them, --help-all explains them."""
+        """Return a group for rarely used options: --help names them, --help-all explains them."""
         if not self._rare:
             self.add_argument('--help-all', action=_HelpAll, nargs=0, help=argparse.SUPPRESS)
         self._rare.append(self.add_argument_group(title))
         return self._rare[-1]
 
     def add_examples(self, *examples: tuple[str, str], notes: str = '') -> None:
-        """Add what is shown at the end of the help.
+        """Add the examples at the end of the help.
 
         Args:
             *examples: command lines, each with what it does.
@@ -52,7 +52,7 @@ class CommandParser(argparse.ArgumentParser):
         self._notes = notes
 
     def format_usage(self) -> str:
-        """Return one line: what must be given, and that there are options."""
+        """Return one line: the required arguments, and whether there are options."""
         required, optional = [], False
         for action in self._actions:
             if action.option_strings and not action.required:
@@ -95,7 +95,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Lines of at most 100 columns; a repeated value, and the value of two names of an option, are written once."""
+    """Lines of at most 100 columns; a repeated value, and the value of an option with two names, are written once."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=OPTION_COLUMNS, width=_columns())
@@ -135,7 +135,7 @@ def _value_of(action: argparse.Action) -> str:
 
 def add_option_file(parser: argparse.ArgumentParser, default: str | None = None, example: str = '',
                     change: str = '') -> None:
-    """Declare the option file, and changes of it.
+    """Declare the option file and changes to it.
 
     Args:
         parser: of the command.
@@ -156,14 +156,14 @@ def add_images(parser: CommandParser) -> None:
 
 
 def told_empty(empty: Sequence[str]) -> bool:
-    """Whether there are folders, lists, globs or shards without an image, which are named on stderr."""
+    """Return whether any folders, lists, globs or shards have no image, and name them on stderr."""
     if empty:
         print(f'NO IMAGE in {some(empty)}', file=sys.stderr)
     return bool(empty)
 
 
 def data_set_of(opt: str, section: str) -> 'tuple[str, dict[str, Any], ReadingOptions]':
-    """Return the name, the options and the way of reading of a data set in an option file.
+    """Return the name, the options and the reading options of a data set in an option file.
 
     Raises:
         OptionError: the file has no such data set, or one whose images are not files.
@@ -177,7 +177,7 @@ def data_set_of(opt: str, section: str) -> 'tuple[str, dict[str, Any], ReadingOp
                           'of a training, such as options/rali.yml, or images and folders instead.')
     if section not in sections:
         raise OptionError(f'--dataset: "{section}" is not in {opt} ({", ".join(sections)}).{did_you_mean(section, sections)}')
-    own_phase = values.get('model_type') != 'RACT'  # whose sections may have any names, and are all trained on
+    own_phase = values.get('model_type') != 'RACT'  # RACT's sections may have any names, and all are trained on
     options: DatasetOptions = from_known_keys(DatasetOptions.kind_of(sections[section]), sections[section],
                                               f'datasets: {section}')
     return section if own_phase else 'train', sections[section], options.reading
@@ -191,7 +191,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_settings(parser: CommandParser) -> None:
-    """Declare how a reasoning model is loaded and run, as options that few need."""
+    """Declare how a reasoning model is loaded and run, as rarely used options."""
     group = parser.add_rare_group('how the model is run')
     group.add_argument('--rating-range', nargs=2, type=float, metavar=('LOW', 'HIGH'),
                        help='scale of its ratings, for a model whose folder does not say')
@@ -231,7 +231,7 @@ def published_model(model: str, rating_range: Sequence[float] | None) -> tuple[s
 
 
 def add_reading_settings(parser: CommandParser) -> None:
-    """Declare how pictures are read, as options that few need."""
+    """Declare how pictures are read, as rarely used options."""
     group = parser.add_rare_group('how pictures are read')
     group.add_argument('--as-stored', action='store_true', help='leave pictures as they are stored, whatever orientation their '
                        'EXIF says (default: upright)')
@@ -269,7 +269,7 @@ def refuse_changed(args: argparse.Namespace, defaults: dict[str, Any], why: str)
     Args:
         args: the arguments of a command.
         defaults: names of those that have no effect here, with their defaults.
-        why: what the message says of the first one that has another value.
+        why: what the message says about the first one with another value.
 
     Raises:
         OptionError: one was given.

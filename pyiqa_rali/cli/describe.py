@@ -50,7 +50,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Describe, image after image; one that cannot be read has a line with the reason.
+    """Describe images one after the other; an image that cannot be read gets a line with the reason.
 
     Returns:
         0; 1 when there are images without a rating, or a folder, list, glob or shard without an image.
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def described(net: 'ReasoningScorer', entries: list[ImageEntry], reading: ReadingOptions) -> list[tuple[ImageEntry, Any]]:
-    """Return each image with its description, or with the DataError that says why it has none."""
+    """Yield each image with its description, or with the DataError that says why it has none."""
     found = [picture_or_error(net.reasoner, entry, reading) for entry in entries]
     descriptions = iter(net.describe([each for each in found if not isinstance(each, DataError)]))
     return [(entry, each if isinstance(each, DataError) else next(descriptions))
@@ -80,7 +80,7 @@ def described(net: 'ReasoningScorer', entries: list[ImageEntry], reading: Readin
 
 
 def picture_or_error(reasoner: 'ReasoningModel', entry: ImageEntry, reading: ReadingOptions) -> 'Image.Image | DataError':
-    """Return a picture, or the DataError that says why the model cannot be shown it."""
+    """Return a picture, or the DataError that says why it cannot be shown to the model."""
     from PIL import Image
 
     from pyiqa_rali.vlm.write_texts import shown_picture

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def lines_of(found: dict[str, Any]) -> list[str]:
-    """Return what is printed of the measures."""
+    """Return what is printed about the measures."""
     lines = [f'{found["pictures"]} pictures']
     for name, key in (('all types', 'all_types'), ('common types', 'common_types'),
                       ('the same, with votes for others left out', 'among_common_types')):

@@ -30,7 +30,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explain, image after image.
+    """Explain images one after the other.
 
     Returns:
         0; 1 when there are images that cannot be explained, or a folder, list, glob or shard without an image.
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class FigureNames:
-    """File names of the figures in a folder: those of the images with `_explained`, numbered where two have the same.
+    """File names of the figures in a folder: those of the images with `_explained`, numbered where two are the same.
 
     Args:
         folder: the folder.
@@ -83,7 +83,7 @@ def _as_json(path: str, found: Any, error: str) -> str:
 
 
 def as_text(path: str, found: Any, error: str, metric: Any) -> str:
-    """Return an explanation for a terminal, 80 columns wide but for long file names."""
+    """Return an explanation for a terminal, 80 columns wide except for long file names."""
     if found is None:
         return f'{path}\n  error: {error}\n'
     better = 'lower' if metric.lower_better else 'higher'

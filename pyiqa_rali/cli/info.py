@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CheckpointError: the checkpoint is missing, broken, or not one of ours.
-        OptionError: prompts or a scale are given for a checkpoint that is asked nothing.
+        OptionError: prompts or a scale are given for a checkpoint that takes no prompt.
     """
     from pyiqa_rali.data.training_images import record_in, told_of
     from pyiqa_rali.model.checkpoint import load_checkpoint
@@ -72,7 +72,7 @@ def _path_of(checkpoint: str) -> str:
 
 
 def _bank(metadata: dict[str, Any]) -> str | dict[str, Any]:
-    """Return the text bank in short: its texts are for --json."""
+    """Return the text bank in short; --json shows its texts."""
     bank = metadata.get('bank')
     if bank is None:
         return 'none: it cannot explain its scores (add one with python -m pyiqa_rali add-bank)'

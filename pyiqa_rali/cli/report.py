@@ -1,4 +1,4 @@
-"""Make one HTML page and a Markdown file of what runs have left."""
+"""Make one HTML page and a Markdown file about the results of runs."""
 
 import argparse
 import sys

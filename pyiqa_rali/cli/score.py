@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
             print('\n'.join(everything.lines(metric, args.out)), file=sys.stderr)
             if args.sheet:
                 print(_sheet(args, metric, known, reading))
-        processes.gather(None)  # torchrun ends all with the first that fails: none leaves before the table is complete
+        processes.gather(None)  # torchrun stops all processes when one fails: none may exit before the table is complete
     return 1 if rank == 0 and (everything.failed or everything.empty) else 0
 
 
@@ -115,7 +115,7 @@ def _sheet(args: argparse.Namespace, metric: Any, known: QualityTable | None, re
 def _peeked(sources: ImageSources | NamedImages, args: argparse.Namespace) -> tuple[Iterator[ImageEntry], bool]:
     """Return the images, and whether there are enough to prepare for.
 
-    Standard input and compressed shards are not awaited; several processes, each with its share, would not all see the same.
+    Standard input and compressed shards are not waited for; with several processes, each would see only its own share.
     """
     images, first = iter(sources), []
     if STANDARD_INPUT not in [*args.images, *args.lists] and sources.world == 1:
@@ -131,7 +131,7 @@ def _label(args: argparse.Namespace, metric: Any, options: dict[str, Any], readi
 
 
 def _with_backend(args: argparse.Namespace, metric: Any, options: dict[str, Any], many: bool) -> dict[str, Any]:
-    """Return the options with the backend that scores: a resumed table continues as it was begun."""
+    """Return the options with the backend that scores: a resumed table continues with the one that it was begun with."""
     if args.resume:
         reading = reading_settings(args)
         held = [holds_metric(args.out, args.format, _label(args, metric, each, reading))

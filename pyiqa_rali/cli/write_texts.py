@@ -101,7 +101,7 @@ def files_of(opt: str, section: str) -> list[Path]:
 
 
 def load_for_vllm(args: argparse.Namespace, settings: 'ReasonerSettings') -> tuple['ReasoningModel', 'VllmCompleter']:
-    """Return the model without its weights, and what writes in the place of transformers, which has them.
+    """Return the model without its weights, and the completer that loads them itself and writes in place of transformers.
 
     Raises:
         OptionError: vLLM is not available, or does not support an option.

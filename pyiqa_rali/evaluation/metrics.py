@@ -20,10 +20,10 @@ class MetricSection:
     """One metric of the option file.
 
     Attributes:
-        label: how the results call it.
+        label: its name in the results.
         name: pyiqa's name.
         options: keywords of `pyiqa.create_metric`.
-        paper_name: how the paper's table calls it; None matches by name, False sets nothing beside.
+        paper_name: its name in the paper's tables; None matches by name, False leaves the comparison out.
     """
 
     label: str
@@ -54,7 +54,7 @@ def make_metric(section: MetricSection, device: torch.device) -> Any:
 
     Raises:
         CheckpointError: pyiqa cannot make it; the message says why.
-        OptionError: an option of ours cannot be used.
+        OptionError: an option of this package's metrics cannot be used.
     """
     import pyiqa
     bound_primitive_cache()
@@ -62,14 +62,14 @@ def make_metric(section: MetricSection, device: torch.device) -> Any:
         return pyiqa.create_metric(section.name, device=device, **section.options)
     except (OptionError, CheckpointError, DataError) as error:
         raise type(error)(f'metrics: {section.label}: {error}') from error
-    except Exception as error:  # each of pyiqa's architectures fails in its own way, most often for want of a download
+    except Exception as error:  # each of pyiqa's architectures fails in its own way, most often because a download is missing
         raise CheckpointError(f'metrics: {section.label}: pyiqa cannot make "{section.name}" with '
                               f'{section.options or "its default options"}: {type(error).__name__}: {first_line(error)}. Give '
                               'weights that are there, or leave it out.') from error
 
 
 def describe_metric(section: MetricSection, metric: Any) -> dict[str, Any]:
-    """Return all that the metric's scores depend on, beside the image."""
+    """Return everything that the metric's scores depend on, apart from the image."""
     card = getattr(metric.net, 'card', None)  # a reasoning model's prompt and rating scale
     return {'name': section.name, 'options': json.loads(json.dumps(section.options, default=str)),
             'card': None if card is None else asdict(card), 'weights_sha256': weights_digest(metric.net),

@@ -24,11 +24,11 @@ class StatisticsOptions:
     Attributes:
         bootstrap: resamples over images, for intervals and for the test between metrics.
         confidence: share of the resamples inside an interval.
-        alpha: a difference between two metrics is significant when its corrected p-value is below.
-        missing: what images without a score do: 'fail' ends the run without results, 'count' measures the others and says how
-            many there are.
-        overlap: what test images do that a metric was trained on, where its checkpoint keeps a record of them: 'fail' ends
-            the run before the metric scores, 'count' continues and says how many there are.
+        alpha: a difference between two metrics is significant when its corrected p-value is below this.
+        missing: what to do about images without a score: 'fail' ends the run without results, 'count' measures the others and
+            reports how many there are.
+        overlap: what to do about test images that a metric was trained on, where its checkpoint keeps a record of them: 'fail'
+            ends the run before the metric scores, 'count' continues and reports how many there are.
     """
 
     bootstrap: Count = 2000
@@ -44,7 +44,7 @@ class EvaluatePaths:
 
     Attributes:
         experiments_root: the results are written to the folder `name` in it.
-        score_cache: scores that were computed once, for all runs.
+        score_cache: scores that have been computed, shared by all runs.
     """
 
     experiments_root: str = './experiments'

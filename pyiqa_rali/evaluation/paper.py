@@ -1,4 +1,4 @@
-"""Published values beside ours."""
+"""Published values, for comparison with measured ones."""
 
 import csv
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 
 FILE = 'paper_values.csv'
-# ours that is compared with a published value, by what was fitted before the published PLCC was computed; no fit changes SRCC
+# the measure compared with a published one, by the fit before the published PLCC; no fit changes SRCC
 MEASURES = {'none': {'plcc': 'plcc', 'srcc': 'srcc'}, 'logistic4': {'plcc_fitted': 'plcc', 'srcc': 'srcc'},
             'unknown': {'plcc': 'plcc', 'plcc_fitted': 'plcc', 'srcc': 'srcc'}}
 FITS = {'none': 'without fit', 'logistic4': 'after a logistic fit with four parameters',
@@ -25,7 +25,7 @@ def paper_values() -> dict[tuple[str, str], dict[str, str]]:
 
 
 def published_name(given: str | bool | None, own_names: list[str], known: list[str], option: str) -> str | None:
-    """Return how the paper calls a metric or data set.
+    """Return the paper's name of a metric or data set.
 
     Args:
         given: the user's `paper_name`; it decides. False means none.

@@ -55,7 +55,7 @@ def missing(scored: Scored) -> list[dict[str, Any]]:
 
 
 def write_scores(folder: Path, scored: Scored) -> None:
-    """Write one table a data set: image, MOS, and a column for each metric; an empty cell is no score."""
+    """Write one table per data set: image, MOS, and a column for each metric; an empty cell is no score."""
     for dataset, metrics in scored.items():
         write_csv(folder / f'{dataset}.csv', ['image', 'mos', *metrics], (
             [images[0].image, repr(images[0].mos), *(None if each.score is None else f'{each.score:.7g}' for each in images)]
@@ -63,9 +63,9 @@ def write_scores(folder: Path, scored: Scored) -> None:
 
 
 def write_pyiqa_row(path: Path, results: list[dict[str, Any]], datasets: list[str], metrics: list[str]) -> None:
-    """Write PLCC/SRCC/KRCC as pyiqa's tables of results have them: one line a metric, one column a data set.
+    """Write PLCC/SRCC/KRCC as pyiqa's tables of results have them: one line per metric, one column per data set.
 
-    Cells keep their sign, which pyiqa's script takes away: a metric that is wrong way round can be told.
+    Cells keep their sign, which pyiqa's script drops: a metric with the wrong direction remains recognisable.
     """
     found = {(row['dataset'], row['metric']): '/'.join(f'{row[measure]:.4f}' for measure in ('plcc', 'srcc', 'krcc'))
              for row in results}

@@ -44,7 +44,7 @@ class EvaluationResults:
         folder: tables, scores of every image and pictures.
         agreement: one row for each data set and metric, with the columns of results.csv.
         significance: one row for each data set, measure and pair of metrics, with the columns of significance.csv.
-        paper: our values beside the paper's, with the columns of paper.csv.
+        paper: measured values beside the paper's, with the columns of paper.csv.
         scores: by data set and metric, the score of every image, or why it has none.
     """
 
@@ -63,7 +63,7 @@ def evaluate(options: EvaluateOptions | OptionSource, overrides: Sequence[str] =
         overrides: 'section:key=value' entries.
 
     Raises:
-        OptionError, CheckpointError: an option cannot be used, or a metric not be made.
+        OptionError, CheckpointError: an option cannot be used, or a metric cannot be created.
         DataError: a data set cannot be used; with `missing: fail`, images have no score; with `overlap: fail`, a metric was
             trained on test images.
     """
@@ -78,7 +78,7 @@ def evaluate(options: EvaluateOptions | OptionSource, overrides: Sequence[str] =
 
 
 class Evaluation:
-    """One evaluation: all is checked when it is made, before the first picture is scored."""
+    """One evaluation: everything is checked when it is created, before the first picture is scored."""
 
     def __init__(self, options: EvaluateOptions):
         self.options = options
@@ -107,7 +107,7 @@ class Evaluation:
                 self.scored[name][section.label] = score_table(metric, table, self.sections[name].values, cache, section.label)
 
     def _check_overlaps(self, label: str, metric: Any) -> None:
-        """Note which test images a metric was trained on, and raise DataError unless they are to be counted only."""
+        """Record which test images a metric was trained on, and raise DataError unless they are only to be counted."""
         record = getattr(metric.net, 'training_images', None)  # pyiqa's own metrics keep none
         for name, table in self.data.items():
             found = overlap(record, table.source_files())
@@ -115,14 +115,14 @@ class Evaluation:
             self.overlaps.append({'dataset': name, 'metric': label, **found.plain()})
 
     def write_scores(self) -> None:
-        """Write what holds whatever becomes of the results: scores, counts, and every image without a score."""
+        """Write what is valid whatever happens to the results: scores, counts, and every image without a score."""
         tables.write_scores(self.root / 'scores', self.scored)
         tables.write_rows(self.root / 'counts.csv', tables.COUNT_COLUMNS, tables.counts(self.scored))
         tables.write_rows(self.root / 'missing.csv', tables.MISSING_COLUMNS, tables.missing(self.scored))
         tables.write_rows(self.root / 'overlap.csv', tables.OVERLAP_COLUMNS, self.overlaps)
 
     def refuse_missing(self) -> None:
-        """Raise DataError for images without a score, unless they are to be counted only."""
+        """Raise DataError for images without a score, unless they are only to be counted."""
         without = tables.missing(self.scored)
         if without and self.options.statistics.missing == 'fail':
             pairs = {(row['dataset'], row['metric']): 0 for row in without}
@@ -226,7 +226,7 @@ def tested_section(name: str, options: DatasetOptions) -> DatasetSection:
 
 
 def open_table(section: DatasetSection, seed: int) -> QualityTable:
-    """Build a data set; one whose pictures are all missing is refused before anything is scored.
+    """Build a data set; one whose pictures are all missing is rejected before anything is scored.
 
     Raises:
         OptionError, DataError: it cannot be used.
@@ -240,10 +240,10 @@ def open_table(section: DatasetSection, seed: int) -> QualityTable:
 
 
 def prepare_folder(root: Path, options: EvaluateOptions) -> None:
-    """Make the folder, without the results of an evaluation before, and write options and versions.
+    """Make the folder, remove the results of an earlier evaluation, and write options and versions.
 
     Raises:
-        OptionError: it holds something else than an evaluation.
+        OptionError: it contains something other than an evaluation.
     """
     before = read_claim(root / 'options.yml') or {}
     if before.get('model_type') != KIND:

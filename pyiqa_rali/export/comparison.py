@@ -1,4 +1,4 @@
-"""What exported models lose in accuracy and win in time, on distorted photographs, one thread each."""
+"""What exported models lose in accuracy and gain in speed, on distorted photographs, with one thread each."""
 
 import os
 import statistics

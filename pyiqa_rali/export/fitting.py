@@ -1,4 +1,4 @@
-"""The preprocessing of `archs.preprocessing` as ONNX nodes: any picture size, exact Pillow-like resizing, one file.
+"""The preprocessing of `model.preprocessing` as ONNX nodes: any picture size, exact Pillow-like resizing, one file.
 
 The Resize operator of ONNX is not used: runtimes differ in how they antialias and round its scales. A pass along one axis is
 a product with the matrix of its weights, which nodes compute from the sizes; the matrix has a narrow band, so that it is
@@ -22,7 +22,7 @@ class Nodes(ir.tape.Tape):
     """A recorder of nodes whose names start with `PREFIX`, with numbers as inputs.
 
     Args:
-        count: what numbers the names; branches share it with the graph that holds them, where no name may come twice.
+        count: numbers the names; branches share it with the graph that contains them, in which names must be unique.
     """
 
     def __init__(self, count: Iterator[int] | None = None):
@@ -35,7 +35,7 @@ class Nodes(ir.tape.Tape):
         return self.op(op_type, values, attributes)
 
     def op(self, op_type, inputs, attributes=None, **options):
-        """Add a node with a name of ours (see `onnx_ir.tape.Tape.op`)."""
+        """Add a node with a name from here (see `onnx_ir.tape.Tape.op`)."""
         output = super().op(op_type, inputs, attributes, **options)
         output.name = output.producer().name = f'{PREFIX}{op_type}_{next(self.count)}'
         return output
@@ -68,8 +68,8 @@ class Nodes(ir.tape.Tape):
 def add_fitting(nodes: Nodes, images: ir.Value, preprocessing: Preprocessing) -> ir.Value:
     """Add what brings (N, 3, H, W) float32 pictures in [0, 1] to the encoder's size, and return its output.
 
-    The same as `archs.preprocessing.fit_to_encoder`, up to pixels that lie exactly between two of 256 levels (they do where a
-    factor of 2 meets 8-bit pixels): in both, the last bit of a sum then decides which one is taken.
+    The same as `model.preprocessing.fit_to_encoder`, except for pixels exactly between two of 256 levels (which occur where a
+    factor of 2 meets 8-bit pixels): in both, the last bit of a sum then decides between the two.
     """
     target = preprocessing.resize_size or preprocessing.image_size
     if target is None:
@@ -91,7 +91,7 @@ def add_fitting(nodes: Nodes, images: ir.Value, preprocessing: Preprocessing) ->
 
 
 def resized_shape(nodes: Nodes, images: ir.Value, target: int, resize_mode: str) -> tuple[ir.Value, ir.Value]:
-    """Return height () and width () after resizing, as `archs.preprocessing.resized_shape` does."""
+    """Return height () and width () after resizing, as `model.preprocessing.resized_shape` does."""
     height, width = nodes.length(images, 2), nodes.length(images, 3)
     if resize_mode == 'squash':
         return nodes.constant(target), nodes.constant(target)
@@ -127,7 +127,7 @@ def resized_rows(nodes: Nodes, images: ir.Value, new: ir.Value, interpolation: s
     old = nodes.length(images, 2)
     rows, weights = block_weights(nodes, old, new, SUPPORTS[interpolation], interpolation)
     taken = nodes('Gather', images, rows, axis=2)  # (N, 3, blocks, L, W)
-    # in double precision, as in archs.preprocessing: float32 falls on the other side of a rounding step now and then
+    # in double precision, as in model.preprocessing: float32 would occasionally round to the other side
     resized = nodes('MatMul', weights, nodes.double(taken))
     shape = nodes('Shape', images)
     joined = nodes('Reshape', resized, nodes('Concat', nodes('Slice', shape, [0], [2]), [-1], nodes('Slice', shape, [3], [4]),
@@ -182,14 +182,14 @@ def kernel(nodes: Nodes, distance: ir.Value, interpolation: str) -> ir.Value:
 
 
 def pad_to(nodes: Nodes, images: ir.Value, size: int) -> ir.Value:
-    """Pad (with black) both edges to `size` at least, as `archs.preprocessing.center_crop_or_pad` does."""
+    """Pad (with black) both edges to at least `size`, as `model.preprocessing.center_crop_or_pad` does."""
     missing = nodes('Max', nodes('Sub', size, edges_of(nodes, images)), 0)
     before = nodes('Div', missing, 2)
     return nodes('Pad', images, nodes('Concat', [0, 0], before, [0, 0], nodes('Sub', missing, before), axis=0))
 
 
 def center_crop(nodes: Nodes, images: ir.Value, size: int, rounding: str) -> ir.Value:
-    """Cut the centre `size` x `size`, as `archs.preprocessing.center_crop_or_pad` does."""
+    """Crop to the central `size` x `size`, as `model.preprocessing.center_crop_or_pad` does."""
     margin = nodes('Sub', edges_of(nodes, images), size)
     if rounding == 'floor':
         start = nodes('Div', margin, 2)

@@ -17,7 +17,7 @@ from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.export.fitting import PREFIX
 from pyiqa_rali.export.pictures import as_input
 
-KEEP_FLOAT = 6  # rali-lite: SRCC with float is .990 with 0, .998 with 3, .999 with 6, for about the same time
+KEEP_FLOAT = 6  # rali-lite: the SRCC with float scores is .990 with 0, .998 with 3, .999 with 6, at about the same speed
 STATIC_TYPES = ['Conv', 'Clip', 'Relu', 'Add']  # the last three belong to the convolutions that they follow
 DYNAMIC_TYPES = ['MatMul', 'Gemm']
 
@@ -25,8 +25,8 @@ DYNAMIC_TYPES = ['MatMul', 'Gemm']
 def quantisation_method(source: str | os.PathLike) -> str:
     """Return 'static' for a model whose weights are mostly those of convolutions, otherwise 'dynamic'.
 
-    Static: the ranges of activations are measured on pictures beforehand. Dynamic: they are taken at every run, which suits
-    the matrix products of transformers.
+    Static: the ranges of activations are measured on pictures beforehand. Dynamic: they are measured in every run, which suits
+        the matrix products of transformers.
     """
     import onnx
     model = onnx.load(source)
@@ -41,7 +41,7 @@ def quantise(source: str | os.PathLike, target: str | os.PathLike, pictures: Ite
     """Write the 8-bit variant of an exported model, atomically, with its metadata.
 
     Preprocessing, stage statistics, projection and scorer of a convolutional model stay in float, as do its first
-    convolutions; of a transformer the products with weights are done in 8 bits, except in the scorer.
+    convolutions; in a transformer, products with weights are computed in 8 bits, except in the scorer.
 
     Args:
         source: the float model.
@@ -53,7 +53,7 @@ def quantise(source: str | os.PathLike, target: str | os.PathLike, pictures: Ite
         'method', and for a static one 'calibration_pictures', 'float_convolutions' and 'convolutions'.
 
     Raises:
-        OptionError: no convolution is left, or there are no pictures for a static one.
+        OptionError: no convolution is left to quantise, or there are no pictures for a static one.
     """
     import onnx
     method = quantisation_method(source)
@@ -83,7 +83,7 @@ def _quantise_static(source: str | os.PathLike, target: Path, pictures: Iterable
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
-        """Hands out one picture after the other."""
+        """Returns one picture after the other."""
 
         def __init__(self):
             self.read = 0
@@ -115,7 +115,7 @@ def _quantise_dynamic(source: str | os.PathLike, target: Path) -> dict[str, Any]
 
 
 def first_convolutions(model: Any, count: int) -> tuple[list[str], int]:
-    """Return the names of the first convolutions and of what cuts their outputs, and how many convolutions there are."""
+    """Return the names of the first convolutions and of the nodes that clip their outputs, and the number of convolutions."""
     convolutions = [node for node in model.graph.node if node.op_type == 'Conv']
     first = convolutions[:max(count, 0)]
     outputs = {node.output[0] for node in first}
@@ -137,7 +137,7 @@ def outside_the_backbone(model: Any) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep onnxruntime's advice to preprocess models, which does not apply here, off the screen."""
+    """Silence onnxruntime's advice to preprocess models, which does not apply here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

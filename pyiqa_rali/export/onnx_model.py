@@ -28,7 +28,7 @@ class FittedScorer(ScoringNetwork):
     """What follows the resizing: normalisation, backbone, projection and scorer.
 
     Args:
-        net: the metric; its modules are used, not copied, unless a convolution has to be exchanged.
+        net: the metric; its modules are used, not copied, unless a convolution has to be replaced.
     """
 
     mean: Tensor
@@ -53,7 +53,7 @@ def check_opset(opset: int) -> None:
 def onnx_model(net: RALI, opset: int = DEFAULT_OPSET):
     """Return a net as an `onnx_ir.Model`.
 
-    Its input 'images' is float32 (N, 3, H, W) in [0, 1], RGB, both edges of 16 pixels at least; its output 'score' is
+    Its input 'images' is float32 (N, 3, H, W) in [0, 1], RGB, both edges at least 16 pixels; its output 'score' is
     float32 (N, 1). N, H and W are free.
 
     Args:
@@ -76,9 +76,9 @@ def save_model(path: str | os.PathLike, model, check: Callable[[Path], Any] = la
     """Write a model as one file, atomically, and return what `check` says of it.
 
     Args:
-        path: the file; where one is there already, it stays until the new one has passed.
+        path: the file; an existing one stays until the new one has passed the check.
         model: what `onnx_model` returned.
-        check: is given the written file before it takes its place; what it raises keeps it from doing so.
+        check: called with the written file before it takes its place; if it raises, the file is discarded.
     """
     import onnx_ir as ir
     with atomic_path(path) as temporary:
@@ -104,7 +104,7 @@ def _put_preprocessing_first(model, net: RALI) -> None:
 
 
 def _describe(model, net: RALI) -> None:
-    """Replace what the exporter noted (paths of this machine among it) by what the checkpoint says about itself."""
+    """Replace the exporter's notes (which include paths of this machine) with what the checkpoint says about itself."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     values = [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]

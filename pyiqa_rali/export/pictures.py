@@ -19,7 +19,7 @@ def distorted_pictures(photographs: list[Photograph], count: int, seed: int = 0)
     """Yield pictures, uint8 (H, W, 3): the photographs in turn, each time with another type of distortion.
 
     Args:
-        photographs: what to distort; those above `LONGEST_EDGE` pixels are made smaller.
+        photographs: what to distort; those above `LONGEST_EDGE` pixels are scaled down.
         count: how many pictures; one of ten stays pristine.
         seed: draws order, types and levels.
     """

@@ -46,7 +46,7 @@ class Int8Options:
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """What the exported models are compared with torch on.
+    """The pictures on which the exported models are compared with torch.
 
     Attributes:
         photographs: a folder, or `BUNDLED`.
@@ -69,7 +69,7 @@ class Export:
 
     Attributes:
         models: the files, under 'float' and, with an 8-bit variant, 'int8'.
-        report: 'source', 'machine', and the measurements: 'float', 'int8' and 'comparison', as far as they were wanted.
+        report: 'source', 'machine', and the measurements: 'float', 'int8' and 'comparison', as far as they were requested.
         report_file: the same as JSON, beside the model.
     """
 
@@ -81,7 +81,7 @@ class Export:
 def export_metric(out: str | os.PathLike[str], metric: str | None = None, weights: str | os.PathLike[str] | None = None,
                   opset: int | None = None, int8: Int8Options | None = None,
                   comparison: ComparisonOptions | None = None) -> Export:
-    """Write a metric as an ONNX file, and measure what it is worth.
+    """Write a metric as an ONNX file, check it, and measure what was asked for.
 
     Args:
         out: the file, `*.onnx`; the 8-bit variant and the report are written beside it.

@@ -1,7 +1,7 @@
 """The one engine under `score`, `evaluate` and validation: pictures are read, grouped by size and scored, in their order.
 
-Processes read pictures ahead; those of one size share a pass. One that cannot be read or scored has its reason in the place
-of a score, and none is left out.
+Processes read pictures ahead; those of one size share a pass. A picture that cannot be read or scored has a reason in place of
+a score, and none is left out.
 """
 
 import math
@@ -21,13 +21,13 @@ from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage
 from pyiqa_rali.scoring.entries import ImageEntry, as_entry, chunks, read_entry
 from pyiqa_rali.scoring.score_table import FAILED, NOT_FINITE, UNREADABLE, ImageScore
 
-PREPARED_TOGETHER = 1 << 24  # pixels; the resizing needs 24 bytes and more for each
-PREPARED_ON_CPU = 1 << 18  # larger tensors are slow to get memory for
-WINDOW = 4  # batches in memory together on a GPU, for metrics that take pictures at their own size
-BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS = 8, 32, 8  # unless they are given
+PREPARED_TOGETHER = 1 << 24  # pixels; resizing needs at least 24 bytes for each
+PREPARED_ON_CPU = 1 << 18  # allocating memory for larger tensors is slow
+WINDOW = 4  # batches in GPU memory at once, for metrics that take pictures at their own size
+BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS = 8, 32, 8  # unless they are specified
 METRIC_SEED = 123  # some metrics look at random crops: every picture gets the same random numbers
 
-Pixels = tuple[np.ndarray, ...]  # (H, W, 3) uint8 or float32: the picture, and its reference where one is compared with
+Pixels = tuple[np.ndarray, ...]  # (H, W, 3) uint8 or float32: the picture and, for comparisons, its reference
 Passes = list[tuple[list[int], Any]]  # indices of pictures, and their results on the device, or why there are none
 
 
@@ -35,11 +35,11 @@ def score_files(images: Iterable[ImageEntry | str], metric: Any, batch_size: int
                 skip: Callable[[str], bool] | None = None, reading: ReadingOptions = READING) -> Iterator[list[ImageScore]]:
     """Read and score images in their order, holding a few windows of them at a time.
 
-    Windows are cut from all images, also from those to be skipped, so that an interrupted run that is resumed makes the same
-    batches, and the same scores to the last bit.
+    Windows are cut from all images, including those to be skipped, so that a resumed run makes the same batches, and the same
+    scores to the last bit.
 
     Args:
-        images: files, or entries of `ImageSources`; taken one by one.
+        images: files, or entries of `ImageSources`; consumed one by one.
         metric: a no-reference metric of pyiqa.
         batch_size: how many images are scored in one pass.
         workers: processes; on the CPU they read and score, for a GPU they read.
@@ -52,7 +52,7 @@ def score_files(images: Iterable[ImageEntry | str], metric: Any, batch_size: int
         The scores of one window.
 
     Raises:
-        DataError: a worker process died, or the metric does not return one score a picture.
+        DataError: a worker process died, or the metric does not return one score per picture.
     """
     skip = skip or (lambda name: False)
     windows = _windows(images, window or window_of(metric, batch_size), skip)
@@ -67,13 +67,13 @@ def score_windows(reader: Any, windows: Iterable[list[Any]], scorer: 'Scorer', w
     Args:
         reader: a map-style data set: from a key to the picture's `ImageScore`, with the reason if it cannot be read, and its
             `Pixels`, empty then.
-        windows: keys that are held together.
+        windows: keys whose pictures are held together.
         scorer: the metric.
         workers: processes that read.
         score_in_workers: on the CPU, let them score too.
 
     Raises:
-        DataError: a worker process died, or the metric does not return one score a picture.
+        DataError: a worker process died, or the metric does not return one score per picture.
     """
     import torch
     from torch.utils.data import DataLoader
@@ -94,7 +94,7 @@ def score_windows(reader: Any, windows: Iterable[list[Any]], scorer: 'Scorer', w
 
 
 def suitable_sizes(metric: Any, batch_size: int | None = None, workers: int | None = None) -> tuple[int, int]:
-    """Return the batch size and the number of worker processes: those that are given, or that suit the metric's device."""
+    """Return the batch size and the number of worker processes: those given, or those that suit the metric's device."""
     import torch
     on_cpu = torch.device(metric.device).type == 'cpu'
     if workers is None:
@@ -104,7 +104,7 @@ def suitable_sizes(metric: Any, batch_size: int | None = None, workers: int | No
 
 
 def window_of(metric: Any, batch_size: int) -> int:
-    """Return how many images are held together: more than a batch where it takes equal sizes to fill one on a GPU."""
+    """Return how many images are held together: more than a batch where a GPU's batches must have one size."""
     import torch
     fixed = getattr(getattr(metric, 'net', None), 'fixed_input', False)
     return batch_size if fixed or torch.device(metric.device).type == 'cpu' else WINDOW * batch_size
@@ -136,13 +136,13 @@ class EntryReader:
 
 @dataclass
 class Decoded:
-    """The pictures of a window, read: all pixels in one tensor, so that one step hands them over to process and GPU.
+    """The pictures of a window after reading: all pixels in one tensor, so that one step passes them to a process or GPU.
 
     Attributes:
         scores: a result for each picture, without a score; those that could not be read say why.
         pixels: the pixels of one picture after the other, those of one size together.
-        groups: for each size, that is the shapes of the picture and its reference, the indices of its pictures, in the order
-            of `pixels`.
+        groups: for each size (the shapes of the picture and its reference), the indices of its pictures in the order of
+            `pixels`.
     """
 
     scores: list[ImageScore]
@@ -163,7 +163,7 @@ class Decoded:
         return cls([score for score, _ in read], pixels, groups)
 
     def pin_memory(self) -> 'Decoded':
-        """Move the pixels to where a GPU can fetch them by itself; PyTorch's DataLoader calls it."""
+        """Move the pixels to pinned memory, from which a GPU can fetch them; PyTorch's DataLoader calls this."""
         self.pixels = self.pixels.pin_memory()
         return self
 
@@ -181,14 +181,14 @@ class Decoded:
 
 
 class _ScoreThere:
-    """What worker processes do with what they have read: score it.
+    """Scores what worker processes have read, in these processes.
 
-    Processes that are forked have the metric already. Those that are started anew get it through a file that all of them map
-    into memory: handed over as it is, each of its tensors would take a file descriptor, of which there are too few.
+    Forked processes have the metric already. Others get it through a file that all of them map into memory: passed directly,
+    each of its tensors would take a file descriptor, of which there are too few.
 
     Args:
         scorer: the metric.
-        folder: where the file is written, if there is need of one.
+        folder: where the file is written, if one is needed.
     """
 
     def __init__(self, scorer: 'Scorer', folder: Path):
@@ -217,7 +217,7 @@ class _ScoreThere:
 
 
 def _score_ahead(windows: Iterable[Decoded], scorer: 'Scorer', ahead: int) -> Iterator[list[ImageScore]]:
-    """Start a window's passes before the scores of the one before are waited for, which keeps a GPU busy."""
+    """Start a window's passes before waiting for the scores of the previous one, which keeps a GPU busy."""
     started: deque[tuple[Decoded, Passes]] = deque()
     for decoded in windows:
         started.append((decoded, scorer.start(decoded)))
@@ -228,7 +228,7 @@ def _score_ahead(windows: Iterable[Decoded], scorer: 'Scorer', ahead: int) -> It
 
 
 class Scorer:
-    """A metric on windows of pictures: those of one size together, until it is seen to draw random numbers.
+    """A metric on windows of pictures: those of one size together, unless it turns out to draw random numbers.
 
     From then on they are scored one by one, with the same random numbers each, so that no score depends on the pictures that
     happen to share a batch.
@@ -236,7 +236,7 @@ class Scorer:
     Args:
         metric: pyiqa's.
         batch_size: how many pictures are scored in one pass.
-        factor: what pictures in [0, 1] are multiplied with.
+        factor: what pictures in [0, 1] are multiplied by.
     """
 
     def __init__(self, metric: Any, batch_size: int, factor: float = 1.0):
@@ -247,11 +247,11 @@ class Scorer:
         """Start all passes of a window.
 
         Returns:
-            For each pass the indices of its pictures, and their scores (N,) on the device, or why there are none.
+            For each pass, the indices of its pictures and their scores (N,) on the device, or why there are none.
 
         Raises:
             torch.AcceleratorError: the device is broken; every further picture would fail.
-            DataError: the metric does not return one score a picture.
+            DataError: the metric does not return one score per picture.
         """
         if hasattr(getattr(self.metric, 'net', None), 'score_prepared') and self.factor == 1:
             return self._with_preparation(decoded)
@@ -320,7 +320,7 @@ class Scorer:
 
 
 class WrongCount(DataError):
-    """A metric does not return one score for each picture, which is no fault of the pictures."""
+    """A metric does not return one score for each picture, which is not the fault of the pictures."""
 
 
 class _Drew(Exception):
@@ -328,7 +328,7 @@ class _Drew(Exception):
 
 
 def _passes(work: Callable[..., Any], indices: list[int], inputs: list[Any], size: int) -> Passes:
-    """Do the work on `size` pictures at a time, and one by one where that fails, so that one picture fails alone."""
+    """Do the work on `size` pictures at a time, and one by one where that fails, so that a faulty picture fails alone."""
     import torch
     results: Passes = []
     for start in range(0, len(indices), size):
@@ -337,7 +337,7 @@ def _passes(work: Callable[..., Any], indices: list[int], inputs: list[Any], siz
             results.append((part, work(*batch)))
         except (WrongCount, getattr(torch, 'AcceleratorError', WrongCount)):
             raise
-        except Exception as error:  # a metric may refuse a picture in any way; it is counted, and told
+        except Exception as error:  # a metric may reject a picture in any way; the picture is counted and reported
             if len(part) > 1:
                 results += _passes(work, part, batch, 1)
             else:

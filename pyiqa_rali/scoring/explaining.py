@@ -12,7 +12,7 @@ from pyiqa_rali.model.explanation import NO_BANK, NUM_BASIS, NUM_TEXTS, Explanat
 from pyiqa_rali.scoring.entries import ImageEntry, read_entry
 from pyiqa_rali.scoring.metrics import make_metric
 
-RALI = {'metric_opts': {'type': 'RALI'}}  # a name that pyiqa does not know is refused where the metric is made
+RALI = {'metric_opts': {'type': 'RALI'}}  # a name that pyiqa does not know is rejected where the metric is created
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def explain_entries(metric: Any, images: Iterable[ImageEntry], num_texts: int = 
         reading: how pictures are read.
 
     Yields:
-        The explanation and the pixels (H, W, 3) that it is of; None for a picture that cannot be explained.
+        The explanation and the pixels (H, W, 3) that it belongs to; None for a picture that cannot be explained.
 
     Raises:
         OptionError: fewer than one text or basis vector is asked for.

@@ -1,4 +1,4 @@
-"""Lists of images as programs, spreadsheets and Windows write them: one path a line."""
+"""Lists of images as programs, spreadsheets and Windows write them: one path per line."""
 
 import codecs
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.data.image_formats import image_extensions
 
-# The longer mark before the one that it begins with.
+# The longer mark before the one that is its beginning.
 UTF_16_OR_32 = ((codecs.BOM_UTF32_LE, 'utf-32-le'), (codecs.BOM_UTF32_BE, 'utf-32-be'), (codecs.BOM_UTF16_LE, 'utf-16-le'),
                 (codecs.BOM_UTF16_BE, 'utf-16-be'))
 WORKBOOKS = (b'PK\x03\x04', b'\xd0\xcf\x11\xe0')  # .xlsx and .ods are zip archives, .xls is a compound file
@@ -15,11 +15,11 @@ QUOTES = ('"', "'")
 
 
 def listed_paths(lines: Iterable[bytes], name: str) -> Iterator[str]:
-    """Yield the path on each line that is not empty, while the lines come.
+    """Yield the path on each non-empty line, as lines arrive.
 
-    Line ends of every system are understood, byte-order marks, UTF-16 and UTF-32 with such a mark, quotes around a path, spaces
-    behind it and backslashes between folders: where a path as it is written does not exist, the disk tells what is meant.
-    Names that are not valid UTF-8 stay what they are.
+    Every system's line ends are accepted, as are byte-order marks, UTF-16 and UTF-32 with such a mark, quotes around a path,
+    spaces after it and backslashes between folders: where a path as written does not exist, the disk decides what is meant.
+        Names that are not valid UTF-8 stay as they are.
 
     Args:
         lines: of a list, as an opened file gives them.
@@ -79,7 +79,7 @@ def _chain(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def meant_path(path: str) -> str:
-    """Return the path that a line means: as it is written, unless only another reading of it exists.
+    """Return the path that a line means: as it is written, unless only another reading of it exists on disk.
 
     Example:
         >>> meant_path('photos/a.png')
@@ -87,7 +87,7 @@ def meant_path(path: str) -> str:
     """
     plain = '\\' not in path and path[0] not in QUOTES and path == path.strip()
     if plain and os.path.splitext(path)[1].lower() in image_extensions():
-        return path  # saves a look at the disk for each of millions
+        return path  # saves a disk access for each of millions of paths
     readings: list[str] = []
     for text in dict.fromkeys((path, path.strip(), unquoted(path.strip()))):
         readings += [text, text.replace('\\', '/')]
@@ -95,7 +95,7 @@ def meant_path(path: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Return what is in the quotes around a text; two quotes in it mean one, as spreadsheets write them."""
+    """Return what is inside the quotes around a text; doubled quotes mean one, as spreadsheets write them."""
     if len(text) >= 2 and text[0] == text[-1] and text[0] in QUOTES:
         return text[1:-1].replace(text[0] * 2, text[0])
     return text

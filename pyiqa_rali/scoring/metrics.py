@@ -1,4 +1,4 @@
-"""Make the metric that a command line names, with clear errors."""
+"""Create the metric that a command line names, with clear errors."""
 
 import inspect
 from typing import Any
@@ -7,8 +7,8 @@ from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean, f
 from pyiqa_rali.core.memory import bound_primitive_cache
 from pyiqa_rali.core.processes import torch_device
 
-MANY = 300  # images: from here on an export for onnxruntime, of about ten seconds, is soon made up for
-OWN_WEIGHTS = ('RALI', 'ReasoningScorer')  # the architectures that --weights is for
+MANY = 300  # images: from here on an export for onnxruntime, which takes about ten seconds, soon pays off
+OWN_WEIGHTS = ('RALI', 'ReasoningScorer')  # the architectures that --weights applies to
 BY_OTHER_OPTIONS = {'pretrained_model_path': '--weights', 'device': '--device'}
 
 
@@ -52,14 +52,14 @@ def make_metric(name: str, weights: str | None, device: str | None, options: dic
 
 
 def with_fastest_backend(metric: Any, options: dict[str, Any], may_export: bool) -> dict[str, Any]:
-    """Let onnxruntime compute where it is faster and installed, and return the options with what was taken.
+    """Let onnxruntime compute where it is installed and faster, and return the options with the chosen backend.
 
     That is a RALI with a convolutional encoder in float32 on a CPU, unless the options name a backend.
 
     Args:
         metric: of pyiqa.
         options: as they were given.
-        may_export: whether there is enough to score for an export, of about ten seconds, that was not made before.
+        may_export: whether there are enough images for a new export, which takes about ten seconds.
     """
     import torch
 
@@ -81,7 +81,7 @@ def with_fastest_backend(metric: Any, options: dict[str, Any], may_export: bool)
 
 
 def _check_precision(precision: str, device: Any) -> None:
-    """Refuse a precision that the device does not have once, and not as the error of every image."""
+    """Reject a precision that the device does not have once, and not as the error of every image."""
     import torch
 
     from pyiqa_rali.model.precision import check_device, check_precision
@@ -90,7 +90,7 @@ def _check_precision(precision: str, device: Any) -> None:
 
 
 def parse_options(words: list[str]) -> dict[str, Any]:
-    """Return the values of `key=value` words; a value is read as YAML: 4 is a number, true a truth value.
+    """Return the values of `key=value` words; a value is read as YAML: 4 is a number, true a Boolean.
 
     Raises:
         OptionError: a word has another form, or a key is given twice.

@@ -1,7 +1,7 @@
-"""Tables that are written at the end, atomically, from one part a process: for Parquet, and for several processes.
+"""Tables that are written at the end, atomically, from one part per process: for Parquet, and for several processes.
 
-The parts are kept as JSON lines in the folder `TABLE.parts` and grow line by line; after a kill at any moment the next run goes
-on with them, also with another number of processes.
+The parts are kept as JSON lines in the folder `TABLE.parts` and grow line by line; after a kill at any moment the next run
+continues them, even with another number of processes.
 """
 
 import heapq
@@ -92,7 +92,7 @@ class ScoreParts:
 
     Args:
         path: the table.
-        metric: name of the metric, with its weights if they are the user's; written in every row.
+        metric: name of the metric, with its weights if they are the user's own; written in every row.
         resume: continue the table and the parts that exist.
         whole: how the table is written and read.
         rank: this process among those that share the images.
@@ -122,7 +122,7 @@ class ScoreParts:
         self._part = ScoreTable(self.folder / name, metric, True, JsonLines(positions=True))
 
     def has(self, image: str) -> bool:
-        """Whether an image stood in the table or a part already."""
+        """Whether an image is in the table or a part already."""
         return self.whole.stored(image) in self.finished
 
     def open(self) -> RowFile:
@@ -136,7 +136,7 @@ class ScoreParts:
     def finish(self) -> int:
         """Write the table: the rows that it had, then those of the parts in the order of the input; remove the parts.
 
-        A process that is killed between these two steps leaves parts that the table contains; each image is in it once.
+        A process that is killed between these two steps leaves parts that the table already contains; each image is in it once.
 
         Returns:
             How many images have no score.
@@ -165,7 +165,7 @@ class ScoreParts:
             raise DataError(f'--out: {self.path} is not a table of scores: {error}. Give another name.') from error
 
     def _refuse_parts(self, own: str, world: int) -> None:
-        """Raise OptionError for parts of an earlier run; those of this run's other processes may be there."""
+        """Raise OptionError for parts of an earlier run; those of this run's other processes may exist."""
         others = f'-of-{world:05d}.jsonl'
         found = [path.name for path in self.folder.glob('*.jsonl') if path.name == own or not path.name.endswith(others)]
         if found:

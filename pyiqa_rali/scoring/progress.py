@@ -1,4 +1,4 @@
-"""What a large job tells while it runs and at its end: counts, speed, and every image without a score."""
+"""What a large job reports while it runs and at its end: counts, speed, and every image without a score."""
 
 import logging
 import sys
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Images, images a second and failures: a bar on a terminal, a line now and then in a log file.
+    """Images, images per second and failures: a bar on a terminal, a line at intervals in a log file.
 
     Args:
-        world: how many processes share the images; the figures are those of the first one.
+        world: how many processes share the images; the numbers are those of the first one.
         silent: show nothing.
     """
 
@@ -41,7 +41,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Images a second since the start."""
+        """Images per second since the start."""
         return self.count / max(time.monotonic() - self._start, 1e-9)
 
     def add(self, scores: list[ImageScore]) -> None:
@@ -70,9 +70,9 @@ class Totals:
         damaged: shards that could not be read to their end, which `failed` counts too.
         finished: images that earlier runs had done.
         repeated: images that were named again.
-        others: files that are no images, for each extension.
+        others: files that are not images, for each extension.
         empty: folders, lists, globs and shards that hold no image.
-        rate: images a second.
+        rate: images per second.
     """
 
     def __init__(self, finished: int = 0, failed: int = 0):
@@ -96,7 +96,7 @@ class Totals:
         return self
 
     def lines(self, metric: Any, out: str | None) -> Iterator[str]:
-        """Yield what is told at the end of a run.
+        """Yield the lines that are shown at the end of a run.
 
         Args:
             metric: the metric.

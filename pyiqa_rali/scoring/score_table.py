@@ -1,4 +1,4 @@
-"""The table of scores: one line for each image, also for those without a score; interrupted runs continue it."""
+"""The table of scores: one line for each image, including those without a score; interrupted runs continue it."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -48,10 +48,10 @@ class CsvLines(CsvRows):
 
 
 class JsonLines(JsonRows):
-    """Rows as JSON objects, one a line, scores with six significant digits.
+    """Rows as JSON objects, one per line, scores with six significant digits.
 
     Args:
-        positions: write and read the places in the input too.
+        positions: also write and read the positions in the input.
     """
 
     def __init__(self, positions: bool = False):
@@ -81,7 +81,7 @@ def row_values(row: ScoreRow) -> dict[str, Any]:
 
 
 class BestRows:
-    """The rows of a table in which an image may have several, because one without a score was tried again: one for each image.
+    """One row for each image of a table in which images without a score were tried again and may have several.
 
     A row with a score takes the place of rows without one, and among the latter the last one counts. It is where the first
     row of its image stood.
@@ -160,7 +160,7 @@ class ScoreTable:
             yield row
 
     def has(self, image: str) -> bool:
-        """Whether an image stood in the table already."""
+        """Whether an image is in the table already."""
         return image in self.finished
 
     def open(self) -> RowFile:
@@ -173,7 +173,7 @@ class ScoreTable:
 
 
     def finish(self) -> int | None:
-        """Leave one row for each image.
+        """Keep one row for each image.
 
         Returns:
             How many images have no score; None where no image was tried again and the caller has counted all.
@@ -192,13 +192,13 @@ def score_file(path: Path, lines: CsvLines | JsonLines) -> RowFile:
 
 
 def refuse_overwriting(path: Path, resume: bool) -> None:
-    """Raise OptionError if there is a table that is not to be continued."""
+    """Raise OptionError if a table exists and is not to be continued."""
     if path.exists() and not resume:
         raise OptionError(f'--out: {path} already exists. Give --resume to continue it, or another name.')
 
 
 def read_rows(path: Path, lines: CsvLines | JsonLines, metric: str) -> Iterator[ScoreRow]:
-    """Yield the rows of a file, leaving out a half line at its end.
+    """Yield the rows of a file, leaving out an incomplete line at its end.
 
     Raises:
         DataError: the file is not a table of scores.

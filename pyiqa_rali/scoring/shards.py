@@ -21,7 +21,7 @@ from pyiqa_rali.scoring.entries import LARGEST_MEMBER, ImageEntry
 OPENERS: dict[str, Callable[..., Any]] = {'.tar': open, '.tar.gz': gzip.open, '.tgz': gzip.open}
 END_BLOCKS = 2  # of zeros, at the end of a shard
 _CHECKSUM = re.compile(rb'[0-7 \0]*')  # how the checksum of a header is written
-BETWEEN = '::'  # between a shard and its member in the name of an image
+BETWEEN = '::'  # between shard and member in the name of an image
 
 
 def is_shard(path: str) -> bool:
@@ -37,13 +37,13 @@ def is_compressed(path: str) -> bool:
 def shard_entries(path: str, number: int, others: Counter) -> Iterator[ImageEntry]:
     """Yield the images of a shard in their order, and at the end an entry with the reason if the shard is damaged.
 
-    After a damaged place, such as a header that a download never wrote, and after the end of the first of several shards that
-    were joined, the search continues at the next header.
+    After a damaged place, such as a header that a download never wrote, and after the end of each of several concatenated
+    shards, the search continues at the next header.
 
     Args:
         path: the shard.
         number: its place in the input.
-        others: counts the members that are no images, by their extension.
+        others: counts the members that are not images, by their extension.
     """
     count = 0
     damages: list[tuple[int, str]] = []  # after how many members, and what it is
@@ -72,7 +72,7 @@ def shard_entries(path: str, number: int, others: Counter) -> Iterator[ImageEntr
 
 
 def _members(blocks: '_Blocks') -> Iterator[tarfile.TarInfo]:
-    with tarfile.open(fileobj=cast(IO[bytes], blocks), mode='r:') as opened:  # it reads, seeks and tells, and no more
+    with tarfile.open(fileobj=cast(IO[bytes], blocks), mode='r:') as opened:  # it has read, seek and tell, and nothing else
         shard: Any = opened  # whose `members` annotations do not know
         while (member := shard.next()) is not None:
             shard.members.clear()  # tarfile would keep every header
@@ -149,7 +149,7 @@ class _Blocks:
         """Go to the next header after what tarfile took for the end.
 
         Returns:
-            What is damaged in between, empty for the mark that every writer puts at an end; and whether there is a header.
+            What is damaged in between, empty for the mark that every writer puts at the end; and whether there is a header.
         """
         zeros, other, block = 0, False, self._last
         while block and not _is_header(block):

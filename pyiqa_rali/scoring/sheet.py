@@ -1,4 +1,4 @@
-"""A sheet of scored pictures from the worst to the best: what the scores of a table look like."""
+"""A sheet of scored pictures from the worst to the best, which shows what the scores of a table look like."""
 
 import os
 import re
@@ -29,11 +29,11 @@ SRCC = measures_of('srcc')
 
 @dataclass(frozen=True)
 class Known:
-    """What a data set says of one of its images.
+    """What a data set says about one of its images.
 
     Attributes:
         mos: in the data set's unit.
-        text: what is wrong with the picture; empty when the table does not say it.
+        text: the picture's distortions; empty when the table does not have them.
         kinds: what it has in common with others, such as its photograph: a sheet shows different ones.
     """
 
@@ -43,7 +43,7 @@ class Known:
 
 
 def known_images(table: QualityTable) -> dict[str, Known]:
-    """Return what a data set says of its images, by path; a table of make-dataset also says what is wrong with them."""
+    """Return what a data set says about its images, by path; a table of make-dataset also has their distortions."""
     images = table.images_and_mos()
     columns = getattr(table.base, 'meta_info', ())
     blank = [''] * len(images)
@@ -76,9 +76,9 @@ def draw_sheet(scores: Iterable[ImageScore], out: Path, metric: Any, name: str, 
     Args:
         scores: all images; those without a score are left out.
         out: the PNG.
-        metric: that scored them: its range, direction and training images.
+        metric: the one that scored them, for its range, direction and training images.
         name: of the images, for the heading.
-        known: what a data set says of its images, by path.
+        known: what a data set says about its images, by path.
         reading: how pictures are read.
 
     Raises:
@@ -105,7 +105,7 @@ def _pixels(name: str, reading: ReadingOptions) -> np.ndarray:
 
 
 def _entry(name: str) -> ImageEntry:
-    """Return where an image of a table is; the member of a shard is looked for in it."""
+    """Return where an image of a table is; the member of a shard is searched for in it."""
     shard = name.split(BETWEEN)[0]
     if os.path.exists(name) or not os.path.isfile(shard):
         return as_entry(name)

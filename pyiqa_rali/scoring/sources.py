@@ -1,4 +1,4 @@
-"""From the words of the command line to images: files, folders, globs, braces, lists, standard input and tar shards."""
+"""From command-line words to images: files, folders, globs, braces, lists, standard input and tar shards."""
 
 import glob
 import itertools
@@ -23,7 +23,7 @@ MOST_WORDS = 1_000_000  # that braces may expand to
 
 
 class NamedImages:
-    """Iterator over image files whose paths are known, such as those of a data set; in all else like `ImageSources`."""
+    """Iterator over image files whose paths are known, such as those of a data set; otherwise like `ImageSources`."""
 
     def __init__(self, paths: Iterable[str], rank: int = 0, world: int = 1):
         self.paths, self.rank, self.world = list(dict.fromkeys(paths)), rank, world
@@ -41,10 +41,10 @@ class ImageSources:
     """Iterator over the images of the sources, in a fixed order.
 
     A source is a file, a folder (all images below it), a tar shard, a glob (`**` goes into folders), any of these with
-    braces (`{000..099}`, `{train,val}`), `@FILE` (a list), or `-` (a list from standard input). A list has one file,
-    shard or folder a line, relative to the working folder; what does not exist, in a list or
-    beside other sources, becomes an image without a score.
-    Members of one name in one shard are told apart by a number: `shard.tar::a.jpg`, `shard.tar::a.jpg::2`.
+    braces (`{000..099}`, `{train,val}`), `@FILE` (a list), or `-` (a list from standard input). A list has one file, shard or
+    folder per line, relative to the working folder; whatever does not exist, in a list or among other sources, becomes an image
+    without a score. Members of the same name in one shard are distinguished by a number: `shard.tar::a.jpg`,
+    `shard.tar::a.jpg::2`.
 
     Args:
         sources: the words of the command line.
@@ -55,7 +55,7 @@ class ImageSources:
     Attributes:
         others: how many files in folders, globs and shards are not images by their extension, for each extension.
         repeated: how many images were named again, and left out.
-        empty: what holds no image: folders, lists, globs and shards; known when all images have been taken.
+        empty: folders, lists, globs and shards without an image; complete when all images have been taken.
 
     Raises:
         FileNotFoundError: none of the sources exists, or a list does not.
@@ -88,7 +88,7 @@ class ImageSources:
             yield ImageEntry(path, path, (number, 0))
 
     def _shard(self, path: str, number: int) -> Iterator[ImageEntry]:
-        """Share an uncompressed shard by member; a compressed one belongs to one process, which alone reads it."""
+        """Share an uncompressed shard by member; a compressed one belongs to one process, the only one that reads it."""
         whole = is_compressed(path)
         if whole and number % self.world != self.rank:
             return
@@ -96,7 +96,7 @@ class ImageSources:
         of_name: Counter[str] = Counter()
         for entry in shard_entries(path, number, others):
             of_name[entry.name] += 1
-            if of_name[entry.name] > 1:  # another picture: shards that were joined count anew
+            if of_name[entry.name] > 1:  # another picture: concatenated shards start counting again
                 entry = replace(entry, name=f'{entry.name}{BETWEEN}{of_name[entry.name]}')
             if whole or sum(entry.position) % self.world == self.rank:
                 yield entry
@@ -127,7 +127,7 @@ class ImageSources:
             elif glob.has_magic(word):
                 yield from self._globbed(word)
             else:
-                yield word  # missing: whoever reads it says so
+                yield word  # missing: reading it reports that
 
     def _listed(self, lines: Iterable[bytes], name: str) -> Iterator[str]:
         count = 0
@@ -150,7 +150,7 @@ class ImageSources:
         count = 0
         for path in found:
             if named or os.path.isdir(path) or is_shard(path) or _extension(path) in image_extensions():
-                for each in self._below(path, may_be_empty=True):  # that one of its folders is empty, a glob cannot know
+                for each in self._below(path, may_be_empty=True):  # a glob cannot know that one of its folders is empty
                     count += 1
                     yield each
             elif self.rank == 0:
@@ -172,7 +172,7 @@ class ImageSources:
 
 
 def expand_braces(text: str) -> list[str]:
-    """Return what the braces of a word expand to, as a shell would; a file of that very name goes first.
+    """Return what the braces of a word expand to, as in a shell; a file of exactly that name takes precedence.
 
     Example:
         >>> expand_braces('{a,b}-{08..10}.tar')
@@ -204,7 +204,7 @@ def _choices(inside: str) -> list[str]:
 
 
 def _is_known(word: str) -> bool:
-    """Whether there is something of that name.
+    """Whether something of that name exists.
 
     Raises:
         OptionError: it is a glob that matches nothing.

@@ -1,4 +1,4 @@
-"""The table of a run: its format, and whether it grows in place or is put together at the end."""
+"""The table of a run: its format, and whether it grows in place or is assembled at the end."""
 
 import contextlib
 import importlib.util
@@ -14,7 +14,7 @@ FORMATS = ('csv', 'jsonl', 'parquet')
 
 
 def file_format(path: str, chosen: str | None) -> str:
-    """Return the format of a table: the chosen one, or that of the extension.
+    """Return the format of a table: the chosen one, or the one that its extension names.
 
     Raises:
         OptionError: the extension names none, or Parquet cannot be written here.
@@ -60,7 +60,7 @@ def open_table(path: str, chosen: str | None, metric: str, resume: bool, rank: i
     """Return the table that a run writes to.
 
     Raises:
-        OptionError: it is there and is not to be continued, or holds another metric, or has no known format.
+        OptionError: it exists and is not to be continued, or holds another metric, or has no known format.
         DataError: it is not a table of scores.
     """
     found = file_format(path, chosen)
