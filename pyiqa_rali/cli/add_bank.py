@@ -12,7 +12,7 @@ def add_arguments(parser: CommandParser) -> None:
                                                                  'rali-lite')
     parser.add_argument('--out', required=True, metavar='FILE', help='the .safetensors or .pth file to write')
     texts = parser.add_mutually_exclusive_group(required=True)
-    texts.add_argument('--texts', metavar='JSONL', help='reasoning texts, one line an image; "distortions" of a line, if it '
+    texts.add_argument('--texts', metavar='JSONL', help='reasoning texts, one line per image; "distortions" of a line, if it '
                                                         'has them, become the classes')
     texts.add_argument('-opt', metavar='FILE', help="option file of the checkpoint's training: its training texts and its text "
                                                     'encoder are taken')

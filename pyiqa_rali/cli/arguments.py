@@ -233,9 +233,9 @@ def published_model(model: str, rating_range: Sequence[float] | None) -> tuple[s
 def add_reading_settings(parser: CommandParser) -> None:
     """Declare how pictures are read, as rarely used options."""
     group = parser.add_rare_group('how pictures are read')
-    group.add_argument('--as-stored', action='store_true', help='leave pictures as they are stored, whatever orientation their '
-                       'EXIF says (default: upright)')
-    group.add_argument('--pixel-limit', type=int, metavar='N', help='refuse pictures with more pixels (default: 178956970)')
+    group.add_argument('--as-stored', action='store_true', help='leave pictures as they are stored, ignoring their EXIF '
+                       'orientation (default: upright)')
+    group.add_argument('--pixel-limit', type=int, metavar='N', help='reject pictures with more pixels (default: 178956970)')
 
 
 def reading_settings(args: argparse.Namespace) -> 'ReadingOptions':

@@ -38,7 +38,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('--mode', choices=MODES, default='expectation', help='how the rating is obtained (default: '
                                                                              '%(default)s)')
     parser.add_argument('--num-samples', type=int, default=5, metavar='N', help='for --mode mean (default: %(default)s)')
-    parser.add_argument('--json', action='store_true', help='one JSON object a line instead of text')
+    parser.add_argument('--json', action='store_true', help='one JSON object per line instead of text')
     add_model_settings(parser)
     add_reading_settings(parser)
     parser.add_examples(

@@ -10,7 +10,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_option_file(parser, default='options/evaluate.yml', change='statistics:missing=count')
     parser.add_examples(
         ('pyiqa-rali evaluate -opt options/evaluate_koniq.yml', ''),
-        ('pyiqa-rali evaluate --force_yml statistics:missing=count', 'in spite of missing scores'),
+        ('pyiqa-rali evaluate --force_yml statistics:missing=count', 'despite missing scores'),
         notes='Correlations with intervals, tests of which metric is better, scores of every image, and figures. Scores are '
               'kept: an evaluation that was stopped continues, and nothing is computed twice.')
 

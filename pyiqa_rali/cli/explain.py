@@ -18,7 +18,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('--weights', metavar='PATH', help='file or folder of an export with a text bank')
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
     parser.add_argument('--out', metavar='FOLDER', help='draw each explanation as a PNG in this folder')
-    parser.add_argument('--json', action='store_true', help='one JSON object a line instead of text')
+    parser.add_argument('--json', action='store_true', help='one JSON object per line instead of text')
     parser.add_argument('--num-texts', type=int, default=3, metavar='N', help='nearest texts (default: %(default)s)')
     parser.add_argument('--num-basis', type=int, default=5, metavar='N', help='basis vectors (default: %(default)s)')
     add_reading_settings(parser)

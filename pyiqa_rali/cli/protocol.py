@@ -13,7 +13,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='SEED',
                         help='one run for each, with its own split (default: 0 1 2)')
     parser.add_argument('--num-photographs', type=int, metavar='N', help='test photographs of each split (default: all)')
-    parser.add_argument('--no-baselines', action='store_true', help='leave ridge regression, PIQE and BRISQUE out')
+    parser.add_argument('--no-baselines', action='store_true', help='leave out ridge regression, PIQE and BRISQUE')
     parser.add_argument('--out', default='experiments/rali_lite_protocol.json', metavar='JSON',
                         help='the results (default: %(default)s)')
     parser.add_examples(

@@ -18,7 +18,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_examples(
         ('pyiqa-rali report experiments/RALI_demo', ''),
         ('pyiqa-rali report experiments/* --out report.html --title "Two encoders"', ''),
-        notes='The page needs no network and no file beside itself.')
+        notes='The page is one file and needs no network.')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -44,7 +44,7 @@ def add_arguments(parser: CommandParser) -> None:
                        f'CPU, all in one process; on a GPU as many as cores, {GPU_WORKERS} at most)')
     group = parser.add_rare_group('lists, formats, and options of the metric')
     group.add_argument('--list', action='append', default=[], metavar='FILE', dest='lists',
-                       help='images, shards or folders, one a line, relative to the working folder; as @FILE')
+                       help='images, shards or folders, one per line, relative to the working folder; as @FILE')
     group.add_argument('--format', choices=FORMATS, help='of --out (default: by its extension)')
     group.add_argument('--metric-opt', action='append', default=[], metavar='KEY=VALUE', dest='metric_options',
                        help='an option of the metric, such as precision=bf16; may be given several times')
@@ -54,7 +54,7 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali score folder/ --out scores.csv', 'a table; --resume continues it'),
         ('pyiqa-rali score "data/**/*.jpg" --out scores.parquet', 'quoted; ** goes into folders'),
         ('pyiqa-rali score "shard-{000000..000099}.tar" --out s.csv', 'images are named shard.tar::member'),
-        ('find . -name "*.png" | pyiqa-rali score - --out s.jsonl', 'a list, one path a line'),
+        ('find . -name "*.png" | pyiqa-rali score - --out s.jsonl', 'a list, one path per line'),
         ('pyiqa-rali score --opt options/demo.yml --out s.csv --sheet s.png', ''),
         ('torchrun --nproc_per_node 8 -m pyiqa_rali score d/ --out s.csv', 'a share for each GPU'),
         notes='An image without a score has a line with the reason; then the exit status is 1. While Parquet is written, or '

@@ -115,7 +115,7 @@ def read_text(path: str | os.PathLike) -> str:
     except OSError as error:
         raise DataError(f'{path}: cannot be read ({error.strerror or error}).') from error
     if content.startswith(WORKBOOKS):
-        raise DataError(f'{path}: is a workbook of a spreadsheet. Save the sheet as "CSV UTF-8".')
+        raise DataError(f'{path}: is a spreadsheet file. Save the sheet as "CSV UTF-8".')
     encoding = next((name for mark, name in ENCODINGS if content.startswith(mark)), 'utf-8')
     try:
         text = content.decode(encoding)
@@ -185,7 +185,7 @@ def _separator(path: Path, text: str, start: int, least_columns: int) -> str:
     if not found:
         raise DataError(f'{path}, line {start}: {head} holds no {least_columns} headings between commas, semicolons or '
                         'tabs, such as image,mos.')
-    raise DataError(f'{path}, line {start}: {head} can be parted at {" and at ".join(SEPARATORS[each] for each in found)}. '
+    raise DataError(f'{path}, line {start}: {head} can be split at {" and at ".join(SEPARATORS[each] for each in found)}. '
                     'Put headings that hold such a mark in quotation marks.')
 
 

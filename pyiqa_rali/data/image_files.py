@@ -191,7 +191,7 @@ def refuse_special_file(mode: int) -> None:
     """Raise DataError for what a file of this `st_mode` is, unless it is a regular file or a folder."""
     for is_kind, what in KINDS:
         if is_kind(mode):
-            raise DataError(f'it is {what} and no file')
+            raise DataError(f'it is {what} and not a file')
 
 
 def _check_count(size: tuple[int, int], options: ReadingOptions) -> None:

@@ -24,7 +24,7 @@ UNREAD = {**dict.fromkeys(('.eps', '.ps', '.wmf', '.emf', '.svg', '.svgz'),
                           'vector graphics have no pixels of their own; draw it at the size that it is shown in'),
           **dict.fromkeys(('.exr', '.hdr'), 'floating-point pixels have no known range; convert it to 8 or 16 bits'),
           **dict.fromkeys(('.jxr', '.wdp', '.hdp', '.bpg', '.flif', '.xcf', '.kra', '.ora', '.dcm'),
-                          'nothing here reads this format; convert it to PNG')}
+                          'no reader supports this format; convert it to PNG')}
 DNG_VERSION = 50706  # a tag that only raw files have
 COMMON = ('JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP')  # asked first
 
@@ -38,7 +38,7 @@ UNKNOWN = 'cannot identify image file'
 WEB_PAGE = 'it holds a web page and no picture: a download that failed?'
 HOLDS_JSON = 'it holds JSON and no picture; images are listed in a text file, one path a line, which is given as @FILE'
 CONTENTS = (
-    (0, b'version https://git-lfs', 'it holds a Git LFS pointer and no picture; fetch it with: git lfs pull'),
+    (0, b'version https://git-lfs', 'it holds a Git LFS pointer and not a picture; fetch it with: git lfs pull'),
     (4, b'ftyp', 'it holds a video'), (0, b'\x1aE\xdf\xa3', 'it holds a video'),
     (0, b'%PDF', 'it holds a PDF document'), (0, b'%!PS', UNREAD['.eps']), (0, b'\xc5\xd0\xd3\xc6', UNREAD['.eps']),
     (0, b'<svg', UNREAD['.svg']), (0, b'<!doctype', WEB_PAGE), (0, b'<html', WEB_PAGE),

@@ -100,7 +100,7 @@ def read_manifest(path: str | os.PathLike, kind: str, mos_column: str | None = N
         raise DataError(f'{path}: does not exist. Correct meta_info_file.')
     if kind == 'pipal':
         if mos_column is not None:
-            raise OptionError(f'mos_column: "{mos_column}": PIPAL has one MOS an image and no columns. Leave it out.')
+            raise OptionError(f'mos_column: "{mos_column}": PIPAL has one MOS per image and no columns. Leave it out.')
         rows = _pipal_rows(path)
     else:
         records = json_records(path, '{"image": ..., "gt_score": ...}') if kind == 'deqa' else _csv_records(path)

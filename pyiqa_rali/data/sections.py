@@ -221,7 +221,7 @@ def dataset_section(section: str, options: DatasetOptions | Mapping[str, Any]) -
         raise OptionError(f'datasets: {section}: needs name and type (such as GeneralNRDataset), or pyiqa_name.')
     read: DatasetOptions = from_known_keys(DatasetOptions.kind_of(values), values, f'datasets: {section}')
     if not isinstance(read, LabelledOptions):
-        raise OptionError(f'datasets: {section}: type: {read.type} has no MOS, and cannot be taken here.')
+        raise OptionError(f'datasets: {section}: type: {read.type} has no MOS and cannot be used here.')
     return DatasetSection(section, read, read.given())
 
 

@@ -64,8 +64,8 @@ def find_default() -> Path | None:
         return None
     path = Path(choice['path'])
     if not path.is_file():
-        raise CheckpointError(f'{path}: was made the default of rali and is gone. Choose again with python -m pyiqa_rali use '
-                              'FILE, or forget the choice with use --reset.')
+        raise CheckpointError(f'{path}: was made the default of rali and is missing. Choose again with python -m pyiqa_rali '
+                              'use FILE, or forget the choice with use --reset.')
     if sha256(path) != choice['sha256']:
         raise CheckpointError(f'{path}: has changed since it was made the default of rali. Choose it again with python -m '
                               'pyiqa_rali use FILE, or forget the choice with use --reset.')

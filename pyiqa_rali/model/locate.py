@@ -14,8 +14,8 @@ RELEASED = 'ByteDance/Q-Insight:RALI'
 EMBEDDED = {'rali-lite': 'rali_lite.safetensors', 'rali-lite-v1': 'rali_lite_v1.safetensors'}
 FOLDER_VARIABLE = 'PYIQA_RALI_RELEASED'
 CHOICES = ('use the embedded weights: create_metric("rali-lite"); give a file or folder: pretrained_model_path=PATH, or '
-           f'{FOLDER_VARIABLE}=FOLDER for a copy of the released folder; make an own export the default: python -m pyiqa_rali '
-           'use FILE; or, with a network, set HF_ENDPOINT to a mirror that can be reached')
+           f'{FOLDER_VARIABLE}=FOLDER for a copy of the released folder; make an export of your own the default: python -m '
+           'pyiqa_rali use FILE; or, with a network, set HF_ENDPOINT to a mirror that can be reached')
 
 
 def locate_checkpoint(source: str, revision: str | None = None, may_be_name: bool = True) -> Path:

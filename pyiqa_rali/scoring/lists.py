@@ -31,8 +31,8 @@ def listed_paths(lines: Iterable[bytes], name: str) -> Iterator[str]:
     for number, line in enumerate(_texts(lines, name), start=1):
         path = line.rstrip('\r\n')
         if '\0' in path:
-            raise DataError(f'{name}, line {number}: holds zero bytes: a list has one path a line, in UTF-8, or in UTF-16 with '
-                            'a byte-order mark (find without -print0).')
+            raise DataError(f'{name}, line {number}: holds zero bytes: a list has one path per line, in UTF-8, or in UTF-16 '
+                            'with a byte-order mark (find without -print0).')
         if '\r' in path:
             raise DataError(f'{name}, line {number}: there is a carriage return within the line: end lines with a line feed.')
         if path.strip():
@@ -43,7 +43,7 @@ def _texts(lines: Iterable[bytes], name: str) -> Iterator[str]:
     lines = iter(lines)
     first = next(lines, b'')
     if first.startswith(WORKBOOKS):
-        raise DataError(f'{name}: is a workbook of a spreadsheet, and no list. Save the column of paths as text.')
+        raise DataError(f'{name}: is a spreadsheet file and not a list. Save the column of paths as text.')
     for mark, encoding in UTF_16_OR_32:
         if first.startswith(mark):
             yield from _decoded(first[len(mark):], lines, encoding, name)

@@ -113,7 +113,7 @@ class Totals:
             if shards:
                 yield f'{shards} of them may be tar shards: name them, or give a glob such as "FOLDER/*.tar"'
         if self.repeated:
-            yield f'{self.repeated} images were named more than once, and scored once'
+            yield f'{self.repeated} images were named more than once and scored once'
         if self.empty:
             yield f'NO IMAGE in {some(self.empty)}'
         if self.failed:

@@ -162,7 +162,7 @@ def card_for(card: ReasoningCard | None, source: str | os.PathLike, prompts: str
     """
     values = given_of_card(prompts, **given)
     if card is None and 'rating_range' not in values:
-        raise CheckpointError(f'{source}: says nothing about the scale of its ratings (no {CARD_FILE}). Give rating_range, '
+        raise CheckpointError(f'{source}: does not say on which scale it rates (no {CARD_FILE}). Give rating_range, '
                               'such as [1, 5], and score_prompt if it was trained with one of its own.')
     # a folder's card says what the model was trained with; one without a system prompt gives none
     asked = values if card is None else {**vars(card), **values}

@@ -92,7 +92,7 @@ def changed(options, folder, key, value):
 
 
 @pytest.mark.parametrize(('key', 'value', 'message'), [
-    ('seeds', [], 'seeds: must hold at least one'), ('seeds', [1, 1], r'seeds: \[1, 1\]: must name no seed twice'),
+    ('seeds', [], 'seeds: must hold at least one'), ('seeds', [1, 1], r'seeds: \[1, 1\]: must not name a seed twice'),
     ('data:size', 3, 'data: size: 3 must be of type list'), ('data:types', ['jpgg'], 'types: "jpgg" is not one of'),
     ('data:seed', 3, 'data: seed: is set by the chain for each seed. Remove it'),
     ('data:ratios', [0.8, 0, 0.2], 'data: ratios: .* must be three shares above 0'),
@@ -120,7 +120,7 @@ def test_options_of_every_step_are_checked_before_the_first(options, tmp_path, k
 
 def test_what_grpo_cannot_do_with_the_images_is_told_before_the_cold_start(options, tmp_path):
     path = changed(options, tmp_path, 'grpo:per_device_train_batch_size', 512)
-    with pytest.raises(OptionError, match='= 128 images a generation, but the training sets hold'):
+    with pytest.raises(OptionError, match='= 128 images per generation, but the training sets hold'):
         run_chain(path)
     assert (tmp_path / 'chain' / 'seed_0' / 'vlm').exists() and not (tmp_path / 'chain' / 'seed_0' / 'cold_start').exists()
 

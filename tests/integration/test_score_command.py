@@ -288,9 +288,9 @@ def test_pipes_sockets_and_devices_have_rows_and_stop_nothing(folder, tmp_path):
     assert subprocess.run(command, capture_output=True, timeout=300).returncode == 1
     found = {name: row['error'] for name, row in rows(out).items() if row['error']}
     assert {name: found[name] for name in ('pipe.png', 'pipe.heic', 'device.png', 'pipe.tar')} == {
-        'pipe.png': 'it is a named pipe and no file', 'pipe.heic': 'it is a named pipe and no file',
-        'device.png': 'it is a device and no file',
-        'pipe.tar': 'shard damaged after 0 members: it is a named pipe and no file'}
+        'pipe.png': 'it is a named pipe and not a file', 'pipe.heic': 'it is a named pipe and not a file',
+        'device.png': 'it is a device and not a file',
+        'pipe.tar': 'shard damaged after 0 members: it is a named pipe and not a file'}
     assert len(rows(out)) == 13 + 4
 
 

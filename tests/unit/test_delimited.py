@@ -52,7 +52,7 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
     (b'', 'm.csv: is empty'), (b' \n\n', 'is empty'), (b'\xef\xbb\xbf', 'is empty'), (b'sep=;\n', 'is empty'),
     (b'img,mos\n', r'has headings \(img, mos\) and no row'), (b'img,mos\n\n,\n', 'no row below them'),
     (b'img mos\n1.png 3\n', "line 1: 'img mos' holds no 2 headings between commas, semicolons or tabs"),
-    (b'a,b;c\nx,y;z\n', 'can be parted at commas and at semicolons'),
+    (b'a,b;c\nx,y;z\n', 'can be split at commas and at semicolons'),
     (b'img,mos\n1.png,1\n2.png,2,3\n', 'line 3: has 3 cells for 2 headings .* must be in quotation marks'),
     (b'img,mos\n1.png,"1\n2.png,2\n', r'line 2: cannot be read .*Quotation marks open and close'),
     (b'img,mos\n1.png,1\nb\xe4r.png,2\n', r'line 3: is not UTF-8 text \(byte 0xe4\). Save it as "CSV UTF-8"'),

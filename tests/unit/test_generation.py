@@ -210,7 +210,7 @@ def test_a_model_that_says_nothing_about_its_scale_needs_one(folder, tmp_path):
     copy = tmp_path / 'copy'
     shutil.copytree(folder, copy)
     (copy / 'pyiqa_rali_reasoning.json').unlink()
-    with pytest.raises(CheckpointError, match='says nothing about the scale of its ratings'):
+    with pytest.raises(CheckpointError, match='does not say on which scale it rates'):
         scorer(copy)
     assert scorer(copy, rating_range=[0, 10]).score_range == '0, 10'
 

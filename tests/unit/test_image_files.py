@@ -242,14 +242,14 @@ def cut_short(path):
     (lambda path: path.write_bytes(bytes(5000)), 'it holds zeros only: a download that was not finished?'),
     (lambda path: path.write_text('not a picture'), 'cannot identify image file'),
     (lambda path: path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0'), 'a Git LFS pointer'),
-    (lambda path: path.write_text('\n <!DOCTYPE html><html>404'), 'it holds a web page and no picture'),
+    (lambda path: path.write_text('\n <!DOCTYPE html><html>404'), 'it holds a web page and not a picture'),
     (lambda path: path.write_text('%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n'), 'vector graphics have no pixels'),
     (cut_short, 'image file is truncated'),
     (lambda path: path.unlink(), 'No such file or directory'),
     (lambda path: (path.unlink(), path.mkdir()), 'it is a folder'),
-    (lambda path: (path.unlink(), os.mkfifo(path)), 'it is a named pipe and no file'),
-    (lambda path: (path.unlink(), path.symlink_to('/dev/zero')), 'it is a device and no file'),
-    (lambda path: (path.unlink(), socket.socket(socket.AF_UNIX).bind(str(path))), 'it is a socket and no file'),
+    (lambda path: (path.unlink(), os.mkfifo(path)), 'it is a named pipe and not a file'),
+    (lambda path: (path.unlink(), path.symlink_to('/dev/zero')), 'it is a device and not a file'),
+    (lambda path: (path.unlink(), socket.socket(socket.AF_UNIX).bind(str(path))), 'it is a socket and not a file'),
     (lambda path: (path.unlink(), path.symlink_to(path.name)), 'symbolic links'),
 ])
 def test_a_file_that_cannot_be_read_says_why(tmp_path, monkeypatch, spoil, message):
@@ -429,7 +429,7 @@ def test_formats_that_need_the_extra_are_listed_and_say_so(tmp_path, without_ext
 
 @pytest.mark.parametrize(('name', 'message'), [
     ('a.exr', 'floating-point pixels have no known range'), ('a.svg', 'vector graphics have no pixels of their own'),
-    ('a.eps', 'vector graphics'), ('a.jxr', 'nothing here reads this format')])
+    ('a.eps', 'vector graphics'), ('a.jxr', 'no reader supports this format')])
 def test_pictures_that_nothing_reads_are_listed_and_say_why(tmp_path, name, message):
     path = tmp_path / name
     path.write_bytes(b'v/1\x01 some bytes')

@@ -372,7 +372,7 @@ def test_a_default_that_is_gone_or_changed_is_no_default(export, capsys):
     with pytest.raises(CheckpointError, match='has changed since it was made the default'):
         RALI()
     export.unlink()
-    with pytest.raises(CheckpointError, match='is gone. Choose again'):
+    with pytest.raises(CheckpointError, match='is missing. Choose again'):
         RALI()
     default.config_file().write_text('{')
     with pytest.raises(CheckpointError, match=r'default.json: cannot be read'):

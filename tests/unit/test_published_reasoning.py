@@ -244,7 +244,7 @@ def test_info_shows_what_will_be_asked(folders, tmp_path, capsys):
     shown = json.loads(capsys.readouterr().out)
     assert shown['system_prompt'] == 'Judge it.' and 'From 0.0 to 10.0?' in shown['chat']
     assert main(['info', str(folders[1])]) == 2
-    assert 'says nothing about the scale of its ratings' in capsys.readouterr().err
+    assert 'does not say on which scale it rates' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('name', PUBLISHED)

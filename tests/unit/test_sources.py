@@ -162,7 +162,7 @@ def test_a_path_that_exists_as_it_is_written_is_meant_so(pictures):
     (b'a.jpg\0b.png\0', 'list.txt, line 1: holds zero bytes: .*find without -print0'),
     ('a.jpg\nb.png\n'.encode('utf-16-le'), 'list.txt, line 1: holds zero bytes: .*UTF-16 with a byte-order mark'),
     (b'a.jpg\nb.png\rdeep\r', 'list.txt, line 2: there is a carriage return within the line'),
-    (b'PK\x03\x04...', 'list.txt: is a workbook of a spreadsheet, and no list'),
+    (b'PK\x03\x04...', 'list.txt: is a spreadsheet file and not a list'),
     (b'\xff\xfea\0\n\0\x00\xd8', 'list.txt, line 2: is not UTF-16 text, which its byte-order mark promises')])
 def test_a_list_that_is_none_is_refused_with_file_and_line(pictures, content, message):
     (pictures / 'list.txt').write_bytes(content)
@@ -216,7 +216,7 @@ def test_a_glob_on_other_files_alone_is_empty(pictures):
 def test_a_named_pipe_that_is_called_a_shard_does_not_stop_the_run(pictures):
     os.mkfifo('pipe.tar')
     entry, = ImageSources(['pipe.tar'])
-    assert entry.error == 'shard damaged after 0 members: it is a named pipe and no file'
+    assert entry.error == 'shard damaged after 0 members: it is a named pipe and not a file'
 
 
 LITERALS = st.text(st.characters(codec='utf-8', exclude_characters='{},./\0*?[]@-\n', exclude_categories=['Cs']), max_size=6)

@@ -109,7 +109,7 @@ def chain_options(values: Mapping[str, Any]) -> ChainOptions:
             raise OptionError(f'{section}: {given[0]}: is set by the chain for each seed. Remove it.')
     options = from_known_keys(ChainOptions, values)
     if len(set(options.seeds)) < len(options.seeds):
-        raise OptionError(f'seeds: {options.seeds}: must name no seed twice, such as [0, 1, 2].')
+        raise OptionError(f'seeds: {options.seeds}: must not name a seed twice, such as [0, 1, 2].')
     for section, key in (('grpo', 'max_completion_length'), ('rali', 'loader')):
         if getattr(options, section).get(key) is None:
             raise OptionError(f'{section}: {key}: must be given.')

@@ -123,7 +123,7 @@ def check_before_training(options: GrpoOptions, config: Any, rows: list[Row], re
         raise OptionError(f'grpo: {total}, which is not divisible by num_generations {generations}. Change one of them.')
     images = batch // generations
     if images > len(rows):
-        raise OptionError(f'grpo: {total} / num_generations {generations} = {images} images a generation, but the training '
+        raise OptionError(f'grpo: {total} / num_generations {generations} = {images} images per generation, but the training '
                           f'sets hold {len(rows)}. Not a single step would be taken. Lower the batch.')
     check_rewards_can_act(options, rows, images)
     phase = max(1, config.steps_per_generation * config.num_iterations // config.gradient_accumulation_steps)

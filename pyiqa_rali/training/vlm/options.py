@@ -262,7 +262,7 @@ def check_trainer_keys(section: str, values: dict[str, Any], config_class: type)
             raise OptionError(f'{section}: unknown key "{key}": it is not a field of {config_class.__name__}.'
                               f'{did_you_mean(key, known)}')
         if key in NOT_RESUMABLE and values[key]:
-            raise OptionError(f'{section}: {key}: {values[key]}: a run that is interrupted could not be gone on with to the '
+            raise OptionError(f'{section}: {key}: {values[key]}: a run that is interrupted cannot be resumed to the '
                               'same weights. Remove it.')
         if type(defaults[key]) in (int, float) and isinstance(values[key], str | bool | list):
             raise OptionError(f'{section}: {key}: {values[key]!r} must be a number.')
