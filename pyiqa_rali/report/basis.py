@@ -74,14 +74,15 @@ def scorer_of(tensors: dict[str, Tensor]) -> BasisScorer:
 
 @torch.no_grad()
 def carriers(scorer: BasisScorer, table: FeatureTable, training: Training, name: str, command: str = '') -> Table:
-    """Return which basis vectors carry the scores of a few images, lowest, middle and highest score, and the text next to each.
+    """Return which basis vectors carry the scores of the images with the lowest, middle and highest score, with a text for
+    each.
 
     Args:
         scorer: of the run.
         table: image features of a validation set.
         training: the images that the basis was made from.
         name: of the validation set.
-        command: to make the numbers again.
+        command: reproduces the numbers.
     """
     weights = scorer.weights(scorer.compress(table.image_features))
     scores = weights @ scorer.basis_scores
@@ -118,7 +119,7 @@ def _training(run: RunFolder, options: TrainOptions, scorer: BasisScorer, source
 
 
 def _texts(options: TrainOptions, names: list[str]) -> tuple[dict[str, str], str]:
-    """Return a text for each image that has one; why not all have, where the run's files are gone or have none."""
+    """Return a text for each image that has one, and why others have none, where the run's files are missing or lack texts."""
     sections = [dataset_section(name, section).options for name, section in options.datasets.items()]
     paths = [section.reasoning_texts for section in sections if section.reasoning_texts]
     if not paths:

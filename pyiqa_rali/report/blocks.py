@@ -1,9 +1,9 @@
-"""What a report consists of, whatever it is written as: sections of tables, figures, pictures, texts and commands."""
+"""What a report consists of, whatever its format: sections of tables, figures, pictures, texts and commands."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-NOT_DEFINED = '\N{EN DASH}'  # shown in a table where a number does not exist
+NOT_DEFINED = '\N{EN DASH}'  # shown in a table in place of an undefined number
 
 
 @dataclass
@@ -20,8 +20,8 @@ class Table:
     Attributes:
         caption: what it shows.
         headers: one for each column.
-        rows: cells as they are to be read; a cell that is a number is set to the right.
-        command: the command that makes these numbers again; empty when the section's does.
+        rows: cells as they are shown; numbers are aligned to the right.
+        command: the command that reproduces these numbers; empty when the section's does.
     """
 
     caption: str
@@ -37,8 +37,8 @@ class Figure:
     Attributes:
         caption: what it shows.
         svg: for the page; its colours follow the page's.
-        png: for Markdown; empty when the SVG is to be written instead.
-        command: the command that makes it again.
+        png: for Markdown; empty when the SVG is written instead.
+        command: the command that reproduces it.
     """
 
     caption: str
@@ -49,14 +49,14 @@ class Figure:
 
 @dataclass
 class Case:
-    """One picture with what is said of it.
+    """One picture with remarks on it.
 
     Attributes:
         anchor: its name within the page; a point of a scatter plot leads to it.
         kind: such as 'worst'.
         title: such as the file's name.
         lines: scores and texts.
-        jpeg: the picture made small; empty when the file is not there any more.
+        jpeg: a small version of the picture; empty when the file no longer exists.
         problem: why it is not shown.
     """
 
@@ -78,7 +78,7 @@ class Cases:
 
 @dataclass
 class Commands:
-    """How to make all of this again."""
+    """How to reproduce all of this."""
 
     lines: Sequence[str]
 
@@ -117,7 +117,7 @@ class Report:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number for a table; one that does not exist is a dash.
+    """Return a number for a table; an undefined one is a dash.
 
     Example:
         >>> number(0.87654), number(float('nan')) == number(None) == NOT_DEFINED

@@ -1,4 +1,4 @@
-"""From run folders to a report: what each folder holds is told by the files in it."""
+"""From run folders to a report: the files in a folder show what it contains."""
 
 import platform
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def write_report(folders: list[Path], out: Path, title: str) -> Report:
         title: of the page.
 
     Raises:
-        DataError: none of the folders holds what a report can show. Some of them: they are named under `LEFT_OUT`.
+        DataError: no folder contains anything that a report can show. If only some do, the others are named under `LEFT_OUT`.
     """
     sections, left_out = [], []
     for position, folder in enumerate(folders, start=1):
@@ -58,7 +58,7 @@ def section_of(folder: Path, anchor: str) -> Section:
         anchor: the beginning of the names of its pictures within the page.
 
     Raises:
-        DataError: there is no such folder, or nothing to show in it.
+        DataError: there is no such folder, or it contains nothing to show.
     """
     if not folder.is_dir():
         raise DataError(f'RUN: {folder} is not a folder. Give the folder of a run, such as experiments/RALI_demo.')

@@ -25,7 +25,7 @@ def evaluation_section(folder: Path, anchor: str) -> Section:
         anchor: the beginning of the names of its pictures within the page.
 
     Raises:
-        DataError: it did not come to its end, or was made of test images that were trained on and are not to be counted.
+        DataError: it did not finish, or contains test images that were trained on, which its options do not allow.
     """
     path = folder / 'results.json'
     if not path.exists():

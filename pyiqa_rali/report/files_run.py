@@ -1,4 +1,4 @@
-"""Folders of tables and pictures in a report: what ablations, analyses and benchmarks leave."""
+"""Folders of tables and pictures in a report: those of ablations, analyses and benchmarks."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ def files_section(title: str, folder: Path, command: str, tables: list[Path], pi
     Args:
         title: of the section.
         folder: the run's.
-        command: that makes them again; empty when it is not known.
+        command: reproduces them; empty when it is not known.
         tables: CSV files, in order.
         pictures: PNG files, in order.
 

@@ -72,7 +72,7 @@ class _Writer:
 
 
 def _plain(text: str) -> str:
-    """Return text in which nothing is taken for markup."""
+    """Return text in which nothing counts as markup."""
     return re.sub(r'([\\`*_{}\[\]<>|#])', r'\\\1', ' '.join(str(text).split()))
 
 

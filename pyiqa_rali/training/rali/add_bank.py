@@ -31,7 +31,7 @@ class AddedBank:
         path: the file that was written.
         texts: how many texts the bank has.
         candidates: how many different ones it was chosen from.
-        known: how many of the texts say which distortions they name.
+        known: how many of the texts have known distortions.
         types: how many types of distortion these are.
         megabytes: what the bank adds to the file.
     """
@@ -56,13 +56,12 @@ def add_bank(checkpoint: str | os.PathLike, out: str | os.PathLike, *, texts: st
         checkpoint: file or folder of an export, a released folder, or 'rali-lite'.
         out: the .safetensors or .pth file to write.
         texts: reasoning texts as JSON lines; or `options`.
-        options: the option file of the checkpoint's training, as read from YAML: its training texts and its text encoder
-            are taken.
+        options: the option file of the checkpoint's training, as read from YAML: its training texts and text encoder are used.
         text_encoder: with `texts`: folder or repository of a sentence encoder or of a CLIP; None takes the one that the
             checkpoint names.
         split_sentences: with `texts`: encode each sentence by itself, as in training with split_sentences.
         num_texts: texts in the bank; None, here and below, takes the section `bank` of the options, or its default.
-        num_candidates: the choice is made among so many of the texts, drawn at random.
+        num_candidates: number of texts, drawn at random, among which the choice is made.
         selection: 'kmeans' or 'farthest'.
         temperature: of the votes.
         seed: of the choice.

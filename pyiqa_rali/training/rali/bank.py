@@ -107,13 +107,13 @@ def make_bank(candidates: list[ReasoningText], text_encoder: TextEncoder, option
 
 
 def choose(features: np.ndarray, count: int, selection: str, seed: int) -> list[int]:
-    """Return the rows of at most `count` varied texts, in rising order.
+    """Return the rows of at most `count` varied texts, in ascending order.
 
     Args:
         features: (n, C), rows of unit length.
         count: how many; all, when there are fewer.
-        selection: 'kmeans' (the text nearest to each of `count` centroids) or 'farthest' (a random text, then over and over
-            the one that is farthest from all that were chosen).
+        selection: 'kmeans' (the text nearest to each of `count` centroids) or 'farthest' (a random text, then repeatedly the
+            one farthest from all chosen so far).
         seed: seeds either.
     """
     if count >= len(features):
@@ -163,7 +163,7 @@ def load_bank(path: Path) -> tuple[Tensor, dict[str, Any]]:
 
 
 def _different(candidates: Iterable[ReasoningText]) -> list[ReasoningText]:
-    """Return each text once, with what is known of its first."""
+    """Return each text once, with what is known about its first occurrence."""
     found: dict[str, ReasoningText] = {}
     for item in candidates:
         found.setdefault(item.text, item)

@@ -64,7 +64,7 @@ class FeatureTable:
 
         Args:
             own: the data set's scale.
-            scale: the one that they are wanted on; None takes the data set's own.
+            scale: the scale to return them on; None takes the data set's own.
         """
         mos = own.denormalise(self.mos_label.double()) if self.mos is None else self.mos
         return own.on(scale or own, mos).numpy()
@@ -79,7 +79,7 @@ def _padded(agreement: Tensor | None, rows: int, width: int) -> Tensor:
 
 
 class _Fitted(Dataset):
-    """A table whose pictures have the encoder's size already."""
+    """A table whose pictures already have the encoder's size."""
 
     def __init__(self, table: 'Pictured', preprocessing: Preprocessing):
         self.table, self.preprocessing = table, preprocessing

@@ -36,10 +36,10 @@ def layer_of(parameter_name: str) -> str:
 
 
 def trainable_groups(towers: Towers, loss: ContrastiveLoss, options: AlignOptions) -> list[dict]:
-    """Freeze what stays, and return AdamW's groups for the rest: backbone by layer, projection, text encoder, loss.
+    """Freeze what is not trained, and return AdamW's groups for the rest: backbone by layer, projection, text encoder, loss.
 
     Raises:
-        OptionError: more layers are to be frozen than there are.
+        OptionError: more layers would be frozen than there are.
     """
     backbone = towers.image_encoder.backbone
     layers = layer_names(backbone)

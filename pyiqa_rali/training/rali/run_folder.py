@@ -11,7 +11,7 @@ from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.sections import dataset_section, sections_for
 from pyiqa_rali.training.rali.options import TrainOptions
 
-# sections that earlier stages took no part in: they may change when a later stage is run alone, and not resumed
+# sections that earlier stages do not depend on: they may change when a later stage is run alone, not when it is resumed
 OF_LATER_STAGES = {'align': (), 'compress': ('compress', 'score', 'val', 'export'), 'score': ('score', 'val', 'export')}
 
 
@@ -65,7 +65,7 @@ def read_scores(path: Path, options: TrainOptions | None = None) -> tuple[list[s
     """Return image names, MOS (n,) and scores (n,) of a run's table.
 
     Args:
-        path: the table, called as the data set section.
+        path: the table, named after the data set section.
         options: of the run, to return the MOS on the scale of the scores; None returns them as the table has them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The images of a RALI run: all of them are read before its first step, noted for its export, and kept apart from its tests."""
+"""The images of a RALI run: all of them are read before its first step, recorded for its export, and kept out of its tests."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from pyiqa_rali.training.rali.towers import start_file
 
 @dataclass
 class RunImages:
-    """What is known of a run's images before its first step.
+    """What is known about a run's images before its first step.
 
     Attributes:
-        inspected: of each data set section, its image files; of one that draws its pictures, the photographs.
+        inspected: of each data set section, its image files; of one that generates its pictures, the photographs.
         record: what the model is trained on.
         overlaps: of each validation set, the images that the model is trained on.
     """
@@ -62,7 +62,7 @@ def check_images(sections: Mapping[str, DatasetSection], trained: list[str], tes
 
 
 def record_of(options: TrainOptions, inspected: Mapping[str, Iterable[InspectedImage]]) -> TrainingImages:
-    """Return what the run's model is trained on, with what the weights were trained on that it starts from."""
+    """Return what the run's model is trained on, including what the weights that it starts from were trained on."""
     record = TrainingImages.of(inspected)
     start = options.path.pretrain_network
     if start:
@@ -74,17 +74,17 @@ def record_of(options: TrainOptions, inspected: Mapping[str, Iterable[InspectedI
 
 def check_batch_sizes(name: str, images: Iterable[InspectedImage], augment: Mapping[str, Any] | None, batch_size: int,
                       preprocessing: Preprocessing) -> None:
-    """Refuse pictures that no batch could hold together.
+    """Reject pictures that cannot share a batch.
 
     Args:
         name: of the data set's section.
         images: its images.
-        augment: what is done to them; a crop or a resizing brings them to a size of its own.
+        augment: how they are augmented; a crop or resizing gives them one size.
         batch_size: pictures of a step.
         preprocessing: the encoder's.
 
     Raises:
-        DataError: the encoder takes pictures at their own size, and they have several.
+        DataError: the encoder takes pictures at their own size, and the sizes differ.
     """
     if batch_size < 2 or preprocessing.image_size is not None or set(augment or {}) & {'random_crop', 'center_crop', 'resize'}:
         return
@@ -98,7 +98,7 @@ def check_batch_sizes(name: str, images: Iterable[InspectedImage], augment: Mapp
 
 
 def crop_before_resizing(augment: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return height and width of a random crop that is cut from pictures as they are, None without one."""
+    """Return height and width of a random crop that is cut from the original pictures, None without one."""
     for key, value in augment.items():  # pyiqa applies them in their order
         if key == 'random_crop':
             if isinstance(value, Mapping) and (value.get('padding') or value.get('pad_if_needed')):
@@ -122,7 +122,7 @@ def _too_small(image: InspectedImage, crop: tuple[int, int] | None) -> str:
 
 
 def _inspect_all(tables: Mapping[str, QualityTable]) -> dict[str, list[InspectedImage]]:
-    """Return what all files of the tables tell; each process has read its share of them."""
+    """Return the findings on all files of the tables; each process has read its share of them."""
     found = {}
     for name, table in tables.items():
         files = list(dict.fromkeys(table.files()))

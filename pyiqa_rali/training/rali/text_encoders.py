@@ -20,7 +20,7 @@ _SENTENCE_END = re.compile(r'(?<=[.!?])\s+')
 
 
 class TextEncoder(nn.Module):
-    """Texts in, (N, C) features out; frozen encoders remember what they encoded.
+    """Texts in, (N, C) features out; frozen encoders cache what they have encoded.
 
     Args:
         train: whether gradients reach the weights.
@@ -77,7 +77,7 @@ class OpenClipText(TextEncoder):
 
     def __init__(self, model: Any, tokenizer: Any, embed_dim: int, train: bool = False, split_sentences: bool = False):
         super().__init__(train, split_sentences)
-        model.visual = nn.Identity()  # the image tower's memory is given back
+        model.visual = nn.Identity()  # to release the memory of the image tower
         self.model, self.tokenizer, self.embed_dim = model, tokenizer, embed_dim
         self.context_length = tokenizer.context_length
 
@@ -167,7 +167,7 @@ def resolve_text_encoder(path: str | None) -> str:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a download that may have been cut short holds a configuration and weights."""
+    """Whether a download, which may have been interrupted, contains a configuration and weights."""
     return (folder / 'config.json').is_file() and any([*folder.glob('*.safetensors'), *folder.glob('*.bin')])
 
 
@@ -185,7 +185,7 @@ def installed_folder(package: str) -> Path:
 
 
 class ClipText(TextEncoder):
-    """The text tower of a CLIP in transformers' format, with CLIP's own tokenizer, which open_clip brings along.
+    """The text tower of a CLIP in transformers' format, with CLIP's own tokenizer, which comes with open_clip.
 
     Args:
         folder: a folder with the whole CLIP, such as `best/` of the released RALI.
@@ -211,7 +211,7 @@ class ClipText(TextEncoder):
         return len(self.tokenizer.encode(text)) + 2
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Return features (N, C). What follows the end of a text is never attended to."""
+        """Return features (N, C). Nothing attends to what follows the end of a text."""
         tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
         return self.model.text_projection(self.model.text_model(input_ids=tokens).pooler_output)
 

@@ -53,7 +53,7 @@ class EncoderOptions:
 
 @dataclasses.dataclass
 class Towers:
-    """Both encoders and what the model's own loss started from (None where it has none)."""
+    """Both encoders, and the scale and bias of the model's own loss (None where it has none)."""
 
     image_encoder: ImageEncoder
     text_encoder: TextEncoder
@@ -65,7 +65,7 @@ def build_towers(network: dict[str, Any], text: TextEncoderOptions, path: PathOp
     """Build image and text encoder with their pretrained weights.
 
     Raises:
-        OptionError: names, widths or libraries do not go together.
+        OptionError: names, widths or libraries do not fit together.
         CheckpointError: weights cannot be found, or `path: pretrain_network` does not fit.
     """
     network = {'type': 'RALI', **network}
@@ -83,7 +83,7 @@ def build_towers(network: dict[str, Any], text: TextEncoderOptions, path: PathOp
 
 
 def load_image_encoder(encoder: ImageEncoder, path: str, strict: bool) -> None:
-    """Start from the image encoder of one of our exports, or of embedded weights by their name."""
+    """Start from the image encoder of an export of this package, or of embedded weights by their name."""
     tensors, _ = load_checkpoint(start_file(path))
     prefix = 'image_encoder.'
     state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -121,7 +121,7 @@ def _open_clip_towers(encoder: EncoderOptions, text: TextEncoderOptions) -> Towe
 
 @contextlib.contextmanager
 def _told(what: str, from_hub: bool) -> Iterator[None]:
-    """Turn what open_clip and timm raise, above all for want of a network, into an error that says what to give."""
+    """Turn what open_clip and timm raise, mostly for lack of a network, into an error that says what to give."""
     try:
         with cache_alone_when_out_of_reach() if from_hub else contextlib.nullcontext():
             yield

@@ -1,8 +1,8 @@
 """A cold start for models that cannot write yet: they learn the format, with texts and ratings drawn at random.
 
-Text and rating of an example agree with each other and have nothing to do with its image, so that whatever the model later
-knows about quality, it learned from rewards. A first sentence may say where the picture's light is, which has nothing to do
-with quality, so that a model from nothing learns to look at pictures at all, as a real one has long before.
+Text and rating of an example agree with each other and are unrelated to its image, so that whatever the model later knows about
+quality, it has learned from rewards. A first sentence may say where the picture's light is, which is unrelated to quality, so
+that a model trained from scratch learns to look at pictures at all, as a real one has done long before.
 """
 
 import itertools
@@ -27,9 +27,9 @@ def random_completions(count: int, types: Sequence[str], card: ReasoningCard, se
         types: distortions that texts may name.
         card: rating range and key.
         seed: of all draws.
-        wordings: in how many ways each sentence is put; the fewer, the sooner a tiny model learns.
+        wordings: number of ways in which each sentence is put; with fewer, a tiny model learns sooner.
         impressions: whether a sentence at the end gives the overall impression.
-        views: sentences to begin with, over and over in this order; None begins with the fault.
+        views: sentences to begin with, repeated in this order; None begins with the fault.
     """
     rng = np.random.default_rng(seed)
     begins = itertools.cycle([''] if views is None else [f'{view} ' for view in views])

@@ -40,7 +40,7 @@ from pyiqa_rali.vlm.generation import placeholder_tokens
 from pyiqa_rali.vlm.loading import ReasoningModel, locate_vlm
 from pyiqa_rali.vlm.tables import Row, training_set
 
-# the trainer's own defaults fit a GPU and other losses; these hold unless the option file says otherwise
+# the trainer's own defaults suit GPUs and other losses; these apply unless the option file says otherwise
 DEFAULTS = {'bf16': False, 'gradient_checkpointing': False, 'use_bias_correction_kl': False, 'loss_type': 'grpo'}
 SHORTEST_REASONING = 16  # tokens that a completion must leave for the reasoning
 
@@ -94,7 +94,7 @@ def trainer_config(options: GrpoOptions, folder: ReasoningFolder) -> Any:
     """Return TRL's configuration.
 
     Raises:
-        OptionError: TRL refuses a value.
+        OptionError: TRL rejects a value.
     """
     from trl import GRPOConfig
     _, weights = reward_functions(options.rewards, options.prompts)
@@ -110,10 +110,10 @@ def trainer_config(options: GrpoOptions, folder: ReasoningFolder) -> Any:
 
 
 def check_before_training(options: GrpoOptions, config: Any, rows: list[Row], reasoner: ReasoningModel) -> None:
-    """Refuse what would waste hours, with the sum that shows why.
+    """Reject what would waste hours, with the calculation that shows why.
 
     Raises:
-        OptionError: batch, images, saving or completion length do not go together.
+        OptionError: batch, images, saving or completion length do not fit together.
     """
     processes, generations = config.world_size, config.num_generations
     batch = config.per_device_train_batch_size * processes * config.steps_per_generation
@@ -136,7 +136,7 @@ def check_before_training(options: GrpoOptions, config: Any, rows: list[Row], re
 
 
 def check_rewards_can_act(options: GrpoOptions, rows: list[Row], images: int) -> None:
-    """Refuse rewards without images that they could tell apart, and images without a reward.
+    """Reject rewards without images that they could distinguish, and images without a reward.
 
     Args:
         options: of the run.
@@ -164,7 +164,7 @@ def check_rewards_can_act(options: GrpoOptions, rows: list[Row], images: int) ->
 
 
 def check_completion_length(options: GrpoOptions, longest: int | None, reasoner: ReasoningModel) -> None:
-    """Refuse a completion length that the format alone would fill."""
+    """Reject a completion length that the format alone would fill."""
     if longest is None:
         raise OptionError('grpo: max_completion_length: must be a number of tokens, such as 512.')
     low, high = options.prompts.rating_range
@@ -178,7 +178,7 @@ def check_completion_length(options: GrpoOptions, longest: int | None, reasoner:
 def make_trainer(options: GrpoOptions, config: Any, rows: list[Row], validation: dict[str, list[Row]],
                  reasoner: ReasoningModel, folder: ReasoningFolder, checkpoint: Path | None,
                  adapter: Any) -> Any:
-    """Return the trainer with its rewards and all that watches it."""
+    """Return the trainer with its rewards and callbacks."""
     from pyiqa_rali.training.vlm.trainers import ReasoningGRPOTrainer
     start_step = first_step(checkpoint)
     reader = load_reader(options, config.device).ratings if options.rewards.reading else None
@@ -197,7 +197,7 @@ def make_trainer(options: GrpoOptions, config: Any, rows: list[Row], validation:
 
 
 def watched(function: Reward, samples: SampleCallback) -> Reward:
-    """Return a reward function that also shows its completions to the table of samples."""
+    """Return a reward function that also passes its completions to the table of samples."""
     def reward(completions: list, image_path: list[str], task: list[str], mos: list[float], **columns: Any) -> list:
         samples.watch([text_of(completion) for completion in completions], image_path, task, mos)
         return function(completions=completions, image_path=image_path, task=task, mos=mos, **columns)

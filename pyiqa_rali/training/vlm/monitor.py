@@ -1,4 +1,4 @@
-"""What is written and watched while a reasoning model is trained: CSV, TensorBoard, samples, validation, alarms."""
+"""What is recorded and watched while a reasoning model is trained: CSV, TensorBoard, samples, validation, alarms."""
 
 import logging
 import math
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class RecordCallback(TrainerCallback):
-    """Writes the trainer's figures to a CSV and to TensorBoard.
+    """Writes the trainer's statistics to a CSV and to TensorBoard.
 
     Args:
         path: the CSV.
@@ -67,7 +67,7 @@ class AlarmCallback(TrainerCallback):
         self.first_entropy = next((logs['entropy'] for logs in state.log_history if 'entropy' in logs), None)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Look at the figures that were just logged."""
+        """Check the statistics that were just logged."""
         logs = logs or {}
         for sign in self.signs(logs):
             if sign not in self.raised and state.is_world_process_zero:
@@ -75,7 +75,7 @@ class AlarmCallback(TrainerCallback):
                 warnings.warn(f'step {state.global_step}: {sign}', stacklevel=2)
 
     def signs(self, logs: dict[str, Any]) -> list[str]:
-        """Return what is wrong with these figures."""
+        """Return what is wrong with these statistics."""
         found = []
         entropy = logs.get('entropy')
         if self.first_entropy is None and entropy is not None:
@@ -104,7 +104,7 @@ class SampleCallback(TrainerCallback):
         self._rows = rows_of_steps(path, ['image', 'task', 'mos', 'completion'], start_step)
 
     def watch(self, completions: list[str], image_path: list[str], task: list[str], mos: list[float]) -> None:
-        """Remember a few completions of the generation at hand, of different images where there are."""
+        """Remember a few completions of the current generation, of different images where possible."""
         chosen = np.linspace(0, len(completions) - 1, min(SAMPLES_EACH_TIME, len(completions))).astype(int)
         self.latest = [{'image': Path(image_path[each]).name, 'task': task[each], 'completion': completions[each],
                         'mos': f'{mos[each]:.3f}' if task[each] == 'score' else ''} for each in chosen]
@@ -119,7 +119,7 @@ class SampleCallback(TrainerCallback):
 class ValidationCallback(TrainerCallback):
     """Scores held-out images before, during and after training; every process of the run must have one.
 
-    The processes share the images, batch by batch, so that none waits for long and the figures do not depend on their number.
+    The processes share the images batch by batch, so that none waits for long and the results do not depend on their number.
 
     Args:
         reasoner: the model that is trained.
@@ -129,7 +129,7 @@ class ValidationCallback(TrainerCallback):
         start_step: the step from which a resumed run continues.
         tb_folder: None switches TensorBoard off.
         max_new_tokens: longest completion.
-        writes: whether this process writes the CSV: the main one alone.
+        writes: whether this process writes the CSV, which only the main one does.
     """
 
     def __init__(self, reasoner: ReasoningModel, sets: dict[str, list[Row]], options: ReasoningValOptions, path: Path,
@@ -143,7 +143,7 @@ class ValidationCallback(TrainerCallback):
         self.record = RunRecord(path, columns, start_step, tb_folder) if writes else None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure the model as it comes."""
+        """Measure the model before training."""
         if state.global_step == 0:
             self.measure(state)
 
@@ -153,14 +153,14 @@ class ValidationCallback(TrainerCallback):
             self.measure(state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure what came out."""
+        """Measure the trained model."""
         if state.global_step % self.options.val_freq:
             self.measure(state)
         if self.record is not None:
             self.record.close()
 
     def measure(self, state: Any) -> dict[str, float]:
-        """Score all sets, and write down their correlations in the process that does."""
+        """Score all sets, and record their correlations in the process that writes."""
         model = self.scorer.model
         training = model.training
         model.eval()
@@ -174,7 +174,7 @@ class ValidationCallback(TrainerCallback):
 
     def _write(self, record: RunRecord, state: Any, values: dict[str, float]) -> None:
         if any(row['step'] == state.global_step for row in read_record(record.path)):
-            return  # a run that was killed at its end has it already
+            return  # a run that was killed at its end has this row already
         record.add(state.global_step, {key: value for key, value in values.items() if not math.isnan(value)})
         shown = ', '.join(f'{key} {value:.3f}' for key, value in values.items())
         logger.info('step %d: %s', state.global_step, shown)
@@ -193,7 +193,7 @@ class ValidationCallback(TrainerCallback):
         return found
 
     def _correlations(self, ratings: np.ndarray, mos: np.ndarray, name: str) -> dict[str, float]:
-        """Return the correlations; NaN when pictures are left without a rating, which must not end a run of days."""
+        """Return the correlations; NaN when pictures have no rating, which must not end a run that takes days."""
         unrated = int(np.isnan(ratings).sum())
         if unrated:
             logger.warning('%s: %d of %d images have no rating; no correlation is computed at this step', name, unrated,

@@ -20,7 +20,7 @@ ELSEWHERE = {'output_dir': 'path: experiments_root and name', 'seed': 'manual_se
              'report_to': 'logger: use_tb_logger', 'eval_strategy': 'val: val_freq', 'eval_steps': 'val: val_freq',
              'save_strategy': 'logger: save_checkpoint_freq', 'model_init_kwargs': 'network',
              'remove_unused_columns': 'nothing', 'log_completions': 'nothing: samples.csv holds samples'}
-NOT_RESUMABLE = ('save_only_model', 'ignore_data_skip', 'sync_ref_model')  # a resumed run would end elsewhere
+NOT_RESUMABLE = ('save_only_model', 'ignore_data_skip', 'sync_ref_model')  # a resumed run would end with other weights
 
 
 @dataclass
@@ -33,8 +33,8 @@ class NetworkOptions:
         dtype: of the weights while training.
         attn_implementation: transformers' name; None leaves the choice to it.
         min_pixels: smaller pictures are enlarged.
-        max_pixels: larger ones are made smaller; bounds the image tokens.
-        train: 'all', 'vision' (the vision tower alone), 'language' (all but it) or 'lora'.
+        max_pixels: larger ones are scaled down, which bounds the number of image tokens.
+        train: 'all', 'vision' (only the vision tower), 'language' (everything else) or 'lora'.
         lora: with `train: lora`, keys of peft's LoraConfig.
     """
 
@@ -53,23 +53,23 @@ class RewardOptions:
     """Weights of the rewards; a weight of 0 leaves a reward out.
 
     Attributes:
-        format: of 1 for the exact format, else 0.
-        score: of 1 when the rating is within `score_threshold` of the MOS, else 0.
-        continuous_score: of a reward that falls with the distance to 0 at `score_width`.
+        format: of the reward that is 1 for the exact format, else 0.
+        score: of the reward that is 1 when the rating is within `score_threshold` of the MOS, else 0.
+        continuous_score: of the reward that falls with the distance from the MOS, to 0 at `score_width`.
         rank: of the Thurstone rank reward.
         margin: of the margin reward, which falls with how far the distances between the ratings of two images are from those
-            between their MOS, `exp(-(d / margin_width)^2 / 2)`: it ranks like `rank`, and calibrates.
-        degradation: of class and severity; for rows of the degradation task alone.
+            between their MOS, `exp(-(d / margin_width)^2 / 2)`: it ranks like `rank`, and also calibrates.
+        degradation: of the reward for class and severity; only for rows of the degradation task.
         reading: of the continuous score reward for the rating that a frozen reader finds in the text, without the picture;
-            it keeps the text from saying anything while the rating comes from the picture.
-        naming: of 1 when the text names the picture's class of distortion, and no other, else 0; for rows with a class
-            (`class_column` of their data set, or the degradation task) that has words.
+            it keeps the text from becoming meaningless while the rating comes from the picture.
+        naming: of the reward that is 1 when the text names the picture's class of distortion and no other, else 0; for rows
+            with a class (`class_column` of their data set, or the degradation task) that has words.
         score_threshold: in the unit of the ratings.
         margin_width: of the margin reward, in the unit of the ratings.
         score_width: of the continuous and the reading reward, in the unit of the ratings.
-        most_surprise: texts with a token that surprises the reader more than this, in nats, earn nothing by reading: what it
-            would never write itself it cannot read either, and may take for anything. None has no bound.
-        reader: the model that reads; None takes the one that training starts from.
+        most_surprise: texts with a token that surprises the reader more than this, in nats, earn no reading reward: the reader
+            cannot make sense of what it would never write itself. None sets no bound.
+        reader: the model that reads the texts; None takes the one that training starts from.
         class_words: for naming, the words that name each class.
         functions: functions of your own, by 'module:function', with their weights; they are called as TRL calls its reward
             functions.
@@ -98,13 +98,13 @@ class ReasoningValOptions:
 
     Attributes:
         val_freq: steps between validations; there is one before the first step and one after the last. None has none.
-        num_samples: completions for the sampled mean; 0 leaves it out.
+        num_samples: completions for the sampled mean; 0 leaves that out.
         temperature: of those samples.
         batch_size: images at once.
         max_images: the first so many of each set; None takes all.
         metrics: pyiqa's metric sections, by name.
-        overlap: what validation images that are trained on do: 'fail' ends the run before its first step, 'count' continues and
-            writes their number beside the validation.
+        overlap: what to do about validation images that are trained on: 'fail' ends the run before its first step, 'count'
+            continues and reports their number with the validation.
     """
 
     val_freq: Count | None = None
@@ -143,7 +143,7 @@ class ReasoningOptions:
         path: where to write.
         val: validation.
         logger: logging and saving.
-        export: what is left at the end.
+        export: what the run exports at the end.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Rewards that users bring: functions of their own modules, named by an option file and checked at every call."""
+"""Users' own rewards: functions of their modules, named by an option file and checked at every call."""
 
 import functools
 import importlib
@@ -18,7 +18,7 @@ def load_own_reward(name: str) -> Callable[..., list[float | None]]:
     """Return a user's reward function, wrapped so that what it returns is checked.
 
     Args:
-        name: 'module:function'; the module is one that Python finds: in the working folder, or installed.
+        name: 'module:function'; Python must find the module, in the working folder or installed.
 
     Raises:
         OptionError: there is no such module or function.
@@ -29,7 +29,7 @@ def load_own_reward(name: str) -> Callable[..., list[float | None]]:
                           'my_rewards.py.')
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a module of the user's can raise anything while it is imported
+    except Exception as error:  # a user's module can raise anything when it is imported
         raise OptionError(f'{OPTION}: "{name}": {module_name} cannot be imported ({type(error).__name__}: '
                           f'{first_line(error)}). Start from the folder that holds {module_name}.py, or install it.') from error
     function = getattr(module, function_name, None)
@@ -57,6 +57,6 @@ def checked(function: Callable[..., Any], name: str) -> Callable[..., list[float
 
 
 def own_reward_files(names: Iterable[str]) -> dict[str, Path]:
-    """Return the file that defines each function, for a run's record of what it depends on."""
+    """Return the file that defines each function, for the record of what a run depends on."""
     functions = {name: inspect.unwrap(load_own_reward(name)) for name in names}
     return {f'{OPTION}: {name}': Path(inspect.getfile(function)) for name, function in functions.items()}

@@ -1,6 +1,6 @@
 """RACT: a reasoning model for several data sets whose MOS scales disagree (arXiv 2510.11369, section on RACT).
 
-Three steps, each leaving files that the next one reads: a teacher for each data set by GRPO, its texts on that data set's
+Three steps, each writing files that the next one reads: a teacher for each data set by GRPO, its texts on that data set's
 images, and one student for all by supervised fine-tuning on those texts.
 """
 
@@ -63,7 +63,7 @@ class RactOptions:
 
 @dataclass(frozen=True)
 class RactResults:
-    """What a run of RACT leaves, of the steps that were taken.
+    """What the steps of a run of RACT have produced.
 
     Attributes:
         folder: its files.
@@ -97,7 +97,7 @@ def run_ract(options: RactOptions | OptionSource, auto_resume: bool = False, ove
     run = Ract(read, root, auto_resume)
     run.check()
     run.check_images()
-    if processes.is_main():  # the others wait for it where the trainer's processes join, and touch nothing before
+    if processes.is_main():  # the others wait where the trainer's processes join, and touch nothing before that
         claim_run(root, read, auto_resume or read.steps[0] != 'teach', ('steps', 'path', *OF_NO_TEXT))
     results = RactResults(root)
     for step in read.steps:
@@ -139,7 +139,7 @@ class Ract:
                 raise OptionError(f'{section}: {error}') from error
 
     def check_images(self) -> None:
-        """Read the images of all data sets before the first step: a damaged one of the last set would be met after days.
+        """Read the images of all data sets before the first step: a damaged one in the last set would only be found after days.
 
         Raises:
             DataError: images that cannot be used; all of them are named.
@@ -149,10 +149,10 @@ class Ract:
         start = options[0].network if 'teach' in self.options.steps else None
         first = self.teacher(next(iter(self.options.datasets)))
         if start is None and not first.exists():
-            return  # the steps themselves say which one has to be run before
+            return  # the steps themselves report which one has to be run first
         processor = load_without_weights(first if start is None else start.pretrained).processor
         rows = [row for each in options for row in rows_of('train', each.datasets['train'], each.prompts, each.manual_seed)]
-        if processes.world_size() > 1:  # as the trainers do later: a group of one's own could not be left and joined again
+        if processes.world_size() > 1:  # as the trainers do later: a separate group could not be left and joined again
             from accelerate import PartialState
             PartialState(cpu=not torch.cuda.is_available())
         refuse_unusable(inspect_rows(rows).values(), 'images', size_problem(processor))

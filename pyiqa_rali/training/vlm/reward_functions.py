@@ -1,4 +1,4 @@
-"""The rewards in the form that TRL calls: lists in, lists out, those that compare images over all processes."""
+"""The rewards in the form that TRL calls: lists in, lists out; those that compare images do so across all processes."""
 
 import functools
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def reward_functions(options: RewardOptions, card: ReasoningCard,
     Args:
         options: weights and bounds.
         card: the rating scale.
-        reader: rates texts without their pictures; for the reading reward alone.
+        reader: rates texts without their pictures; only for the reading reward.
     """
     made = {'format': format_function(), 'score': score_function(card, options.score_threshold),
             'continuous_score': continuous_score_function(card, options.score_width),
@@ -50,7 +50,7 @@ def reward_functions(options: RewardOptions, card: ReasoningCard,
 
 
 def text_of(completion: str | list[dict[str, Any]]) -> str:
-    """Return the text of a completion as TRL hands it over: a string, or a conversation of one message."""
+    """Return the text of a completion as TRL passes it: a string, or a conversation of one message."""
     if isinstance(completion, str):
         return completion
     content = completion[0]['content']
@@ -81,7 +81,7 @@ def continuous_score_function(card: ReasoningCard, width: float) -> Reward:
 
 
 def reading_function(reader: Reader | None, width: float) -> Reward:
-    """Return the reading reward: what the continuous score reward gives the rating that a reader finds in the text."""
+    """Return the reading reward: the continuous score reward of the rating that a reader finds in the text."""
     def reward(completions: list, task: list[str], mos: list[float], **columns: Any) -> list[float | None]:
         if reader is None:
             raise OptionError('rewards: reading: has no reader. Give train_grpo the options, which loads one.')
@@ -129,7 +129,7 @@ def comparing_function(card: ReasoningCard, rewards_of: Callable[[list[Rollout]]
 
 
 def _of_all_processes(own: list) -> tuple[list, int]:
-    """Return the items of all processes in order of rank, and where this one's begin."""
+    """Return the items of all processes in rank order, and where this process's begin."""
     shares = gather(own)
     return [item for share in shares for item in share], sum(map(len, shares[:rank()]))
 

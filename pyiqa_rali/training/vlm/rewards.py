@@ -16,7 +16,7 @@ class Rollout:
     """One rating of one image, for the rewards that compare images.
 
     Attributes:
-        image: which image; rollouts with the same name belong together.
+        image: name of the image; rollouts with the same name belong together.
         dataset: MOS are compared only within a data set.
         mos: the image's human score.
         rating: what the completion says; None when it cannot be parsed.
@@ -40,7 +40,7 @@ def format_reward(completion: str) -> float:
 
 
 def threshold_score_reward(rating: float | None, mos: float, threshold: float = 0.35) -> float:
-    """Return 1 when the rating is nearer to the MOS than the threshold (arXiv 2503.22679, score reward).
+    """Return 1 when the rating is closer to the MOS than the threshold (arXiv 2503.22679, score reward).
 
     Args:
         rating: on the rating scale; None earns 0.
@@ -74,7 +74,7 @@ def named_classes(reasoning_text: str, class_words: Mapping[str, Sequence[str]])
 
 
 def naming_reward(reasoning_text: str | None, expected: str, class_words: Mapping[str, Sequence[str]]) -> float:
-    """Return 1 when a text names the expected class and no other; None, for a text in no format, earns 0."""
+    """Return 1 when a text names the expected class and no other; None, for a text without the format, earns 0."""
     return float(reasoning_text is not None and named_classes(reasoning_text, class_words) == {expected})
 
 
@@ -123,7 +123,7 @@ def fidelity(probability: float, target: float) -> float:
 
 @dataclass
 class _Rated:
-    """What the rollouts of one image say together: MOS, mean and variance of the ratings; without a rating they are NaN."""
+    """The rollouts of one image together: MOS, mean and variance of the ratings, which are NaN without a rating."""
 
     mos: float
     mean: float
@@ -151,7 +151,7 @@ def _compared(rollout: Rollout, images: Images, compare: Callable[[_Rated, _Rate
     """Return the mean of a comparison with every other rated image of the data set.
 
     Args:
-        rollout: with the rating of its own.
+        rollout: with its own rating.
         images: all of the generation.
         compare: takes this image, its mean being the rollout's rating, and another one.
     """

@@ -1,4 +1,4 @@
-"""What GRPO and supervised fine-tuning share: the run's folder, which weights are trained, resumption, export."""
+"""What GRPO and supervised fine-tuning share: the run's folder, the choice of trained weights, resumption, export."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ VISION_TOWER = ('.visual.', '.vision_tower.', '.vision_model.')
 
 @dataclass(frozen=True)
 class ReasoningResults:
-    """What a training run of a reasoning model leaves.
+    """What a training run of a reasoning model produces.
 
     Attributes:
         folder: its files.
@@ -93,7 +93,7 @@ class ReasoningFolder:
         return True
 
     def results(self) -> 'ReasoningResults':
-        """Return what the run has left."""
+        """Return what the run has produced."""
         record = read_record(self.val_log) if self.val_log.exists() else []
         return ReasoningResults(self.root, self.export, record[0] if record else None, record[-1] if record else None)
 
@@ -101,7 +101,7 @@ class ReasoningFolder:
         """Return the newest checkpoint that was written to its end.
 
         Args:
-            remove: delete half-written ones after it; for one process of several.
+            remove: delete incomplete ones after it; only in one of several processes.
         """
         found = sorted(self.checkpoints.glob('checkpoint-*'), key=step_of)
         while found:
@@ -133,7 +133,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def switch_telemetry_off() -> None:
-    """Let no package report this run over the hub's client, which read the environment when it was imported."""
+    """Keep packages from reporting this run through the hub's client, which read the environment when it was imported."""
     from huggingface_hub import constants
     os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'  # for processes that are started from here
     constants.HF_HUB_DISABLE_TELEMETRY = True
@@ -153,7 +153,7 @@ def load_for_training(options: GrpoOptions | SftOptions) -> ReasoningModel:
                           'without it. Set merge: true.')
     tell_other_prompts(reasoner.card, options.prompts)
     reasoner.card = options.prompts
-    rendered_chat(reasoner.processor, options.prompts.prompt())  # a template that takes no system message says so here
+    rendered_chat(reasoner.processor, options.prompts.prompt())  # a template that takes no system message raises here
     choose_trained(reasoner.model, network)
     return reasoner
 
@@ -168,10 +168,10 @@ def tell_other_prompts(before: ReasoningCard | None, now: ReasoningCard) -> None
 
 
 def keep_merged_start(reasoner: ReasoningModel, folder: ReasoningFolder, writes: bool) -> None:
-    """Write the model that an adapter was merged into to the run's folder, where the trainer looks for its reference.
+    """Write the model with its merged adapter to the run's folder, where the trainer looks for its reference.
 
-    The trainer loads the model that the KL divergence is measured from by the name in the configuration: that below the
-    adapter, unless there is another one.
+    The trainer loads the reference model of the KL divergence by the name in the configuration, which is that of the model
+    below the adapter unless another one is written there.
     """
     if not is_adapter(reasoner.folder):
         return
@@ -183,7 +183,7 @@ def keep_merged_start(reasoner: ReasoningModel, folder: ReasoningFolder, writes:
 
 
 def note_inputs(folder: ReasoningFolder, models: dict[str, Path], examples: Any, resume: bool) -> None:
-    """Note the weights that a run starts from and its training examples, or compare them with those it was begun with.
+    """Record the weights that a run starts from and its training examples, or compare them with those it was begun with.
 
     Args:
         folder: of the run.
@@ -192,7 +192,7 @@ def note_inputs(folder: ReasoningFolder, models: dict[str, Path], examples: Any,
         resume: whether this run resumes an earlier one.
 
     Raises:
-        OptionError: a run is to be resumed with other ones.
+        OptionError: a run would be resumed with other ones.
     """
     found = {option: identity(model) if model.is_dir() else sha256(model) for option, model in models.items()}
     found['datasets'] = hashlib.sha256(repr(examples).encode()).hexdigest()
@@ -223,7 +223,7 @@ def choose_trained(model: torch.nn.Module, network: NetworkOptions) -> int:
     """Set which parameters are trained, by tower, and return how many numbers they hold.
 
     Raises:
-        OptionError: the model has no vision tower by the known names.
+        OptionError: the model has no vision tower under a known name.
     """
     model.requires_grad_(True)  # merging an adapter leaves everything frozen
     if network.train in ('all', 'lora'):
@@ -243,7 +243,7 @@ def lora_config(network: NetworkOptions) -> Any:
     """Return peft's configuration, or None.
 
     Raises:
-        OptionError: peft does not know a key, or refuses a value.
+        OptionError: peft does not know a key, or rejects a value.
     """
     if network.lora is None:
         return None
@@ -274,7 +274,7 @@ def export_model(model: Any, reasoner: ReasoningModel, folder: Path, merge: bool
                  record: TrainingImages) -> Path:
     """Write the model, its processor, its card and what it was trained on to a folder that `create_metric` loads.
 
-    The folder is whole, or not there at all.
+    The folder is complete, or does not exist at all.
     """
     if hasattr(model, 'merge_and_unload') and merge:
         model = model.merge_and_unload()
@@ -291,7 +291,7 @@ def common_settings(section: str, options: GrpoOptions | SftOptions, given: dict
     """Return the trainer's arguments that follow from the other sections, over those that are given.
 
     Raises:
-        OptionError: bf16 is wanted and there is no GPU that has it.
+        OptionError: bf16 is requested, and no GPU supports it.
     """
     if given.get('bf16') and not (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
         raise OptionError(f'{section}: bf16: true needs a GPU with bfloat16, and none was found. Set bf16: false.')
@@ -307,7 +307,7 @@ def train_and_export(trainer: Any, reasoner: ReasoningModel, folder: ReasoningFo
     """Train from the checkpoint, if there is one, draw the curves and export the model."""
     if not are_shown():
         from transformers import PrinterCallback
-        trainer.remove_callback(PrinterCallback)  # prints what is logged where there is no progress bar
+        trainer.remove_callback(PrinterCallback)  # it prints what is logged where there is no progress bar
     if checkpoint and is_last(checkpoint) and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
         end_from(trainer, checkpoint)
     else:
@@ -321,7 +321,7 @@ def train_and_export(trainer: Any, reasoner: ReasoningModel, folder: ReasoningFo
 
 
 def is_last(checkpoint: Path) -> bool:
-    """Whether a checkpoint is that of the last step: the trainer would take another one."""
+    """Whether a checkpoint is that of the last step, from which the trainer would take one step more."""
     state = json.loads((checkpoint / 'trainer_state.json').read_text(encoding='utf-8'))
     return state['global_step'] >= state['max_steps'] > 0
 

@@ -1,4 +1,4 @@
-"""The images of a reasoning model's training: read before its first step, noted for its export, kept apart from its tests."""
+"""The images of a reasoning model's training: read before its first step, recorded for its export, kept out of its tests."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from pyiqa_rali.vlm.tables import Row
 
 @dataclass
 class RunImages:
-    """What is known of a run's images before its first step.
+    """What is known about a run's images before its first step.
 
     Attributes:
-        record: what the model is trained on, with what the weights were trained on that it starts from.
+        record: what the model is trained on, including what the weights that it starts from were trained on.
         overlaps: of each validation set, the images that the model is trained on.
     """
 
@@ -61,7 +61,7 @@ def check_images(rows: list[Row], validation: dict[str, list[Row]], reasoner: Re
 
 
 def inspect_rows(rows: Iterable[Row]) -> dict[str, InspectedImage]:
-    """Return what reading the images of rows tells, by path; each process reads its share of them."""
+    """Return the findings of reading the images of rows, by path; each process reads its share of them."""
     by_reading: dict[ReadingOptions, list[str]] = {}
     for row in rows:
         by_reading.setdefault(ReadingOptions(row.upright, row.pixel_limit), []).append(row.image_path)
@@ -74,7 +74,7 @@ def inspect_rows(rows: Iterable[Row]) -> dict[str, InspectedImage]:
 
 
 def size_problem(processor: Any) -> Callable[[InspectedImage], str]:
-    """Return a function that tells why a model's processor refuses pictures of an image's size; empty when it takes them."""
+    """Return a function that says why a model's processor rejects pictures of an image's size; empty when it accepts them."""
     known: dict[tuple[int, int], str] = {}
 
     def problem(image: InspectedImage) -> str:
@@ -92,6 +92,6 @@ def _refusal(image_processor: Any, height: int, width: int) -> str:
             image_processor.get_number_of_image_patches(height, width, {})
         else:
             image_processor([Image.new('RGB', (width, height))])
-    except Exception as error:  # each processor refuses in its own way
+    except Exception as error:  # each processor rejects in its own way
         return f"it is {width} x {height} pixels, which the model's processor refuses: {error}"
     return ''

@@ -32,7 +32,7 @@ from pyiqa_rali.vlm.loading import ReasoningModel
 from pyiqa_rali.vlm.prompts import ReasoningCard
 from pyiqa_rali.vlm.tables import Row, rows_of, training_set
 
-# a short max_length would cut the completion, and the loss would read 0
+# a short max_length would cut off the completion, and the loss would be 0
 DEFAULTS = {'bf16': False, 'gradient_checkpointing': False, 'max_length': None, 'completion_only_loss': True}
 LONGEST_VALIDATED = 256  # tokens of a completion in validation
 FOREIGN_STYLE = 2.5  # nats a token: texts of a model's own style start far below
@@ -51,7 +51,7 @@ def train_sft(options: SftOptions | OptionSource, auto_resume: bool = False,
         OptionError, DataError, CheckpointError: before the first step, with what to do.
     """
     values = values_of(options, overrides)
-    if isinstance(options, SftOptions) and options.prompts.with_rating:  # its default: with_scores is what sets it
+    if isinstance(options, SftOptions) and options.prompts.with_rating:  # this is its default, which with_scores sets
         del values['prompts']['with_rating']
     read = sft_options(values)
     rows, completions, validation = examples_of(read)
