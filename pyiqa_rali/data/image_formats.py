@@ -35,14 +35,14 @@ PLUGIN_FORMATS = (
 PLUGIN_NAMES = {'JXL': 'JPEG XL'}
 PLAIN_PICTURES = ((b'\xff\xd8\xff', 'JPEG'), (b'\x89PNG', 'PNG'), (b'RIFF', 'WebP'), (b'GIF8', 'GIF'), (b'BM', 'BMP'))
 UNKNOWN = 'cannot identify image file'
-WEB_PAGE = 'it holds a web page and no picture: a download that failed?'
+WEB_PAGE = 'it holds a web page and not a picture: a download that failed?'
 HOLDS_JSON = 'it holds JSON and no picture; images are listed in a text file, one path a line, which is given as @FILE'
 CONTENTS = (
     (0, b'version https://git-lfs', 'it holds a Git LFS pointer and not a picture; fetch it with: git lfs pull'),
     (4, b'ftyp', 'it holds a video'), (0, b'\x1aE\xdf\xa3', 'it holds a video'),
     (0, b'%PDF', 'it holds a PDF document'), (0, b'%!PS', UNREAD['.eps']), (0, b'\xc5\xd0\xd3\xc6', UNREAD['.eps']),
     (0, b'<svg', UNREAD['.svg']), (0, b'<!doctype', WEB_PAGE), (0, b'<html', WEB_PAGE),
-    (0, b'<?xml', 'it holds XML text and no picture'), *((0, begin, HOLDS_JSON) for begin in (b'{"', b'[{')),
+    (0, b'<?xml', 'it holds XML text and not a picture'), *((0, begin, HOLDS_JSON) for begin in (b'{"', b'[{')),
     (0, b'PK\x03\x04', 'it holds a zip archive'),
     (0, b'\x1f\x8b', 'it holds a gzip archive'))
 

@@ -60,7 +60,7 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
     (b'{"image": "a.png", "gt_score": 1}\n{"image": "b.png", "gt_score": 2}\n',
      'm.csv: holds JSON and no table. .* type: ManifestNRDataset and format: deqa'),
     (b'[{"image": "a.png", "gt_score": 1}]', 'holds JSON and no table'), (b'\xef\xbb\xbf[\n {"image": 1}]', 'holds JSON'),
-    (b'PK\x03\x04\x14\x00', 'is a workbook of a spreadsheet')])
+    (b'PK\x03\x04\x14\x00', 'is a spreadsheet file')])
 def test_what_cannot_be_read_is_told_with_its_line(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         read_delimited(write(tmp_path / 'm.csv', content))
