@@ -1,4 +1,4 @@
-"""How right explanations are on pictures whose distortions are known: class, level, and what the uncertainty is worth."""
+"""How accurate explanations are on pictures with known distortions: class, level, and the value of the uncertainty."""
 
 import os
 from collections import Counter
@@ -42,7 +42,7 @@ class DrawnSettings:
         ratios: shares of the split for training, validation and test; the default are those of rali-lite.
         num_photographs: only this many, one crop of each; None takes all crops.
         levels: in [0.5, 5.5].
-        composites: instead of the grid, so many random pictures, half of them with two distortions and a tenth with none.
+        composites: instead of the grid, this many random pictures, half of them with two distortions and a tenth with none.
         size: (height, width) of the crops, in pixels.
     """
 
@@ -75,12 +75,12 @@ class DrawnSettings:
 
 @dataclass
 class ExplanationResult:
-    """How right explanations are.
+    """How accurate explanations are.
 
     Attributes:
         root: the folder with results.json, pictures.jsonl and the figure.
         measures: what `measure_explanations` returns.
-        pictures: one row a picture; see `measure_explanations`.
+        pictures: one row per picture; see `measure_explanations`.
         figure: the drawing, a PNG file.
     """
 
@@ -91,7 +91,7 @@ class ExplanationResult:
 
 
 def evaluate_explanations(net: RALI, source: str | os.PathLike | DrawnSettings, out: str | os.PathLike) -> ExplanationResult:
-    """Explain pictures whose distortions are known, and measure all explanations.
+    """Explain pictures with known distortions, and measure all explanations.
 
     Pictures that a stopped run has explained are not explained again.
 
@@ -101,7 +101,7 @@ def evaluate_explanations(net: RALI, source: str | os.PathLike | DrawnSettings, 
         out: the folder to write.
 
     Raises:
-        OptionError: a value cannot be used, or the folder holds results of something else.
+        OptionError: a value cannot be used, or the folder contains results of something else.
         DataError: pictures or their table cannot be used.
         CheckpointError: the checkpoint has no text bank.
     """
@@ -141,7 +141,7 @@ def measure_explanations(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return every measure of explained pictures.
 
     Args:
-        rows: one a picture: `image`, `distortions` ((type, level) pairs, none for a pristine picture), `mos`, `score`,
+        rows: one per picture: `image`, `distortions` ((type, level) pairs, none for a pristine picture), `mos`, `score`,
             `uncertainty`, `shares` and `levels` (by class, over all classes of the bank).
 
     Raises:
@@ -161,7 +161,7 @@ def measure_explanations(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure_classes(rows: list[dict[str, Any]], allowed: tuple[str, ...] | None = None) -> dict[str, float]:
-    """Return the share of pictures whose largest vote is right, with what a constant answer reaches beside it.
+    """Return the share of pictures whose largest vote is right, and what a constant answer would reach.
 
     Args:
         rows: pictures of one distortion.
@@ -201,7 +201,7 @@ def measure_pristine(rows: list[dict[str, Any]]) -> dict[str, float] | None:
 
 
 def calibration(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean share of the largest vote beside how often it is right, in bins of the share.
+    """Return the mean share of the largest vote and how often it is right, in bins of the share.
 
     `expected_error` is the mean distance of the two over the pictures (expected calibration error).
     """
@@ -224,7 +224,7 @@ def measure_scores(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def accuracy_by_type(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return for each type its pictures, how many are named right, and the class that is named most often instead."""
+    """Return for each type its pictures, how many are named correctly, and the class that is named most often instead."""
     found = {}
     for kind in sorted({_kind(row) for row in rows}):
         named = Counter(ranking(row)[0] for row in rows if _kind(row) == kind)

@@ -1,4 +1,4 @@
-"""The light model's test: several seeds and splits by photograph, types of distortion never trained on, and baselines."""
+"""The test of the light model: several seeds and splits by photograph, unseen types of distortion, and baselines."""
 
 import copy
 import os
@@ -57,7 +57,7 @@ def run_protocol(values: Mapping[str, Any], out: str | os.PathLike, seeds: Seque
         out: the JSON file of the results; each seed's own are in the folder of the same name without '.json'.
         seeds: of the runs, each with its own split of the photographs.
         photos: folder of photographs; None takes the installed ones.
-        num_photographs: so many test photographs of each split; None takes all.
+        num_photographs: number of test photographs of each split; None takes all.
         with_baselines: also measure ridge regression on the frozen backbone, PIQE and BRISQUE.
 
     Raises:
@@ -118,7 +118,7 @@ def _pictures(options: TrainOptions, section: str) -> Iterator[np.ndarray]:
 
 
 def _add_ridge(found: dict[str, Any], options: TrainOptions, folder: RunFolder) -> None:
-    """Add ridge regression on the backbone as it was before alignment, at the same resolution, on the same pictures."""
+    """Add ridge regression on the backbone before alignment, at the same resolution and on the same pictures."""
     built = build_towers(options.network, options.text_encoder, options.path).image_encoder
     encoder = ImageEncoder(built.config, built.backbone, torch.nn.Identity()).eval()
 

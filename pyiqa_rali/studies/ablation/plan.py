@@ -52,10 +52,10 @@ class AblationOptions:
         sweeps: options that are set to several values in turn, by name.
         changes: of all cells.
         datasets: sections that are added to the base's data sets.
-        sections: whose correlations are averaged; None takes every test section, or every val section where none is.
+        sections: whose correlations are averaged; None takes every test section or, without any, every val section.
         metrics: of the table, among the base's `val: metrics`.
         keep_models: keep each cell's exports and resumable state.
-        paper: the paper's average PLCC for variants, shown beside ours.
+        paper: the paper's average PLCC for variants, shown beside the measured one.
         path: where to write.
     """
 
@@ -96,8 +96,8 @@ class Cell:
     """One training run.
 
     Attributes:
-        key: digest of all that its result depends on.
-        encoder: digest of all that its aligned encoder and features depend on.
+        key: digest of everything that its result depends on.
+        encoder: digest of everything that its aligned encoder and features depend on.
         values: its options, without name and folder.
     """
 
@@ -152,7 +152,7 @@ def plan(options: AblationOptions) -> tuple[list[tuple[Variant, int, str]], dict
             try:
                 for changes in (options.changes, repeat, variant.changes):
                     values = changed(values, changes)
-                if not options.keep_models:  # a bank is for explanations by the export, which is not kept
+                if not options.keep_models:  # a bank is for explanations by the export, which is discarded
                     values['bank'] = None
                 cell = make_cell(values)
             except OptionError as error:
@@ -163,7 +163,7 @@ def plan(options: AblationOptions) -> tuple[list[tuple[Variant, int, str]], dict
 
 
 def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return options with 'section:key' entries set; '*' stands for every section at its place.
+    """Return options with 'section:key' entries set; '*' stands for every section at that level.
 
     Raises:
         OptionError: there is no such section.
@@ -207,13 +207,13 @@ def make_cell(values: dict[str, Any]) -> Cell:
 
 
 def _installed(source: Any, path_of: Callable[[str], Any]) -> Any:
-    """Return where weights are that a package has installed; anything else as it is."""
+    """Return where weights from an installed package are; anything else as it is."""
     return str(path_of(source)) if isinstance(source, str) and source.startswith('installed:') else source
 
 
 @functools.cache
 def file_digest(path: str) -> str:
-    """Return the digest of a file or of a model's folder, computed once in a process."""
+    """Return the digest of a file or of a model's folder, computed once per process."""
     return model_sha256(path)
 
 

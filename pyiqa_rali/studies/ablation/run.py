@@ -1,8 +1,8 @@
 """Ablations and sweeps: variants of one option file, each trained for several seeds and splits, in parallel processes.
 
-Every cell of the table is an ordinary training run in a folder that is named by the digest of all that its result depends
-on. So a cell that several variants share is run once, a finished one is kept, and an interrupted one is resumed. Cells that
-differ only after stage 1 share the aligned encoder and its features through files.
+Every cell of the table is an ordinary training run in a folder named by the digest of everything that its result depends on. So
+a cell that several variants share runs once, a finished one is kept, and an interrupted one is resumed. Cells that differ only
+after stage 1 share the aligned encoder and its features through files.
 """
 
 import json
@@ -38,7 +38,7 @@ class AblationResult:
         rows: one for each variant and each value of a sweep; the first is what the others are compared with.
         sections: the data sets that correlations are averaged over.
         markdown: the table as text.
-        figures: the drawings that were made, PNG files.
+        figures: the drawings, PNG files.
     """
 
     root: Path
@@ -69,7 +69,7 @@ class Ablation:
 
     @property
     def left(self) -> list[Cell]:
-        """The cells that are not trained yet."""
+        """The cells that have not been trained yet."""
         return [cell for cell in self.cells.values() if not self._result(cell).exists()]
 
     def summary(self) -> str:
@@ -92,18 +92,18 @@ class Ablation:
         for name, value in (('processes', processes), ('threads', threads)):
             if value < 1:
                 raise OptionError(f'{name}: {value} must be at least 1.')
-        # any option may change: cells know by themselves what they depend on
+        # any option may change: each cell records what it depends on
         claim_run(self.root, self.options, continues=True, free=[each.name for each in fields(self.options)])
         if self.left:
             self._train(self.left, processes, threads)
         return self._report()
 
     def _result(self, cell: Cell) -> Path:
-        """Return the file that says that a cell is finished, and how it ended."""
+        """Return the file that marks a cell as finished and holds its result."""
         return self.root / 'cells' / cell.key / CELL
 
     def _train(self, cells: Sequence[Cell], processes: int, threads: int) -> None:
-        """Train cells in processes of their own; those with one encoder follow each other in one process."""
+        """Train cells in separate processes; those with the same encoder follow one another in one process."""
         jobs = []
         for encoder in dict.fromkeys(cell.encoder for cell in cells):
             request = self.root / 'logs' / f'{encoder}.json'
@@ -152,11 +152,11 @@ def ablate(options: AblationOptions, processes: int = 1, threads: int = 1) -> Ab
 
 
 def run_cell(folder: Path, encoders: Path, cell: Cell, keep_models: bool) -> None:
-    """Train one cell, or resume it, or leave it when it is finished.
+    """Train one cell, resume it, or leave it alone when it is finished.
 
     Args:
         folder: of all cells.
-        encoders: of what cells share.
+        encoders: folder of what cells share.
         cell: what to train.
         keep_models: keep its exports and resumable state.
     """

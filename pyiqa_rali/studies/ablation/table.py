@@ -25,8 +25,8 @@ class TableRow:
         group: 'ablation', or the sweep's name.
         value: the swept option's value.
         results: of each repeat, 'section/metric' to value.
-        paper: the paper's average PLCC, where it has one.
-        means: of each metric over sections, one number a repeat; filled in by `fill`.
+        paper: the paper's average PLCC, where there is one.
+        means: of each metric over sections, one number per repeat; filled in by `fill`.
         changes: the same, minus the reference's at the same repeat.
     """
 
@@ -89,7 +89,7 @@ def write_cells(path: Path, places: Sequence[tuple[Variant, int, str]], table: S
 
 
 def write_table(path: Path, rows: Sequence[TableRow]) -> None:
-    """Write one line a variant."""
+    """Write one line per variant."""
     metrics = list(rows[0].means)
     columns = [f'{metric}_{what}' for metric in metrics for what in ('mean', 'sd', 'change_mean', 'change_sd')]
     lines = []

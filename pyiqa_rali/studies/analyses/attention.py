@@ -1,7 +1,7 @@
-"""Where a rating comes from: the attention that it pays to the picture, the prompt and the reasoning, layer by layer.
+"""Where a rating comes from: its attention to the picture, the prompt and the reasoning, layer by layer.
 
-The completion is given to the model up to its rating, in one forward pass; looked at is the last position, which the
-rating is read from (arXiv 2510.11369, section on what the reasoning text does).
+The completion is given to the model up to its rating, in one forward pass; the attention of the last position is measured, from
+which the rating is predicted (arXiv 2510.11369, section on what the reasoning text does).
 """
 
 import contextlib
@@ -53,11 +53,9 @@ def analyse_attention(images: Sequence[str | os.PathLike], model: ReasonerSettin
         images: image files, and folders with images below them.
         model: the reasoning model; `seed` also draws the images.
         out: folder for layers.csv, images.csv, results.json and attention.png.
-        limit: at most so many images.
-
-    Raises:
+        limit: at most so many images. Raises:
         OptionError: there is no image, or the folder was begun with something else.
-        CheckpointError: the model cannot be loaded, or does not tell its attention.
+        CheckpointError: the model cannot be loaded, or does not return its attention.
     """
     sources = [str(each) for each in images]
     files = list(dict.fromkeys(ImageFinder(sources)))
@@ -100,7 +98,7 @@ def attention_shares(reasoner: ReasoningModel, image: Image.Image, prompt: Promp
         key: the rating's key in the answer's JSON.
 
     Raises:
-        CheckpointError: the model does not tell its attention, or which tokens represent the picture.
+        CheckpointError: the model does not return its attention, or does not say which tokens represent the picture.
     """
     prefix = until_rating(reasoner, completion, key)
     inputs = encode(reasoner, [image], prompt, [prefix])
@@ -139,7 +137,7 @@ def parts_of(reasoner: ReasoningModel, tokens: list[int], prefix: Sequence[int])
 def last_rows(model: Any) -> Iterator[list[torch.Tensor]]:
     """Collect the last row of each layer's attention, mean over the heads (length,), on the CPU, while the block runs.
 
-    The language model computes it eagerly meanwhile; a layer's full attention is dropped as soon as its row is taken.
+    Meanwhile the language model computes attention eagerly; a layer's full attention is discarded once its row is taken.
 
     Raises:
         CheckpointError: the model has no layers with `self_attn`, or one does not return its attention.
@@ -178,7 +176,7 @@ def summary(shares: np.ndarray, tokens: np.ndarray) -> dict[str, dict[str, float
 
     Returns:
         'shares' and 'tokens' of each part, 'per_token' (share of one token), and in 'reasoning_and_visual' the reasoning's
-        share of what these two get together: the figure that the paper gives as 95 %.
+        share of what these two get together, which the paper gives as 95 %.
     """
     mean, count = shares.mean(axis=(0, 1)), tokens.mean(axis=0)
     visual, reasoning = (mean[PARTS.index(name)] for name in ('visual', 'reasoning'))

@@ -52,7 +52,7 @@ def analyse_domains(opt: OptionFile, sections: Sequence[str], checkpoint: str | 
     Raises:
         OptionError: fewer than two sections, a value that cannot be used, or a folder that was begun with something else.
         DataError: images without a text.
-        CheckpointError: weights that are not on this machine, and that the hub cannot give.
+        CheckpointError: weights are not on this machine, and the hub does not provide them.
     """
     if len(set(sections)) < 2:
         raise OptionError(f'sections: {", ".join(sections) or "none"}: must name at least two different data sets.')
@@ -81,7 +81,7 @@ def analyse_domains(opt: OptionFile, sections: Sequence[str], checkpoint: str | 
 
 
 def encoders_of(values: Mapping[str, Any], checkpoint: str | os.PathLike, seed: int) -> dict[str, torch.nn.Module]:
-    """Return the module of each space; without a network, when all that the option file names is on this machine.
+    """Return the module of each space; no network is needed when everything that the option file names is on this machine.
 
     Args:
         values: an option file's.
@@ -90,7 +90,7 @@ def encoders_of(values: Mapping[str, Any], checkpoint: str | os.PathLike, seed: 
 
     Raises:
         OptionError: there is no section network.
-        CheckpointError: weights are not on this machine, and the hub cannot give them.
+        CheckpointError: weights are not on this machine, and the hub does not provide them.
     """
     if not values.get('network'):
         raise OptionError('network: must be given in the option file: its image encoder is the one before alignment.')
@@ -106,7 +106,7 @@ def encoders_of(values: Mapping[str, Any], checkpoint: str | os.PathLike, seed: 
 
 
 class _Chosen:
-    """Some images of a table, in the way that `embed` reads one."""
+    """Some images of a table, with the interface that `embed` reads."""
 
     def __init__(self, table: QualityTable, places: list[int]):
         self.table, self.places, self.name = table, places, table.name
@@ -184,7 +184,7 @@ def mmd2(kernel: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def mmd_test(points: np.ndarray, first: np.ndarray, permutations: int, seed: int) -> dict[str, float]:
-    """Return 'mmd2' between two sets, and 'p_value': how often sets drawn from both together are as far apart.
+    """Return 'mmd2' between two sets, and 'p_value': how often sets drawn at random from both together are as far apart.
 
     Args:
         points: (n, C) of both sets.
@@ -205,7 +205,7 @@ def mmd_test(points: np.ndarray, first: np.ndarray, permutations: int, seed: int
 
 
 def domain_accuracy(features: np.ndarray, first: np.ndarray, seed: int, folds: int = FOLDS) -> dict[str, float]:
-    """Return the cross-validated accuracy with which a linear classifier tells two sets apart; 0.5 is chance.
+    """Return the cross-validated accuracy with which a linear classifier distinguishes two sets; 0.5 is chance.
 
     Args:
         features: (n, C).
@@ -225,7 +225,7 @@ def domain_accuracy(features: np.ndarray, first: np.ndarray, seed: int, folds: i
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    # sets of different size count the same, in training (class_weight) and in what is measured
+    # sets of different sizes count the same, in training (class_weight) and in the accuracy
     classifier = make_pipeline(StandardScaler(), LogisticRegression(class_weight='balanced', max_iter=1000))
     accuracies = cross_val_score(classifier, features, first, scoring='balanced_accuracy',
                                  cv=StratifiedKFold(folds, shuffle=True, random_state=seed))

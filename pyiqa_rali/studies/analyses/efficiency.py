@@ -1,4 +1,4 @@
-"""What RALI costs against the reasoning model: parameters, time and memory, each metric in a process of its own."""
+"""What RALI costs compared with the reasoning model: parameters, time and memory, each metric in its own process."""
 
 import os
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def analyse_efficiency(metrics: Sequence[str], model: str | os.PathLike, image: 
     Raises:
         OptionError: a value cannot be used, or the folder was begun with something else.
         DataError: a metric failed.
-        CheckpointError: the weights of a metric are not there.
+        CheckpointError: the weights of a metric are missing.
     """
     for name, value in (('repeats', repeats), ('threads', threads)):
         if value < 1:
@@ -58,7 +58,7 @@ def cost_of(label: str, name: str, path: str | None, image: str, repeats: int, t
     """Return what one metric costs on one image file.
 
     Args:
-        label: what to call it.
+        label: its name in the results.
         name: a metric of pyiqa.
         path: its weights; None takes its own.
         image: the file.
@@ -71,13 +71,13 @@ def cost_of(label: str, name: str, path: str | None, image: str, repeats: int, t
 
 
 def weights_of(metrics: list[tuple[str, str, str | None]]) -> dict[str, str]:
-    """Return the digest of each metric's weights by its label; pyiqa's own metrics, whose version tells theirs, have none.
+    """Return the digest of each metric's weights by its label; pyiqa's own metrics, identified by pyiqa's version, have none.
 
     Args:
         metrics: label, name in pyiqa and path of each; see `cost_of`.
 
     Raises:
-        CheckpointError: they are not there.
+        CheckpointError: they are missing.
     """
     found = {}
     for label, name, path in metrics:

@@ -12,7 +12,7 @@ from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.core.versions import versions
 
 OPTIONS, RESULTS, VERSIONS = 'options.json', 'results.json', 'versions.json'
-WEIGHTS = 'weights_sha256'  # among the options: of every model, by what it is
+WEIGHTS = 'weights_sha256'  # an entry of the options: the digest of every model, by its role
 
 
 @dataclass
@@ -22,7 +22,7 @@ class AnalysisResult:
     Attributes:
         root: the folder.
         tables: rows of each table, by the name of its CSV file without '.csv'.
-        results: what results.json holds; None where a value does not exist.
+        results: what results.json holds; None where a value is undefined.
         figure: the drawing, a PNG file.
     """
 
@@ -43,11 +43,11 @@ class AnalysisFolder:
     Args:
         root: the folder.
         kind: of analysis.
-        options: all that its rows depend on, as plain values; which weights the models have comes later, by
-            `check_weights`, so that options are checked before anything is loaded.
+        options: everything that its rows depend on, as plain values; the models' weights follow later, by `check_weights`, so
+            that options are checked before anything is loaded.
 
     Raises:
-        OptionError: the folder holds another analysis, or something else.
+        OptionError: the folder contains another analysis, or something else.
     """
 
     def __init__(self, root: str | os.PathLike, kind: str, options: Mapping[str, Any]):
@@ -57,10 +57,10 @@ class AnalysisFolder:
         write_json(self.root / VERSIONS, versions())
 
     def check_weights(self, found: Mapping[str, str]) -> None:
-        """Record which weights the models have; a path does not say what is there by now.
+        """Record which weights the models have, because what a path contains can change.
 
         Args:
-            found: digest of each model, by what it is, such as 'model'.
+            found: digest of each model, by its role, such as 'model'.
 
         Raises:
             OptionError: the folder was begun with other weights.
@@ -73,11 +73,11 @@ class AnalysisFolder:
         write_json(record, {**self._asked, WEIGHTS: dict(found)})
 
     def rows(self, name: str) -> KeyedRows:
-        """Return the rows of a step that are there already; new ones are added to it."""
+        """Return the existing rows of a step; new ones are added to it."""
         return KeyedRows(self.root / f'{name}.jsonl')
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a table as CSV; the rows give the columns, and a value that does not exist is an empty cell."""
+        """Write a table as CSV; the rows determine the columns, and an undefined value is an empty cell."""
         write_csv(self.root / f'{name}.csv', list(dict.fromkeys(column for row in rows for column in row)), rows)
 
     def results(self, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What analyses read: data set sections of an option file, a drawn part of their images, and what a model writes on them."""
+"""What analyses read: data set sections of an option file, a random sample of their images, and a model's texts about them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ OptionFile = str | os.PathLike | Mapping[str, Any]  # the file, or its values as
 
 
 def sections_of(opt: OptionFile, wanted: Sequence[str]) -> tuple[Mapping[str, Any], dict[str, dict[str, Any]]]:
-    """Return an option file's values, and the wanted ones of its data set sections.
+    """Return an option file's values, and those of its data set sections that are asked for.
 
     Raises:
         OptionError: the file has no such section.
@@ -48,7 +48,7 @@ def drawn(count: int, limit: int | None, seed: int) -> list[int]:
 
 def greedy_completions(reasoner: ReasoningModel, paths: Sequence[str], rows: KeyedRows,
                        settings: ReasonerSettings) -> list[list[int]]:
-    """Return the token ids of one completion for each image; those already in the file are not written again."""
+    """Return the token ids of one completion for each image; those already in the file are not generated again."""
     left = [path for path in paths if path not in rows.done]
     with progress_bar(total=len(paths), initial=len(paths) - len(left), desc='reasoning', unit='image') as bar:
         for start in range(0, len(left), settings.batch_size):

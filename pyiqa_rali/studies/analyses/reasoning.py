@@ -99,7 +99,7 @@ def partners(count: int, seed: int) -> np.ndarray:
 
 
 def shuffled_words(text: str, seed: int) -> str:
-    """Return a text with its words in random order, another one than its own where there is one.
+    """Return a text with its words in random order, different from the original where possible.
 
     Example:
         >>> sorted(shuffled_words('some noise is visible', 0).split())
@@ -114,7 +114,7 @@ def shuffled_words(text: str, seed: int) -> str:
 
 def begun_completion(reasoner: ReasoningModel, condition: str, own: Sequence[int], other: Sequence[int],
                      seed: int) -> list[int]:
-    """Return the completion that a rating is asked after, as token ids.
+    """Return the completion after which a rating is requested, as token ids.
 
     Args:
         reasoner: for its tokenizer.

@@ -1,4 +1,4 @@
-"""Whether models aligned with the texts of different teachers score the same images alike."""
+"""Whether models aligned with texts of different teachers give the same images similar scores."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -63,7 +63,7 @@ def analyse_teachers(opt: OptionFile, sections: Sequence[str], checkpoints: Mapp
 
 def _scored(models: Mapping[str, RALI], sections: Mapping[str, dict[str, Any]], rows: KeyedRows, limit: int | None, seed: int,
             device: torch.device) -> dict[str, list[dict[str, Any]]]:
-    """Return for each section the images with MOS and scores, all higher better; what is in the file is kept."""
+    """Return for each section the images with MOS and scores, all higher better; existing rows of the file are reused."""
     found: dict[str, list[dict[str, Any]]] = {}
     for section, options in sections.items():
         table = build_table(section, options, seed)
@@ -101,7 +101,7 @@ def consistency(scores: Mapping[str, np.ndarray], mos: np.ndarray, dataset: str)
              'dataset': dataset, 'images': len(mos), 'first': name, 'second': MOS, **with_mos[name], 'plcc_difference': '',
              'srcc_difference': ''} for name in scores]
     for one, two in combinations(scores, 2):
-        constant = np.ptp(scores[two]) == 0  # a constant has no correlation, and none is made up
+        constant = np.ptp(scores[two]) == 0  # a constant has no correlation, and none is invented
         between = dict.fromkeys(METRICS, float('nan')) if constant else correlations(scores[one], scores[two], METRICS, dataset)
         rows.append({'dataset': dataset, 'images': len(mos), 'first': one, 'second': two, **between,
                      **{f'{metric}_difference': abs(with_mos[one][metric] - with_mos[two][metric]) for metric in METRICS}})

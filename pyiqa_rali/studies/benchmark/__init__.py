@@ -1,1 +1,1 @@
-"""Time, memory and scores beside the release's own path and pyiqa's other metrics (`python -m pyiqa_rali benchmark`)."""
+"""Time, memory and scores compared with the release's own code and pyiqa's other metrics (`python -m pyiqa_rali benchmark`)."""

@@ -1,4 +1,4 @@
-"""The grid of a benchmark: its cells, and rows that know what they are the measurement of."""
+"""The grid of a benchmark: its cells, and rows that identify what they measure."""
 
 import json
 import sys
@@ -52,7 +52,7 @@ def cells_of(subject: Subject, inputs: Sequence[str], sizes: list[tuple[int, int
 
 
 def row_key(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what a row is the measurement of."""
+    """Return what a row measures."""
     return tuple(row.get(name) for name in KEYS)
 
 

@@ -1,7 +1,7 @@
 """The process that measures one subject: `python -m pyiqa_rali.studies.benchmark.measure REQUEST`, rows as JSON lines.
 
-Its first row, 'start', is the way from the start of the process to the first score of a file; then one row for each cell,
-and last the scores of the check pictures.
+Its first row, 'start', covers the time from the start of the process to the first score of a file; then comes one row for each
+cell, and last the scores of the check pictures.
 """
 
 import json
@@ -71,7 +71,7 @@ def _measured_cell(scorer: Any, subject: Subject, cell: Cell, request: dict[str,
 def too_long(cell: Cell, calls: dict[Cell, float], limit: float) -> str | None:
     """Return why a cell is left out, or None: too many pixels, or a call would be longer than `limit` seconds.
 
-    What a call takes at least is told by the smaller ones (`calls`): as long as the same pictures in smaller batches.
+    Smaller calls (`calls`) give a lower bound of a call's time: as long as the same pictures in smaller batches.
     """
     if cell.pixels > LARGEST_PIXELS:
         return f'left out: {cell.pixels / 1e6:.0f} megapixels in a call are more than {LARGEST_PIXELS / 1e6:.0f}'
@@ -108,7 +108,7 @@ def picture_tensor(path: str) -> Any:
 
 
 def time_calls(call: Callable[[], Any], repeats: int, seconds: float, device: str) -> list[tuple[float, float]]:
-    """Return what calls take after a warm-up; none begins after `seconds`, the warm-up counted in, but the first.
+    """Return what calls take after a warm-up; except for the first, none begins after `seconds`, including the warm-up.
 
     Returns:
         For each call its seconds by the clock, and those of all threads of this process on the CPU.
@@ -129,7 +129,7 @@ def _timed(call: Callable[[], Any], device: str) -> tuple[float, float]:
 
 
 def synchronise(device: str) -> None:
-    """Wait until a GPU has done what it was told."""
+    """Wait until a GPU has finished its work."""
     if device != 'cpu':
         import torch
         torch.cuda.synchronize(device)
@@ -172,7 +172,7 @@ def peaks(device: str, floor: float = 0.0) -> dict[str, float]:
 
     Args:
         device: torch's name of the device.
-        floor: what the process had needed before the peaks were reset: it is counted in.
+        floor: what the process had needed before the peaks were reset, which is included.
     """
     found = {'peak_mb': max(peak_memory_mb(), floor)}
     if device != 'cpu':
@@ -182,7 +182,7 @@ def peaks(device: str, floor: float = 0.0) -> dict[str, float]:
 
 
 def reset_peaks(device: str) -> None:
-    """Begin the peaks anew, where the system can: Linux; elsewhere a row's peak includes the rows before it."""
+    """Reset the peaks where the system supports it (Linux); elsewhere a row's peak includes the rows before it."""
     import contextlib
     with contextlib.suppress(OSError):
         Path('/proc/self/clear_refs').write_text('5')
@@ -194,7 +194,7 @@ def reset_peaks(device: str) -> None:
 def peak_memory_mb() -> float:
     """Return the largest resident memory that this process has had, in MiB.
 
-    Linux's own figure of the program is taken where there is one: getrusage's also counts the parent's at the fork.
+    Linux's own value for the program is used where there is one: that of getrusage includes the parent's at the fork.
     """
     status = Path('/proc/self/status')
     if status.exists():

@@ -1,4 +1,4 @@
-"""What a benchmark measures: presets, and their options with what these may contain."""
+"""What a benchmark measures: presets, and their options with the allowed values."""
 
 import os
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ class BenchmarkOptions:
         pipeline_metrics: which score them.
         pipeline_sizes: of those files.
         workers: of the command.
-        reasoner: compare with a Qwen2.5-VL that writes: '7b' (needs 40 GB) or 'tiny'; None for none.
+        reasoner: compare with a Qwen2.5-VL that writes texts: '7b' (needs 40 GB) or 'tiny'; None for none.
         reasoner_batch: pictures.
         reasoner_tokens: tokens.
         image: the picture; None takes a photograph that scikit-image installs.

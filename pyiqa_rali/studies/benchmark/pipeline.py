@@ -1,4 +1,4 @@
-"""How well `score` feeds the model: images a second of decoding alone, of the model alone, and of the whole command."""
+"""How well `score` keeps the model busy: images per second of decoding alone, the model alone, and the whole command."""
 
 import json
 import os
@@ -45,9 +45,9 @@ def main(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def command_row(subject: Subject, folder: Path, out: Path, workers: int, device: str, batch: int = BATCH) -> dict[str, Any]:
-    """Run `python -m pyiqa_rali score` on a folder, and return its steady images a second.
+    """Run `python -m pyiqa_rali score` on a folder, and return its steady number of images per second.
 
-    The clock runs from its first lines to its last, so that neither the start of Python nor loading counts.
+    The time is measured from its first lines to its last, so that neither the start of Python nor loading counts.
 
     Args:
         subject: what scores.

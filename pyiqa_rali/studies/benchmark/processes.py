@@ -1,4 +1,4 @@
-"""The parent of the processes that measure: it starts one for each subject, and keeps every row as soon as it is measured."""
+"""The parent of the measuring processes: it starts one for each subject, and stores every row as soon as it is measured."""
 
 import json
 import os
@@ -23,7 +23,7 @@ MODULES = 'pyiqa_rali.studies.benchmark'
 
 
 class Rows:
-    """The rows of a benchmark, a JSON line each, in a file that grows by whole lines.
+    """The rows of a benchmark, one JSON line each, in a file that grows by whole lines.
 
     Args:
         folder: where; made if needed.
@@ -58,19 +58,20 @@ class Rows:
         return row_key(key) in self._rows.done
 
     def add(self, row: dict[str, Any]) -> None:
-        """Keep a row, with the processor that it was measured on."""
+        """Store a row, with the processor that it was measured on."""
         self._rows.add([{**row, 'processor': described_processor()}])
 
 
 def measure_subject(rows: Rows, request: dict[str, Any], label: str) -> Iterator[dict[str, Any]]:
     """Measure what is missing of a subject, and yield each new row.
 
-    A cell at which the process dies, for want of memory say, gets a row with 'error', and a new process continues after it.
+    A cell at which the process dies, for lack of memory for example, gets a row with 'error', and a new process continues after
+    it.
 
     Args:
         rows: where rows are kept.
         request: see `measure.main`; and 'starts', how many processes give the median of the start.
-        label: what the rows call the subject.
+        label: the subject's name in the rows.
     """
     common = {'subject': label, 'device': request['device'], 'threads': request['threads']}
     warm_cache(request['subject']['options'])
@@ -92,7 +93,7 @@ def measure_subject(rows: Rows, request: dict[str, Any], label: str) -> Iterator
 
 
 def first_use(request: dict[str, Any]) -> tuple[()]:
-    """Let one of our metrics do on this machine what it does once, such as an export; the time of that does not count."""
+    """Let one of our metrics do its one-time work on this machine, such as an export, whose time does not count."""
     if request['subject']['name'] in OWN and request['device'] == 'cpu':
         next(child_rows('measure', {**request, 'cells': [], 'check': [], 'started': time.time()}, request['threads']))
     return ()
@@ -130,7 +131,7 @@ def _left(wanted: list[dict[str, Any]], request: dict[str, Any]) -> dict[str, An
 
 
 def child_rows(module: str, request: dict[str, Any], threads: int) -> Iterator[dict[str, Any]]:
-    """Run a module of this package in a process of its own, and yield the rows that it prints.
+    """Run a module of this package in a separate process, and yield the rows that it prints.
 
     Raises:
         DataError: the process failed; the message is its last line.
@@ -139,7 +140,7 @@ def child_rows(module: str, request: dict[str, Any], threads: int) -> Iterator[d
     with tempfile.TemporaryFile('w+', encoding='utf-8', errors='replace') as errors:
         process = subprocess.Popen([sys.executable, '-m', f'{MODULES}.{module}', json.dumps(request)], env=environment,
                                    stdout=subprocess.PIPE, stderr=errors, text=True)
-        output = cast(IO[str], process.stdout)  # there is one: it was asked for as a pipe
+        output = cast(IO[str], process.stdout)  # not None, because a pipe was requested
         try:
             for line in output:
                 if line.startswith('{"section"'):

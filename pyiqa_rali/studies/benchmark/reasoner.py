@@ -1,7 +1,7 @@
-"""RALI beside a model of the size of the one that it replaces: time and memory for a batch of pictures.
+"""RALI compared with a model of the size of the one that it replaces: time and memory for a batch of pictures.
 
-The vision-language model has Qwen2.5-VL's architecture and random weights; it writes a fixed number of tokens, whatever they
-are. The paper's claim (arXiv 2510.11369, batch 16 on one A100): RALI needs 3.4 % of its time and 14.7 % of its memory.
+The vision-language model has Qwen2.5-VL's architecture and random weights; it writes a fixed number of arbitrary tokens. The
+paper's claim (arXiv 2510.11369, batch 16 on one A100): RALI needs 3.4 % of its time and 14.7 % of its memory.
 """
 
 import json
@@ -57,7 +57,7 @@ def _own_call(request: dict[str, Any], batch: int, shape: tuple[int, int]):
 
 
 def reasoner_call(size: str, device: str, batch: int, shape: tuple[int, int], tokens: int):
-    """Return a model with random bfloat16 weights on the device, and the call that lets it write about a batch.
+    """Return a model with random bfloat16 weights on the device, and the call that makes it write about a batch.
 
     Args:
         size: a key of `SIZES`.

@@ -2,8 +2,8 @@
 
 Tensor -> 8-bit PIL -> CLIP's image processor -> `CLIPModel.get_image_features` -> PCA -> basis, in float32, written from the
 paper's formulas on transformers' CLIP. Both towers are loaded, `best/` first and `ckpt.pt` over it, as the release does. Where
-there is a choice, it is made in favour of the release: pictures from files skip the tensor, and the processor comes without
-its tokenizer. With the random weights, a benchmark loads and computes what it would with the real ones.
+there is a choice, it favours the release: pictures from files skip the tensor, and the processor comes without its tokenizer.
+With the random weights, a benchmark loads and computes what it would with the real ones.
 """
 
 import pickle
@@ -38,7 +38,7 @@ FINISHED = 'random.json'  # what the folder was made of
 
 
 class ReleasePath:
-    """Scores by the release's own path.
+    """Scores by the release's own method.
 
     Args:
         folder: a folder in the layout of the release.
@@ -86,14 +86,14 @@ def image_features(clip: Any, processor: Any, pictures: list[Image.Image]) -> Te
     """Return CLIP's projected image features (N, C), not normalised."""
     pixels = processor(images=pictures, return_tensors='pt')['pixel_values'].to(next(clip.parameters()).device)
     features = clip.get_image_features(pixel_values=pixels)
-    return features if isinstance(features, Tensor) else features.pooler_output  # an output object since transformers 5
+    return features if isinstance(features, Tensor) else features.pooler_output  # transformers 5 returns an output object
 
 
 def write_random_release(folder: Path, encoder: str, pictures: list[Path], seed: int = 0) -> Path:
     """Write `best/`, `ckpt.pt` and `pca.pkl`, unless the folder holds them already, and return the folder.
 
-    The features are standardised on real pictures and the basis lies among theirs, so that scores are spread over the
-    range and small errors of the features are neither hidden nor blown up.
+    The features are standardised on real pictures and the basis lies among theirs, so that scores are spread over the range and
+    small errors of the features are neither hidden nor exaggerated.
 
     Args:
         folder: where; made if needed.

@@ -1,4 +1,4 @@
-"""A benchmark's rows beside those of the release's path: ratios, shares, the table for the screen, and the CSV."""
+"""A benchmark's rows compared with those of the release's path: ratios, shares, the table for the screen, and the CSV."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def _compared(row: Row, found: dict[tuple, Row]) -> Row:
     if row['section'] == 'speed':
         _add_ratio(more, 'time_ratio', row, release, 'median_ms')
         _add_ratio(more, 'cpu_ratio', row, release, 'cpu_ms')
-        if row['input'] in ('tensor', 'resident'):  # throughput: the other way around than time
+        if row['input'] in ('tensor', 'resident'):  # throughput: inverse to time
             _add_ratio(more, 'tower_share', found.get(row_key({**row, 'input': 'tower'}), {}), row, 'median_ms')
     if row['section'] in ('speed', 'start'):
         _add_ratio(more, 'start_ratio', row, release, 'start_s')
@@ -109,7 +109,7 @@ SECTIONS: tuple[tuple[str, Callable[[Row], bool], tuple], ...] = (
 
 
 def table_text(rows: list[Row]) -> str:
-    """Return all rows as tables for the screen; columns without a value are left out, rows that failed say why."""
+    """Return all rows as tables for the screen; columns without a value are left out, and rows that failed say why."""
     parts = []
     for title, belongs, columns in SECTIONS:
         chosen = [row for row in rows if belongs(row)]
@@ -137,7 +137,7 @@ def _cell(form: Callable[[Any], str], value: Any) -> str:
 
 
 def is_busy(row: Row) -> bool:
-    """Whether one thread on the CPU had to wait for other programs, which shows as a clock well before the CPU time."""
+    """Whether one thread on the CPU had to wait for other programs, which shows as wall-clock time well above CPU time."""
     return row.get('threads') == 1 and row['device'] == 'cpu' and row.get('cpu_ms', 1e9) * 1.5 < row.get('median_ms', 0)
 
 

@@ -42,7 +42,7 @@ class BenchmarkResult:
 
     Attributes:
         root: the folder.
-        rows: one for each place in the grid, with ratios to the release's path; one that has no figure says why by 'error'.
+        rows: one for each place in the grid, with ratios to the release's path; a row without a result says why in 'error'.
         text: the tables.
         table: the CSV file.
         figures: the drawings, PNG files.
@@ -56,7 +56,7 @@ class BenchmarkResult:
 
     @property
     def failed(self) -> list[Row]:
-        """The rows without a figure, but those that were left out on purpose."""
+        """The rows without a result, except those that were left out on purpose."""
         return [row for row in self.rows if not row.get('error', 'left out').startswith('left out')]
 
 
@@ -119,7 +119,7 @@ def benchmark(options: BenchmarkOptions, out: str | os.PathLike, resume: bool = 
 
 
 def settings_of(options: BenchmarkOptions) -> dict[str, Any]:
-    """Return what all rows of a folder have in common: machine, versions, how often and what."""
+    """Return what all rows of a folder have in common: machine, versions, repetitions and subjects."""
     accelerator = torch.cuda.get_device_name(options.device) if options.device.startswith('cuda') else None
     packages = [*PACKAGES, *(['onnxruntime'] if 'onnx' in options.backends else [])]
     return {'machine': described_processor(), 'cpus': os.cpu_count(), 'accelerator': accelerator, 'encoder': options.encoder,
@@ -128,7 +128,7 @@ def settings_of(options: BenchmarkOptions) -> dict[str, Any]:
 
 
 class _Bench:
-    """What all sections share: the options, the rows, and the files that are made when they are first needed.
+    """What all sections share: the options, the rows, and the files that are created when first needed.
 
     Args:
         options: of the benchmark.
@@ -190,7 +190,7 @@ class _Bench:
 
 
 def _all_rows(bench: _Bench) -> Iterator[Row]:
-    """Measure every row that is not there yet, and yield it."""
+    """Measure every row that does not exist yet, and yield it."""
     yield from _speed_rows(bench)
     if bench.options.pipeline_images:
         yield from _pipeline_rows(bench)
@@ -268,7 +268,7 @@ def _first_row(module: str, request: dict[str, Any], threads: int) -> Row:
 
 
 def _kept(rows: Rows, key: Row, measured: Callable[[], Row]) -> Iterator[Row]:
-    """Measure a row that is not there yet, keep it, and yield it; a failure is kept as its 'error'."""
+    """Measure a row that does not exist yet, store it, and yield it; a failure is stored as its 'error'."""
     if rows.has(key):
         return
     try:

@@ -28,7 +28,7 @@ LEFT_OUT = {  # pyiqa 0.1.16; why the others of its CNN- and CLIP-based metrics 
 
 @dataclass(frozen=True)
 class Subject:
-    """One way to a score.
+    """One way to compute a score.
 
     Attributes:
         name: `RELEASE`, or the name of a no-reference metric of pyiqa.
@@ -46,7 +46,7 @@ class Subject:
 
     @property
     def label(self) -> str:
-        """How tables call it."""
+        """Its name in tables."""
         return ' '.join([self.name, self.precision, *(['exact'] if self.exact else []),
                          *([self.backend] if self.backend != 'torch' else [])])
 
@@ -117,7 +117,7 @@ class PyiqaScorer:
 
     @property
     def computed_by(self) -> str | None:
-        """What computes scores of our metrics after all: 'onnxruntime', or the precision and the library of products."""
+        """What actually computes scores of our metrics: 'onnxruntime', or the precision and the library of matrix products."""
         from pyiqa_rali.model.clip_tower import ClipTower
         from pyiqa_rali.model.products import product_library
         from pyiqa_rali.model.rali import RALI as Net
@@ -152,7 +152,7 @@ def build(subject: Subject, device: str) -> Any:
 
 
 def bare_tower(scorer: Any, images: Tensor) -> tuple[torch.nn.Module, tuple[Any, ...]]:
-    """Return the backbone of one of our metrics, and the inputs that it gets for some pictures, on its device."""
+    """Return the backbone of one of our metrics, and its inputs for some pictures, on its device."""
     backbone, seen = scorer.module.image_encoder.backbone, []
     handle = backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     try:

@@ -1,1 +1,1 @@
-"""The whole chain at the size of a laptop: photographs, a tiny reasoning model, its texts, RALI, both scored."""
+"""The whole chain at the scale of a laptop: photographs, a tiny reasoning model, its texts, RALI, and the scores of both."""

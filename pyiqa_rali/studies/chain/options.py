@@ -1,4 +1,4 @@
-"""Options of the whole chain, what each of its steps is asked, and the checks before the first one."""
+"""Options of the whole chain, the options of each of its steps, and the checks before the first one."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -50,8 +50,8 @@ class ColdStartOptions:
 
     Attributes:
         examples: images with a random text and rating.
-        wordings: in how many ways each sentence is put.
-        views: whether a first sentence says where the picture's light is: a model from nothing learns to look.
+        wordings: number of ways in which each sentence is put.
+        views: whether a first sentence says where the picture's light is, so that a model trained from scratch learns to look.
         impressions: whether a last sentence gives the overall impression.
         sft: keys of TRL's SFTConfig.
     """
@@ -69,13 +69,13 @@ class ChainOptions:
 
     Attributes:
         name: of the run.
-        seeds: one run for each; figures are medians over them.
+        seeds: one run for each; results are medians over them.
         data: options of `make-dataset`.
         vlm: the tiny model.
         prompts: what it is asked, and its rating scale.
-        cold_start: supervised.
+        cold_start: the supervised cold start.
         rewards, grpo, val, logger: of GRPO.
-        texts: what is written.
+        texts: how reasoning texts are written.
         rali: an option file for RALI without its data sets, with the section `loader` of its training set.
         path: where to write.
         logger: of the cold start and of GRPO.
@@ -98,7 +98,7 @@ class ChainOptions:
 
 
 def chain_options(values: Mapping[str, Any]) -> ChainOptions:
-    """Turn plain values into checked options; see `check_steps` for what the steps say of theirs.
+    """Turn plain values into checked options; `check_steps` checks those of the steps.
 
     Raises:
         OptionError: a key is unknown, missing, set by the chain, or has a value that cannot be used.
@@ -117,7 +117,7 @@ def chain_options(values: Mapping[str, Any]) -> ChainOptions:
 
 
 class ChainSteps:
-    """What each step is asked for one seed, and where its files are.
+    """The options of each step for one seed, and where its files are.
 
     Args:
         options: of the chain.
@@ -131,17 +131,17 @@ class ChainSteps:
         self.cold, self.reasoning, self.rali = root / 'cold_start', root / 'grpo', root / 'rali'
 
     def data_settings(self) -> DatasetSettings:
-        """Return what `make_dataset` is asked."""
+        """Return the settings of `make_dataset`."""
         return from_known_keys(DatasetSettings, {**self.options.data, 'out': str(self.data), 'seed': self.seed,
                                                  'split_seed': self.seed}, 'data')
 
     def cold_start(self) -> SftOptions:
-        """Return what the supervised cold start is asked."""
+        """Return the options of the supervised cold start."""
         return sft_options({**self._common('cold_start', self.vlm), 'datasets': {'train': self.table('train')},
                             'sft': self.options.cold_start.sft, 'val': {'val_freq': None}})
 
     def grpo(self) -> GrpoOptions:
-        """Return what GRPO is asked; the naming reward knows the words of the data's distortions."""
+        """Return the options of GRPO; the naming reward gets the words of the data's distortions."""
         rewards, named = dict(self.options.rewards), {}
         if rewards.get('naming'):
             rewards.setdefault('class_words', words_of(self.data_settings().types))
@@ -176,10 +176,10 @@ class ChainSteps:
 
 
 def check_steps(steps: ChainSteps) -> None:
-    """Check what every step is asked before the first one: the last ones come after minutes or hours.
+    """Check the options of every step before the first one: the last ones run only after minutes or hours.
 
     Raises:
-        OptionError, CheckpointError: an option cannot be used, or weights that RALI starts from are not there.
+        OptionError, CheckpointError: an option cannot be used, or weights that RALI starts from are missing.
     """
     settings = steps.data_settings()
     check_settings(settings)

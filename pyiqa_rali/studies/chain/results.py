@@ -1,4 +1,4 @@
-"""What the chain found out: statistics of rewards, of both metrics and their times, and of the texts."""
+"""The results of the chain: statistics of rewards, of both metrics and their times, and of the texts."""
 
 import statistics
 import time
@@ -61,11 +61,11 @@ def score_statistics(scores: np.ndarray, rows: list[Row]) -> dict[str, float]:
     """Return the correlations of scores on the test pictures, over all and within each class of distortion.
 
     Args:
-        scores: (n,); pictures with NaN, which a model gave no rating, are left out, and counted.
+        scores: (n,); pictures with NaN, to which a model gave no rating, are left out and counted.
         rows: the n pictures.
 
     Returns:
-        'srcc', 'plcc' (NaN when fewer than three pictures, or pictures of one MOS alone, have a score), 'srcc_CLASS' and
+        'srcc', 'plcc' (NaN when fewer than three pictures, or only pictures with the same MOS, have a score), 'srcc_CLASS' and
         'unrated'.
     """
     there = np.isfinite(scores)
@@ -132,7 +132,7 @@ def reading_statistics(texts: Sequence[Sequence[str]], mos: np.ndarray, reader: 
     """Return the correlations between MOS (n,) and the mean rating that a reader gives each picture's texts.
 
     Args:
-        texts: one or more of each picture; pictures with nothing but empty ones are left out, and counted.
+        texts: one or more of each picture; pictures with only empty ones are left out and counted.
         mos: on any scale, higher better.
         reader: rates texts without their pictures.
         name: of the data set, for messages.
@@ -165,9 +165,9 @@ def naming_statistics(texts: Sequence[str], classes: Sequence[str],
 
 
 def statistics_by_class(scores: np.ndarray, mos: np.ndarray, classes: Sequence[str], name: str) -> dict[str, float]:
-    """Return the SRCC within each class; none for '', and for classes with less than three pictures or one MOS alone.
+    """Return the SRCC within each class; none for '', and for classes with fewer than three pictures or a single MOS.
 
-    Pristine pictures are all of one quality: their labels differ by the rounding of the measure, and have no order to find.
+    Pristine pictures are all of the same quality: their labels differ only by rounding and have no meaningful order.
     """
     found, labels = {}, np.array(classes)
     for kind in sorted(set(classes) - {'', PRISTINE}):

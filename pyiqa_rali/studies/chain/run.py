@@ -1,6 +1,6 @@
 """The whole chain on a laptop: photographs, data, a tiny model, cold start, GRPO, reasoning texts, RALI, both scored.
 
-Each step leaves its files in the run's folder, and is skipped when a run is resumed with --auto_resume and they exist.
+Each step writes its files into the run's folder, and is skipped when a run is resumed with --auto_resume and they exist.
 """
 
 import logging
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChainResults:
-    """What a run of the chain leaves.
+    """What a run of the chain produces.
 
     Attributes:
         folder: its files.
@@ -94,10 +94,10 @@ def run_chain(options: ChainOptions | OptionSource, auto_resume: bool = False, o
 
 
 def medians_of(found: dict[int, dict[str, float]]) -> tuple[dict[str, float], dict[str, list[int]]]:
-    """Return the median of every figure over the seeds that have a value, and by figure the seeds that have none.
+    """Return the median of every statistic over the seeds that have a value, and by statistic the seeds that have none.
 
     Args:
-        found: figures by seed; NaN, or no entry, is no value. A figure that no seed has a value of has the median NaN.
+        found: statistics by seed; NaN, or no entry, is no value. Without a value for any seed the median is NaN.
     """
     medians, without = {}, {}
     for name in dict.fromkeys(name for values in found.values() for name in values):
@@ -124,7 +124,7 @@ class Chain:
         self.rali = self.steps.rali / 'models' / 'rali.safetensors'
 
     def run(self) -> dict[str, float]:
-        """Run all steps and return the figures of this seed."""
+        """Run all steps and return the statistics of this seed."""
         seconds = {}
         for step in (self.make_data, self.make_vlm, self.check_batches, self.start_cold, self.reinforce, self.write,
                      self.align):
@@ -143,13 +143,13 @@ class Chain:
             save_tiny_vlm(self.steps.vlm, self._completions(self._rows('train')), self.seed, **asdict(self.options.vlm))
 
     def check_batches(self) -> None:
-        """Refuse now, when images and tokens can be counted, what GRPO would refuse after the cold start."""
+        """Reject now, when images and tokens can be counted, what GRPO would reject after the cold start."""
         options = self.steps.grpo()
         config = trainer_config(options, ReasoningFolder(options))
         check_before_training(options, config, self._rows('train'), load_vlm(self.steps.vlm))
 
     def start_cold(self) -> None:
-        """Format, and ratings that have nothing to do with the image."""
+        """The format, with ratings that are unrelated to the image."""
         rows = self._rows('train')
         completions = self._completions(rows)
         images = [rows[number % len(rows)] for number in range(len(completions))]
@@ -177,7 +177,7 @@ class Chain:
             train_rali(str(opt_path), auto_resume=self.resume and self.steps.rali.exists())
 
     def compare(self) -> dict[str, float]:
-        """Score the held-out photographs with both metrics, look at the texts, and draw."""
+        """Score the held-out photographs with both metrics, measure the texts, and draw."""
         rows = self._rows('test')
         paths, mos = [row.image_path for row in rows], np.array([row.mos for row in rows])
         reasoner, rali = self._metric(self.steps.reasoning), pyiqa_metric('rali', self.rali)
