@@ -107,6 +107,15 @@ def test_option_files_have_it():
     assert grpo.prompts.prompt().system == sft.prompts.prompt('degradation').system == 'Judge it.'
 
 
+@pytest.mark.parametrize('task', ['score', 'degradation'])
+def test_option_files_with_prompts_that_cannot_be_filled_in_are_refused_when_they_are_read(task):
+    values = {'name': 'a', 'manual_seed': 0, 'datasets': {'train': {}}, 'network': {'pretrained': 'm'},
+              'prompts': {f'{task}_prompt': 'From {lowest}?'}}
+    for read, more in ((grpo_options, {'rewards': {'score': 1.0}, 'grpo': {}}), (sft_options, {'sft': {}})):
+        with pytest.raises(OptionError, match=f'prompts: {task}_prompt: .* cannot be filled in'):
+            read({**values, **more})
+
+
 @pytest.mark.parametrize('system_prompt', [None, 'Judge it.'])
 def test_training_sets_begin_with_it(tmp_path, system_prompt):
     Image.new('RGB', (32, 32)).save(tmp_path / 'a.png')

@@ -275,3 +275,5 @@ def _check_common(options: ReasoningOptions) -> None:
     refuse_keys(options.datasets, ('paper_name', 'share', 'supervision'), 'has no effect in training')
     if not sections_for(options.datasets, 'train'):
         raise OptionError('datasets: train: must be given.')
+    for task in ('score', 'degradation'):
+        options.prompts.prompt(task)  # before a model is loaded
