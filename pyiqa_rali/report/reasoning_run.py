@@ -111,7 +111,7 @@ def _chain_results(results: dict[str, Any], command: str) -> Table:
     rows = [(name, _median(value, len(seeds), len(without.get(name, ()))), *(_shown(seeds[seed].get(name)) for seed in seeds))
             for name, value in results['medians'].items()]
     headers = ('measure', 'median', *(f'seed {seed}' for seed in seeds))
-    return Table('Results on photographs that nothing before has seen', headers, rows, command)
+    return Table('Results on photographs that no step before has seen', headers, rows, command)
 
 
 def _median(value: Any, seeds: int, without: int) -> str:
