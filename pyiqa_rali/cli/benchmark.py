@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure what is missing, and print the tables, also those of a benchmark that was interrupted.
 
     Returns:
-        0; 1 when cells have no figure because something failed.
+        0; 1 when cells have no result because something failed.
 
     Raises:
         OptionError, DataError: nothing can be measured; the message says why.

@@ -71,7 +71,7 @@ def lines_of(found: 'Export') -> list[str]:
         lines.append(comparison_text(found.report['comparison']))
     elif 'int8' in found.models:
         lines.append('What 8 bits cost in accuracy was not measured; --check PHOTOS measures it.')
-    return [*lines, f'The figures are in {found.report_file}.']
+    return [*lines, f'The measurements are in {found.report_file}.']
 
 
 def int8_text(note: dict[str, Any]) -> str:

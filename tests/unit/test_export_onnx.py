@@ -243,7 +243,7 @@ def test_the_command_hands_its_arguments_on(monkeypatch, capsys, arguments, expe
         'a.onnx: 1.5 MB; 1 batches of other sizes give the scores of torch within 1.0e-06 (allowed: 4.0e-04).',
         'a.int8.onnx: 0.5 MB, static quantisation, ranges measured on 7 distorted photographs (c), 2 of 9 convolutions '
         'in float.',
-        'What 8 bits cost in accuracy was not measured; --check PHOTOS measures it.', 'The figures are in a.json.']
+        'What 8 bits cost in accuracy was not measured; --check PHOTOS measures it.', 'The measurements are in a.json.']
 
 
 @pytest.mark.slow

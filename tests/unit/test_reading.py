@@ -1,4 +1,4 @@
-"""Texts read without their pictures: the reader, its bound on surprise, and the figures that it gives."""
+"""Texts read without their pictures: the reader, its bound on surprise, and the statistics that it gives."""
 
 import math
 

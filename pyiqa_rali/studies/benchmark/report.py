@@ -170,5 +170,5 @@ def footnotes(encoder: str, rows: list[Row]) -> str:
         lines.append(f'In {busy} cells OTHER PROGRAMS TOOK THE CPU (the calls had under two thirds of it): compare CPU ms '
                      'there, or measure again on an idle machine.')
     if without_figure:
-        lines.append(f'{without_figure} cells have NO FIGURE: the reason is in their rows.')
+        lines.append(f'{without_figure} cells have NO RESULT: the reason is in their rows.')
     return '\n'.join(lines)

@@ -86,7 +86,7 @@ def run_chain(options: ChainOptions | OptionSource, auto_resume: bool = False, o
     medians, without = medians_of(found)
     if without:
         told = some(f'{name} (seed {", ".join(map(str, seeds))})' for name, seeds in without.items())
-        logger.warning('medians: %d figures have no value for some seeds, which are left out: %s', len(without), told)
+        logger.warning('medians: %d statistics have no value for some seeds, which are left out: %s', len(without), told)
     results = without_nan({'medians': medians, 'seeds_without_value': without,
                            'seeds': {str(seed): values for seed, values in found.items()}})
     write_json(root / 'results.json', results)
