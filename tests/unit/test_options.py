@@ -66,6 +66,40 @@ def test_a_missing_file_is_named(tmp_path):
         read_yaml(tmp_path / 'nothing.yml')
 
 
+def test_a_section_takes_what_another_one_holds_and_its_own_keys_win(tmp_path):
+    path = tmp_path / 'merged.yml'
+    path.write_text('first: &first {kind: a, size: [1, 2], augment: {hflip: true}}\n'
+                    'second: &second\n  <<: *first\n  kind: b\n'
+                    'third:\n  kind: c\n  <<: [*second, {size: [9], extra: 1e-3}]\n')
+    found = read_yaml(path)
+    assert found['second'] == {**found['first'], 'kind': 'b'}
+    assert found['third'] == {'kind': 'c', 'size': [1, 2], 'augment': {'hflip': True}, 'extra': 1e-3}
+    changed = override(found, ['second:augment:hflip=false'])
+    assert [changed[name]['augment']['hflip'] for name in ('first', 'second', 'third')] == [True, False, True]
+
+
+@pytest.mark.parametrize('text', [
+    'a: &a {x: 1}\nb:\n  <<: *a\n  y: 1\n  y: 2\n',
+    'a: &a {y: 1, y: 2}\nb: {<<: *a, y: 3}\n',
+    '<<: &a {x: 1, y: 1, y: 2}\nname: b\n',
+])
+def test_a_key_that_appears_twice_beside_merged_ones_is_refused(tmp_path, text):
+    path = tmp_path / 'merged.yml'
+    path.write_text(text)
+    with pytest.raises(OptionError, match='key "y" appears twice'):
+        read_yaml(path)
+
+
+def test_two_merges_in_one_section_are_refused(tmp_path):
+    path = tmp_path / 'merged.yml'
+    path.write_text('a: &a {x: 1}\nb:\n  <<: *a\n  <<: *a\n')
+    with pytest.raises(OptionError, match='key "<<" appears twice'):
+        read_yaml(path)
+    path.write_text('a: 3\nb:\n  <<: 3\n')
+    with pytest.raises(OptionError, match='"<<" takes a section, or a list of sections'):
+        read_yaml(path)
+
+
 def test_numbers_with_exponents_are_numbers(tmp_path):
     path = tmp_path / 'options.yml'
     path.write_text('a: 1e-4\nb: 2E+3\nc: 1.5e-2\nd: !!float 1e-4\ne: 3\nf: ~\n')

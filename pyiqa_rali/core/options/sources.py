@@ -13,21 +13,57 @@ from pyiqa_rali.core.files import NUMBER_WITH_EXPONENT
 from pyiqa_rali.core.options.values import plain
 
 OptionSource = str | os.PathLike[str] | Mapping[str, Any]  # an option file, or the contents of one
+MERGE_TAG = 'tag:yaml.org,2002:merge'
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that rejects duplicate keys and reads `1e-4` as a number."""
+    """Safe YAML that rejects duplicate keys, and reads merge keys (`<<`) and `1e-4` as a number."""
+
+    def __init__(self, stream: Any):
+        super().__init__(stream)
+        self._merged: set[int] = set()  # ids of mappings, which the composed document keeps alive
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put what `<<` names among a section's keys: its own win, then those of the section that is named first.
+
+        PyYAML's own way lets the last of several win, and would not tell a key that was merged from one that is there twice.
+        """
+        if id(node) not in self._merged:
+            self._merged.add(id(node))
+            own = [pair for pair in node.value if pair[0].tag != MERGE_TAG]
+            self._refuse_duplicates(node)
+            keys = [self._key(pair) for pair in own]
+            merged: list[tuple[yaml.Node, yaml.Node]] = []
+            for _, named in (pair for pair in node.value if pair[0].tag == MERGE_TAG):
+                for source in named.value if isinstance(named, yaml.SequenceNode) else [named]:
+                    merged += self._taken(source, node, keys)
+            node.value = merged + own
+        super().flatten_mapping(node)
+
+    def _taken(self, source: yaml.Node, node: yaml.MappingNode, keys: list[Any]) -> list[tuple[yaml.Node, yaml.Node]]:
+        """Return those pairs of a merged section whose keys are not among `keys`, and add these to them."""
+        if not isinstance(source, yaml.MappingNode):
+            raise OptionError(f'"<<" takes a section, or a list of sections, and nothing else{node.start_mark}.')
+        self.flatten_mapping(source)
+        taken = [pair for pair in source.value if self._key(pair) not in keys]
+        keys += [self._key(pair) for pair in taken]
+        return taken
+
+    def _key(self, pair: tuple[yaml.Node, yaml.Node]) -> Any:
+        return '<<' if pair[0].tag == MERGE_TAG else self.construct_object(pair[0], deep=True)
+
+    def _refuse_duplicates(self, node: yaml.MappingNode) -> None:
+        keys = [self._key(pair) for pair in node.value]
+        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise OptionError(f'key "{repeated[0]}" appears twice in one section{node.start_mark}. Keep one of them.')
 
 
-def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
-    if repeated:
-        raise OptionError(f'key "{repeated[0]}" appears twice in one section{node.start_mark}. Keep one of them.')
+def _mapping_at_once(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_at_once)
 _StrictLoader.add_implicit_resolver('tag:yaml.org,2002:float', NUMBER_WITH_EXPONENT, list('-+0123456789'))
 
 
@@ -49,7 +85,14 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
         raise OptionError(f'-opt: {path} is not valid YAML: {error}{hint}') from error
     if not isinstance(values, dict):
         raise OptionError(f'-opt: {path} holds no options.')
-    return values
+    return _apart(values)
+
+
+def _apart(values: Any) -> Any:
+    """Return a copy in which nothing is in two places: an override of one section must not change another one's anchor."""
+    if isinstance(values, dict):
+        return {key: _apart(value) for key, value in values.items()}
+    return [_apart(value) for value in values] if isinstance(values, list) else values
 
 
 def values_of(options: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
