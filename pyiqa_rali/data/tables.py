@@ -70,8 +70,12 @@ class QualityTable(Dataset):
 
     def images_and_mos(self) -> list[tuple[str, float]]:
         """Return path and MOS, in the data set's unit, of each image; reference images of full-reference sets are left out."""
-        return [(row_paths(self.base, index)[0], float(row[image_column(row) + 1]))
-                for index, row in enumerate(self.base.paths_mos)]
+        return [self.image_and_mos(index) for index in range(len(self.base.paths_mos))]
+
+    def image_and_mos(self, index: int) -> tuple[str, float]:
+        """Return path and MOS, in the data set's unit, of one image."""
+        row = self.base.paths_mos[index]
+        return row_paths(self.base, index)[0], float(row[image_column(row) + 1])
 
     def source_files(self) -> list[str]:
         """Return the files that the pictures come from: the images, or the photographs of a set that generates its pictures."""

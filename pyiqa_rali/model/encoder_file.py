@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyiqa_rali.core.errors import CheckpointError
 from pyiqa_rali.core.files import atomic_path
@@ -45,6 +45,14 @@ def load_encoder(path: Path) -> ImageEncoder:
 def as_loaded(encoder: ImageEncoder, half: bool = False) -> ImageEncoder:
     """Return what `load_encoder` would read after `save_encoder`, without a file; on the CPU, in float32."""
     return _restored(encoder.config, _stored(encoder, half))
+
+
+def round_to_half(module: nn.Module) -> None:
+    """Round floating-point weights to float16 in place, as a float16 export stores them; they stay in float32."""
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.half())
 
 
 def _stored(encoder: ImageEncoder, half: bool) -> dict[str, Tensor]:

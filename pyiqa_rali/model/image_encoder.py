@@ -86,12 +86,19 @@ class ImageEncoder(nn.Module):
 
     def encode(self, prepared: Tensor) -> Tensor:
         """Return image features (N, C) for preprocessed pictures (N, 3, h, w)."""
+        return self.project(self.backbone_rows(prepared))
+
+    def backbone_rows(self, prepared: Tensor) -> Tensor:
+        """Return the backbone's output (N, W), which the projection takes, for preprocessed pictures (N, 3, h, w)."""
         self._unfold_if_changed()
         self._choose_library(prepared)
         parts = prepared.split(self._pictures_at_once(prepared))
         dtype = _dtype_of(self.backbone)
-        features = torch.cat([self.backbone(part.to(dtype, memory_format=torch.channels_last)) for part in parts])
-        return self.projection(features.to(_dtype_of(self.projection) or features.dtype))
+        return torch.cat([self.backbone(part.to(dtype, memory_format=torch.channels_last)) for part in parts])
+
+    def project(self, rows: Tensor) -> Tensor:
+        """Return image features (N, C) for the backbone's output (N, W)."""
+        return self.projection(rows.to(_dtype_of(self.projection) or rows.dtype))
 
     def _pictures_at_once(self, prepared: Tensor) -> int:
         """Return how many pictures pass through a convolutional backbone together: few on CPUs, the whole batch elsewhere.

@@ -22,7 +22,7 @@ from pyiqa_rali.data.sections import TableOptions
 from pyiqa_rali.data.training_images import record_in
 from pyiqa_rali.model.checkpoint import load_checkpoint, load_metadata
 from pyiqa_rali.model.rali import RALI
-from pyiqa_rali.training.rali.features import embed, load_features
+from pyiqa_rali.training.rali.features import encoded, load_features
 from pyiqa_rali.training.rali.options import (
     AlignOptions,
     CompressOptions,
@@ -177,14 +177,21 @@ def test_a_resumed_run_keeps_the_features_that_it_had(tmp_path):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in load_checkpoint(export)[0].items())
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'float16'])
-def test_the_features_of_the_last_zero_shot_validation_are_those_of_stage_2(tmp_path, monkeypatch, dtype):
+def watch_encoding(monkeypatch):
+    """Return a list that the name of each table is added to whose pictures pass an encoder."""
     embedded = []
 
-    def counted(encoder, table, *rest):
+    def watched(encode, preprocessing, table, *rest):
         embedded.append(table.name)
-        return embed(encoder, table, *rest)
-    monkeypatch.setattr('pyiqa_rali.training.rali.run.embed', counted)
+        return encoded(encode, preprocessing, table, *rest)
+    for module in ('features', 'picture_rows'):
+        monkeypatch.setattr(f'pyiqa_rali.training.rali.{module}.encoded', watched)
+    return embedded
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float16'])
+def test_the_features_of_the_last_zero_shot_validation_are_those_of_stage_2(tmp_path, monkeypatch, dtype):
+    embedded = watch_encoding(monkeypatch)
     changes = {'export__dtype': dtype, 'align__prompts': {'high': ['very clear'], 'low': ['very noisy']}}
     options = write_options(tmp_path, name='reused', val__val_freq=3, align__total_iter=4, datasets__val__name='held out',
                             **changes)
@@ -509,3 +516,70 @@ def test_the_report_counts_buckets(tmp_path):
     train(str(write_options(tmp_path)))
     report = json.loads((tmp_path / 'experiments/tiny/compress/report.json').read_text())
     assert report['images'] == 16 and sum(report['basis_per_bucket']) == 8
+
+
+FROZEN = {'align__freeze_layers': -1, 'datasets__train__augment': None, 'align__quality': {'plcc_weight': 0.5},
+          'align__prompts': {'high': ['very clear'], 'low': ['very noisy']}, 'val__val_freq': 3,
+          'datasets__val__name': 'held out'}
+
+
+def test_a_frozen_backbone_that_is_asked_once_gives_the_same_model(tmp_path, monkeypatch):
+    plain = train(str(write_options(tmp_path, name='plain', **FROZEN)))
+    embedded = watch_encoding(monkeypatch)
+    cached = train(str(write_options(tmp_path, name='cached', align__cache_backbone=True, **FROZEN)))
+    assert embedded == ['tiny', 'held out']
+    ours, others = load_checkpoint(cached.export)[0], load_checkpoint(plain.export)[0]
+    assert ours.keys() == others.keys()
+    assert all(torch.allclose(ours[name].float(), others[name].float(), atol=1e-5) for name in ours)
+    assert cached.best == pytest.approx(plain.best, abs=1e-5)
+    logs = [np.genfromtxt(each.folder / 'align' / 'log.csv', delimiter=',', skip_header=1) for each in (cached, plain)]
+    assert np.allclose(*logs, atol=1e-5, equal_nan=True)
+    folder = tmp_path / 'experiments' / 'feature_cache'
+    options = write_options(tmp_path, name='other', align__cache_backbone=True, align__lr=5e-3, **FROZEN)
+    other, files = train(str(options)), list(folder.rglob('*.safetensors'))
+    assert embedded == ['tiny', 'held out'] and not same_weights(other.export, cached.export)
+    other.export.unlink()
+    assert train(str(options), auto_resume=True).best == other.best and list(folder.rglob('*.safetensors')) == files
+    for file in files:
+        file.unlink()
+    elsewhere = {'align__cache_backbone': True, 'path__feature_cache': str(tmp_path / 'kept')}
+    half = train(str(write_options(tmp_path, name='half', export__dtype='float16', **elsewhere, **FROZEN)))
+    assert embedded == ['tiny', 'held out'] * 2 and half.best['key'] == pytest.approx(cached.best['key'], abs=0.2)
+    assert list((tmp_path / 'kept').rglob('*.safetensors')) and not list(folder.rglob('*.safetensors'))
+
+
+def test_a_frozen_backbone_takes_the_first_draws_of_a_set_that_draws_anew(tmp_path, monkeypatch):
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        small = Image.fromarray(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8))
+        small.resize((96, 72), Image.Resampling.BICUBIC).save(photos / f'{number}.png')
+    drawn = {'name': 'drawn', 'type': 'SyntheticNRDataset', 'phase': 'train', 'dataroot_photos': str(photos), 'crop_size': 64,
+             'split_ratios': [1, 0, 0], 'mos_range': [1, 5], 'lower_better': False, 'samples_per_epoch': 10}
+    options = write_options(tmp_path, name='both', align__cache_backbone=True, datasets__train_2=drawn,
+                            bank={'num_texts': 4, 'num_candidates': 40}, compress__bucket_by='rank', **FROZEN)
+    embedded = watch_encoding(monkeypatch)
+    found = train(str(options))
+    assert embedded == ['tiny', 'drawn', 'held out']
+    features = load_features(found.folder / 'compress' / 'features_train_2.safetensors')
+    assert len(features.image_names) == 10 and features.agreement.shape[0] == 10
+    assert found.export.exists() and json.loads((found.folder / 'compress' / 'report.json').read_text())['images'] == 26
+
+
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'align__freeze_layers': 2}, r'align: cache_backbone: true needs .* freeze_layers: -1; it is 2\.'),
+    ({'datasets__val__augment': {'hflip': True}}, r"datasets: val: augment: \{'hflip': True\} changes the pictures, .* Remove"),
+])
+def test_what_is_not_the_same_each_time_cannot_be_kept(tmp_path, changes, message):
+    with pytest.raises(OptionError, match=message):
+        train(str(write_options(tmp_path, align__cache_backbone=True, **{**FROZEN, **changes})))
+
+
+def test_pictures_that_are_in_two_sets_are_encoded_once(tmp_path, monkeypatch):
+    embedded = watch_encoding(monkeypatch)
+    options = tiny_options(tmp_path)
+    same = {**options['datasets']['val'], 'name': 'again'}
+    found = train(str(write_options(tmp_path, datasets__test=same | {'phase': 'val'}, datasets__val__name='held out')))
+    ours, others = (load_features(found.folder / 'compress' / f'features_{name}.safetensors') for name in ('val', 'test'))
+    assert embedded == ['tiny', 'held out'] and torch.equal(ours.image_features, others.image_features)

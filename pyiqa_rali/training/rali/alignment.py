@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyiqa_rali.core import processes
@@ -15,7 +16,7 @@ from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.records import RunRecord
 from pyiqa_rali.data.sections import DatasetSection
-from pyiqa_rali.model.image_encoder import Standardise
+from pyiqa_rali.model.image_encoder import ImageEncoder, Standardise
 from pyiqa_rali.training.rali.batches import AlignmentDataset, JoinedAlignment, make_sampler, shares_of, training_loader
 from pyiqa_rali.training.rali.losses import ContrastiveLoss, contrastive_backward
 from pyiqa_rali.training.rali.options import AlignOptions, LoggerOptions
@@ -176,7 +177,9 @@ def train_step(alignment: Alignment, batch: dict[str, Any], options: AlignOption
 
     def encode_images(images):
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            return towers.image_encoder(images.to(device, non_blocking=True)).float()
+            images = images.to(device, non_blocking=True)
+            encoder = towers.image_encoder
+            return (encoder(images) if images.dim() > 2 else encoder.project(images)).float()
 
     def encode_texts(texts):
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
@@ -240,8 +243,13 @@ def _standardise_projection(towers: Towers, dataset: AlignmentDataset | JoinedAl
     keys = _first_pictures(dataset, options.standardise_samples)
     for start in progress_bar(range(0, len(keys), 16), desc='standardise', unit='batch', disable=not processes.is_main()):
         images = [item['img'] for item in dataset.__getitems__(keys[start:start + 16])]
-        features += [encoder.backbone(encoder.preprocess(image.unsqueeze(0).to(device))).float() for image in images]
+        features += [_backbone_row(encoder, image.unsqueeze(0).to(device)).float() for image in images]
     modules[0].fit(torch.cat(features))
+
+
+def _backbone_row(encoder: ImageEncoder, image: Tensor) -> Tensor:
+    """Return (1, W) for a picture (1, 3, H, W), or for its row, which it is already."""
+    return encoder.backbone(encoder.preprocess(image)) if image.dim() > 2 else image
 
 
 def _first_pictures(dataset: AlignmentDataset | JoinedAlignment, samples: int) -> list[tuple[int, ...]]:

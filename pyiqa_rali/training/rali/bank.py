@@ -48,6 +48,8 @@ def candidates_of_run(parts: Sequence[AlignmentDataset], num_candidates: int, se
 
 
 def _drawn_anew(part: AlignmentDataset, pictures: int) -> list[ReasoningText]:
+    if not part.table.draws_anew:  # draws that were encoded once are as many as there are
+        pictures = min(pictures, len(part.table))
     starts = range(0, pictures, ITEMS_AT_ONCE)
     items = (part.table.__getitems__(list(range(start, min(start + ITEMS_AT_ONCE, pictures)))) for start in starts)
     return [text for some in items for item in some for text in texts_of_item(item)]

@@ -15,6 +15,7 @@ from pyiqa_rali.data.sections import DatasetSection
 from pyiqa_rali.data.synthetic.dataset import texts_of_item
 from pyiqa_rali.data.tables import QualityTable
 from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
+from pyiqa_rali.training.rali.picture_rows import PictureRows
 from pyiqa_rali.training.rali.quality import Labels
 
 
@@ -22,13 +23,13 @@ class AlignmentDataset(Dataset):
     """Images with one of their reasoning texts, drawn anew each time (seed augmentation).
 
     Args:
-        table: the images.
+        table: the images, or rows of them.
         texts: texts of each image in the order of the items; None when the items bring their own (see `texts_of_item`).
         texts_per_image: only so many of an image's texts are used; None means all.
         preprocessing: the encoder's transform, whose resizing is done here, in the loader's processes.
     """
 
-    def __init__(self, table: QualityTable, texts: list[list[ReasoningText]] | None, texts_per_image: int | None,
+    def __init__(self, table: QualityTable | PictureRows, texts: list[list[ReasoningText]] | None, texts_per_image: int | None,
                  preprocessing: Preprocessing):
         self.table, self.texts = table, texts
         self.texts_per_image, self.preprocessing = texts_per_image, preprocessing
@@ -44,11 +45,19 @@ class AlignmentDataset(Dataset):
     def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
         return self.__getitems__([key])[0]
 
+    def all_texts(self) -> Iterator[ReasoningText]:
+        """Yield every text that an image may be given; of sets that draw their images, those of the rows that are there."""
+        of_images = map(texts_of_item, getattr(self.table, 'items', ())) if self.texts is None else self.texts
+        for texts in of_images:
+            yield from texts[:self.texts_per_image]
+
     def _finish(self, item: dict[str, Any], index: int, draw: int) -> dict[str, Any]:
         texts = (texts_of_item(item) if self.texts is None else self.texts[index])[:self.texts_per_image]
         # a generator for each draw: the text does not depend on which worker reads the item, nor on what it read before
         chosen = np.random.default_rng([self.table.seed, draw]).integers(len(texts))
-        image = fit_to_encoder(item['img'].unsqueeze(0), self.preprocessing)[0]
+        image = item['img']
+        if image.dim() > 1:  # a picture, and no row of one that was encoded before
+            image = fit_to_encoder(image.unsqueeze(0), self.preprocessing)[0]
         return {'img': image, 'mos_label': item['mos_label'], 'text': texts[chosen].text, 'set': 0,
                 'agreement': item.get('agreement')}
 
@@ -249,8 +258,8 @@ def training_loader(dataset: AlignmentDataset | JoinedAlignment, section: Datase
                     sampler: ResumableSampler | SharedSampler) -> DataLoader:
     """Return pyiqa's loader over the sampler's draws."""
     from pyiqa.data import build_dataloader
-    loader_options = {'phase': 'train', 'batch_size_per_gpu': sampler.batch_size,
-                      'num_worker_per_gpu': section.options.num_worker_per_gpu or 0,
+    workers = 0 if isinstance(dataset.table, PictureRows) else section.options.num_worker_per_gpu or 0  # rows need no reading
+    loader_options = {'phase': 'train', 'batch_size_per_gpu': sampler.batch_size, 'num_worker_per_gpu': workers,
                       'pin_memory': section.options.pin_memory or False,
                       'persistent_workers': False}
     loader = build_dataloader(dataset, loader_options, num_gpu=0, sampler=sampler, seed=sampler.seed)

@@ -1,7 +1,7 @@
 """Image features of whole data sets, computed once and kept in files for the later stages."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +43,15 @@ class FeatureTable:
     sets: Tensor | None = None
 
     @classmethod
+    def of(cls, items: Sequence[Mapping[str, Any]], image_features: Tensor) -> 'FeatureTable':
+        """Return the table of items of one data set, whose pictures have these features (n, C)."""
+        judged = [item['agreement'] for item in items if 'agreement' in item]
+        return cls(image_features, torch.tensor([float(item['mos_label']) for item in items]),
+                   [str(item['img_path']) for item in items],
+                   torch.tensor([item['mos'] for item in items], dtype=torch.float64),
+                   torch.stack(judged) if judged else None)
+
+    @classmethod
     def join(cls, tables: Sequence['FeatureTable']) -> 'FeatureTable':
         """Return one table for several data sets, numbered in their order."""
         width = max((table.agreement.shape[1] for table in tables if table.agreement is not None), default=0)
@@ -79,22 +88,23 @@ def _padded(agreement: Tensor | None, rows: int, width: int) -> Tensor:
 
 
 class _Fitted(Dataset):
-    """A table whose pictures already have the encoder's size."""
+    """Some items of a table, whose pictures already have the encoder's size."""
 
-    def __init__(self, table: 'Pictured', preprocessing: Preprocessing):
+    def __init__(self, table: 'Pictured', preprocessing: Preprocessing, indices: Sequence[int] | None):
         self.table, self.preprocessing = table, preprocessing
+        self.indices = range(len(table)) if indices is None else indices
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.indices)
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        items = self.table.__getitems__(indices)
+    def __getitems__(self, places: list[int]) -> list[dict[str, Any]]:
+        items = self.table.__getitems__([self.indices[place] for place in places])
         for item in items:
             item['img'] = fit_to_encoder(item['img'].unsqueeze(0), self.preprocessing)[0]
         return items
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return self.__getitems__([place])[0]
 
 
 class Pictured(Protocol):
@@ -110,32 +120,39 @@ class Pictured(Protocol):
 def embed(encoder: ImageEncoder, table: Pictured, device: torch.device, batch_size: int = 16,
           num_workers: int = 0) -> FeatureTable:
     """Return the image features of every item of a table; pictures of one size share a batch."""
-    loader = DataLoader(_Fitted(table, encoder.config.preprocessing), batch_size, num_workers=num_workers,
-                        collate_fn=_decoded)
-    features: list[Tensor] = []
-    mos: list[float] = []
-    labels: list[float] = []
-    names: list[str] = []
-    judged: list[Tensor] = []
+    batches = list(encoded(encoder, encoder.config.preprocessing, table, device, batch_size, num_workers))
+    return FeatureTable.of([item for items, _ in batches for item in items], torch.cat([rows for _, rows in batches]))
+
+
+def encoded(encode: Callable[[Tensor], Tensor], preprocessing: Preprocessing, table: Pictured, device: torch.device,
+            batch_size: int = 16, num_workers: int = 0,
+            indices: Sequence[int] | None = None) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
+    """Yield items of a table without their pictures, a batch at a time, and what becomes of the pictures.
+
+    Args:
+        encode: from pictures (N, 3, H, W) of one size on the device to rows (N, W).
+        preprocessing: of the encoder, whose resizing is done by the loader's processes.
+        table: the items.
+        device: where to encode.
+        batch_size: items at once; pictures of one size among them are encoded together.
+        num_workers: processes that read.
+        indices: the items that are wanted; None takes all.
+    """
+    loader = DataLoader(_Fitted(table, preprocessing, indices), batch_size, num_workers=num_workers, collate_fn=_decoded)
     with torch.inference_mode():
-        for decoded, mos_of_batch, mos_labels, agreement in progress_bar(loader, desc=f'features: {table.name}', unit='batch'):
+        for decoded, items in progress_bar(loader, desc=f'features: {table.name}', unit='batch'):
             found: dict[int, Tensor] = {}
-            for indices, (images,) in decoded.equal_sizes(device):
-                found |= zip(indices, encoder(images.contiguous()).float().cpu(), strict=True)
-            features += [found[index] for index in range(len(mos_labels))]
-            mos += mos_of_batch
-            labels += mos_labels
-            names += [each.image for each in decoded.scores]
-            judged += agreement
-    return FeatureTable(torch.stack(features), torch.tensor(labels), names, torch.tensor(mos, dtype=torch.float64),
-                        torch.stack(judged) if judged else None)
+            for places, (images,) in decoded.equal_sizes(device):
+                found |= zip(places, encode(images.contiguous()).float().cpu(), strict=True)
+            yield items, torch.stack([found[place] for place in range(len(items))])
 
 
-def _decoded(items: list[dict[str, Any]]) -> tuple[Decoded, list[float], list[float], list[Tensor]]:
-    """Return the pictures of one batch, grouped by size as for scoring, their MOS, these normalised, and judges' ranks."""
-    read = [(ImageScore(str(item['img_path'])), (item['img'].permute(1, 2, 0).numpy(),)) for item in items]
-    return (Decoded.of(read), [item['mos'] for item in items], [float(item['mos_label']) for item in items],
-            [item['agreement'] for item in items if 'agreement' in item])
+def _decoded(items: list[dict[str, Any]]) -> tuple[Decoded, list[dict[str, Any]]]:
+    """Return the pictures of one batch, grouped by size as for scoring, and what else the items hold."""
+    read = [(ImageScore(str(item['img_path'])), (item.pop('img').permute(1, 2, 0).numpy(),)) for item in items]
+    for item in items:
+        item.pop('ref_img', None)
+    return Decoded.of(read), items
 
 
 def save_features(path: Path, table: FeatureTable) -> None:

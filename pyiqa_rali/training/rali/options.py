@@ -85,6 +85,9 @@ class AlignOptions:
         grad_clip: largest gradient norm; None, like 0, switches clipping off.
         layer_decay: factor on the learning rate from each layer to the one before it.
         freeze_layers: how many of the first layers stay as they are; -1 freezes the whole backbone.
+        cache_backbone: compute what a backbone that stays as it is makes of each picture once, and keep it in
+            `path: feature_cache`: steps then train the projection alone, on kept rows of whole pictures, in a fraction of the
+            time. A set that draws its pictures anew takes its first `samples_per_epoch` draws.
         loss: 'softmax' (CLIP) or 'sigmoid' (SigLIP).
         contrastive_weight: weight of that loss; 0 leaves the texts out, for comparison.
         quality: what the MOS teach beside the texts; None, as in the paper, teaches nothing.
@@ -108,6 +111,7 @@ class AlignOptions:
     grad_clip: NotNegative | None = 1.0
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
     freeze_layers: Annotated[int, Ge(-1)] = 0
+    cache_backbone: bool = False
     loss: Literal['softmax', 'sigmoid'] = 'softmax'
     contrastive_weight: NotNegative = 1.0
     quality: QualityOptions | None = None
@@ -187,7 +191,7 @@ class ValOptions:
 
     Attributes:
         key_metric: the metric by which the best epoch of stage 3 is chosen.
-        key_dataset: the validation set that it is taken from; None averages over all of them.
+        key_dataset: the validation set that it is taken from, or several, which it is averaged over; None means all of them.
         metrics: pyiqa's metric sections, by name.
         val_freq: steps between validations of stage 1; None validates at the end only.
         overlap: what validation images that are trained on do: 'fail' ends the run before its first step, 'count' continues and
@@ -195,7 +199,7 @@ class ValOptions:
     """
 
     key_metric: str = 'srcc'
-    key_dataset: str | None = None
+    key_dataset: str | list[str] | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=lambda: {
         name: {'type': f'calculate_{name}'} for name in ('srcc', 'plcc', 'krcc')})
     val_freq: Count | None = None
@@ -263,11 +267,14 @@ class PathOptions:
         pretrain_network: an export of ours whose image encoder is the start, or rali-lite or rali-lite-v1 for the embedded
             weights; None starts from `network`.
         strict_load: whether its tensors must match exactly.
+        feature_cache: folder where features are kept, addressed by weights and pictures, for this run and others; None keeps
+            none, and with `align: cache_backbone: true` means feature_cache below `experiments_root`.
     """
 
     experiments_root: str = './experiments'
     pretrain_network: str | None = None
     strict_load: bool = True
+    feature_cache: str | None = None
 
 
 @dataclass(kw_only=True)

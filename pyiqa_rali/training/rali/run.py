@@ -26,7 +26,7 @@ from pyiqa_rali.measures.correlations import correlations
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint, save_pth
 from pyiqa_rali.model.checkpoint_bank import with_bank
-from pyiqa_rali.model.encoder_file import as_loaded, load_encoder, save_encoder
+from pyiqa_rali.model.encoder_file import as_loaded, load_encoder, round_to_half, save_encoder
 from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.training.rali.alignment import align
 from pyiqa_rali.training.rali.bank import bank_of_run, load_bank, save_bank
@@ -38,9 +38,11 @@ from pyiqa_rali.training.rali.batches import (
     shares_of,
 )
 from pyiqa_rali.training.rali.compression import compress
+from pyiqa_rali.training.rali.feature_store import FeatureStore
 from pyiqa_rali.training.rali.features import FeatureTable, embed, load_features, save_features
 from pyiqa_rali.training.rali.fine_tuning import fine_tune
 from pyiqa_rali.training.rali.options import TrainOptions, train_options
+from pyiqa_rali.training.rali.picture_rows import Embedding
 from pyiqa_rali.training.rali.run_folder import RunFolder, exported_scale
 from pyiqa_rali.training.rali.run_images import RunImages, check_batch_sizes, check_images
 from pyiqa_rali.training.rali.towers import Towers, build_towers
@@ -107,6 +109,7 @@ class Run:
         self.device = choose_device(options.num_gpu)
         self.sections = check_sections(options)
         self.images: RunImages | None = None
+        self.store = FeatureStore(self._feature_cache())
         seed_everything(options.manual_seed)
 
     def check_images(self) -> None:
@@ -133,12 +136,15 @@ class Run:
         parts = [alignment_dataset(build_table(section, options.datasets[section], options.manual_seed), self.sections[section],
                                    options.align.texts_per_image, towers.image_encoder.config.preprocessing)
                  for section in self._train_sections()]
+        if options.align.cache_backbone:
+            self._take_rows(parts, towers)
         dataset = join_datasets(parts)
         sections = [self.sections[section] for section in self._train_sections()]
         images = cast(RunImages, self.images)  # `check_images` reads them wherever there is a stage 1
         batch_sizes = pictures_of_each(sections, parts)
         for section, batch_size in zip(sections, batch_sizes, strict=True):
-            if section.options.type != 'SyntheticNRDataset':  # whose pictures have one size, other than their photographs
+            # pictures of synthetic sets have one size, other than their photographs, and rows are of one width
+            if section.options.type != 'SyntheticNRDataset' and not options.align.cache_backbone:
                 check_batch_sizes(section.section, images.inspected[section.section], section.values.get('augment'),
                                   batch_size, towers.image_encoder.config.preprocessing)
         self._report_long_texts(towers, dataset.texts)
@@ -209,9 +215,42 @@ class Run:
                   for name in self._val_sections()}
         return {name: overlap(record, table.source_files()) for name, table in tables.items()}
 
-    def _embed(self, encoder: ImageEncoder, section: str) -> FeatureTable:
+    def _embed(self, encoder: ImageEncoder, section: str, final: bool = True) -> FeatureTable:
+        """Return the features of a section's pictures; of those that the same weights have encoded before, the kept ones.
+
+        Args:
+            encoder: present or final.
+            section: of the option file.
+            final: whether these weights are asked again.
+        """
         table = build_table(section, self.options.datasets[section], self.options.manual_seed)
-        return embed(encoder, table, self.device, FEATURE_BATCH, self.sections[section].options.num_worker_per_gpu or 0)
+        workers, kept = self.sections[section].options.num_worker_per_gpu or 0, None
+        if self.options.align.cache_backbone:
+            kept = Embedding.of_backbone(encoder, self.store, self.device).features(table, workers, encoder.project)
+        elif final:
+            kept = Embedding.of_encoder(encoder, self.store, self.device).features(table, workers)
+        return kept or embed(encoder, table, self.device, FEATURE_BATCH, workers)
+
+    def _feature_cache(self) -> str | None:
+        """Return the folder of kept features; None keeps them in memory for this run."""
+        path = self.options.path
+        if path.feature_cache is None and self.options.align.cache_backbone:
+            return str(Path(path.experiments_root) / 'feature_cache')
+        return path.feature_cache
+
+    def _take_rows(self, parts: list[AlignmentDataset], towers: Towers) -> None:
+        """Put the frozen backbone's rows in the place of the training pictures, and encode their texts ahead."""
+        encoder = towers.image_encoder.to(self.device)
+        if self._half:  # what is exported, and what the later stages see, is rounded: so is what the projection learns from
+            round_to_half(encoder.backbone)
+        embedding = Embedding.of_backbone(encoder, self.store, self.device)
+        for part, section in zip(parts, self._train_sections(), strict=True):
+            part.table = embedding.all_rows(cast(QualityTable, part.table), section,
+                                            self.sections[section].options.num_worker_per_gpu or 0)
+        text_encoder = towers.text_encoder.to(self.device).eval()
+        if processes.is_main():
+            text_encoder.remember([text.text for part in parts for text in part.all_texts()], self.store)
+        processes.barrier()
 
     def _scorer_from_basis(self) -> BasisScorer:
         from safetensors.torch import load_file
@@ -226,11 +265,11 @@ class Run:
     @torch.no_grad()
     def _validate(self, scorer: BasisScorer, tables: dict[str, FeatureTable]) -> dict[str, float]:
         """Return every metric of every validation set, and 'key', which the best epoch is chosen by."""
-        values, keys = {}, []
+        values, keys, chosen_by = {}, [], self.options.val.key_dataset
         for name, table in tables.items():
             found = self._correlate(scorer(table.image_features).numpy(), table.mos_label.numpy(), name)
             values.update({f'{name}/{metric}': value for metric, value in found.items()})
-            if self.options.val.key_dataset in (None, name):
+            if chosen_by is None or name in ([chosen_by] if isinstance(chosen_by, str) else chosen_by):
                 keys.append(found[self.options.val.key_metric])
         return {**values, 'key': float(np.mean(keys)) if keys else 0.0}
 
@@ -323,7 +362,7 @@ class Run:
     def _val_features(self, encoder: ImageEncoder, last: bool) -> dict[str, FeatureTable]:
         """Return the features of every validation set in stage 1; those of its end are kept for stage 2."""
         if not last:
-            return {name: self._embed(encoder, name) for name in self._val_sections()}
+            return {name: self._embed(encoder, name, final=False) for name in self._val_sections()}
         final = as_loaded(encoder, self._half).to(self.device).eval()
         tables = {name: self._embed(final, name) for name in self._val_sections()}
         for name, table in tables.items():
@@ -355,14 +394,17 @@ def check_sections(options: TrainOptions) -> dict[str, DatasetSection]:
     if not sections_for(options.datasets, 'train'):
         raise OptionError('datasets: train: must be given.')
     validated = sections_for(options.datasets, 'val', 'test')
-    if options.val.key_dataset is not None and options.val.key_dataset not in validated:
-        raise OptionError(f'val: key_dataset: "{options.val.key_dataset}" is not one of {", ".join(validated) or "none"}.')
+    chosen_by = options.val.key_dataset
+    for key_dataset in [chosen_by] if isinstance(chosen_by, str) else chosen_by or []:
+        if key_dataset not in validated:
+            raise OptionError(f'val: key_dataset: "{key_dataset}" is not one of {", ".join(validated) or "none"}.')
     refuse_keys(options.datasets, ('class_column', 'paper_name'), 'has no effect in the training of RALI')
     tested = {name: section for name, section in options.datasets.items() if name in validated}
     refuse_keys(tested, ('share', 'supervision'), 'is for training sets')
     basis = {name: section for name, section in options.datasets.items() if phase_of(name) == 'basis'}
     refuse_keys(basis, ('share',), 'has no effect: stages 2 and 3 take all images of a basis')
     sections = {name: dataset_section(name, section) for name, section in options.datasets.items()}
+    check_cached_backbone(sections, options)
     check_supervision(sections, options)
     return sections
 
@@ -383,6 +425,24 @@ def check_supervision(sections: dict[str, DatasetSection], options: TrainOptions
         if ordered and not ranked:
             raise OptionError(f'datasets: {ordered[0]}: supervision: order teaches nothing without a rank loss. Give score: '
                               'rank_weight or align: quality: rank_weight.')
+
+
+def check_cached_backbone(sections: dict[str, DatasetSection], options: TrainOptions) -> None:
+    """Check that what `align: cache_backbone` computes once would be the same each time.
+
+    Raises:
+        OptionError: the backbone is trained, or pictures are augmented.
+    """
+    if not options.align.cache_backbone:
+        return
+    if options.align.freeze_layers != -1:
+        raise OptionError('align: cache_backbone: true needs a backbone that stays as it is, freeze_layers: -1; it is '
+                          f'{options.align.freeze_layers}. Change one of the two.')
+    for name, section in sections.items():
+        augment = section.values.get('augment')
+        if augment:
+            raise OptionError(f'datasets: {name}: augment: {augment} changes the pictures, and align: cache_backbone: true '
+                              'encodes each whole picture once. Remove augment, or set cache_backbone to false.')
 
 
 def pictures_of_each(sections: Sequence[DatasetSection], parts: Sequence[AlignmentDataset]) -> list[int]:

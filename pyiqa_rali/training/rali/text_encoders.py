@@ -1,7 +1,7 @@
 """Text encoders for contrastive alignment: a CLIP model's own text tower, or a sentence encoder from transformers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line
 from pyiqa_rali.core.hub import from_hub
-from pyiqa_rali.core.messages import bars_of_transformers
+from pyiqa_rali.core.messages import bars_of_transformers, progress_bar
+from pyiqa_rali.training.rali.feature_store import FeatureStore, Stored, identity_of, text_key
 
 CHOICES = 'give the folder of a copy, or installed:PACKAGE; or, with a network, set HF_ENDPOINT to a mirror that can be reached'
 HUB_FILES = ('*.json', '*.txt', '*.model', '*.safetensors', 'pytorch_model*.bin')
+TEXTS_A_FILE = 256
 _SENTENCE_END = re.compile(r'(?<=[.!?])\s+')
 
 
@@ -45,6 +47,22 @@ class TextEncoder(nn.Module):
         row = {part: index for index, part in enumerate(unique)}
         features = F.normalize(features, dim=-1)
         return torch.stack([features[[row[part] for part in text]].mean(dim=0) for text in parts])
+
+    def remember(self, texts: Iterable[str], store: FeatureStore) -> None:
+        """Encode texts ahead, and keep what a frozen encoder makes of them for later runs too; a trained one keeps nothing."""
+        if self.train_weights:
+            return
+        device = next(self.parameters()).device
+        identity = identity_of(self, [type(self).__name__, self.context_length], device)
+        parts = dict.fromkeys(part for text in dict.fromkeys(texts)
+                              for part in (split_into_sentences(text) if self.split_sentences else [text]))
+        keys = {text_key(part): part for part in parts}
+        self._cache.update({keys[key]: stored.row.to(device) for key, stored in store.get(identity, list(keys)).items()})
+        new = [part for part in parts if part not in self._cache]
+        for start in progress_bar(range(0, len(new), TEXTS_A_FILE), desc='texts', unit='file', disable=not new):
+            chunk = new[start:start + TEXTS_A_FILE]
+            rows = self._encode_unique(chunk).cpu()
+            store.add(identity, {text_key(part): Stored(row) for part, row in zip(chunk, rows, strict=True)})
 
     def count_long(self, texts: Sequence[str]) -> int:
         """Return how many texts (or single sentences, when split) are longer than the context and lose their end."""
