@@ -1,0 +1,226 @@
+"""Tables and texts for images that people scored, from clones of the public repositories that hold them; nothing is copied."""
+
+import csv
+import json
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyiqa_rali.core.errors import DataError, OptionError, some
+from pyiqa_rali.core.files import atomic_open
+from pyiqa_rali.core.tables import write_csv
+from pyiqa_rali.data.reasoning_texts import ReasoningText
+from pyiqa_rali.data.synthetic.quality_texts import IMPRESSIONS
+
+BIQ2021, MMP2K_IMAGES, MMP2K = 'BIQ2021', 'MMP-2K-Subjective-Study-Platform', 'MMP-2k'
+TID2013_IMAGES, TID2013 = 'MTurkImageQuality', 'Image-Quality'
+REPOSITORIES = {BIQ2021: 'nisarahmedrana/BIQ2021', MMP2K_IMAGES: 'SJHPCJS/MMP-2K-Subjective-Study-Platform',
+                MMP2K: 'Future-IQA/MMP-2k', TID2013_IMAGES: 'edoardore/MTurkImageQuality', TID2013: 'parag2489/Image-Quality'}
+COLUMNS = ('name', 'mos', 'official_split', 'small')
+MMP2K_LEVELS = {'mild': 2.0, 'medium': 3.0, 'strong': 4.0}  # as the raters said it; medium is the middle of five levels
+VERDICT_WRITER = 'pyiqa_rali verdicts by MOS'
+SMALL = {'train': 6, 'val': 3, 'test': 3}  # one in so many
+SEED = 0
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """One row.
+
+    Attributes:
+        name: file within the set's folder of images.
+        mos: as the raters' table has it, higher better.
+        split: train, val or test.
+        text: what people wrote on it, and what is wrong with it as (type, level).
+    """
+
+    name: str
+    mos: float
+    split: str
+    text: ReasoningText | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was written for one set.
+
+    Attributes:
+        table: meta.csv.
+        counts: of images in each part.
+        texts: files of texts.
+    """
+
+    table: Path
+    counts: dict[str, int]
+    texts: list[Path]
+
+
+def prepare(repositories: Path, out: Path) -> list[Prepared]:
+    """Write a folder for every set that is there: biq2021, mmp2k, tid2013.
+
+    In it are `images`, a link to those of the clone; `meta.csv` with the columns name, mos, official_split (train, val, test),
+    and small: a seeded sixth of train, and a third of val and test, keep their split there, the rest is '-', for experiments
+    that have to be quick;
+    `texts_verdict.jsonl`, sentences that say of each training image how good it is by its MOS; and for MMP-2k `texts.jsonl`,
+    what its raters wrote.
+
+    Args:
+        repositories: folder of the clones, under the names that they have (see `REPOSITORIES`); they are only read.
+        out: folder to write to.
+
+    Raises:
+        OptionError: no set is there, or a set lacks one of its two repositories.
+        DataError: images of a table are missing, a table cannot be read, or no link can be made.
+    """
+    sets: dict[str, tuple[tuple[str, ...], str, tuple[float, float], Callable[[Path], list[ScoredImage]]]] = {
+        'biq2021': ((BIQ2021,), f'{BIQ2021}/Images', (0, 1), biq2021),
+        'mmp2k': ((MMP2K_IMAGES, MMP2K), f'{MMP2K_IMAGES}/backend/server/image_base', (0, 100), mmp2k),
+        'tid2013': ((TID2013_IMAGES, TID2013), f'{TID2013_IMAGES}/static/images', (0, 9), tid2013_part)}
+    written = []
+    for name, (needed, images, mos_range, read) in sets.items():
+        there = [each for each in needed if (repositories / each).is_dir()]
+        if not there:
+            continue
+        if len(there) < len(needed):
+            missing = next(each for each in needed if each not in there)
+            raise OptionError(f'--repositories: {repositories / missing} is not a folder, and {name} needs it beside '
+                              f'{there[0]}. Clone github.com/{REPOSITORIES[missing]} there.')
+        written.append(_write(out / name, repositories / images, read(repositories), mos_range))
+    if not written:
+        raise OptionError(f'--repositories: {repositories} has none of {", ".join(REPOSITORIES)}. Clone those of a set there: '
+                          f'{", ".join(f"github.com/{each}" for each in REPOSITORIES.values())}.')
+    return written
+
+
+def biq2021(repositories: Path) -> list[ScoredImage]:
+    """Return BIQ2021: its official test part, and a tenth of its training part as val."""
+    folder = repositories / BIQ2021
+    by_lower = _files(folder / 'Images')
+    rows = {part: [(cells[0], float(cells[1])) for cells in _cells(folder / f'{part.title()} (Images and MOS).csv')]
+            for part in ('train', 'test')}
+    chosen = split_by_name([name for name, _ in rows['train']], {'train': 0.9, 'val': 0.1})
+    return [ScoredImage(_found(name, by_lower, folder), mos, chosen[name] if part == 'train' else part)
+            for part, members in rows.items() for name, mos in members]
+
+
+def mmp2k(repositories: Path) -> list[ScoredImage]:
+    """Return MMP-2k, split at random by 8 to 1 to 1 (it brings no split), with its raters' sentences and distortions."""
+    path = repositories / MMP2K / 'MMP-2k.csv'
+    by_lower = _files(repositories / MMP2K_IMAGES / 'backend' / 'server' / 'image_base')
+    with open(path, newline='', encoding='utf-8-sig') as stream:
+        rows = list(csv.DictReader(stream))
+    try:
+        split = split_by_name([row['file_name'] for row in rows], {'train': 0.8, 'val': 0.1, 'test': 0.1})
+        return [ScoredImage(_found(Path(row['file_name']).name, by_lower, path), float(row['MOS']), split[row['file_name']],
+                            _said(row)) for row in rows]
+    except (KeyError, ValueError) as error:
+        raise DataError(f'{path}: is not the table of MMP-2k that was expected ({type(error).__name__}: {error}).') from error
+
+
+def _said(row: Mapping[str, str]) -> ReasoningText:
+    said = [each for each in json.loads(row['distortion annotation'] or '[]') if each['factor']]
+    return ReasoningText(row['quality report'], 0, 'people (MMP-2k)',
+                         [(each['factor'], MMP2K_LEVELS[each['magnitude']]) for each in said])
+
+
+def tid2013_part(repositories: Path) -> list[ScoredImage]:
+    """Return the part of TID2013 whose images are there, all of it test."""
+    path = repositories / TID2013 / 'mos_with_names.txt'
+    by_lower = _files(repositories / TID2013_IMAGES / 'static' / 'images')
+    pairs = [line.split() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+    return [ScoredImage(by_lower[name.lower()], float(mos), 'test') for mos, name in pairs if name.lower() in by_lower]
+
+
+def split_by_name(names: Sequence[str], shares: Mapping[str, float]) -> dict[str, str]:
+    """Return the part of each name: a seeded shuffle of the sorted names, cut by the shares, which add up to 1.
+
+    Example:
+        >>> found = split_by_name([f'{number}.png' for number in range(10)], {'train': 0.8, 'test': 0.2})
+        >>> sorted(found.values())
+        ['test', 'test', 'train', 'train', 'train', 'train', 'train', 'train', 'train', 'train']
+    """
+    names = sorted(names)
+    random.Random(SEED).shuffle(names)
+    parts, start, share = {}, 0, 0.0
+    for part, own in shares.items():
+        share += own
+        end = round(share * len(names))
+        parts.update(dict.fromkeys(names[start:end], part))
+        start = end
+    return parts
+
+
+def verdicts_of(mos_label: float) -> list[str]:
+    """Return sentences on how good an image is as a whole.
+
+    Args:
+        mos_label: in [0, 1], higher better.
+    """
+    return list(IMPRESSIONS[min(int(mos_label * len(IMPRESSIONS)), len(IMPRESSIONS) - 1)])
+
+
+def _write(folder: Path, images: Path, rows: list[ScoredImage], mos_range: tuple[float, float]) -> Prepared:
+    small = {row.name for part, one_in in SMALL.items()
+             for row in _drawn([row for row in rows if row.split == part], one_in)}
+    table = folder / 'meta.csv'
+    write_csv(table, COLUMNS, [(row.name, row.mos, row.split, row.split if row.name in small else '-') for row in rows])
+    _link(folder / 'images', images)
+    low, high = mos_range
+    verdicts = [(row.name, [ReasoningText(text, number, VERDICT_WRITER)
+                            for number, text in enumerate(verdicts_of((row.mos - low) / (high - low)))])
+                for row in rows if row.split == 'train']
+    people = [(row.name, [row.text]) for row in rows if row.text is not None]
+    written = []
+    for name, members in (('texts_verdict.jsonl', verdicts), ('texts.jsonl', people)):
+        if members:
+            written.append(folder / name)
+            _write_texts(written[-1], members)
+    return Prepared(table, {part: sum(row.split == part for row in rows) for part in ('train', 'val', 'test')}, written)
+
+
+def _link(link: Path, images: Path) -> None:
+    """Make a link to the images, unless there is one already, or a folder in its place."""
+    if link.exists():
+        return
+    try:
+        link.unlink(missing_ok=True)  # one that leads nowhere
+        link.symlink_to(os.path.relpath(images, link.parent), target_is_directory=True)
+    except OSError as error:
+        raise DataError(f'{link}: cannot be made a link to {images} ({error.strerror}). Copy that folder there.') from error
+
+
+def _drawn(rows: Sequence[ScoredImage], one_in: int) -> list[ScoredImage]:
+    ordered = sorted(rows, key=lambda row: row.name)
+    return random.Random(SEED + 1).sample(ordered, len(ordered) // one_in)
+
+
+def _write_texts(path: Path, members: Sequence[tuple[str, Sequence[ReasoningText]]]) -> None:
+    with atomic_open(path) as stream:
+        for name, texts in members:
+            known = texts[0].distortions
+            line = {'image': name, **({} if known is None else {'distortions': [list(pair) for pair in known]}),
+                    'texts': [{'text': each.text, 'seed': each.seed, 'model': each.model} for each in texts]}
+            stream.write(json.dumps(line, ensure_ascii=False) + '\n')
+
+
+def _cells(path: Path) -> list[list[str]]:
+    """Return the rows of a table after its header."""
+    if not path.is_file():
+        raise DataError(f'{path}: does not exist. Is the clone whole?')
+    with open(path, newline='', encoding='utf-8-sig') as stream:
+        return [row for row in csv.reader(stream) if any(row)][1:]
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Return the files of a folder by their names in lower case, as tables and files differ in case."""
+    if not folder.is_dir():
+        raise DataError(f'{folder}: does not exist. Is the clone whole?')
+    return {path.name.lower(): path.name for path in sorted(folder.iterdir())}
+
+
+def _found(name: str, by_lower: Mapping[str, str], where: Path) -> str:
+    if name.lower() not in by_lower:
+        raise DataError(f'{where}: has a MOS for {some([name])}, and no such image. Is the clone whole?')
+    return by_lower[name.lower()]

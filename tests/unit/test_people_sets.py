@@ -1,0 +1,103 @@
+"""Tables and texts for public images that people scored, from folders as the repositories have them."""
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from pyiqa_rali.__main__ import main
+from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.data.people_sets import prepare, verdicts_of
+from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
+from pyiqa_rali.data.synthetic.quality_texts import IMPRESSIONS
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'')
+
+
+def clones(folder):
+    """Write the tables of the repositories and empty files for their images."""
+    biq = folder / 'BIQ2021'
+    for part, numbers in (('Train', range(20)), ('Test', range(20, 26))):
+        for number in numbers:
+            touch(biq / 'Images' / f'SS01 ({number}).jpg')
+        lines = [f'ss01 ({number}).jpg,{number / 26:.4f},,' for number in numbers]
+        (biq / f'{part} (Images and MOS).csv').write_text('\n'.join(['\ufeffImage Name,MOS,,', *lines, ',,,', '']))
+    rows = []
+    for number in range(10):
+        touch(folder / 'MMP-2K-Subjective-Study-Platform' / 'backend' / 'server' / 'image_base' / f'{number}.jpg')
+        said = [{'magnitude': 'strong', 'factor': 'underexposure', 'position': 'entire image'}] if number else []
+        rows.append([f'images/{number}.jpg', 50, 10 * number, json.dumps(said) if said else '', f'The image {number} is fair.'])
+    (folder / 'MMP-2k').mkdir()
+    with open(folder / 'MMP-2k' / 'MMP-2k.csv', 'w', newline='') as stream:
+        csv.writer(stream).writerows([['file_name', '1', 'MOS', 'distortion annotation', 'quality report'], *rows])
+    for name in ('I01_11_1.BMP', 'i02_01_1.bmp'):
+        touch(folder / 'MTurkImageQuality' / 'static' / 'images' / name)
+    (folder / 'Image-Quality').mkdir()
+    (folder / 'Image-Quality' / 'mos_with_names.txt').write_text('5.5 i01_11_1.bmp\n4.25 I02_01_1.bmp\n3.0 i25_01_1.bmp\n')
+    return folder
+
+
+@pytest.fixture
+def repositories(tmp_path):
+    return clones(tmp_path / 'repositories')
+
+
+def rows_of(path):
+    with open(path, newline='') as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_each_set_gets_its_table_with_parts_and_small_parts(repositories, tmp_path, capsys):
+    out = tmp_path / 'datasets'
+    assert main(['prepare-people', '--repositories', str(repositories), '--out', str(out)]) == 0
+    assert f'{out / "biq2021" / "meta.csv"}: 18 train, 2 val, 6 test' in capsys.readouterr().out
+    biq, mmp, tid = (rows_of(out / name / 'meta.csv') for name in ('biq2021', 'mmp2k', 'tid2013'))
+    tested = [row['name'] for row in biq if row['official_split'] == 'test']
+    assert tested == [f'SS01 ({number}).jpg' for number in range(20, 26)]
+    assert {part: sum(row['official_split'] == part for row in mmp) for part in ('train', 'val', 'test')} == {
+        'train': 8, 'val': 1, 'test': 1}
+    assert [(row['name'], row['mos'], row['official_split']) for row in tid] == [
+        ('I01_11_1.BMP', '5.5', 'test'), ('i02_01_1.bmp', '4.25', 'test')]
+    for rows in (biq, mmp):
+        assert all(row['small'] in ('-', row['official_split']) for row in rows)
+    assert [sum(row['small'] == part for row in biq) for part in ('train', 'val', 'test')] == [3, 0, 2]
+    for name, rows in (('biq2021', biq), ('mmp2k', mmp), ('tid2013', tid)):
+        assert all((out / name / 'images' / row['name']).is_file() for row in rows)
+    again = {path: path.read_bytes() for path in out.rglob('*.*') if path.is_file()}
+    prepare(repositories, out)
+    assert {path: path.read_bytes() for path in out.rglob('*.*') if path.is_file()} == again
+
+
+def test_texts_are_verdicts_of_training_images_and_what_raters_wrote(repositories, tmp_path):
+    prepare(repositories, tmp_path)
+    table = {row['name']: row for row in rows_of(tmp_path / 'biq2021' / 'meta.csv')}
+    verdicts = load_reasoning_texts(tmp_path / 'biq2021' / 'texts_verdict.jsonl')
+    assert set(verdicts) == {name for name, row in table.items() if row['official_split'] == 'train'}
+    for name, texts in verdicts.items():
+        assert [each.text for each in texts] == list(IMPRESSIONS[int(float(table[name]['mos']) * 10)])
+    people = load_reasoning_texts(tmp_path / 'mmp2k' / 'texts.jsonl')
+    assert people['3.jpg'][0].text == 'The image 3 is fair.' and people['3.jpg'][0].distortions == [('underexposure', 4.0)]
+    assert people['0.jpg'][0].distortions == []
+    mmp = load_reasoning_texts(tmp_path / 'mmp2k' / 'texts_verdict.jsonl')
+    assert [text.text for text in mmp['5.jpg' if '5.jpg' in mmp else '6.jpg']] == verdicts_of(0.5 if '5.jpg' in mmp else 0.6)
+    assert not (tmp_path / 'tid2013' / 'texts_verdict.jsonl').exists()
+
+
+def test_verdicts_cover_the_whole_range():
+    assert verdicts_of(0) == list(IMPRESSIONS[0]) and verdicts_of(1) == list(IMPRESSIONS[-1])
+
+
+def test_what_is_missing_is_told(repositories, tmp_path):
+    with pytest.raises(OptionError, match='--repositories: .*nothing has none of BIQ2021.*github.com/nisarahmedrana/BIQ2021'):
+        prepare(tmp_path / 'nothing', tmp_path)
+    (repositories / 'BIQ2021' / 'Images' / 'SS01 (3).jpg').unlink()
+    with pytest.raises(DataError, match=r'BIQ2021: has a MOS for ss01 \(3\).jpg, and no such image. Is the clone whole'):
+        prepare(repositories, tmp_path)
+    shutil.rmtree(repositories / 'BIQ2021')
+    shutil.rmtree(repositories / 'MMP-2k')
+    with pytest.raises(OptionError, match='MMP-2k is not a folder, and mmp2k needs it beside .*github.com/Future-IQA/MMP-2k'):
+        prepare(repositories, tmp_path)
