@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _told(results: dict[str, Any]) -> list[str]:
     """Return the results as lines."""
-    lines = [f'{name:18} SRCC with MOS {value:+.3f}' for name, value in results.get('srcc', {}).items()]
+    lines = [f'{name:22} SRCC with MOS {value:+.3f}' for name, value in results.get('srcc', {}).items()]
     for fault, areas in results.get('auc', {}).items():
         numbers = {name: area for name, area in areas.items() if ': ' not in name and name not in ('pictures', 'ours')}
         best = sorted(numbers, key=lambda name: -abs(numbers[name] - 0.5))[:4]

@@ -13,7 +13,7 @@ from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.runs import KeyedRows, claim_folder
 from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage, read_rgb
 from pyiqa_rali.data.picture_measures import MEASURES, measure_picture
-from pyiqa_rali.data.picture_measures.degrees import FAULTS, fault_scores, quantiles_of
+from pyiqa_rali.data.picture_measures.degrees import FAULTS, Quantiles, fault_scores, quantiles_of, stored_quantiles
 from pyiqa_rali.data.picture_measures.people import FAULTS_OF_PEOPLE, TYPES_OF_PEOPLE
 from pyiqa_rali.data.picture_measures.table import measures_of_row
 from pyiqa_rali.data.reasoning_texts import ReasoningText, join_texts
@@ -33,7 +33,7 @@ class MeasuredPictures:
     Attributes:
         root: the folder with pictures.jsonl, quantiles.json and results.json.
         pictures: a row for each: `image`, `mos` where it is known, and every measure.
-        results: `srcc` of each measure with the MOS, `auc` of measures and faults against people's annotations; what there was
+        results: `srcc` of each measure and fault with the MOS, `auc` of them against people's annotations; what there was
             nothing to compare with is left out.
     """
 
@@ -82,12 +82,13 @@ def measure_pictures(images: Sequence[Path], out: str | Path, mos: Sequence[floa
     rows = [{**kept.done[name]} for name in names]
     measured = [measures_of_row(row, root / PICTURES) for row in rows]
     columns = {name: np.array([each[name] for each in measured]) for name in MEASURES}
-    write_json(root / QUANTILES, {'command': command, 'pictures': len(rows), **asdict(quantiles_of(columns))})
+    quantiles = quantiles_of(columns)
+    write_json(root / QUANTILES, {'command': command, 'pictures': len(rows), **asdict(quantiles)})
     results: dict[str, Any] = {'pictures': len(rows)}
     if mos is not None:
         scores = np.array([mos[index] for index in chosen])
         rows = [{**row, 'mos': float(score)} for row, score in zip(rows, scores, strict=True)]
-        results['srcc'] = srcc_with_mos(columns, scores)
+        results['srcc'] = srcc_with_mos({**columns, **fault_columns(columns, quantiles)}, scores)
     if annotations is not None:
         every = join_texts([str(file) for file in images], dict(annotations), others)
         said = [every[index][0].distortions for index in chosen]
@@ -120,9 +121,7 @@ def auc_against_people(columns: Mapping[str, np.ndarray], said: Sequence[Any]) -
     """
     _refuse_unknown(said)
     values = {name: np.where(np.isnan(each), np.nanmedian(each), each) for name, each in columns.items()}
-    scores = [fault_scores({name: float(each[index]) for name, each in values.items()}) for index in range(len(said))]
-    for name in FAULTS:
-        values[f'fault: {name}'] = np.array([each[name] for each in scores])
+    values.update(fault_columns(values, stored_quantiles()))
     for named, ours in FAULTS_OF_PEOPLE.items():
         values[f'said: {named}'] = np.mean([values[f'fault: {name}'] for name in ours], axis=0)
     found: dict[str, dict[str, Any]] = {}
@@ -132,6 +131,14 @@ def auc_against_people(columns: Mapping[str, np.ndarray], said: Sequence[Any]) -
             found[named] = {'pictures': int(there.sum()), 'ours': list(FAULTS_OF_PEOPLE.get(named, ())),
                             **{name: area_under_roc(each, there) for name, each in values.items()}}
     return found
+
+
+def fault_columns(columns: Mapping[str, np.ndarray], quantiles: Quantiles) -> dict[str, np.ndarray]:
+    """Return the score of each fault over pictures, as 'fault: NAME'; see `fault_scores`."""
+    count = len(next(iter(columns.values())))
+    scores = [fault_scores({name: float(values[index]) for name, values in columns.items()}, quantiles)
+              for index in range(count)]
+    return {f'fault: {name}': np.array([each[name] for each in scores]) for name in FAULTS}
 
 
 def auc_of_votes(shares: Sequence[Mapping[str, float]], said: Sequence[Any]) -> dict[str, float]:

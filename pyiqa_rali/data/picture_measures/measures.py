@@ -37,8 +37,8 @@ class Measure:
 
 
 MEASURES: dict[str, Measure] = {each.name: each for each in (
-    Measure('edge_spread', 'focus', 'pixels', 'standard deviation of the blur at the median edge'),
-    Measure('sharpest_spread', 'focus', 'pixels', 'the same, at the edge that is sharper than four fifths'),
+    Measure('edge_spread', 'focus', 'pixels', 'standard deviation of the blur at the sharper third of the edges'),
+    Measure('sharpest_spread', 'focus', 'pixels', 'the same, at the sharpest tenth'),
     Measure('directional_blur', 'focus', 'octaves', 'fine detail lost in one direction more than in another'),
     Measure('noise', 'noise', '8-bit levels', 'standard deviation of luma in flat parts, from pixel to pixel'),
     Measure('coarse_noise', 'noise', '8-bit levels', 'the same, of means over 2 x 2 pixels'),
