@@ -165,6 +165,11 @@ def take_library(backbone: nn.Module, library: str) -> None:
             module.direct = library == ONEDNN and onednn_convolves()
 
 
+def library_of(backbone: nn.Module) -> str:
+    """Return which library `take_library` has set."""
+    return ONEDNN if any(isinstance(module, _Folded) and module.direct for module in backbone.modules()) else TORCH
+
+
 @torch.no_grad()
 def _faster_library(backbone: nn.Module, name: str, size: int) -> str:
     options: dict[str, Any] = {'dtype': torch.float32, 'device': 'cpu'}

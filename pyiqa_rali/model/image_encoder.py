@@ -127,6 +127,14 @@ class ImageEncoder(nn.Module):
         """Whether batch norms are folded into convolutions."""
         return self._folded is not None
 
+    @property
+    def library(self) -> str | None:
+        """What computes folded convolutions on this CPU, 'torch' or 'onednn'; None before the first picture."""
+        if self._folded is None or self._threads is None:
+            return None
+        from pyiqa_rali.model import folding
+        return folding.library_of(self.backbone)
+
     def _choose_library(self, prepared: Tensor) -> None:
         """Let folded convolutions be computed by the library that is faster on this machine with as many threads."""
         if (self._folded is None or prepared.device.type != 'cpu' or _dtype_of(self.backbone) != torch.float32

@@ -52,7 +52,7 @@ class RALI(MetricNet):
         trainable: let the weights require gradients, and `train()` reach the encoder, for training them yourself. By default a
             checkpoint's weights require none, and scores do not depend on the mode of a model that contains the metric; without
             a checkpoint the model is always trainable.
-        backend: what computes on CPUs: 'torch', or 'onnx', onnxruntime, which is several times faster for convolutional
+        backend: what computes on CPUs: 'torch', or 'onnx', onnxruntime, which is faster for convolutional
             encoders, gives scores within 1e-4 of the range, and has no gradient. The first use of weights exports them.
         upright: turn pictures that are given as files or by Pillow as their EXIF orientation says.
         pixel_limit: refuse such pictures with more pixels than this.

@@ -20,7 +20,7 @@ from pyiqa_rali.studies.benchmark.cells import Cell, cells_of
 from pyiqa_rali.studies.benchmark.options import PRESETS, benchmark_options, number_of_threads, size_of
 from pyiqa_rali.studies.benchmark.processes import Rows, measure_subject
 from pyiqa_rali.studies.benchmark.release import ENCODERS, ReleasePath, pca_pickle, write_random_release
-from pyiqa_rali.studies.benchmark.subjects import LEFT_OUT, OFFLINE, Subject, build, subjects_for
+from pyiqa_rali.studies.benchmark.subjects import LEFT_OUT, OFFLINE, Subject, bare_tower, build, subjects_for
 
 FEW = ['--encoder', 'tiny', '--sizes', '96x80', '--threads', '1', '--repeats', '2', '--check-images', '0',
        '--pipeline-images', '0', '--precisions', 'fp32']
@@ -96,14 +96,24 @@ def test_the_command_measures_reports_and_goes_on(tmp_path, capsys):
     assert (out / 'rows.jsonl').read_text() == before
 
 
-def test_rali_lite_is_measured_by_each_backend_and_says_what_computed():
+def test_rali_lite_is_measured_by_each_backend_and_says_what_computed(monkeypatch):
     subjects = subjects_for(['rali-lite', 'rali', 'cnniqa'], ['fp32', 'bf16'], 'folder', 'file', ['torch', 'onnx'])
     assert [subject.label for subject in subjects] == [
         'rali-lite fp32', 'rali-lite bf16', 'rali-lite fp32 onnx', 'rali fp32', 'rali bf16', 'cnniqa fp32']
     by_onnx = subjects[2]
     assert {cell.input for cell in cells_of(by_onnx, ['file', 'tensor', 'tower'], [(96, 80)], None, [1], 'cpu')} == {
         'file', 'tensor'}
-    assert build(Subject('rali-lite', precision='fp32'), 'cpu').computed_by == 'fp32'
+    scorer = build(Subject('rali-lite', precision='fp32'), 'cpu')
+    assert scorer.computed_by == 'fp32'  # nothing has decided yet
+    counts: list[float] = []
+    for library in ('torch', 'onednn'):
+        monkeypatch.setenv('PYIQA_RALI_PRODUCTS', library)
+        scorer = build(Subject('rali-lite', precision='fp32'), 'cpu')
+        scorer.from_tensor(torch.rand(1, 3, 32, 32))
+        assert scorer.computed_by == f'fp32, {library}'
+        backbone, inputs = bare_tower(scorer, torch.rand(1, 3, 64, 64))
+        counts.append(measure.gigaflops(lambda backbone=backbone, inputs=inputs: backbone(*inputs)))
+    assert counts[1] == pytest.approx(counts[0], rel=0.05) and counts[0] > 0.05  # zeros for padding are operations too
 
 
 def test_the_onnx_backend_is_for_cpus_with_its_packages(monkeypatch):

@@ -1,4 +1,4 @@
-"""Scores by onnxruntime in place of PyTorch: on CPUs, where its convolutions are several times faster.
+"""Scores by onnxruntime in place of PyTorch: on CPUs, where its convolutions are faster.
 
 A network is exported once for each set of weights, checked against PyTorch, and kept among pyiqa's weights. PyTorch still
 prepares the pictures, so that any size and any option of the preparation works.

@@ -148,9 +148,17 @@ def gigaflops(call: Callable[[], Any]) -> float:
     """Return the floating-point operations of a call (a multiplication and an addition are two), in 1e9."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+    from pyiqa_rali.model.convolutions import onednn_convolves
+
+    def convolved(images: Any, weight: Any, *others: Any, out_shape: Any, **named: Any) -> int:
+        return conv_flop_count(images, weight, out_shape)
+
+    own = {torch.ops.mkldnn._convolution_pointwise: convolved} if onednn_convolves() else {}
     # other attention kernels, and oneDNN's products without gradients, are not counted
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with (torch.enable_grad(), FlopCounterMode(display=False, custom_mapping=own) as counter,
+          sdpa_kernel(SDPBackend.MATH)):
         call()
     return counter.get_total_flops() / 1e9
 

@@ -117,7 +117,7 @@ class PyiqaScorer:
 
     @property
     def computed_by(self) -> str | None:
-        """What actually computes scores of our metrics: 'onnxruntime', or the precision and the library of matrix products."""
+        """What actually computes scores of our metrics: 'onnxruntime', or the precision and, once it is known, the library."""
         from pyiqa_rali.model.clip_tower import ClipTower
         from pyiqa_rali.model.products import product_library
         from pyiqa_rali.model.rali import RALI as Net
@@ -126,9 +126,10 @@ class PyiqaScorer:
             return None
         if net.backend == 'onnx':
             return 'onnxruntime'
-        raced = (isinstance(net.image_encoder.backbone, ClipTower) and net.precision == 'fp32'
-                 and net.scorer.basis_vectors.device.type == 'cpu')
-        return f'{net.precision}, {product_library()}' if raced else net.precision
+        encoder, library = net.image_encoder, None
+        if net.precision == 'fp32' and net.scorer.basis_vectors.device.type == 'cpu':
+            library = product_library() if isinstance(encoder.backbone, ClipTower) else encoder.library
+        return f'{net.precision}, {library}' if library else net.precision
 
     def from_files(self, paths: list[str]) -> Tensor:
         """Return scores of image files of one size."""
