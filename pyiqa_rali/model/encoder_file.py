@@ -42,6 +42,17 @@ def load_encoder(path: Path) -> ImageEncoder:
     return _restored(config, state)
 
 
+def is_encoder_file(path: Path) -> bool:
+    """Whether a file is an image encoder by itself, as stage 1 leaves it, and no checkpoint."""
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, framework='pt') as stream:
+            metadata = stream.metadata() or {}
+    except (OSError, SafetensorError):
+        return False
+    return set(metadata) == {CONFIG_KEY}
+
+
 def as_loaded(encoder: ImageEncoder, half: bool = False) -> ImageEncoder:
     """Return what `load_encoder` would read after `save_encoder`, without a file; on the CPU, in float32."""
     return _restored(encoder.config, _stored(encoder, half))

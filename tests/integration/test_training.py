@@ -21,6 +21,7 @@ from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.data.sections import TableOptions
 from pyiqa_rali.data.training_images import record_in
 from pyiqa_rali.model.checkpoint import load_checkpoint, load_metadata
+from pyiqa_rali.model.encoder_file import load_encoder
 from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.training.rali.features import encoded, load_features
 from pyiqa_rali.training.rali.options import (
@@ -447,6 +448,21 @@ def test_two_processes_share_real_and_drawn_pictures_as_one_would(tmp_path):
     for name in ours:
         if name.startswith('image_encoder.'):
             assert torch.allclose(ours[name].float(), theirs[name].float(), rtol=1e-3, atol=2e-4), name
+
+
+def test_a_run_starts_from_the_encoder_that_another_stopped_with(tmp_path):
+    """The first run stops early in its schedule; the second takes its encoder, and remembers what both were trained on."""
+    first = train(str(write_options(tmp_path, name='first', stages=['align'], align__stop_iter=3)))
+    log = pd.read_csv(first.folder / 'align' / 'log.csv')
+    whole = train(str(write_options(tmp_path, name='whole', stages=['align'])))
+    both = pd.read_csv(whole.folder / 'align' / 'log.csv')
+    assert len(log) == 3 and len(both) == 6 and log['lr'].tolist() == both['lr'].tolist()[:3]
+    assert log['loss'].tolist() == both['loss'].tolist()[:3]
+    encoder = first.folder / 'align' / 'image_encoder.safetensors'
+    second = train(str(write_options(tmp_path, name='second', align__total_iter=0, path__pretrain_network=str(encoder))))
+    ours, theirs = load_checkpoint(second.export)[0], load_encoder(encoder).state_dict()
+    assert all(torch.equal(ours[f'image_encoder.{name}'], tensor) for name, tensor in theirs.items())
+    assert record_in(load_metadata(second.export)).unrecorded == []
 
 
 def test_scores_may_leave_on_another_range(tmp_path):

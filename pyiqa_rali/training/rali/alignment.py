@@ -117,14 +117,15 @@ def align(towers: Towers, dataset: AlignmentDataset | JoinedAlignment, sections:
         alignment.load_state_dict(torch.load(state_file, map_location=device, weights_only=True))
     elif options.total_iter:
         _standardise_projection(towers, dataset, options, device)
-    if alignment.step >= options.total_iter:
+    total = min(options.total_iter, options.stop_iter or options.total_iter)
+    if alignment.step >= total:
         return
     columns = ['loss', *(['quality_loss'] if alignment.quality else []), 'logit_scale', 'lr',
                *(validate.columns if validate else [])]
     record = RunRecord(folder / 'log.csv', columns, alignment.step, tb_folder) if processes.is_main() else None
-    loader = _loader(dataset, sections, seed, alignment.step, options.total_iter)
+    loader = _loader(dataset, sections, seed, alignment.step, total)
     ordered = [number for number, section in enumerate(sections) if section.options.supervision == 'order']
-    _run_steps(alignment, loader, options, ordered, logger, record, state_file, device, validate)
+    _run_steps(alignment, loader, total, options, ordered, logger, record, state_file, device, validate)
     if record:
         record.close()
 
@@ -138,16 +139,16 @@ def _loader(dataset: AlignmentDataset | JoinedAlignment, sections: Sequence[Data
     return training_loader(dataset, first, make_sampler(dataset, shares, first.options.batch_size_per_gpu, seed, start, total))
 
 
-def _run_steps(alignment: Alignment, loader: DataLoader, options: AlignOptions, ordered: Sequence[int],
+def _run_steps(alignment: Alignment, loader: DataLoader, total: int, options: AlignOptions, ordered: Sequence[int],
                logger: LoggerOptions, record: RunRecord | None, state_file: Path, device: torch.device, validate) -> None:
-    progress = progress_bar(loader, total=options.total_iter, initial=alignment.step, desc='stage 1: align', unit='step',
+    progress = progress_bar(loader, total=total, initial=alignment.step, desc='stage 1: align', unit='step',
                             disable=not processes.is_main())
     for batch in progress:
         rate = float(alignment.scheduler.get_last_lr()[0])
         losses = train_step(alignment, batch, options, device, ordered)
         scale = alignment.loss.logit_scale.exp().item()
         progress.set_postfix(**{name: f'{value:.4f}' for name, value in losses.items()}, scale=f'{scale:.1f}')
-        done, last = alignment.step, alignment.step == options.total_iter
+        done, last = alignment.step, alignment.step == total
         values = validate(alignment.quality, last) if validate and validate.due(done, last) else {}
         if record and (values or last or done % logger.print_freq == 0):
             record.add(done - 1, {**losses, 'logit_scale': scale, 'lr': rate, **values})

@@ -76,6 +76,7 @@ class AlignOptions:
 
     Attributes:
         total_iter: number of steps; 0 leaves the encoder as it is (the paper's ablation).
+        stop_iter: end stage 1 after so many of these steps, without changing their learning rates; None takes all.
         warmup_iter: steps over which the learning rate rises linearly; it then falls with a cosine to 0.
         lr: learning rate of the backbone (its last layer, with `layer_decay`).
         lr_projection: learning rate of the projection; None means `lr`.
@@ -103,6 +104,7 @@ class AlignOptions:
 
     total_iter: Whole
     lr: NotNegative
+    stop_iter: Count | None = None
     warmup_iter: Whole = 0
     lr_projection: NotNegative | None = None
     lr_text: NotNegative | None = None
@@ -264,8 +266,8 @@ class PathOptions:
 
     Attributes:
         experiments_root: the run's folder is made in it.
-        pretrain_network: an export of ours whose image encoder is the start, or rali-lite or rali-lite-v1 for the embedded
-            weights; None starts from `network`.
+        pretrain_network: an export of ours whose image encoder is the start, or the image encoder that stage 1 of a run left in
+            its `align` folder, or rali-lite or rali-lite-v1 for the embedded weights; None starts from `network`.
         strict_load: whether its tensors must match exactly.
         feature_cache: folder where features are kept, addressed by weights and pictures, for this run and others; None keeps
             none, and with `align: cache_backbone: true` means feature_cache below `experiments_root`.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.core import processes
@@ -9,8 +10,16 @@ from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.data.inspection import InspectedImage, inspect_images, refuse_unusable, sizes_told
 from pyiqa_rali.data.sections import DatasetSection
 from pyiqa_rali.data.tables import QualityTable, build_table
-from pyiqa_rali.data.training_images import Overlap, TrainingImages, overlap, record_in, refuse_overlap
+from pyiqa_rali.data.training_images import (
+    Overlap,
+    TrainingImages,
+    overlap,
+    record_in,
+    record_in_file,
+    refuse_overlap,
+)
 from pyiqa_rali.model.checkpoint import load_metadata
+from pyiqa_rali.model.encoder_file import is_encoder_file
 from pyiqa_rali.model.preprocessing import MIN_SIZE, Preprocessing, resized_shape
 from pyiqa_rali.training.rali.options import TrainOptions
 from pyiqa_rali.training.rali.towers import start_file
@@ -66,10 +75,18 @@ def record_of(options: TrainOptions, inspected: Mapping[str, Iterable[InspectedI
     record = TrainingImages.of(inspected)
     start = options.path.pretrain_network
     if start:
-        return record.and_those_of(record_in(load_metadata(start_file(start)), start), str(start))
+        return record.and_those_of(_record_of_start(start), str(start))
     encoder = options.network.get('image_encoder') or {}
     pretrained = encoder.get('pretrained')
     return record.and_those_of(None, f'{encoder.get("name")} ({pretrained})') if pretrained else record
+
+
+def _record_of_start(start: str) -> TrainingImages | None:
+    """Return what the weights were trained on that a run starts from: those of a run's stage 1 have it in the run's folder."""
+    file = Path(start_file(start))
+    if file.is_file() and is_encoder_file(file):
+        return record_in_file(file.parents[1] / 'training_images.json')
+    return record_in(load_metadata(file), start)
 
 
 def check_batch_sizes(name: str, images: Iterable[InspectedImage], augment: Mapping[str, Any] | None, batch_size: int,

@@ -13,6 +13,7 @@ from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line, som
 from pyiqa_rali.core.hub import cache_alone_when_out_of_reach
 from pyiqa_rali.core.options import Count, from_known_keys
 from pyiqa_rali.model.checkpoint import load_checkpoint
+from pyiqa_rali.model.encoder_file import is_encoder_file, load_encoder
 from pyiqa_rali.model.image_encoder import (
     ImageEncoder,
     ImageEncoderConfig,
@@ -84,9 +85,13 @@ def build_towers(network: dict[str, Any], text: TextEncoderOptions, path: PathOp
 
 def load_image_encoder(encoder: ImageEncoder, path: str, strict: bool) -> None:
     """Start from the image encoder of an export of this package, or of embedded weights by their name."""
-    tensors, _ = load_checkpoint(start_file(path))
-    prefix = 'image_encoder.'
-    state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    file = Path(start_file(path))
+    if file.is_file() and is_encoder_file(file):
+        state = load_encoder(file).state_dict()
+    else:
+        tensors, _ = load_checkpoint(file)
+        prefix = 'image_encoder.'
+        state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     try:
         encoder.load_state_dict(state, strict=strict)
     except RuntimeError as error:
