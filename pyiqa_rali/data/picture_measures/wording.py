@@ -124,7 +124,6 @@ def _sound_sentences(degrees: Degrees) -> list[str]:
     denied = {sentence for name, degree in degrees.items() if degree != 0 for sentence in FAULTS[name].sound}
     blurred = [name for name in ('motion blur', 'upscaling') if degrees[name] != 0]
     denied |= set(FAULTS['out of focus'].sound) if blurred else set()
-    denied |= set(FAULTS['noise'].sound) if degrees['colour noise'] != 0 else set()
     return [sentence for sentence in dict.fromkeys(sentence for fault in FAULTS.values() for sentence in fault.sound)
             if sentence not in denied]
 
