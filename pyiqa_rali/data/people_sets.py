@@ -18,7 +18,7 @@ BIQ2021, MMP2K_IMAGES, MMP2K = 'BIQ2021', 'MMP-2K-Subjective-Study-Platform', 'M
 TID2013_IMAGES, TID2013 = 'MTurkImageQuality', 'Image-Quality'
 REPOSITORIES = {BIQ2021: 'nisarahmedrana/BIQ2021', MMP2K_IMAGES: 'SJHPCJS/MMP-2K-Subjective-Study-Platform',
                 MMP2K: 'Future-IQA/MMP-2k', TID2013_IMAGES: 'edoardore/MTurkImageQuality', TID2013: 'parag2489/Image-Quality'}
-COLUMNS = ('name', 'mos', 'official_split', 'small')
+COLUMNS = ('name', 'mos', 'official_split', 'small_split')
 MMP2K_LEVELS = {'mild': 2.0, 'medium': 3.0, 'strong': 4.0}  # as the raters said it; medium is the middle of five levels
 VERDICT_WRITER = 'pyiqa_rali verdicts by MOS'
 SMALL = {'train': 6, 'val': 3, 'test': 3}  # one in so many
@@ -61,10 +61,9 @@ def prepare(repositories: Path, out: Path) -> list[Prepared]:
     """Write a folder for every set that is there: biq2021, mmp2k, tid2013.
 
     In it are `images`, a link to those of the clone; `meta.csv` with the columns name, mos, official_split (train, val, test),
-    and small: a seeded sixth of train, and a third of val and test, keep their split there, the rest is '-', for experiments
-    that have to be quick;
-    `texts_verdict.jsonl`, sentences that say of each training image how good it is by its MOS; and for MMP-2k `texts.jsonl`,
-    what its raters wrote.
+    and small_split (a seeded sixth of train and a third of val and test keep their part there, the rest is '-', for
+    experiments that have to be quick); `texts_verdict.jsonl`, sentences that say of each training image how good it is by its
+    MOS; and for MMP-2k `texts.jsonl`, what its raters wrote.
 
     Args:
         repositories: folder of the clones, under the names that they have (see `REPOSITORIES`); they are only read.

@@ -11,6 +11,7 @@ from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.data.people_sets import prepare, verdicts_of
 from pyiqa_rali.data.reasoning_texts import load_reasoning_texts
 from pyiqa_rali.data.synthetic.quality_texts import IMPRESSIONS
+from pyiqa_rali.data.tables import build_table
 
 
 def touch(path):
@@ -63,10 +64,15 @@ def test_each_set_gets_its_table_with_parts_and_small_parts(repositories, tmp_pa
     assert [(row['name'], row['mos'], row['official_split']) for row in tid] == [
         ('I01_11_1.BMP', '5.5', 'test'), ('i02_01_1.bmp', '4.25', 'test')]
     for rows in (biq, mmp):
-        assert all(row['small'] in ('-', row['official_split']) for row in rows)
-    assert [sum(row['small'] == part for row in biq) for part in ('train', 'val', 'test')] == [3, 0, 2]
+        assert all(row['small_split'] in ('-', row['official_split']) for row in rows)
+    assert [sum(row['small_split'] == part for row in biq) for part in ('train', 'val', 'test')] == [3, 0, 2]
     for name, rows in (('biq2021', biq), ('mmp2k', mmp), ('tid2013', tid)):
         assert all((out / name / 'images' / row['name']).is_file() for row in rows)
+    section = {'name': 'BIQ2021', 'type': 'GeneralNRDataset', 'dataroot_target': str(out / 'biq2021' / 'images'),
+               'meta_info_file': str(out / 'biq2021' / 'meta.csv'), 'mos_range': [0, 1], 'lower_better': False}
+    counts = {column: [len(build_table(part, {**section, 'split_index': column}, 0)) for part in ('train', 'test')]
+              for column in ('official_split', 'small_split')}
+    assert counts == {'official_split': [18, 6], 'small_split': [3, 2]}
     again = {path: path.read_bytes() for path in out.rglob('*.*') if path.is_file()}
     prepare(repositories, out)
     assert {path: path.read_bytes() for path in out.rglob('*.*') if path.is_file()} == again
