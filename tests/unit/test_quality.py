@@ -117,3 +117,23 @@ def test_a_head_sees_directions_alone():
     torch.manual_seed(0)
     head, features = QualityHead(16, 2, 'power'), torch.randn(5, 16)
     assert torch.allclose(head(features), head(7 * features), atol=1e-6) and head(features).shape == (5,)
+
+
+def test_a_batch_that_teaches_nothing_has_a_gradient_of_zero():
+    """One picture of an ordered set by itself, as the last batch of an epoch may be."""
+    quality = torch.tensor([0.3], requires_grad=True)
+    loss = quality_loss(quality, LabelMaps(2, 'none'), labels_of([0.9], [1]), [1], QualityOptions(rank_weight=1.0))
+    loss.backward()
+    assert loss.item() == 0 and quality.grad.tolist() == [0.0]
+
+
+@pytest.mark.parametrize('own', [None, [[0.1, 0.9], [0.2, 0.8]]])
+def test_ranks_whose_pictures_have_other_judges_exchange_as_many(own, monkeypatch):
+    """Sets that are drawn from alike: this rank has two judges or none, the other one three."""
+    from pyiqa_rali.training.rali import alignment
+    monkeypatch.setattr(alignment.processes, 'world_size', lambda: 2)
+    monkeypatch.setattr(alignment.processes, 'gather', lambda value: [value, 3])
+    monkeypatch.setattr(alignment.processes, 'gather_features', lambda tensor: torch.cat([tensor, torch.zeros_like(tensor)]))
+    found = alignment._gathered(labels_of([0.2, 0.6], agreement=own))
+    assert found.agreement.shape == (4, 3) and found.agreement[:2].isnan().sum().item() == (6 if own is None else 2)
+    assert found.mos_label.tolist() == pytest.approx([0.2, 0.6, 0, 0])

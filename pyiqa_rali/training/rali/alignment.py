@@ -21,7 +21,7 @@ from pyiqa_rali.training.rali.batches import AlignmentDataset, JoinedAlignment, 
 from pyiqa_rali.training.rali.losses import ContrastiveLoss, contrastive_backward
 from pyiqa_rali.training.rali.options import AlignOptions, LoggerOptions
 from pyiqa_rali.training.rali.parameter_groups import trainable_groups
-from pyiqa_rali.training.rali.quality import Labels, QualityHead, quality_loss
+from pyiqa_rali.training.rali.quality import Labels, QualityHead, padded, quality_loss
 from pyiqa_rali.training.rali.towers import Towers
 
 STATE_FILE = 'state.pt'
@@ -208,7 +208,9 @@ def _gathered(labels: Labels) -> Labels:
     """Return the labels of the pictures of all ranks, in rank order."""
     if processes.world_size() == 1:
         return labels
-    agreement = None if labels.agreement is None else processes.gather_features(labels.agreement)
+    # where sets are drawn from alike, one rank may have pictures that judges agree on and another none, or fewer judges
+    width = max(processes.gather(0 if labels.agreement is None else labels.agreement.shape[1]))
+    agreement = processes.gather_features(padded(labels.agreement, labels.mos_label, width)) if width else None
     return Labels(processes.gather_features(labels.mos_label), processes.gather_features(labels.sets), agreement)
 
 

@@ -19,7 +19,7 @@ from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
 from pyiqa_rali.scoring.engine import Decoded
 from pyiqa_rali.scoring.score_table import ImageScore
-from pyiqa_rali.training.rali.quality import Labels
+from pyiqa_rali.training.rali.quality import Labels, padded
 
 
 @dataclass
@@ -55,7 +55,7 @@ class FeatureTable:
     def join(cls, tables: Sequence['FeatureTable']) -> 'FeatureTable':
         """Return one table for several data sets, numbered in their order."""
         width = max((table.agreement.shape[1] for table in tables if table.agreement is not None), default=0)
-        agreement = torch.cat([_padded(table.agreement, len(table.image_names), width) for table in tables])
+        agreement = torch.cat([padded(table.agreement, table.mos_label, width) for table in tables])
         mos = [table.mos for table in tables if table.mos is not None]
         return cls(torch.cat([table.image_features for table in tables]), torch.cat([table.mos_label for table in tables]),
                    [name for table in tables for name in table.image_names],
@@ -77,14 +77,6 @@ class FeatureTable:
         """
         mos = own.denormalise(self.mos_label.double()) if self.mos is None else self.mos
         return own.on(scale or own, mos).numpy()
-
-
-def _padded(agreement: Tensor | None, rows: int, width: int) -> Tensor:
-    """Return (rows, width); what is not there is NaN."""
-    padded = torch.full((rows, width), float('nan'))
-    if agreement is not None:
-        padded[:, :agreement.shape[1]] = agreement
-    return padded
 
 
 class _Fitted(Dataset):

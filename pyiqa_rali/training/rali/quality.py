@@ -49,6 +49,20 @@ class Labels:
                       None if self.agreement is None else self.agreement.to(device))
 
 
+def padded(agreement: Tensor | None, like: Tensor, width: int) -> Tensor:
+    """Return what judges say of pictures as (N, width), NaN for those that are not there.
+
+    Args:
+        agreement: (N, M) with M of `width` at most; None for no judges.
+        like: (N,) labels of the pictures.
+        width: number of judges.
+    """
+    wide = torch.full((len(like), width), float('nan'), device=like.device)
+    if agreement is not None:
+        wide[:, :agreement.shape[1]] = agreement
+    return wide
+
+
 class LabelMap(nn.Module):
     """A rising function from the common quality to the labels of one data set.
 
@@ -126,7 +140,7 @@ def quality_loss(quality: Tensor, maps: LabelMaps, labels: Labels, ordered: Sequ
         ordered: the data sets of which the order alone teaches.
         weights: of squared error, PLCC and order.
     """
-    total = quality.new_zeros(())
+    total = 0 * quality.sum()  # has a gradient, of 0, also for a batch that teaches nothing: one picture of an ordered set
     predicted = maps(quality, labels.sets)
     for number in labels.sets.unique().tolist():
         rows = torch.nonzero(labels.sets == number).squeeze(-1)
