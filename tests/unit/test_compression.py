@@ -193,3 +193,15 @@ def test_buckets_by_rank_hold_as_many_of_every_data_set():
     assert found.report['empty_buckets'] == 0 and found.report['images_per_bucket'] == [20] * 6
     by_label = compress(features, labels, CompressOptions(num_basis=12, num_buckets=6), 0, sets)
     assert by_label.report['empty_buckets'] > 0
+
+
+def test_of_an_ordered_set_the_values_teach_the_basis_nothing():
+    """Any rising change of its MOS gives the same basis, and no basis score leaves the first set's MOS."""
+    rng = np.random.default_rng(0)
+    features, first, second = rng.normal(size=(40, 6)), rng.uniform(0.4, 0.6, 20), rng.permutation(20) / 20
+    sets, options = np.repeat([0, 1], 20), CompressOptions(pca_dim=3, num_buckets=4, num_basis=8)
+    found, changed = (compress(features, np.concatenate([first, values]), options, 0, sets, [1])
+                      for values in (second, second ** 3 / 2))
+    assert np.array_equal(found.basis_scores, changed.basis_scores)
+    assert np.array_equal(found.basis_vectors, changed.basis_vectors)
+    assert first.min() <= found.basis_scores.min() and found.basis_scores.max() <= first.max()

@@ -6,6 +6,7 @@ run in torch on a GPU.
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,7 @@ class Compression:
 
 
 def compress(image_features: np.ndarray, mos_label: np.ndarray, options: CompressOptions, seed: int,
-             sets: np.ndarray | None = None) -> Compression:
+             sets: np.ndarray | None = None, ordered: Sequence[int] = ()) -> Compression:
     """Fit standardisation, PCA and basis.
 
     Args:
@@ -48,7 +49,8 @@ def compress(image_features: np.ndarray, mos_label: np.ndarray, options: Compres
         mos_label: (n,) in [0, 1].
         options: stage 2's options.
         seed: seeds k-means.
-        sets: (n,) which data set an image is of, for buckets by rank; None for one.
+        sets: (n,) which data set an image is of; None for one.
+        ordered: the data sets of which the order alone teaches, never the first.
 
     Raises:
         OptionError: D or K is more than this many images or features.
@@ -62,7 +64,8 @@ def compress(image_features: np.ndarray, mos_label: np.ndarray, options: Compres
     standardised = (features - mean) / scale
     components, explained = principal_components(standardised, options.pca_dim, options.backend)
     compressed = standardised @ components.T
-    vectors, scores, report = bucketed_kmeans(compressed, np.asarray(mos_label, dtype=np.float64), options, seed, sets)
+    labels = labels_of_order(np.asarray(mos_label, dtype=np.float64), sets, ordered)
+    vectors, scores, report = bucketed_kmeans(compressed, labels, options, seed, sets)
     report = {'images': len(features), 'explained_variance': round(explained, 4), **report}
     mean, scale, components, vectors, scores = (np.ascontiguousarray(array, dtype=np.float32)
                                                 for array in (mean, scale, components, vectors, scores))
@@ -147,6 +150,20 @@ def bucketed_kmeans(compressed: np.ndarray, mos_label: np.ndarray, options: Comp
               'buckets_below_their_share': int(((counts > 0) & (counts < options.num_basis / options.num_buckets)).sum()),
               'images_per_bucket': counts.tolist(), 'basis_per_bucket': shares.tolist()}
     return np.concatenate(vectors), np.array(scores), report
+
+
+def labels_of_order(mos_label: np.ndarray, sets: np.ndarray | None, ordered: Sequence[int]) -> np.ndarray:
+    """Return labels (n,) in which images of ordered sets have what images of the first set have at the same rank.
+
+    Example:
+        >>> labels_of_order(np.array([0.0, 0.2, 0.4, 0.9, 0.5, 0.8]), np.array([0, 0, 0, 1, 1, 1]), [1]).tolist()
+        [0.0, 0.2, 0.4, 0.4, 0.0, 0.2]
+    """
+    if sets is None or not ordered:
+        return mos_label
+    first = np.sort(mos_label[sets == 0])
+    ranks = (np.arange(len(first)) + 0.5) / len(first)
+    return np.where(np.isin(sets, ordered), np.interp(ranks_within(mos_label, sets), ranks, first), mos_label)
 
 
 def ranks_within(mos_label: np.ndarray, sets: np.ndarray | None) -> np.ndarray:

@@ -174,7 +174,7 @@ class Run:
                 save_features(self.folder.features(section), self._embed(encoder, section))
         train_features = self._basis_features()
         found = compress(train_features.image_features.numpy(), train_features.mos_label.numpy(), self.options.compress,
-                         self.options.manual_seed, train_features.labels.sets.numpy())
+                         self.options.manual_seed, train_features.labels.sets.numpy(), self._ordered(self._basis_sections()))
         write_json(self.folder.compression_report, found.report)
         tensors = {name: torch.from_numpy(getattr(found, name)) for name in
                    ('pca_mean', 'pca_scale', 'pca_components', 'basis_vectors', 'basis_scores')}
