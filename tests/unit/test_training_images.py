@@ -139,3 +139,18 @@ def test_tests_on_training_images_are_refused_unless_they_are_to_be_counted(trai
     assert overlap_told(found.plain()) == '5 of 8: 000.png, 001.png, 002.png, 003.png, 004.png'
     assert overlap_told({'trained_on': 9, 'images': 9, 'first': ['a/x.png'], 'unrecorded': ['w']}) == (
         '9 of 9: x.png (+8 more); unknown for w, which it was trained from')
+
+
+def test_an_encoder_in_the_folder_in_which_a_run_is_started(trained, tmp_path, monkeypatch):
+    """Its name is no path, and the record of its run is in the folder above, or nowhere."""
+    import torch
+    from safetensors.torch import save_file
+
+    from pyiqa_rali.training.rali.run_images import _record_of_start
+    folder = tmp_path / 'run' / 'align'
+    folder.mkdir(parents=True)
+    save_file({'weight': torch.zeros(1)}, folder / 'encoder.safetensors', metadata={'image_encoder': '{}'})
+    monkeypatch.chdir(folder)
+    assert _record_of_start('encoder.safetensors') is None
+    (tmp_path / 'run' / 'training_images.json').write_text(json.dumps(trained[1].to_dict()))
+    assert _record_of_start('encoder.safetensors').to_dict() == trained[1].to_dict()

@@ -85,7 +85,7 @@ def _record_of_start(start: str) -> TrainingImages | None:
     """Return what the weights were trained on that a run starts from: those of a run's stage 1 have it in the run's folder."""
     file = Path(start_file(start))
     if file.is_file() and is_encoder_file(file):
-        return record_in_file(file.parents[1] / 'training_images.json')
+        return record_in_file(file.resolve().parents[1] / 'training_images.json')
     return record_in(load_metadata(file), start)
 
 
