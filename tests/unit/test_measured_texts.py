@@ -101,6 +101,14 @@ def test_votes_become_sentences():
     assert 'severe' not in wording.voted_text([('jpeg', 0.9, 5.0)], 8, rng)
 
 
+def test_votes_do_not_praise_what_they_cannot_say_or_people_found_poor():
+    """A bank of people's texts has their own classes: a picture that is voted blurred was called free of faults."""
+    rng = np.random.default_rng(0)
+    assert wording.voted_text([('motion blur', 0.6, 3.0), ('out of focus', 0.4, 3.0)], None, rng) is None
+    assert wording.voted_text([('pristine', 0.9, None)], 6, rng) is None
+    assert wording.voted_text([('pristine', 0.9, None)], 7, rng).endswith(IMPRESSIONS[7])
+
+
 def test_a_file_of_texts_is_what_the_trainer_reads(folder):
     options = MeasuredTextOptions(texts_per_image=6, verdict='label')
     report = write_measured_texts(files(folder), folder / 'texts.jsonl', options, [0.9, 0.15, 0.4])

@@ -10,7 +10,7 @@ import numpy as np
 from pyiqa_rali.data.distortions import DISTORTIONS
 from pyiqa_rali.data.distortions.kinds import LEVEL_RANGE
 from pyiqa_rali.data.picture_measures.degrees import CLEAR, FAULTS
-from pyiqa_rali.data.reasoning_texts import Distortions
+from pyiqa_rali.data.reasoning_texts import PRISTINE, Distortions
 from pyiqa_rali.data.synthetic.quality_texts import (
     COMPOSITE_SENTENCES,
     FAULT_SENTENCES,
@@ -24,7 +24,7 @@ GRADES = len(IMPRESSIONS)
 MOST_SEVERE = (4, 4, 4, 4, 3, 3, 2, 1, 1, 0)  # degree, by grade from the lowest
 MOST_FAULTS = (3, 3, 3, 3, 2, 2, 2, 1, 1, 1)
 MOST_FAULTS_UNJUDGED = 3
-GOOD = 7  # grade from which on a picture without faults is called free of them
+GOOD = 7  # grade from which on a picture without faults is called free of them, by measures or by votes
 
 Degrees = Mapping[str, int | None]
 
@@ -78,7 +78,10 @@ def measured_text(degrees: Degrees, grade: int | None, rng: np.random.Generator)
 
 def voted_text(votes: Sequence[tuple[str, float, float | None]], grade: int | None, rng: np.random.Generator,
                least_share: float = 0.1) -> str | None:
-    """Return a text on what a checkpoint's bank says; None where no class has a share worth naming.
+    """Return a text on what a checkpoint's bank says; None where it names nothing that can be said.
+
+    That is where no class has a share worth naming, or only classes that are no synthetic distortions, or where it finds no
+    fault in a picture that people found poor.
 
     Args:
         votes: (class, share of the vote, level) of each class.
@@ -88,7 +91,7 @@ def voted_text(votes: Sequence[tuple[str, float, float | None]], grade: int | No
     """
     named = [(name, level) for name, share, level in votes if share >= least_share]
     faults = [(name, level) for name, level in named if name in DISTORTIONS and level is not None]
-    if not named:
+    if not faults and (PRISTINE not in dict(named) or (grade is not None and grade < GOOD)):
         return None
     kept = faults[:MOST_FAULTS_UNJUDGED if grade is None else MOST_FAULTS[grade]]
     low, high = LEVEL_RANGE
