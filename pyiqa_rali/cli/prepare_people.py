@@ -12,10 +12,12 @@ def add_arguments(parser: CommandParser) -> None:
                         help='folder of the clones; they are only read (default: %(default)s)')
     parser.add_argument('--out', default='datasets', metavar='DIR', help='folder to write to (default: %(default)s)')
     parser.add_examples(
-        ('git clone --depth 1 https://github.com/nisarahmedrana/BIQ2021 datasets/repositories/BIQ2021', ''),
         ('pyiqa-rali prepare-people', 'tables of the sets that are there, and texts of their training images'),
-        notes='BIQ2021 is one repository. MMP-2k is two, SJHPCJS/MMP-2K-Subjective-Study-Platform and Future-IQA/MMP-2k, and '
-              'so is the part of TID2013, edoardore/MTurkImageQuality and parag2489/Image-Quality. Look at their licences.')
+        ('pyiqa-rali prepare-people --repositories clones/ --out data/', ''),
+        notes='Clone the sets first, such as: git clone --depth 1 https://github.com/nisarahmedrana/BIQ2021 '
+              'datasets/repositories/BIQ2021. BIQ2021 is one repository. MMP-2k is two, '
+              'SJHPCJS/MMP-2K-Subjective-Study-Platform and Future-IQA/MMP-2k, and so is the part of TID2013, '
+              'edoardore/MTurkImageQuality and parag2489/Image-Quality. Look at their licences.')
 
 
 def run(args: argparse.Namespace) -> int:
