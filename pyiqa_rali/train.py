@@ -58,7 +58,7 @@ def print_results(results: Any) -> None:
 def build_parser() -> CommandParser:
     """Return the parser, with pyiqa's own names for the arguments."""
     parser = CommandParser(prog=f'python -m {PROGRAM}', description='Train as an option file describes: RALI (contrastive '
-                           'alignment, compression, scoring), or a reasoning model (GRPO, SFT).')
+                           'alignment, compression, scoring), a reasoning model (GRPO, SFT, RACT), or the whole chain.')
     add_option_file(parser, example='options/rali.yml', change='align:lr=1e-5 manual_seed=3')
     parser.add_argument('--auto_resume', action='store_true', help='resume an interrupted run of the same name')
     parser.add_argument('--launcher', choices=('none', 'pytorch'), default='none',

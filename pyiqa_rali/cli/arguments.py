@@ -105,6 +105,9 @@ class _Formatter(argparse.HelpFormatter):
             return super()._format_action_invocation(action)
         return f'{", ".join(action.option_strings)} {self._format_args(action, action.dest.upper())}'
 
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(' '.join(text.split()), width, break_on_hyphens=False)  # rali-lite is one word
+
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         if action.nargs == '+':
             return f'{action.metavar or default_metavar} [...]'
