@@ -21,6 +21,7 @@ from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.options import Seed, from_known_keys
 from pyiqa_rali.core.runs import claim_run
 from pyiqa_rali.core.tables import markdown_table, write_csv
+from pyiqa_rali.data.sections import sections_for
 from pyiqa_rali.figures.carry import Dots, draw_carry
 from pyiqa_rali.studies.ablation.plan import Cell, changed, make_cell
 from pyiqa_rali.studies.ablation.run import CELL, run_cell
@@ -237,7 +238,7 @@ class Carry:
                 values = {**options.training, 'datasets': sections, 'manual_seed': seed, 'bank': None}
                 values['path'] = {**(values.get('path') or {}), 'feature_cache': options.path.feature_cache
                                   or str(self.root / 'feature_cache')}
-                keys = [name for name in sections if name.startswith('val')]
+                keys = sections_for(sections, 'val')
                 values['val'] = {**(values.get('val') or {}), 'metrics': METRICS, 'key_metric': 'srcc', 'key_dataset': keys}
                 try:
                     for changes in (options.encoders[encoder], arm.changes):
