@@ -216,3 +216,22 @@ def test_texts_are_encoded_once_for_all_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(again, 'encode', lambda texts: pytest.fail(f'{texts} are encoded again'))
     again.remember(texts, FeatureStore(tmp_path / 'cache'))
     assert torch.equal(again(texts), expected)
+
+
+def test_a_process_that_is_late_shares_the_work_of_the_first_ones_list(folder, tmp_path, monkeypatch):
+    """The first process has added a row before the second one lists the folder: each row is computed by one of them."""
+    from pyiqa_rali.core import processes
+    encoder, table = tiny_encoder(), table_in(folder)
+    whole = Embedding.of_backbone(encoder, FeatureStore(), CPU).rows(table)
+    first, second = (Embedding.of_backbone(encoder, FeatureStore(tmp_path / 'rows'), CPU) for _ in range(2))
+    keys = picture_keys(table)
+
+    def added_by_the_first(*indices):
+        first.store.add(first.identity, {keys[index]: Stored(whole.rows[index]) for index in indices})
+
+    added_by_the_first(0)
+    monkeypatch.setattr(processes, 'world_size', lambda: 2)
+    monkeypatch.setattr(processes, 'rank', lambda: 1)
+    monkeypatch.setattr(processes, 'gather', lambda own: [[0, 1, 2, 3, 4, 5], own])
+    monkeypatch.setattr(processes, 'barrier', lambda: added_by_the_first(2, 4))
+    assert torch.allclose(second.rows(table, together=True).rows, whole.rows, atol=1e-5)

@@ -111,6 +111,8 @@ class Embedding:
         missing = list({key: index for index, key in reversed(list(enumerate(keys))) if key not in stored}.values())[::-1]
         logger.info('features of %s: %d of %d pictures were there', table.name, len(keys) - len(missing), len(keys))
         shared = together and processes.world_size() > 1
+        if shared:  # the first process's list counts: who lists the folder later may find what another one has just added
+            missing = processes.gather(missing)[0]
         own = missing[processes.rank()::processes.world_size()] if shared else missing
         state = torch.get_rng_state()  # the loader draws a number, and a run must not depend on what was kept
         for found in self._computed(table, keys, own, num_workers):
@@ -120,7 +122,7 @@ class Embedding:
         if shared:
             processes.barrier()
             self.store.look_again(self.identity)
-            stored |= self.store.get(self.identity, [keys[index] for index in missing if keys[index] not in stored])
+            stored |= self.store.get(self.identity, [key for key in keys if key not in stored])
         rows = torch.stack([stored[key].row for key in keys])
         return PictureRows(table, [_item(table, index, stored[key].note) for index, key in enumerate(keys)], rows)
 
