@@ -49,7 +49,7 @@ class MeasuredTextOptions:
 
 @dataclass
 class MeasuredTextReport:
-    """What happened.
+    """What `write_measured_texts` has written.
 
     Attributes:
         images: with texts.
