@@ -115,9 +115,9 @@ def _legend(results: dict[str, Any]) -> str:
     turned = [name for name, metric in results['metrics'].items() if metric['lower_better']]
     turned_sets = [name for name, dataset in results['datasets'].items() if dataset['lower_better']]
     return (f'In brackets: {results["confidence"]:.0%} percentile bootstrap intervals over images, {results["bootstrap"]} '
-            'resamples. All values are for scores and MOS turned so that higher is better (metrics where lower is better: '
+            'resamples. Scores and MOS where lower is better are negated first (metrics: '
             f'{", ".join(turned) or "none"}; data sets: {", ".join(turned_sets) or "none"}), so that a negative correlation '
-            'means a metric that is the wrong way round. PLCC is without fit; "after fit" means after the four-parameter '
+            'means that a metric prefers the worse pictures. PLCC is without fit; "after fit" means after the four-parameter '
             'logistic fit of scores to MOS. RMSE is in the unit of each MOS.')
 
 

@@ -202,7 +202,7 @@ def ridge_scores(train_features: np.ndarray, train_labels: np.ndarray, test_feat
 
 
 class Piqe:
-    """pyiqa's PIQE on uint8 (H, W, 3) pictures, turned so that higher is better."""
+    """pyiqa's PIQE on uint8 (H, W, 3) pictures, negated: higher is better."""
 
     def __init__(self):
         import pyiqa
@@ -214,7 +214,7 @@ class Piqe:
 
 
 class Brisque:
-    """The package `brisque` on uint8 (H, W, 3) RGB pictures, turned so that higher is better.
+    """The package `brisque` on uint8 (H, W, 3) RGB pictures, negated: higher is better.
 
     Raises:
         OptionError: the package is not installed.
