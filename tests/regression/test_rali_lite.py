@@ -10,20 +10,28 @@ from pyiqa_rali.data.distortions import distort
 from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.photographs import bundled_photographs
 from pyiqa_rali.data.synthetic.dataset import as_tensor
-from tests.regression.write_golden import GOLDEN, scores, weights_digest
+from tests.regression.write_golden import golden_file, scores, weights_digest
+
+NAMES = ['rali-lite', 'rali-lite-v1']
+
+
+def golden_of(name):
+    return json.loads(golden_file(name).read_text())
 
 
 @pytest.fixture(scope='module')
 def golden():
-    return json.loads(GOLDEN.read_text())
+    return golden_of('rali-lite')
 
 
-def test_the_golden_scores_belong_to_these_weights(golden):
-    assert weights_digest() == golden['weights_sha256'], 'run python -m tests.regression.write_golden'
+@pytest.mark.parametrize('name', NAMES)
+def test_the_golden_scores_belong_to_these_weights(name):
+    assert weights_digest(name) == golden_of(name)['weights_sha256'], 'run python -m tests.regression.write_golden'
 
 
-def test_scores_are_the_golden_ones(golden):
-    assert scores() == pytest.approx(golden['scores'], abs=2e-3)
+@pytest.mark.parametrize('name', NAMES)
+def test_scores_are_the_golden_ones(name):
+    assert scores(name) == pytest.approx(golden_of(name)['scores'], abs=2e-3)
 
 
 @pytest.fixture(scope='module')
