@@ -56,6 +56,8 @@ class BlindReader:
             written = self._written(texts[start:start + self.batch_size])
             inputs = encode(self.reasoner, [GRAY] * len(written), self.card.prompt(), written)
             longest = max(map(len, written))
+            # Inputs are padded on the left, so all texts end together. The logits at a place are of the token after it: those
+            # of the last `longest` tokens stand one place earlier, and the very last ones are of a token that nobody wrote.
             logits = self.reasoner.model(**inputs, logits_to_keep=longest + 1).logits[:, -longest - 1:-1]
             expected = torch.log_softmax(logits.double(), dim=-1)
             likelihoods = expected.gather(-1, inputs['input_ids'][:, -longest:, None])[..., 0]
