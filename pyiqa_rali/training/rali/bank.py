@@ -43,8 +43,8 @@ def candidates_of_run(parts: Sequence[AlignmentDataset], num_candidates: int, se
     """
     own = num_candidates // len(parts)
     return _different(text for number, part in enumerate(parts)
-                      for text in (_drawn_anew(part, own) if part.texts is None else
-                                   _some_of(part.texts, own if len(parts) > 1 else None, [seed, number])))
+                      for text in _some_of([_drawn_anew(part, own)] if part.texts is None else part.texts,
+                                           own if len(parts) > 1 else None, [seed, number]))
 
 
 def _drawn_anew(part: AlignmentDataset, pictures: int) -> list[ReasoningText]:
