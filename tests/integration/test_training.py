@@ -590,3 +590,12 @@ def test_a_frozen_backbone_takes_the_first_draws_of_a_set_that_draws_anew(tmp_pa
 def test_what_is_not_the_same_each_time_cannot_be_kept(tmp_path, changes, message):
     with pytest.raises(OptionError, match=message):
         train(str(write_options(tmp_path, align__cache_backbone=True, **{**FROZEN, **changes})))
+
+
+def test_pictures_that_are_in_two_sets_are_encoded_once(tmp_path, monkeypatch):
+    embedded = watch_encoding(monkeypatch)
+    same = {**tiny_options(tmp_path)['datasets']['val'], 'name': 'again', 'phase': 'val'}
+    found = train(str(write_options(tmp_path, datasets__test=same, datasets__val__name='held out')))
+    ours, others = (load_features(found.folder / 'compress' / f'features_{name}.safetensors') for name in ('val', 'test'))
+    assert embedded == ['tiny', 'again']  # the file of options is sorted by name: test comes before val
+    assert torch.equal(ours.image_features, others.image_features)
