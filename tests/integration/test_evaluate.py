@@ -371,7 +371,7 @@ def remembering(folder, names):
     tensors, metadata = load_checkpoint(locate_checkpoint('rali-lite'))
     record = TrainingImages.of({'mine': inspect_images(folder / 'data' / name for name in names)})
     save_checkpoint(folder / 'mine.safetensors', tensors, {**metadata, KEY: record.to_dict()})
-    return {'mine': {'name': 'rali', 'pretrained_model_path': str(folder / 'mine.safetensors')}, 'rali-lite': {}, 'piqe': {}}
+    return {'mine': {'name': 'rali', 'pretrained_model_path': str(folder / 'mine.safetensors')}, 'rali-lite-v1': {}, 'piqe': {}}
 
 
 def test_test_images_that_a_metric_was_trained_on_end_the_run(tmp_path, calls):
@@ -387,10 +387,10 @@ def test_they_can_be_counted_and_what_is_not_known_is_not_assumed(tmp_path, caps
     values['metrics'] = remembering(tmp_path, ['003.png', '007.png'])
     root = run(values)
     found = {row['metric']: (row['images'], row['trained_on'], row['first'][-15:]) for row in rows(root / 'overlap.csv')}
-    assert found == {'mine': ('24', '2', str(tmp_path / 'data' / '007.png')[-15:]), 'rali-lite': ('24', '', ''),
+    assert found == {'mine': ('24', '2', str(tmp_path / 'data' / '007.png')[-15:]), 'rali-lite-v1': ('24', '', ''),
                      'piqe': ('24', '', '')}
     text = (root / 'results.md').read_text()
-    assert '| koniq10k | mine | 2 of 24: 003.png, 007.png |' in text and '| koniq10k | rali-lite | unknown |' in text
+    assert '| koniq10k | mine | 2 of 24: 003.png, 007.png |' in text and '| koniq10k | rali-lite-v1 | unknown |' in text
     assert main(['report', str(root), '--out', str(tmp_path / 'report.html')]) == 0
     page = (tmp_path / 'report.md').read_text()
     assert '2 of 24: 003.png, 007.png' in page and 'unknown' in page

@@ -500,7 +500,7 @@ def test_an_export_remembers_what_it_was_trained_on(tmp_path, capsys):
     assert 'training_images: 16 (16 of tiny)' in capsys.readouterr().out
     assert record_in(load_checkpoint(first.with_suffix('.pth'))[1]).among(names) == record.among(names)
     net = RALI(pretrained_model_path=first)
-    assert len(net.training_images) == 16 and RALI(pretrained='rali-lite').training_images is None
+    assert len(net.training_images) == 16 and RALI(pretrained='rali-lite-v1').training_images is None
     changes = {'name': 'later', 'path__pretrain_network': str(first), 'datasets__train__split_index': None,
                'datasets__train__reasoning_texts': str(all_texts(tmp_path)), 'val__overlap': 'count'}
     again = train(str(write_options(tmp_path, **changes)))

@@ -166,7 +166,7 @@ def test_a_list_and_lines_are_told_apart_by_what_they_hold(deqa, tmp_path, name)
 
 def test_pipal_has_no_columns(tmp_path):
     (tmp_path / 'labels.txt').write_text('A0001_00_00.bmp,1500\n')
-    with pytest.raises(OptionError, match='PIPAL has one MOS an image'):
+    with pytest.raises(OptionError, match='PIPAL has one MOS per image'):
         read_manifest(tmp_path / 'labels.txt', 'pipal', 'mos')
     (tmp_path / 'labels.txt').unlink()
     with pytest.raises(DataError, match='holds no .txt files'):
