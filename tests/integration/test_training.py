@@ -404,6 +404,8 @@ def hybrid_options(folder, **changes):
             section.pop(last, None)
         else:
             section[last] = value
+    if values['datasets'].get('basis') == 'train':
+        values['datasets']['basis'] = {**values['datasets']['val'], 'phase': 'train'}
     file = folder / 'hybrid.yml'
     file.write_text(yaml.safe_dump(values))
     return file
@@ -479,6 +481,7 @@ def test_scores_may_leave_on_another_range(tmp_path):
     ({'datasets__train_2__share': 0.001}, 'leave a training set without a picture in a batch of 8'),
     ({'datasets__train__supervision': 'order'}, 'supervision: order cannot be that of the first train set'),
     ({'align__quality': None, 'score__rank_weight': 0.0}, 'supervision: order teaches nothing without a rank loss'),
+    ({'align__quality': None, 'datasets__basis': 'train'}, 'order teaches nothing without a rank loss. Give align: quality'),
     ({'datasets__val__share': 0.5}, 'datasets: val: share: is for training sets'),
     ({'datasets__train__supervision': 'ordre'}, 'supervision: "?ordre"?'),
     ({'align__quality__heads': 'linear'}, 'align: quality: heads: "?linear"?'),

@@ -19,7 +19,7 @@ from pyiqa_rali.data.sections import (
 )
 from pyiqa_rali.data.synthetic.options import SyntheticOptions
 from pyiqa_rali.training.rali.options import TrainOptions, train_options
-from pyiqa_rali.training.rali.run import check_sections
+from pyiqa_rali.training.rali.run_checks import check_sections
 from pyiqa_rali.vlm.degradations import DegradationOptions
 
 TABLE = {'name': 'koniq', 'type': 'GeneralNRDataset', 'dataroot_target': './images', 'meta_info_file': 'table.csv',

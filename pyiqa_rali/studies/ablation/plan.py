@@ -17,7 +17,7 @@ from pyiqa_rali.core.options import from_known_keys, plain, read_yaml
 from pyiqa_rali.core.runs import MAY_CHANGE
 from pyiqa_rali.core.versions import package_versions
 from pyiqa_rali.training.rali.options import PathOptions, train_options
-from pyiqa_rali.training.rali.run import check_sections
+from pyiqa_rali.training.rali.run_checks import check_sections
 from pyiqa_rali.training.rali.run_folder import OF_LATER_STAGES
 from pyiqa_rali.training.rali.text_encoders import resolve_text_encoder
 from pyiqa_rali.training.rali.towers import weight_file

@@ -14,7 +14,7 @@ from pyiqa_rali.data.synthetic.settings import IMAGES, DatasetSettings, check_se
 from pyiqa_rali.data.synthetic.tables import TABLE, split_name
 from pyiqa_rali.studies.chain.results import words_of
 from pyiqa_rali.training.rali.options import PathOptions, train_options
-from pyiqa_rali.training.rali.run import check_sections
+from pyiqa_rali.training.rali.run_checks import check_sections
 from pyiqa_rali.training.rali.towers import build_towers
 from pyiqa_rali.training.vlm import grpo, sft
 from pyiqa_rali.training.vlm.options import GrpoOptions, SftOptions, grpo_options, sft_options

@@ -221,6 +221,13 @@ def shares_of(sections: Sequence[DatasetSection], parts: Sequence[AlignmentDatas
     return [float(section.options.share or 0) for section in sections]
 
 
+def pictures_of_each(sections: Sequence[DatasetSection], parts: Sequence[AlignmentDataset]) -> list[int]:
+    """Return how many pictures of a step each training set gives at most."""
+    batch_size = sections[0].options.batch_size_per_gpu or 1
+    shares = shares_of(sections, parts)
+    return [batch_size] * len(parts) if shares is None else pictures_of_shares(shares, batch_size)
+
+
 def make_sampler(dataset: AlignmentDataset | JoinedAlignment, shares: Sequence[float] | None, batch_size: int, seed: int,
                  start: int, total: int) -> ResumableSampler | SharedSampler:
     """Return the draws of this process for the steps from `start` to `total`.

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from pyiqa_rali.core import processes
-from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
+from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.files import atomic_path, write_json
 from pyiqa_rali.core.options import OptionSource, plain, values_of
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.core.versions import versions
 from pyiqa_rali.data.reasoning_texts import ReasoningText
-from pyiqa_rali.data.sections import PHASES, DatasetSection, dataset_section, phase_of, refuse_keys, sections_for
+from pyiqa_rali.data.sections import sections_for
 from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.data.training_images import KEY, Overlap, overlap, record_in_file
 from pyiqa_rali.figures.scored import draw_run
@@ -34,8 +34,7 @@ from pyiqa_rali.training.rali.batches import (
     AlignmentDataset,
     alignment_dataset,
     join_datasets,
-    pictures_of_shares,
-    shares_of,
+    pictures_of_each,
 )
 from pyiqa_rali.training.rali.compression import compress
 from pyiqa_rali.training.rali.feature_store import FeatureStore
@@ -43,6 +42,7 @@ from pyiqa_rali.training.rali.features import FeatureTable, embed, load_features
 from pyiqa_rali.training.rali.fine_tuning import fine_tune
 from pyiqa_rali.training.rali.options import TrainOptions, train_options
 from pyiqa_rali.training.rali.picture_rows import Embedding
+from pyiqa_rali.training.rali.run_checks import check_sections
 from pyiqa_rali.training.rali.run_folder import RunFolder, exported_scale
 from pyiqa_rali.training.rali.run_images import RunImages, check_batch_sizes, check_images
 from pyiqa_rali.training.rali.towers import Towers, build_towers
@@ -378,78 +378,6 @@ class Run:
             logger.warning('stage 1: %d of %d texts are longer than the %d tokens of the text encoder and lose their end; '
                            'text_encoder: split_sentences: true encodes them by sentences.', long, len(every),
                            towers.text_encoder.context_length)
-
-
-def check_sections(options: TrainOptions) -> dict[str, DatasetSection]:
-    """Return the data set sections with their gaps filled, by name.
-
-    Raises:
-        OptionError: a section's name is not train..., basis..., val... or test..., train is missing, or key_dataset is
-            unknown.
-    """
-    for name in options.datasets:
-        if phase_of(name) is None:
-            raise OptionError(f'datasets: "{name}" is not train, basis, val or test (val_1, val_2 and so on for several).'
-                              f'{did_you_mean(name, PHASES)}')
-    if not sections_for(options.datasets, 'train'):
-        raise OptionError('datasets: train: must be given.')
-    validated = sections_for(options.datasets, 'val', 'test')
-    chosen_by = options.val.key_dataset
-    for key_dataset in [chosen_by] if isinstance(chosen_by, str) else chosen_by or []:
-        if key_dataset not in validated:
-            raise OptionError(f'val: key_dataset: "{key_dataset}" is not one of {", ".join(validated) or "none"}.')
-    refuse_keys(options.datasets, ('class_column', 'paper_name'), 'has no effect in the training of RALI')
-    tested = {name: section for name, section in options.datasets.items() if name in validated}
-    refuse_keys(tested, ('share', 'supervision'), 'is for training sets')
-    basis = {name: section for name, section in options.datasets.items() if phase_of(name) == 'basis'}
-    refuse_keys(basis, ('share',), 'has no effect: stages 2 and 3 take all images of a basis')
-    sections = {name: dataset_section(name, section) for name, section in options.datasets.items()}
-    check_cached_backbone(sections, options)
-    check_supervision(sections, options)
-    return sections
-
-
-def check_supervision(sections: dict[str, DatasetSection], options: TrainOptions) -> None:
-    """Check that order alone teaches where something learns from it, and that a set with values gives the scale.
-
-    Raises:
-        OptionError: the first set has no values, or no stage has a rank loss.
-    """
-    for phase in ('train', 'basis'):
-        names = sections_for(sections, phase)
-        ordered = [name for name in names if sections[name].options.supervision == 'order']
-        if names and names[0] in ordered:
-            raise OptionError(f'datasets: {names[0]}: supervision: order cannot be that of the first {phase} set, which gives '
-                              'the scale of the scores. Put a set whose MOS count first.')
-        ranked = options.score.rank_weight or (options.align.quality and options.align.quality.rank_weight)
-        if ordered and not ranked:
-            raise OptionError(f'datasets: {ordered[0]}: supervision: order teaches nothing without a rank loss. Give score: '
-                              'rank_weight or align: quality: rank_weight.')
-
-
-def check_cached_backbone(sections: dict[str, DatasetSection], options: TrainOptions) -> None:
-    """Check that what `align: cache_backbone` computes once would be the same each time.
-
-    Raises:
-        OptionError: the backbone is trained, or pictures are augmented.
-    """
-    if not options.align.cache_backbone:
-        return
-    if options.align.freeze_layers != -1:
-        raise OptionError('align: cache_backbone: true needs a backbone that stays as it is, freeze_layers: -1; it is '
-                          f'{options.align.freeze_layers}. Change one of the two.')
-    for name, section in sections.items():
-        augment = section.values.get('augment')
-        if augment:
-            raise OptionError(f'datasets: {name}: augment: {augment} changes the pictures, and align: cache_backbone: true '
-                              'encodes each whole picture once. Remove augment, or set cache_backbone to false.')
-
-
-def pictures_of_each(sections: Sequence[DatasetSection], parts: Sequence[AlignmentDataset]) -> list[int]:
-    """Return how many pictures of a step each training set gives at most."""
-    batch_size = sections[0].options.batch_size_per_gpu or 1
-    shares = shares_of(sections, parts)
-    return [batch_size] * len(parts) if shares is None else pictures_of_shares(shares, batch_size)
 
 
 def choose_device(num_gpu: int | str) -> torch.device:

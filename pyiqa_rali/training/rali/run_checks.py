@@ -1,0 +1,75 @@
+"""What is checked of the data set sections of a RALI run before any file is read."""
+
+from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.data.sections import PHASES, DatasetSection, dataset_section, phase_of, refuse_keys, sections_for
+from pyiqa_rali.training.rali.options import TrainOptions
+
+
+def check_sections(options: TrainOptions) -> dict[str, DatasetSection]:
+    """Return the data set sections with their gaps filled, by name.
+
+    Raises:
+        OptionError: a section's name is not train..., basis..., val... or test..., train is missing, or key_dataset is
+            unknown.
+    """
+    for name in options.datasets:
+        if phase_of(name) is None:
+            raise OptionError(f'datasets: "{name}" is not train, basis, val or test (val_1, val_2 and so on for several).'
+                              f'{did_you_mean(name, PHASES)}')
+    if not sections_for(options.datasets, 'train'):
+        raise OptionError('datasets: train: must be given.')
+    validated = sections_for(options.datasets, 'val', 'test')
+    chosen_by = options.val.key_dataset
+    for key_dataset in [chosen_by] if isinstance(chosen_by, str) else chosen_by or []:
+        if key_dataset not in validated:
+            raise OptionError(f'val: key_dataset: "{key_dataset}" is not one of {", ".join(validated) or "none"}.')
+    refuse_keys(options.datasets, ('class_column', 'paper_name'), 'has no effect in the training of RALI')
+    tested = {name: section for name, section in options.datasets.items() if name in validated}
+    refuse_keys(tested, ('share', 'supervision'), 'is for training sets')
+    basis = {name: section for name, section in options.datasets.items() if phase_of(name) == 'basis'}
+    refuse_keys(basis, ('share',), 'has no effect: stages 2 and 3 take all images of a basis')
+    sections = {name: dataset_section(name, section) for name, section in options.datasets.items()}
+    check_cached_backbone(sections, options)
+    check_supervision(sections, options)
+    return sections
+
+
+def check_supervision(sections: dict[str, DatasetSection], options: TrainOptions) -> None:
+    """Check that order alone teaches where something learns from it, and that a set with values gives the scale.
+
+    Raises:
+        OptionError: the first set has no values, or no stage has a rank loss.
+    """
+    quality = options.align.quality
+    in_stage_1, in_stage_3 = quality is not None and quality.rank_weight > 0, options.score.rank_weight > 0
+    own_basis = bool(sections_for(sections, 'basis'))  # then stage 3 does not see the training sets
+    for phase, learns, weights in (('train', in_stage_1 or (in_stage_3 and not own_basis),
+                                    'align: quality: rank_weight' if own_basis else 'score: rank_weight or align: quality: '
+                                                                                    'rank_weight'),
+                                   ('basis', in_stage_3, 'score: rank_weight')):
+        names = sections_for(sections, 'train' if phase == 'train' else 'basis')
+        ordered = [name for name in names if sections[name].options.supervision == 'order']
+        if names and names[0] in ordered:
+            raise OptionError(f'datasets: {names[0]}: supervision: order cannot be that of the first {phase} set, which gives '
+                              'the scale of the scores. Put a set whose MOS count first.')
+        if ordered and not learns:
+            raise OptionError(f'datasets: {ordered[0]}: supervision: order teaches nothing without a rank loss. Give '
+                              f'{weights}.')
+
+
+def check_cached_backbone(sections: dict[str, DatasetSection], options: TrainOptions) -> None:
+    """Check that what `align: cache_backbone` computes once would be the same each time.
+
+    Raises:
+        OptionError: the backbone is trained, or pictures are augmented.
+    """
+    if not options.align.cache_backbone:
+        return
+    if options.align.freeze_layers != -1:
+        raise OptionError('align: cache_backbone: true needs a backbone that stays as it is, freeze_layers: -1; it is '
+                          f'{options.align.freeze_layers}. Change one of the two.')
+    for name, section in sections.items():
+        augment = section.values.get('augment')
+        if augment:
+            raise OptionError(f'datasets: {name}: augment: {augment} changes the pictures, and align: cache_backbone: true '
+                              'encodes each whole picture once. Remove augment, or set cache_backbone to false.')
