@@ -8,7 +8,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pyiqa_rali.core.errors import OptionError, some
 from pyiqa_rali.data.image_finder import ImageFinder
@@ -22,6 +22,24 @@ LIST_MARK = '@'
 MOST_WORDS = 1_000_000  # that braces may expand to
 
 
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that the sources name.
+
+    Attributes:
+        path: of an image, or of a shard.
+        number: its place in the order of the input.
+    """
+
+    path: str
+    number: int
+
+    @property
+    def holds_several(self) -> bool:
+        """Whether the file has to be opened to find its images; otherwise it is one image itself."""
+        return is_shard(self.path)
+
+
 class NamedImages:
     """Iterator over image files whose paths are known, such as those of a data set; otherwise like `ImageSources`."""
 
@@ -32,9 +50,18 @@ class NamedImages:
         self.empty: list[str] = []
 
     def __iter__(self) -> Iterator[ImageEntry]:
+        for file in self.files():
+            yield from self.images_of(file)
+
+    def files(self) -> Iterator[SourceFile]:
+        """Yield the files."""
         for number, path in enumerate(self.paths):
             if number % self.world == self.rank:
-                yield ImageEntry(path, path, (number, 0))
+                yield SourceFile(path, number)
+
+    def images_of(self, file: SourceFile) -> Iterator[ImageEntry]:
+        """Yield the image that a file is."""
+        yield ImageEntry(file.path, file.path, (file.number, 0))
 
 
 class ImageSources:
@@ -77,15 +104,23 @@ class ImageSources:
         self._words = words
 
     def __iter__(self) -> Iterator[ImageEntry]:
+        for file in self.files():
+            yield from self.images_of(file)
+
+    def files(self) -> Iterator[SourceFile]:
+        """Yield the files in their order, none of them opened: to share them among machines."""
         number = 0
         for path in self._paths():
             if self._is_new(path, self.rank == 0):
-                yield from self._shard(path, number) if is_shard(path) else self._file(path, number)
+                yield SourceFile(path, number)
                 number += 1
 
-    def _file(self, path: str, number: int) -> Iterator[ImageEntry]:
-        if number % self.world == self.rank:
-            yield ImageEntry(path, path, (number, 0))
+    def images_of(self, file: SourceFile) -> Iterator[ImageEntry]:
+        """Yield the images of a file that `files` gave, of these or of equal sources in another process."""
+        if file.holds_several:
+            yield from self._shard(file.path, file.number)
+        elif file.number % self.world == self.rank:
+            yield ImageEntry(file.path, file.path, (file.number, 0))
 
     def _shard(self, path: str, number: int) -> Iterator[ImageEntry]:
         """Share an uncompressed shard by member; a compressed one belongs to one process, the only one that reads it."""
