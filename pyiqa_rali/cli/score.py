@@ -56,9 +56,8 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali score "shard-{000000..000099}.tar" --out s.csv', 'images are named shard.tar::member'),
         ('find . -name "*.png" | pyiqa-rali score - --out s.jsonl', 'a list, one path per line'),
         ('pyiqa-rali score --opt options/demo.yml --out s.csv --sheet s.png', ''),
-        ('torchrun --nproc_per_node 8 -m pyiqa_rali score d/ --out s.csv', 'a share for each GPU'),
-        notes='An image without a score has a line with the reason; then the exit status is 1. While Parquet is written, or '
-              'several processes run, lines are in the folder OUT.parts until the end.')
+        notes='An image without a score has a line with the reason; then the exit status is 1. While Parquet is written, '
+              'lines are in the folder OUT.parts until the end.')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,38 +70,30 @@ def run(args: argparse.Namespace) -> int:
         OptionError, DataError, CheckpointError, OSError: nothing can be scored at all; the message says why.
     """
     args.metric = args.metric or ('rali' if args.weights else 'rali-lite')
-    rank, world = processes.rank(), processes.world_size()
-    _check(args, world)
+    _check(args)
     options, reading = parse_options(args.metric_options), reading_settings(args)
     known: QualityTable | None = None
     if args.opt:
         section, values, reading = data_set_of(args.opt, args.dataset)
         known = build_table(section, values, 0)
-        sources: ImageSources | NamedImages = NamedImages(known.image_names(), rank, world)
+        sources: ImageSources | NamedImages = NamedImages(known.image_names())
     else:
-        sources = ImageSources([*args.images, *(name if name == STANDARD_INPUT else LIST_MARK + name for name in args.lists)],
-                               rank, world)
+        sources = ImageSources([*args.images, *(name if name == STANDARD_INPUT else LIST_MARK + name for name in args.lists)])
     if args.out:
         refuse_overwriting(Path(args.out), args.resume)  # before anything is loaded
     metric = make_metric(args.metric, args.weights, args.device, options)
     images, many = _peeked(sources, args)
     options = _with_backend(args, metric, options, many)
     label = _label(args, metric, options, reading)
-    table = open_table(args.out, args.format, label, args.resume, rank, world, args.retry_failed) if args.out else None
-    with processes.joined():
-        totals = _score(args, images, table, metric, rank, world, reading)
-        totals.repeated, totals.others, totals.empty = sources.repeated, sources.others, sources.empty
-        everything, *others = processes.gather(totals)
-        if rank == 0:
-            for other in others:
-                everything += other
-            left = table.finish() if table else None
-            everything.failed = everything.failed if left is None else left
-            print('\n'.join(everything.lines(metric, args.out)), file=sys.stderr)
-            if args.sheet:
-                print(_sheet(args, metric, known, reading))
-        processes.gather(None)  # torchrun stops all processes when one fails: none may exit before the table is complete
-    return 1 if rank == 0 and (everything.failed or everything.empty) else 0
+    table = open_table(args.out, args.format, label, args.resume, args.retry_failed) if args.out else None
+    totals = _score(args, images, table, metric, reading)
+    totals.repeated, totals.others, totals.empty = sources.repeated, sources.others, sources.empty
+    left = table.finish() if table else None
+    totals.failed = totals.failed if left is None else left
+    print('\n'.join(totals.lines(metric, args.out)), file=sys.stderr)
+    if args.sheet:
+        print(_sheet(args, metric, known, reading))
+    return 1 if totals.failed or totals.empty else 0
 
 
 def _sheet(args: argparse.Namespace, metric: Any, known: QualityTable | None, reading: ReadingOptions) -> Path:
@@ -115,10 +106,10 @@ def _sheet(args: argparse.Namespace, metric: Any, known: QualityTable | None, re
 def _peeked(sources: ImageSources | NamedImages, args: argparse.Namespace) -> tuple[Iterator[ImageEntry], bool]:
     """Return the images, and whether there are enough to prepare for.
 
-    Standard input and compressed shards are not waited for; with several processes, each would see only its own share.
+    Standard input and compressed shards are not waited for.
     """
     images, first = iter(sources), []
-    if STANDARD_INPUT not in [*args.images, *args.lists] and sources.world == 1:
+    if STANDARD_INPUT not in [*args.images, *args.lists]:
         for entry in images:
             first.append(entry)
             if len(first) == MANY or entry.content is not None:
@@ -141,12 +132,12 @@ def _with_backend(args: argparse.Namespace, metric: Any, options: dict[str, Any]
     return with_fastest_backend(metric, options, may_export=many)
 
 
-def _score(args: argparse.Namespace, images: Iterable[ImageEntry], table: Any, metric: Any, rank: int, world: int,
+def _score(args: argparse.Namespace, images: Iterable[ImageEntry], table: Any, metric: Any,
            reading: ReadingOptions) -> Totals:
     totals = Totals(len(table.finished), table.failed) if table else Totals()
     sizes = suitable_sizes(metric, args.batch_size, args.workers)
     scores = score_files(images, metric, *sizes, skip=table.has if table else None, reading=reading)
-    with Progress(world, silent=rank > 0) as progress, table.open() if table else contextlib.nullcontext() as stream:
+    with Progress() as progress, table.open() if table else contextlib.nullcontext() as stream:
         try:
             for window in scores:
                 if table:
@@ -164,7 +155,11 @@ def _score(args: argparse.Namespace, images: Iterable[ImageEntry], table: Any, m
     return totals
 
 
-def _check(args: argparse.Namespace, world: int) -> None:
+def _check(args: argparse.Namespace) -> None:
+    world = processes.world_size()
+    if world > 1:
+        raise OptionError(f'{world} processes would each score all images. Start score without torchrun or accelerate; '
+                          '--engine ray shares the images among processes, GPUs and machines.')
     for name, least in (('batch_size', 1), ('workers', 0)):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -179,8 +174,6 @@ def _check(args: argparse.Namespace, world: int) -> None:
     args.resume |= args.retry_failed
     if args.out:
         file_format(args.out, args.format)
-    elif world > 1:
-        raise OptionError(f'--out: {world} processes need a table to write to.')
 
 
 def _print_scores(scores: list[ImageScore], progress: Progress) -> None:

@@ -1,7 +1,7 @@
-"""Tables that are written at the end, atomically, from one part per process: for Parquet, and for several processes.
+"""Tables that are written at the end, atomically, from a part that grows line by line: Parquet.
 
-The parts are kept as JSON lines in the folder `TABLE.parts` and grow line by line; after a kill at any moment the next run
-continues them, even with another number of processes.
+The part is kept as JSON lines in the folder `TABLE.parts`; after a kill at any moment the next run continues it. The folder may
+hold several: in version 0.1, several processes shared the images of a table of any format.
 """
 
 import heapq
@@ -30,6 +30,7 @@ from pyiqa_rali.scoring.score_table import (
 )
 
 ROW_GROUP = 1 << 16
+PART = '00000-of-00001.jsonl'
 
 
 class Parquet:
@@ -88,49 +89,46 @@ class WholeLines:
 
 
 class ScoreParts:
-    """One process's part of a table, and the table itself when all parts are done.
+    """The part of a table that grows, and the table itself when all images are done.
 
     Args:
         path: the table.
         metric: name of the metric, with its weights if they are the user's own; written in every row.
         resume: continue the table and the parts that exist.
         whole: how the table is written and read.
-        rank: this process among those that share the images.
-        world: how many processes share them.
         retry: try the images without a score again.
 
     Attributes:
         finished: the images that are in the table or in any part already, and are not tried again.
-        failed: how many of these have no score, for the first process; 0 for the others.
+        failed: how many of these have no score.
 
     Raises:
         OptionError: the table or its parts are there and `resume` is not set, or they hold another metric.
         DataError: the table is not a table of scores.
     """
 
-    def __init__(self, path: str | os.PathLike, metric: str, resume: bool, whole: Parquet | WholeLines, rank: int = 0,
-                 world: int = 1, retry: bool = False):
+    def __init__(self, path: str | os.PathLike, metric: str, resume: bool, whole: Parquet | WholeLines,
+                 retry: bool = False):
         self.path, self.metric, self.whole = Path(path), metric, whole
         self.folder = parts_folder(path)
         refuse_overwriting(self.path, resume)
-        name = f'{rank:05d}-of-{world:05d}.jsonl'
         if not resume:
-            self._refuse_parts(name, world)
+            self._refuse_parts()
         best = BestRows(self._rows, self.whole.stored)
         self.finished = best.finished - best.failed if retry else best.finished
-        self.failed = 0 if retry or rank else len(best.failed)
-        self._part = ScoreTable(self.folder / name, metric, True, JsonLines(positions=True))
+        self.failed = 0 if retry else len(best.failed)
+        self._part = ScoreTable(self.folder / PART, metric, True, JsonLines(positions=True))
 
     def has(self, image: str) -> bool:
         """Whether an image is in the table or a part already."""
         return self.whole.stored(image) in self.finished
 
     def open(self) -> RowFile:
-        """Return this process's part, a context manager that keeps it open for further lines."""
+        """Return the part, a context manager that keeps it open for further lines."""
         return self._part.open()
 
     def write(self, file: RowFile, scores: list[ImageScore]) -> None:
-        """Add lines to this process's part and hand them to the operating system."""
+        """Add lines to the part and hand them to the operating system."""
         self._part.write(file, scores)
 
     def finish(self) -> int:
@@ -164,10 +162,9 @@ class ScoreParts:
         except ValueError as error:  # pyarrow's own errors among them
             raise DataError(f'--out: {self.path} is not a table of scores: {error}. Give another name.') from error
 
-    def _refuse_parts(self, own: str, world: int) -> None:
-        """Raise OptionError for parts of an earlier run; those of this run's other processes may exist."""
-        others = f'-of-{world:05d}.jsonl'
-        found = [path.name for path in self.folder.glob('*.jsonl') if path.name == own or not path.name.endswith(others)]
+    def _refuse_parts(self) -> None:
+        """Raise OptionError for parts of an earlier run."""
+        found = list(self.folder.glob('*.jsonl'))
         if found:
             raise OptionError(f'--out: {self.folder} holds the parts of a run that did not finish. Give --resume to continue '
                               'it, or remove that folder.')

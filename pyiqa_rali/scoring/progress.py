@@ -21,15 +21,13 @@ class Progress:
     """Images, images per second and failures: a bar on a terminal, a line at intervals in a log file.
 
     Args:
-        world: how many processes share the images; the numbers are those of the first one.
-        silent: show nothing.
+        name: of what is going on.
     """
 
-    def __init__(self, world: int = 1, silent: bool = False):
-        self._silent = silent
-        self._which = f'process 1 of {world}' if world > 1 else 'score'
-        self._on_terminal = sys.stderr.isatty() and not silent
-        self._bar = progress_bar(unit=' images', desc=self._which, disable=not self._on_terminal, file=sys.stderr)
+    def __init__(self, name: str = 'score'):
+        self._name = name
+        self._on_terminal = sys.stderr.isatty()
+        self._bar = progress_bar(unit=' images', desc=name, disable=not self._on_terminal, file=sys.stderr)
         self._start = self._told = time.monotonic()
         self.count = self.failed = 0
 
@@ -46,14 +44,18 @@ class Progress:
 
     def add(self, scores: list[ImageScore]) -> None:
         """Show that these images are done."""
-        self.count += len(scores)
-        self.failed += sum(bool(each.error) for each in scores)
+        self.advance(len(scores), sum(bool(each.error) for each in scores))
+
+    def advance(self, images: int, failed: int) -> None:
+        """Show that so many images are done, and how many of them have no score."""
+        self.count += images
+        self.failed += failed
         if self.failed and self._on_terminal:
             self._bar.set_postfix_str(f'{self.failed} without a score', refresh=False)
-        self._bar.update(len(scores))
-        if not self._on_terminal and not self._silent and time.monotonic() - self._told > SECONDS_BETWEEN_LINES:
+        self._bar.update(images)
+        if not self._on_terminal and time.monotonic() - self._told > SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()
-            logger.info('%s: %d images, %.1f images/s, %d without a score', self._which, self.count, self.rate, self.failed)
+            logger.info('%s: %d images, %.1f images/s, %d without a score', self._name, self.count, self.rate, self.failed)
 
     def clear(self) -> None:
         """Make room for a line on the screen."""
@@ -61,7 +63,7 @@ class Progress:
 
 
 class Totals:
-    """Counts over a run; those of several processes can be added.
+    """Counts over a run; those of its parts can be added.
 
     Attributes:
         count: images scored.
@@ -91,8 +93,7 @@ class Totals:
 
     def __iadd__(self, other: 'Totals') -> 'Totals':
         for name, value in vars(other).items():
-            if name != 'finished':  # every process counts the same ones
-                setattr(self, name, getattr(self, name) + value)
+            setattr(self, name, getattr(self, name) + value)
         return self
 
     def lines(self, metric: Any, out: str | None) -> Iterator[str]:

@@ -9,13 +9,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pyiqa_rali.core.errors import OptionError, some
 from pyiqa_rali.data.image_finder import ImageFinder
 from pyiqa_rali.data.image_formats import image_extensions
 from pyiqa_rali.scoring.entries import ImageEntry
 from pyiqa_rali.scoring.lists import listed_paths
-from pyiqa_rali.scoring.shards import BETWEEN, is_compressed, is_shard, shard_entries
+from pyiqa_rali.scoring.shards import BETWEEN, is_shard, shard_entries
 
 STANDARD_INPUT = '-'
 LIST_MARK = '@'
@@ -43,8 +44,8 @@ class SourceFile:
 class NamedImages:
     """Iterator over image files whose paths are known, such as those of a data set; otherwise like `ImageSources`."""
 
-    def __init__(self, paths: Iterable[str], rank: int = 0, world: int = 1):
-        self.paths, self.rank, self.world = list(dict.fromkeys(paths)), rank, world
+    def __init__(self, paths: Iterable[str]):
+        self.paths = list(dict.fromkeys(paths))
         self.others: Counter[str] = Counter()
         self.repeated = 0
         self.empty: list[str] = []
@@ -56,8 +57,7 @@ class NamedImages:
     def files(self) -> Iterator[SourceFile]:
         """Yield the files."""
         for number, path in enumerate(self.paths):
-            if number % self.world == self.rank:
-                yield SourceFile(path, number)
+            yield SourceFile(path, number)
 
     def images_of(self, file: SourceFile) -> Iterator[ImageEntry]:
         """Yield the image that a file is."""
@@ -75,9 +75,8 @@ class ImageSources:
 
     Args:
         sources: the words of the command line.
-        rank: this process among those that share the images.
-        world: how many processes share them.
         once: leave out images that are named again.
+        seen: remembers names for that, as a set of them does; None takes a set.
 
     Attributes:
         others: how many files in folders, globs and shards are not images by their extension, for each extension.
@@ -86,21 +85,19 @@ class ImageSources:
 
     Raises:
         FileNotFoundError: none of the sources exists, or a list does not.
-        OptionError: a glob matches nothing, or standard input cannot be shared.
+        OptionError: a glob matches nothing.
     """
 
-    def __init__(self, sources: Iterable[str], rank: int = 0, world: int = 1, once: bool = True):
-        self.rank, self.world, self.once = rank, world, once
+    def __init__(self, sources: Iterable[str], once: bool = True, seen: Any = None):
+        self.once = once
         self.others: Counter[str] = Counter()
         self.repeated = 0
         self.empty: list[str] = []
-        self._seen: set[str] = set()
+        self._seen = set() if seen is None else seen
         words = [word for source in sources for word in expand_braces(source)]
         missing = [word for word in words if not _is_known(word)]
         if len(missing) == len(words):
             _refuse_missing(missing)
-        if STANDARD_INPUT in words and world > 1:
-            raise OptionError('-: standard input cannot be shared by several processes. Write a list, and give --list.')
         self._words = words
 
     def __iter__(self) -> Iterator[ImageEntry]:
@@ -111,7 +108,7 @@ class ImageSources:
         """Yield the files in their order, none of them opened: to share them among machines."""
         number = 0
         for path in self._paths():
-            if self._is_new(path, self.rank == 0):
+            if self._is_new(path):
                 yield SourceFile(path, number)
                 number += 1
 
@@ -119,29 +116,23 @@ class ImageSources:
         """Yield the images of a file that `files` gave, of these or of equal sources in another process."""
         if file.holds_several:
             yield from self._shard(file.path, file.number)
-        elif file.number % self.world == self.rank:
+        else:
             yield ImageEntry(file.path, file.path, (file.number, 0))
 
     def _shard(self, path: str, number: int) -> Iterator[ImageEntry]:
-        """Share an uncompressed shard by member; a compressed one belongs to one process, the only one that reads it."""
-        whole = is_compressed(path)
-        if whole and number % self.world != self.rank:
-            return
         others: Counter[str] = Counter()
         of_name: Counter[str] = Counter()
         for entry in shard_entries(path, number, others):
             of_name[entry.name] += 1
             if of_name[entry.name] > 1:  # another picture: concatenated shards start counting again
                 entry = replace(entry, name=f'{entry.name}{BETWEEN}{of_name[entry.name]}')
-            if whole or sum(entry.position) % self.world == self.rank:
-                yield entry
-        if whole or self.rank == 0:
-            self.others += others
-            self._tell_if_empty(path, len(of_name))
+            yield entry
+        self.others += others
+        self._tell_if_empty(path, len(of_name))
 
-    def _is_new(self, name: str, counts: bool) -> bool:
+    def _is_new(self, name: str) -> bool:
         if self.once and name in self._seen:
-            self.repeated += counts  # once among all processes
+            self.repeated += 1
             return False
         self._seen.add(name)
         return True
@@ -172,8 +163,7 @@ class ImageSources:
                 yield path
             else:
                 yield from self._below(path)
-        if self.rank == 0:
-            self._tell_if_empty(name, count)
+        self._tell_if_empty(name, count)
 
     def _globbed(self, pattern: str) -> Iterator[str]:
         """Go through what a glob matches; its own extension, if it names one, is that of an image."""
@@ -188,10 +178,9 @@ class ImageSources:
                 for each in self._below(path, may_be_empty=True):  # a glob cannot know that one of its folders is empty
                     count += 1
                     yield each
-            elif self.rank == 0:
+            else:
                 self.others[_extension(path)] += 1
-        if self.rank == 0:
-            self._tell_if_empty(pattern, count)
+        self._tell_if_empty(pattern, count)
 
     def _below(self, path: str, may_be_empty: bool = False) -> Iterator[str]:
         if not os.path.isdir(path):
@@ -201,9 +190,8 @@ class ImageSources:
         for each in finder:
             count += 1
             yield each
-        if self.rank == 0:
-            self.others += finder.other_extensions
-            self._tell_if_empty(path, count + may_be_empty)
+        self.others += finder.other_extensions
+        self._tell_if_empty(path, count + may_be_empty)
 
 
 def expand_braces(text: str) -> list[str]:

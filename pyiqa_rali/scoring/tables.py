@@ -55,8 +55,7 @@ def read_table(path: str, chosen: str | None) -> Iterator[ImageScore]:
         yield row.score
 
 
-def open_table(path: str, chosen: str | None, metric: str, resume: bool, rank: int, world: int,
-               retry: bool = False) -> ScoreTable | ScoreParts:
+def open_table(path: str, chosen: str | None, metric: str, resume: bool, retry: bool = False) -> ScoreTable | ScoreParts:
     """Return the table that a run writes to.
 
     Raises:
@@ -65,8 +64,8 @@ def open_table(path: str, chosen: str | None, metric: str, resume: bool, rank: i
     """
     found = file_format(path, chosen)
     if found == 'parquet':
-        return ScoreParts(path, metric, resume, Parquet(), rank, world, retry)
+        return ScoreParts(path, metric, resume, Parquet(), retry)
     lines = CsvLines() if found == 'csv' else JsonLines()
-    if world > 1 or parts_folder(path).exists():
-        return ScoreParts(path, metric, resume, WholeLines(lines, metric), rank, world, retry)
+    if parts_folder(path).exists():  # of several processes, which shared the images in version 0.1
+        return ScoreParts(path, metric, resume, WholeLines(lines, metric), retry)
     return ScoreTable(path, metric, resume, lines, retry)

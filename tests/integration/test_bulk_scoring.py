@@ -1,4 +1,4 @@
-"""Large jobs: workers and batches change no score, kills lose no row, several processes write one table."""
+"""Large jobs: workers and batches change no score, kills lose no row."""
 
 import csv
 import math
@@ -23,7 +23,7 @@ from pyiqa_rali.scoring import engine as pipeline
 from pyiqa_rali.scoring import progress as report
 from pyiqa_rali.scoring.metrics import make_metric, metric_label, parse_options
 from tests.integration.test_score_command import Brightness
-from tests.tiny import TINY_TIMM, free_port
+from tests.tiny import TINY_TIMM
 from tests.unit.test_rali import random_rali, tensors_of
 
 pytestmark = pytest.mark.slow
@@ -162,12 +162,10 @@ def content(path):
     return parquet.read_table(path).to_pylist()
 
 
-def start(out, seconds, folder, shard, processes=1):
-    launcher = ['-m', 'torch.distributed.run', '--nproc_per_node', str(processes), '--master_port', free_port()]
+def start(out, seconds, folder, shard):
     script = out.parent / 'slow.py'
     script.write_text(SLOW)
-    command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(seconds), str(folder), str(shard),
-               '--out', str(out)]
+    command = [sys.executable, str(script), str(seconds), str(folder), str(shard), '--out', str(out)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -176,22 +174,21 @@ def lines_written(out):
     return sum(path.read_bytes().count(b'\n') for path in [*parts, *([out] if out.exists() else [])])
 
 
-@pytest.mark.parametrize(('name', 'processes'), [('scores.jsonl', 1), ('scores.parquet', 2)])
-def test_a_run_killed_at_a_random_moment_ends_with_the_same_table(folder, shard, tmp_path, monkeypatch, capsys, name,
-                                                                  processes):
+@pytest.mark.parametrize('name', ['scores.jsonl', 'scores.parquet'])
+def test_a_run_killed_at_a_random_moment_ends_with_the_same_table(folder, shard, tmp_path, monkeypatch, capsys, name):
     def alone(path):
         return main(['score', str(folder), str(shard), '--out', str(path), '--resume', '--batch-size', '2'])
 
     monkeypatch.setattr(score, 'make_metric', lambda *given: Brightness())
     whole, out = tmp_path / 'whole' / name, tmp_path / name
     assert alone(whole) == 1
-    process = start(out, 0.3, folder, shard, processes)
+    process = start(out, 0.3, folder, shard)
     try:
         while lines_written(out) < 5:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
         time.sleep(random.random() / 2)
-        assert out.exists() == (processes == 1)  # a table put together at the end is whole or absent
+        assert out.exists() == (name == 'scores.jsonl')  # a table put together at the end is whole or absent
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -201,20 +198,12 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_table(folder, shard,
     assert content(out) == content(whole) and not (tmp_path / f'{name}.parts').exists()
 
 
-def test_several_processes_write_one_table(folder, shard, tmp_path, monkeypatch):
-    monkeypatch.setattr(score, 'make_metric', lambda *given: Brightness())
-    assert main(['score', str(folder), str(shard), '--out', str(tmp_path / 'whole.csv'), '--batch-size', '2']) == 1
-    process = start(tmp_path / 'scores.csv', 0, folder, shard, 2)
-    _, told = process.communicate()
-    assert process.returncode == 1 and '18 images scored' in told and '4 images have NO SCORE' in told
-    assert content(tmp_path / 'scores.csv') == content(tmp_path / 'whole.csv')
-
-
-def test_several_processes_need_a_table_and_no_standard_input(folder, monkeypatch, capsys):
+def test_torchrun_is_rejected_because_each_process_would_score_everything(folder, monkeypatch, capsys):
     monkeypatch.setenv('WORLD_SIZE', '2')
     monkeypatch.setenv('RANK', '0')
     assert main(['score', str(folder)]) == 2
-    assert '--out: 2 processes need a table to write to' in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert '2 processes would each score all images. Start score without torchrun' in told and '--engine ray shares' in told
 
 
 def test_a_list_from_a_pipe_is_scored_and_a_reader_that_stops_is_no_error(folder):

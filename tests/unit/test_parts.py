@@ -2,7 +2,8 @@ import pytest
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.scoring import tables
-from pyiqa_rali.scoring.score_table import ImageScore, ScoreTable
+from pyiqa_rali.scoring.parts import parts_folder
+from pyiqa_rali.scoring.score_table import ImageScore, JsonLines, ScoreTable
 from pyiqa_rali.scoring.tables import file_format, open_table
 
 SCORES = [ImageScore(f'{index}.png', index / 8, '', (index, 0)) for index in range(7)]
@@ -10,14 +11,24 @@ SCORES[3] = ImageScore('\udce9.png', None, 'truncated', (3, 0))
 NAMES = ('scores.csv', 'scores.jsonl', 'scores.parquet')
 
 
-def run(path, scores, rank=0, world=1, resume=False, merge=True, retry=False):
-    """Write a process's share, without what stands in the table already, and merge."""
-    table = open_table(str(path), None, 'm', resume, rank, world, retry)
+def run(path, scores, resume=False, merge=True, retry=False):
+    """Write scores, without what stands in the table already, and finish the table."""
+    table = open_table(str(path), None, 'm', resume, retry)
     with table.open() as stream:
         table.write(stream, [each for each in scores if not table.has(each.image)])
     if merge:
         table.finish()
     return table
+
+
+def leave_parts(path, scores, count):
+    """Leave the parts that `count` processes of version 0.1 left behind when they were killed."""
+    folder = parts_folder(path)
+    for rank in range(count):
+        part = ScoreTable(folder / f'{rank:05d}-of-{count:05d}.jsonl', 'm', True, JsonLines(positions=True))
+        with part.open() as stream:
+            part.write(stream, scores[rank::count])
+    return folder
 
 
 def content(path):
@@ -34,84 +45,69 @@ def expected(tmp_path, name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-@pytest.mark.parametrize('world', [1, 2, 3])
-def test_the_parts_of_any_number_of_processes_give_the_same_table(tmp_path, name, world):
-    path = tmp_path / name
-    for rank in reversed(range(world)):
-        run(path, SCORES[rank::world], rank, world, merge=rank == 0)
-    assert content(path) == expected(tmp_path, name) and [each.name for each in tmp_path.iterdir()] != [f'{name}.parts']
-    assert not (tmp_path / f'{name}.parts').exists()
-
-
-@pytest.mark.parametrize('name', NAMES)
-@pytest.mark.parametrize('worlds', [(2, 2), (3, 2), (2, 1), (1, 2)])
-def test_a_run_killed_at_any_line_goes_on_also_with_another_number_of_processes(tmp_path, name, worlds):
+@pytest.mark.parametrize('processes', [0, 1, 2, 3])
+def test_a_run_killed_at_any_line_goes_on_also_where_several_processes_of_0_1_were(tmp_path, name, processes):
     path = tmp_path / name
     wanted = expected(tmp_path, name)
-    first, second = worlds
     for done in range(len(SCORES)):
         path.unlink(missing_ok=True)
-        for rank in range(first):
-            table = run(path, SCORES[:done][rank::first], rank, first, merge=False)
-        if hasattr(table, 'folder'):
-            part = next(table.folder.glob('00000-*'))
+        if processes:
+            part = next(leave_parts(path, SCORES[:done], processes).glob('00000-*'))
             part.write_bytes(part.read_bytes() + b'{"image": "half a li')
-        for rank in reversed(range(second)):
-            run(path, SCORES[rank::second], rank, second, resume=True, merge=rank == 0)
-        assert content(path) == wanted, done
+        else:
+            run(path, SCORES[:done], merge=False)
+        run(path, SCORES, resume=True)
+        assert content(path) == wanted and not parts_folder(path).exists(), done
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_kill_between_the_table_and_the_removal_of_its_parts_doubles_nothing(tmp_path, name):
     path = tmp_path / name
-    run(path, SCORES[1::2], 1, 2, merge=False)
-    table = run(path, SCORES[::2], 0, 2, merge=False)
-    kept = {part: part.read_bytes() for part in table.folder.iterdir()}
-    table.finish()
+    folder = leave_parts(path, SCORES, 2)
+    kept = {part: part.read_bytes() for part in folder.iterdir()}
+    open_table(str(path), None, 'm', True).finish()
     wanted = content(path)
-    table.folder.mkdir()
+    folder.mkdir()
     for part, text in kept.items():
         part.write_bytes(text)
     again = run(path, SCORES, resume=True)
-    assert content(path) == wanted and again.failed == 1 and not table.folder.exists()
+    assert content(path) == wanted and again.failed == 1 and not folder.exists()
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_finished_table_is_gone_on_with_when_there_are_more_images(tmp_path, name):
     path = tmp_path / name
     run(path, SCORES[:4])
-    for rank in (1, 0):
-        table = run(path, SCORES[rank::2], rank, 2, resume=True, merge=rank == 0)
-        assert table.failed == (rank == 0)  # counted once among all processes
+    assert run(path, SCORES, resume=True).failed == 1
     assert content(path) == expected(tmp_path, name)
 
 
 @pytest.mark.parametrize('name', ['scores.csv', 'scores.parquet'])
 def test_what_is_there_is_neither_overwritten_nor_mixed(tmp_path, name):
     path = tmp_path / name
-    run(path, SCORES, 0, 2, merge=False)
+    leave_parts(path, SCORES, 2)
     with pytest.raises(OptionError, match=r'scores.*\.parts holds the parts of a run that did not finish. Give --resume to '
                                           r'continue'):
-        open_table(str(path), None, 'm', False, 0, 2)
+        open_table(str(path), None, 'm', False)
     with pytest.raises(OptionError, match='holds scores of m, not of other'):
-        open_table(str(path), None, 'other', True, 0, 2)
-    run(path, SCORES, 0, 2, resume=True)
+        open_table(str(path), None, 'other', True)
+    run(path, SCORES, resume=True)
     with pytest.raises(OptionError, match='already exists. Give --resume'):
-        open_table(str(path), None, 'm', False, 0, 2)
+        open_table(str(path), None, 'm', False)
     with pytest.raises(OptionError, match='holds scores of m, not of other'):
-        open_table(str(path), None, 'other', True, 0, 2)
+        open_table(str(path), None, 'other', True)
 
 
 def test_a_file_that_is_no_table_is_refused(tmp_path):
     path = tmp_path / 'scores.parquet'
     path.write_text('no parquet')
     with pytest.raises(DataError, match=r'scores.parquet is not a table of scores: .*Give another name'):
-        open_table(str(path), None, 'm', True, 0, 1)
+        open_table(str(path), None, 'm', True)
     import pyarrow as pa
     from pyarrow import parquet
     parquet.write_table(pa.table({'a': [1]}), path)
     with pytest.raises(DataError, match=r"its columns are \['a'\], not \['image', 'score', 'error', 'metric'\]"):
-        open_table(str(path), None, 'm', True, 0, 1)
+        open_table(str(path), None, 'm', True)
 
 
 def test_parquet_has_null_without_a_score_and_names_in_utf_8(tmp_path):
@@ -134,7 +130,7 @@ def test_a_format_that_cannot_be_told_or_written_is_an_error(monkeypatch):
 
 
 def test_one_process_without_parts_writes_in_place(tmp_path):
-    assert isinstance(open_table(str(tmp_path / 'a.csv'), None, 'm', False, 0, 1), ScoreTable)
+    assert isinstance(open_table(str(tmp_path / 'a.csv'), None, 'm', False), ScoreTable)
 
 
 def outcomes(*values):
@@ -144,23 +140,21 @@ def outcomes(*values):
 
 
 @pytest.mark.parametrize('name', NAMES)
-@pytest.mark.parametrize('worlds', [(1, 1), (1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize('processes', [0, 2])
 @pytest.mark.parametrize('killed', [False, True])
-def test_images_tried_again_stand_once_and_where_they_stood(tmp_path, name, worlds, killed):
+def test_images_tried_again_stand_once_and_where_they_stood(tmp_path, name, processes, killed):
     path = tmp_path / name
     first, second = outcomes(1, 'late', 3, 'gone', 'late', 6), outcomes(9, 2, 9, 'still gone', 5, 9)
-    before, world = worlds
-    for rank in reversed(range(before)):
-        run(path, first[rank::before], rank, before, resume=rank == 0 and before > 1, merge=rank == 0)
-    plain = run(path, second, resume=True)
-    assert plain.failed == 3 and content(path) == content_of(tmp_path, name, first)
+    if processes:
+        leave_parts(path, first, processes)
+    run(path, first, resume=processes > 0)
+    assert run(path, second, resume=True).failed == 3 and content(path) == content_of(tmp_path, name, first)
     if killed:
-        run(path, second[:2], 0, 1, resume=True, merge=False, retry=True)
-        again = run(path, [], 0, 1, resume=True, merge=False)
+        run(path, second[:2], resume=True, merge=False, retry=True)
+        again = run(path, [], resume=True, merge=False)
         assert again.failed == 2 and again.has('b.png') and again.has('d.png')
-    tables_ = [run(path, second[rank::world], rank, world, resume=True, merge=rank == 0, retry=True)
-               for rank in reversed(range(world))]
-    assert all(table.failed == 0 and not table.has('d.png') for table in tables_[:1])
+    table = run(path, second, resume=True, retry=True)
+    assert table.failed == 0 and not table.has('d.png')
     assert content(path) == content_of(tmp_path, name, outcomes(1, 2, 3, 'still gone', 5, 6))
     assert run(path, [], resume=True).failed == 1
 
@@ -174,7 +168,7 @@ def content_of(tmp_path, name, scores):
 def test_failures_of_images_that_are_no_longer_asked_for_stay_and_count(tmp_path):
     path = tmp_path / 't.csv'
     run(path, outcomes('late', 'gone', 3))
-    table = open_table(str(path), None, 'm', True, 0, 1, True)
+    table = open_table(str(path), None, 'm', True, True)
     with table.open() as stream:
         table.write(stream, outcomes(1)[:1])
     assert table.finish() == 1 and path.read_text().splitlines()[1:] == ['a.png,1,,m', 'b.png,,gone,m', 'c.png,3,,m']

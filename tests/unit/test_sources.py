@@ -93,11 +93,9 @@ def test_a_list_names_files_shards_and_folders_and_missing_files_stay_in_it(pict
     assert found[-1].error == 'shard damaged after 0 members: No such file or directory'
 
 
-def test_a_list_comes_from_standard_input_but_not_for_several_processes(monkeypatch):
+def test_a_list_comes_from_standard_input(monkeypatch):
     monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(b'b.png\na.jpg\n')))
     assert names('-') == ['b.png', 'a.jpg']
-    with pytest.raises(OptionError, match='-: standard input cannot be shared by several processes'):
-        ImageSources(['-'], 0, 2)
 
 
 def test_what_is_no_image_is_counted_and_what_is_named_again_is_left_out():
@@ -108,16 +106,13 @@ def test_what_is_no_image_is_counted_and_what_is_named_again_is_left_out():
     assert sources.repeated == 4  # two files below deep, a shard, a file
 
 
-@pytest.mark.parametrize('world', [2, 3])
-def test_processes_share_all_images_without_an_overlap_and_the_counts_add_up(world):
-    whole = ImageSources(['*', 'deep', 'a.jpg'])
-    entries = list(whole)
-    shares = [ImageSources(['*', 'deep', 'a.jpg'], rank, world) for rank in range(world)]
-    parts = [list(share) for share in shares]
-    assert sorted((entry for part in parts for entry in part), key=lambda entry: entry.position) == entries
-    assert all(parts) and all(part == sorted(part, key=lambda entry: entry.position) for part in parts)
-    assert sum(share.repeated for share in shares) == whole.repeated
-    assert sum((share.others for share in shares), start=type(whole.others)()) == whole.others
+def test_files_are_named_before_they_are_opened_and_an_equal_object_opens_them():
+    sources, elsewhere = ImageSources(['deep', 's-*.tar', 'a.jpg', 'a.jpg']), ImageSources(['deep', 's-*.tar', 'a.jpg'])
+    files = list(sources.files())
+    assert [file.path for file in files] == ['deep/c.jpg', 'deep/er/d.JPG', 's-0.tar', 's-1.tar', 'a.jpg']
+    assert [file.path for file in files if file.holds_several] == ['s-0.tar', 's-1.tar'] and sources.repeated == 1
+    assert [entry for file in files for entry in elsewhere.images_of(file)] == list(ImageSources(['deep', 's-*.tar', 'a.jpg']))
+    assert elsewhere.others == {'.json': 2}
 
 
 def test_names_that_are_not_utf_8_are_kept(pictures):
@@ -193,8 +188,7 @@ def test_a_list_may_be_a_named_pipe_as_a_shell_makes_them(pictures):
     (['*.csv'], []), (['*.xyz'], ['*.xyz']), (['no.tar', 'a.jpg'], ['no.tar']), (['no.tgz'], ['no.tgz']),
     (['none*'], ['none*']), (['*'], ['no.tar', 'no.tgz', 'zeros.tar']),
     (['deep', 'deep/*', 'a.jpg', 'a.jpg'], []), (['zeros.tar'], ['zeros.tar'])])
-@pytest.mark.parametrize('world', [1, 2])
-def test_folders_lists_globs_and_shards_without_an_image_are_told(pictures, sources, expected, world):
+def test_folders_lists_globs_and_shards_without_an_image_are_told(pictures, sources, expected):
     (pictures / 'none').mkdir()
     for name, content in (('none/notes.txt', b''), ('empty.txt', b'\n\n'), ('list.txt', b'a.jpg\nnone\n'), ('a.csv', b''),
                           ('.xyz', b''), ('x.xyz.txt', b''), ('zeros.tar', bytes(10240))):
@@ -203,9 +197,9 @@ def test_folders_lists_globs_and_shards_without_an_image_are_told(pictures, sour
     for name in ('no.tar', 'no.tgz'):
         with tarfile.open(name, 'w:gz' if name.endswith('gz') else 'w') as tar:
             tar.addfile(tarfile.TarInfo('0.json'))
-    shares = [ImageSources(sources, rank, world) for rank in range(world)]
-    assert sum(len(list(share)) for share in shares) == len(names(*sources))
-    assert sorted(name for share in shares for name in share.empty) == sorted(expected)
+    found = ImageSources(sources)
+    list(found)
+    assert sorted(found.empty) == sorted(expected)
 
 
 def test_a_glob_on_other_files_alone_is_empty(pictures):
@@ -278,8 +272,7 @@ def test_every_way_of_naming_files_gives_each_of_them_once(tmp_path_factory, fil
     listed.write_text('\n'.join(sorted(paths)))
     ways = [[str(root)], [f'@{listed}'], sorted(paths), [f'{glob.escape(str(root))}/**']]
     sources = [word for way in data.draw(st.lists(st.sampled_from(ways), min_size=1, max_size=3)) for word in way]
-    world = data.draw(st.integers(1, 3))
-    shares = [ImageSources(sources, rank, world) for rank in range(world)]
-    found = [entry for share in shares for entry in share]
+    listing = ImageSources(sources)
+    found = list(listing)
     assert sorted(entry.name for entry in found) == sorted(paths) and not any(entry.error for entry in found)
-    assert len({entry.position for entry in found}) == len(found) and not any(share.empty for share in shares)
+    assert len({entry.position for entry in found}) == len(found) and not listing.empty
