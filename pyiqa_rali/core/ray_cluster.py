@@ -66,11 +66,11 @@ def cores() -> int:
 
 def own_error(error: BaseException) -> BaseException:
     """Return the error of this package that a worker raised and Ray wrapped; the error itself where there is none."""
-    found: BaseException | None = error
+    found: Any = error
     seen: set[int] = set()
     while found is not None and id(found) not in seen:
         seen.add(id(found))
-        cause = getattr(found, 'cause', None)
+        cause: Any = getattr(found, 'cause', None)
         for each in (found, cause):
             if type(each) in (OptionError, DataError, CheckpointError, FileNotFoundError):  # Ray's own are subclasses of both
                 return each

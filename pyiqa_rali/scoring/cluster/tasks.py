@@ -86,7 +86,8 @@ def tasks_of(sources: Any) -> Iterator[ScoreTask | ListingEnd]:
     Args:
         sources: `ImageSources` or `NamedImages`.
     """
-    number, images, content = 0, [], 0
+    images: list[ImageEntry] = []
+    number = content = 0
     for file in sources.files():
         if file.holds_several and not _is_shared(file.path):
             if images:
