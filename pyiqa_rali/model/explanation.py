@@ -1,6 +1,6 @@
 """Explanations of scores without a language model: what the text bank and the basis say about an image."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.data.reasoning_texts import PRISTINE
 from pyiqa_rali.model.basis_scorer import BasisScorer
+from pyiqa_rali.model.diagnosis import Diagnosis
 from pyiqa_rali.model.text_bank import TextBank
 
 NUM_TEXTS, NUM_BASIS = 3, 5
@@ -39,7 +40,8 @@ class Vote:
     Attributes:
         distortion: the type, or 'pristine'.
         share: of the vote, in [0, 1]; over all classes they add up to 1.
-        level: mean level that the voting texts name for it, in the unit of the bank; None for 'pristine'.
+        level: of the distortion, as the diagnosis reads it, or the mean that the voting texts name, in the unit of the bank;
+            None for 'pristine'.
     """
 
     distortion: str
@@ -73,10 +75,13 @@ class Explanation:
         uncertainty: standard deviation of the basis scores under the weights, in the unit of the score: 0 when all
             weight is on basis vectors of one score. It is a spread, not a confidence interval.
         texts: the nearest texts, nearest first.
-        votes: all classes that the bank knows, the largest share first; empty when it knows none.
+        votes: all classes that the diagnosis or, without one, the bank knows, the largest share first; empty when it knows
+            none.
         basis: the basis vectors with the largest weights, largest first.
         weights: all K weights w_i, in the order of the basis.
         basis_scores: all K basis scores f_i; the score is the sum of w_i f_i.
+        aspects: how good each aspect of quality is, in [0, 1] (see `pyiqa_rali.model.diagnosis`); empty without a diagnosis.
+        faults: how clear each fault is that the aspects follow from, in [0, 1].
     """
 
     score: float
@@ -86,6 +91,8 @@ class Explanation:
     basis: list[BasisPart]
     weights: list[float]
     basis_scores: list[float]
+    aspects: dict[str, float] = field(default_factory=dict)
+    faults: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -94,7 +101,7 @@ class Explanation:
 
 @torch.no_grad()
 def explain(image_encoder: nn.Module, scorer: BasisScorer, bank: TextBank | None, images: Tensor, num_texts: int = NUM_TEXTS,
-            num_basis: int = NUM_BASIS) -> list[Explanation]:
+            num_basis: int = NUM_BASIS, diagnosis: Diagnosis | None = None) -> list[Explanation]:
     """Return an explanation of each picture's score (see `RALI.explain`, which calls this)."""
     if bank is None:
         raise CheckpointError(NO_BANK)
@@ -103,11 +110,13 @@ def explain(image_encoder: nn.Module, scorer: BasisScorer, bank: TextBank | None
     compressed = scorer.compress(image_features)
     weights, scores = scorer.weights(compressed), scorer.score_compressed(compressed).squeeze(-1)
     cosines = bank.cosines(image_features)
-    votes = [_votes(bank, *each) for each in zip(*bank.vote(cosines), strict=True)] if bank.classes else [[]] * len(scores)
+    votes = _votes_of_all(bank, diagnosis, image_features, cosines)
+    aspects = None if diagnosis is None else diagnosis.read(image_features)
     spread, words = uncertainty(weights, scorer.basis_scores), basis_texts(scorer, bank)
     return [Explanation(float(scores[row]), float(spread[row]), _near_texts(bank, cosines[row], num_texts),
                         votes[row], _basis_parts(scorer, words, weights[row], num_basis), weights[row].tolist(),
-                        scorer.basis_scores.tolist())
+                        scorer.basis_scores.tolist(), {} if aspects is None else aspects.of(row),
+                        {} if aspects is None else aspects.faults_of(row))
             for row in range(len(scores))]
 
 
@@ -147,9 +156,18 @@ def _near_texts(bank: TextBank, cosines: Tensor, count: int) -> list[NearText]:
             for value, index in zip(values.tolist(), indices.tolist(), strict=True)]
 
 
-def _votes(bank: TextBank, shares: Tensor, levels: Tensor) -> list[Vote]:
-    values, indices = shares.topk(len(bank.classes))
-    return [Vote(bank.classes[index], value, None if bank.classes[index] == PRISTINE else float(levels[index]))
+def _votes_of_all(bank: TextBank, diagnosis: Diagnosis | None, image_features: Tensor, cosines: Tensor) -> list[list[Vote]]:
+    """Return the votes of each picture: the diagnosis's, which is fitted on pictures, or those of the bank's texts."""
+    classes = bank.classes if diagnosis is None else diagnosis.classes
+    if not classes:
+        return [[] for _ in cosines]
+    shares, levels = bank.vote(cosines) if diagnosis is None else diagnosis.vote(image_features)
+    return [_votes(classes, *each) for each in zip(shares, levels, strict=True)]
+
+
+def _votes(classes: list[str], shares: Tensor, levels: Tensor) -> list[Vote]:
+    values, indices = shares.topk(len(classes))
+    return [Vote(classes[index], value, None if classes[index] == PRISTINE else float(levels[index]))
             for value, index in zip(values.tolist(), indices.tolist(), strict=True)]
 
 

@@ -16,6 +16,7 @@ from pyiqa_rali.data.image_files import ReadingOptions
 from pyiqa_rali.data.training_images import TrainingImages, record_in
 from pyiqa_rali.model import checkpoint as checkpoint_format
 from pyiqa_rali.model.basis_scorer import BasisScorer
+from pyiqa_rali.model.diagnosis import Aspects, aspects_of, build_diagnosis
 from pyiqa_rali.model.explanation import NUM_BASIS, NUM_TEXTS, Explanation, explain
 from pyiqa_rali.model.image_encoder import ImageEncoderConfig, build_image_encoder, is_own_tower
 from pyiqa_rali.model.metric_net import MetricNet
@@ -187,7 +188,21 @@ class RALI(MetricNet):
             OptionError: a number below 1.
         """
         with self._own_precision(images):
-            return explain(self.image_encoder, self.scorer, self.bank, images, num_texts, num_basis)
+            return explain(self.image_encoder, self.scorer, self.bank, images, num_texts, num_basis, self.diagnosis)
+
+    @torch.no_grad()
+    def aspects(self, images: Any) -> Aspects:
+        """Return how good focus, noise, exposure and other aspects of pictures are, in [0, 1] (see `model.diagnosis`).
+
+        Args:
+            images: as `forward` takes them, or a path, the bytes of a file or a Pillow image.
+
+        Raises:
+            CheckpointError: the checkpoint has no diagnosis; the message says how to add one.
+        """
+        images = self.as_images(images).to(self.scorer.basis_vectors.device)
+        with self._own_precision(images):
+            return aspects_of(self.diagnosis, self.image_encoder(images))
 
     def get_extra_state(self) -> Tensor:
         """Carry the metadata in the state dict, so that pyiqa's `.pth` files describe themselves."""
@@ -218,7 +233,8 @@ class RALI(MetricNet):
         checkpoint_format.check_metadata(metadata, 'these weights')
         checkpoint_format.check_scorer_tensors(tensors, 'these weights')
         checkpoint_format.check_bank(tensors, metadata, 'these weights')
-        before = {name: getattr(self, name) for name in ('image_encoder', 'scorer', 'bank', '_metadata')}
+        checkpoint_format.check_diagnosis(tensors, metadata, 'these weights')
+        before = {name: getattr(self, name) for name in ('image_encoder', 'scorer', 'bank', 'diagnosis', '_metadata')}
         current, training = self.scorer.basis_vectors, self.training
         try:
             self._build(metadata, *_scorer_sizes(tensors))
@@ -317,6 +333,7 @@ class RALI(MetricNet):
             self.image_encoder.preprocess.exact = self.exact
             self.scorer = BasisScorer(feature_dim, pca_dim, num_basis)
             self.bank = build_bank(metadata, feature_dim)
+            self.diagnosis = build_diagnosis(metadata, feature_dim)
 
 
 def check_trainable(trainable: bool | None) -> None:

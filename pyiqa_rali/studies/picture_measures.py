@@ -65,7 +65,7 @@ def measure_pictures(images: Sequence[Path], out: str | Path, mos: Sequence[floa
         OptionError: the folder holds results of something else, or the sample is larger than the set.
         DataError: an image cannot be read or measured, or annotations are missing.
     """
-    chosen = _chosen(len(images), sample, seed)
+    chosen = chosen_images(len(images), sample, seed)
     files = [images[index] for index in chosen]
     names = unique_ends(files)
     refuse_repeated(names)
@@ -178,7 +178,12 @@ def area_under_roc(values: np.ndarray, there: np.ndarray) -> float:
     return float((rankdata(values)[there].sum() - count * (count + 1) / 2) / (count * (len(values) - count)))
 
 
-def _chosen(count: int, sample: int | None, seed: int) -> list[int]:
+def chosen_images(count: int, sample: int | None, seed: int) -> list[int]:
+    """Return the positions of so many images of `count`, drawn by the seed, in order; all where no number is given.
+
+    Raises:
+        OptionError: more are wanted than there are.
+    """
     if sample is None:
         return list(range(count))
     if sample > count:
