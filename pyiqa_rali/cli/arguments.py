@@ -239,17 +239,22 @@ def add_reading_settings(parser: CommandParser) -> None:
     group.add_argument('--as-stored', action='store_true', help='leave pictures as they are stored, ignoring their EXIF '
                        'orientation (default: upright)')
     group.add_argument('--pixel-limit', type=int, metavar='N', help='reject pictures with more pixels (default: 178956970)')
+    group.add_argument('--timeout', type=float, default=60.0, metavar='SECONDS',
+                       help='that one try to fetch a picture from an address may take (default: %(default)g)')
+    group.add_argument('--retries', type=int, default=3, metavar='N',
+                       help='further tries after one that failed for a reason that may pass (default: %(default)s)')
 
 
 def reading_settings(args: argparse.Namespace) -> 'ReadingOptions':
     """Return how pictures are read, as `add_reading_settings` asked for.
 
     Raises:
-        OptionError: the limit is below 1.
+        OptionError: the limit is below 1, or a time or a number of tries cannot be used.
     """
+    from pyiqa_rali.data.fetching import FetchOptions
     from pyiqa_rali.data.image_files import PIXEL_LIMIT, ReadingOptions
     check_positive(args, 'pixel_limit')
-    return ReadingOptions(not args.as_stored, args.pixel_limit or PIXEL_LIMIT)
+    return ReadingOptions(not args.as_stored, args.pixel_limit or PIXEL_LIMIT, FetchOptions(args.timeout, args.retries))
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:

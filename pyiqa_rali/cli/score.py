@@ -48,6 +48,8 @@ def add_arguments(parser: CommandParser) -> None:
     group.add_argument('--format', choices=FORMATS, help='of --out (default: by its extension)')
     group.add_argument('--metric-opt', action='append', default=[], metavar='KEY=VALUE', dest='metric_options',
                        help='an option of the metric, such as precision=bf16; may be given several times')
+    group.add_argument('--image-column', metavar='NAME', help='of Parquet and Arrow files, the column with the pictures '
+                       '(default: the only one that can hold them)')
     add_reading_settings(parser)
     parser.add_examples(
         ('pyiqa-rali score photo.jpg folder/', 'scores on the screen'),
@@ -78,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
         known = build_table(section, values, 0)
         sources: ImageSources | NamedImages = NamedImages(known.image_names())
     else:
-        sources = ImageSources([*args.images, *(name if name == STANDARD_INPUT else LIST_MARK + name for name in args.lists)])
+        sources = ImageSources([*args.images, *(name if name == STANDARD_INPUT else LIST_MARK + name for name in args.lists)],
+                               image_column=args.image_column, fetching=reading.fetching)
     if args.out:
         refuse_overwriting(Path(args.out), args.resume)  # before anything is loaded
     metric = make_metric(args.metric, args.weights, args.device, options)

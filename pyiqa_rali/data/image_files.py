@@ -29,7 +29,9 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pyiqa_rali.core.errors import DataError, OptionError, first_line
+from pyiqa_rali.data.addresses import extension_of, is_address, shown
 from pyiqa_rali.data.decoding import PIXEL_LIMIT, decoding
+from pyiqa_rali.data.fetching import FETCHING, FetchError, FetchOptions, fetch
 from pyiqa_rali.data.image_damage import damage
 from pyiqa_rali.data.image_formats import RAW, UNKNOWN, develop, is_raw, open_image, raw_size, why_unidentified
 
@@ -54,6 +56,7 @@ class ReadingOptions:
     Attributes:
         upright: turn pictures as their EXIF orientation says.
         pixel_limit: reject pictures with more pixels than this.
+        fetching: how long, and how often, pictures at addresses are tried.
 
     Raises:
         OptionError: the limit is below 1.
@@ -61,6 +64,7 @@ class ReadingOptions:
 
     upright: bool = True
     pixel_limit: int = PIXEL_LIMIT
+    fetching: FetchOptions = FETCHING
 
     def __post_init__(self) -> None:
         if isinstance(self.pixel_limit, bool) or not isinstance(self.pixel_limit, int) or self.pixel_limit < 1:
@@ -92,9 +96,10 @@ def read_rgb(source: str | os.PathLike | bytes, options: ReadingOptions = READIN
     """Return a picture as 8-bit RGB, by the rule at the head of this module.
 
     Args:
-        source: a file, or the bytes of one.
-        options: orientation and pixel limit.
-        name: the name of bytes in errors, whose extension also tells their format; default: the path.
+        source: a file, the address of one (see `pyiqa_rali.data.addresses`), or the bytes of one.
+        options: orientation, pixel limit, and how addresses are tried.
+        name: the name of bytes in errors, whose extension also tells their format; default: the path, or the address without
+            credentials.
 
     Returns:
         uint8 (H, W, 3), writable.
@@ -102,6 +107,7 @@ def read_rgb(source: str | os.PathLike | bytes, options: ReadingOptions = READIN
     Raises:
         UnreadableImage: there is no such file, or no picture in it; the message names it.
     """
+    source, name = _fetched(source, options, name)
     with _opened(source, options, name) as opened:
         if not isinstance(opened, Image.Image):
             return _developed(opened, options)
@@ -138,11 +144,24 @@ def read_size(source: str | os.PathLike | bytes, options: ReadingOptions = READI
     Raises:
         UnreadableImage: there is no such file, or no picture in it; the message names it.
     """
+    source, name = _fetched(source, options, name)
     with _opened(source, options, name) as opened:
         if not isinstance(opened, Image.Image):
             return raw_size(opened, options.upright)
         swapped = options.upright and opened.format != 'TIFF' and _orientation(opened) in SWAPPING
         return opened.size if swapped else opened.size[::-1]
+
+
+def _fetched(source: str | os.PathLike | bytes, options: ReadingOptions,
+             name: str | None) -> tuple[str | os.PathLike | bytes, str | None]:
+    """Return the bytes of a picture at an address, and its name; anything else stays as it is."""
+    if not isinstance(source, str) or not is_address(source) or os.path.exists(source):
+        return source, name
+    name = shown(source) if name is None else name
+    try:
+        return fetch(source, options.fetching), name
+    except FetchError as error:
+        raise UnreadableImage(name, str(error)) from None
 
 
 @contextlib.contextmanager
@@ -154,7 +173,7 @@ def _opened(source: str | os.PathLike | bytes, options: ReadingOptions,
         UnreadableImage: for whatever is raised here or inside.
     """
     name = _name_of(source) if name is None else name
-    extension = os.path.splitext(name)[1].lower()
+    extension = extension_of(name)
     with _named(source, name, extension), decoding(options.pixel_limit):
         if extension not in RAW:
             with open_image(_stream(source), extension) as image:

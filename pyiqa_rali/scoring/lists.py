@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 from pyiqa_rali.core.errors import DataError
+from pyiqa_rali.data.addresses import is_address
 from pyiqa_rali.data.image_formats import image_extensions
 
 # The longer mark before the one that is its beginning.
@@ -85,6 +86,10 @@ def meant_path(path: str) -> str:
         >>> meant_path('photos/a.png')
         'photos/a.png'
     """
+    if is_address(path.strip()):
+        return path.strip()
+    if is_address(unquoted(path.strip())):
+        return unquoted(path.strip())
     plain = '\\' not in path and path[0] not in QUOTES and path == path.strip()
     if plain and os.path.splitext(path)[1].lower() in image_extensions():
         return path  # saves a disk access for each of millions of paths

@@ -13,6 +13,7 @@ from pyiqa_rali.scoring.score_table import ImageScore
 from pyiqa_rali.scoring.shards import is_shard
 
 SECONDS_BETWEEN_LINES = 30.0
+SHARDS = ('.tar', '.tgz', '.gz', '.parquet', '.arrow')
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +111,9 @@ class Totals:
         if self.others:
             kinds = ', '.join(f'{extension or "without extension"} {count}' for extension, count in self.others.most_common(5))
             yield f'{self.others.total()} other files are not images by their extension: {kinds}'
-            shards = sum(count for extension, count in self.others.items() if extension in ('.tar', '.tgz', '.gz'))
+            shards = sum(count for extension, count in self.others.items() if extension in SHARDS)
             if shards:
-                yield f'{shards} of them may be tar shards: name them, or give a glob such as "FOLDER/*.tar"'
+                yield f'{shards} of them may be shards: name them, or give a glob such as "FOLDER/*.tar"'
         if self.repeated:
             yield f'{self.repeated} images were named more than once and scored once'
         if self.empty:

@@ -1,55 +1,59 @@
 """Tar shards in webdataset's layout, read as a stream: nothing is unpacked to disk.
 
 Of an uncompressed shard only the headers are read here; whoever reads an image goes straight to its bytes. A compressed
-shard can only be read from its beginning, so its images are read here.
+shard, or one at an address, can only be read from its beginning, so its images are read here.
 """
 
+import contextlib
 import gzip
 import os
 import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from pyiqa_rali.core.errors import DataError, first_line
+from pyiqa_rali.data.addresses import is_address, path_part, shown
+from pyiqa_rali.data.fetching import FETCHING, FetchError, FetchOptions, open_address
 from pyiqa_rali.data.image_files import refuse_special_file
 from pyiqa_rali.data.image_formats import image_extensions
 from pyiqa_rali.scoring.entries import LARGEST_MEMBER, ImageEntry
 
-OPENERS: dict[str, Callable[..., Any]] = {'.tar': open, '.tar.gz': gzip.open, '.tgz': gzip.open}
+PLAIN, COMPRESSED = '.tar', ('.tar.gz', '.tgz')
 END_BLOCKS = 2  # of zeros, at the end of a shard
 _CHECKSUM = re.compile(rb'[0-7 \0]*')  # how the checksum of a header is written
 BETWEEN = '::'  # between shard and member in the name of an image
 
 
 def is_shard(path: str) -> bool:
-    """Whether the file's name is that of a tar shard."""
-    return path.lower().endswith(tuple(OPENERS))
+    """Whether the file's name, or its address, is that of a tar shard."""
+    return path_part(path).lower().endswith((PLAIN, *COMPRESSED))
 
 
 def is_compressed(path: str) -> bool:
     """Whether the shard can only be read from its beginning."""
-    return not path.lower().endswith('.tar')
+    return is_address(path) or not path.lower().endswith(PLAIN)
 
 
-def shard_entries(path: str, number: int, others: Counter) -> Iterator[ImageEntry]:
+def shard_entries(path: str, number: int, others: Counter, fetching: FetchOptions = FETCHING) -> Iterator[ImageEntry]:
     """Yield the images of a shard in their order, and at the end an entry with the reason if the shard is damaged.
 
     After a damaged place, such as a header that a download never wrote, and after the end of each of several concatenated
     shards, the search continues at the next header.
 
     Args:
-        path: the shard.
+        path: the shard, or its address.
         number: its place in the input.
         others: counts the members that are not images, by their extension.
+        fetching: how an address is tried.
     """
-    count = 0
+    count, name = 0, shown(path)
     damages: list[tuple[int, str]] = []  # after how many members, and what it is
+    what_happened = 'shard damaged'
     try:
-        refuse_special_file(os.stat(path).st_mode)
-        with _opener(path)(path, 'rb') as stream:
+        with _opened(path, fetching) as stream:
             blocks, goes_on = _Blocks(stream), True
             while goes_on:
                 error = ''
@@ -63,12 +67,14 @@ def shard_entries(path: str, number: int, others: Counter) -> Iterator[ImageEntr
                 damage, goes_on = blocks.find_next()
                 if error or damage:
                     damages.append((count, (damage or error) if count else (error or damage)))
+    except FetchError as error:
+        damages, what_happened = [(count, first_line(error)), *damages], 'shard not read to its end'
     except (DataError, OSError, EOFError, zlib.error) as error:
         damages.append((count, _reason(error)))
     if damages:
         before, what = damages[0]
         more = f' (and {len(damages) - 1} more damaged places)' if len(damages) > 1 else ''
-        yield ImageEntry(path, path, (number, count + 1), error=f'shard damaged after {before} members: {what}{more}')
+        yield ImageEntry(name, path, (number, count + 1), error=f'{what_happened} after {before} members: {what}{more}')
 
 
 def _members(blocks: '_Blocks') -> Iterator[tarfile.TarInfo]:
@@ -85,7 +91,7 @@ def _member_entry(path: str, position: tuple[int, int], member: tarfile.TarInfo,
     if extension not in image_extensions():
         others[extension] += 1
         return
-    name = f'{path}{BETWEEN}{member.name}'
+    name = f'{shown(path)}{BETWEEN}{member.name}'
     if not member.isreg() or member.issparse():
         yield ImageEntry(name, path, position, error='a link or a sparse file in the shard has no bytes of its own')
     elif not is_compressed(path):
@@ -97,8 +103,17 @@ def _member_entry(path: str, position: tuple[int, int], member: tarfile.TarInfo,
         yield ImageEntry(name, path, position, size=member.size, content=content)
 
 
-def _opener(path: str) -> Callable[..., Any]:
-    return next(opener for ending, opener in OPENERS.items() if path.lower().endswith(ending))
+@contextlib.contextmanager
+def _opened(path: str, fetching: FetchOptions) -> Iterator[IO[bytes]]:
+    """Yield a shard's bytes, uncompressed."""
+    if not is_address(path):
+        refuse_special_file(os.stat(path).st_mode)
+    with open_address(path, fetching) if is_address(path) else open(path, 'rb') as stream:
+        if path_part(path).lower().endswith(COMPRESSED):
+            with gzip.open(stream) as unpacked:
+                yield cast(IO[bytes], unpacked)
+        else:
+            yield stream
 
 
 def _reason(error: BaseException) -> str:

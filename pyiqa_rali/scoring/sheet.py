@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pyiqa_rali.core.errors import DataError
+from pyiqa_rali.data.addresses import is_address
 from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage
 from pyiqa_rali.data.reasoning_texts import paired
 from pyiqa_rali.data.tables import QualityTable
@@ -105,9 +106,9 @@ def _pixels(name: str, reading: ReadingOptions) -> np.ndarray:
 
 
 def _entry(name: str) -> ImageEntry:
-    """Return where an image of a table is; the member of a shard is searched for in it."""
+    """Return where an image of a table is; the member of a shard or of a table of pictures is searched for in it."""
     shard = name.split(BETWEEN)[0]
-    if os.path.exists(name) or not os.path.isfile(shard):
+    if os.path.exists(name) or not (os.path.isfile(shard) or (is_address(shard) and shard != name)):
         return as_entry(name)
     return next((entry for entry in ImageSources([shard]) if entry.name == name), as_entry(name))
 

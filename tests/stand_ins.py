@@ -1,0 +1,202 @@
+"""Servers on this machine that stand in for the network: HTTP with faults, and S3's interface for one bucket."""
+
+import contextlib
+import email.utils
+import threading
+import time
+import urllib.parse
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from xml.sax.saxutils import escape
+
+
+class Server(ThreadingHTTPServer):
+    """A server on loopback; `answer(request)` of a subclass does the work.
+
+    Attributes:
+        asked: how often each path was asked for.
+        headers: the headers of each request, in their order.
+    """
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(('127.0.0.1', 0), Request)
+        self.asked, self.headers = Counter(), []
+
+    @property
+    def address(self):
+        return f'http://127.0.0.1:{self.server_address[1]}'
+
+    def handle_error(self, *_):
+        """Clients that hang up are part of the tests."""
+
+
+class Request(BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+
+    def do_GET(self):
+        self.server.asked[self.path] += 1
+        self.server.headers.append(dict(self.headers))
+        self.server.answer(self)
+
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+
+    def body(self):
+        """Return what the client sent."""
+        if self.headers.get('Transfer-Encoding') == 'chunked':
+            content = b''
+            while size := int(self.rfile.readline(), 16):
+                content += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return content
+        return self.rfile.read(int(self.headers.get('Content-Length') or 0))
+
+    def send(self, content=b'', status=200, **headers):
+        """Answer; a range of the content if one is asked for."""
+        asked = self.headers.get('Range')
+        if asked and status == 200:
+            first, _, last = asked.removeprefix('bytes=').partition('-')
+            end = min(int(last) + 1 if last else len(content), len(content))
+            if int(first) >= len(content):
+                return self.send(status=416)
+            headers['Content_Range'] = f'bytes {first}-{end - 1}/{len(content)}'
+            content, status = content[int(first):end], 206
+        self.send_response(status)
+        for name, value in {'Content_Length': len(content), **headers}.items():
+            self.send_header(name.replace('_', '-'), str(value))
+        self.end_headers()
+        if self.command != 'HEAD':
+            self.wfile.write(content)
+        return None
+
+    def log_message(self, *_):
+        pass
+
+
+class Files(Server):
+    """Files by their paths, and what is wrong with them.
+
+    Args:
+        files: content by path without the query, such as {'/a.png': b'...'}.
+        faults: by path, functions that answer a request in place of the file, each used once, in their order.
+        password: what a client has to send, as user:password.
+    """
+
+    def __init__(self, files, faults=None, password=None):
+        super().__init__()
+        self.files, self.faults, self.password = files, faults or {}, password
+
+    def answer(self, request):
+        path = urllib.parse.unquote(urllib.parse.urlsplit(request.path).path)
+        if self.password and request.headers.get('Authorization') != self.password:
+            request.send(status=401)
+        elif self.faults.get(path):
+            self.faults[path].pop(0)(request)
+        elif path in self.files:
+            request.send(self.files[path], ETag=f'"{hash(self.files[path])}"')
+        else:
+            request.send(status=404)
+
+
+class Bucket(Server):
+    """One bucket behind S3's interface: lists, whole objects and ranges, for who has signed with the right key.
+
+    Args:
+        name: of the bucket.
+        objects: content by key.
+        key: identity of the key that may read.
+    """
+
+    def __init__(self, name, objects, key='readers-key'):
+        super().__init__()
+        self.name, self.objects, self.key = name, objects, key
+
+    def answer(self, request):
+        parts = urllib.parse.urlsplit(request.path)
+        bucket, _, key = urllib.parse.unquote(parts.path).lstrip('/').partition('/')
+        if f'Credential={self.key}/' not in request.headers.get('Authorization', ''):
+            self._refuse(request, 403, 'AccessDenied')
+        elif bucket != self.name:
+            self._refuse(request, 404, 'NoSuchBucket')
+        elif key in self.objects:
+            request.send(self.objects[key], ETag=f'"{abs(hash(self.objects[key]))}"', Accept_Ranges='bytes',
+                         Last_Modified=email.utils.formatdate(0, usegmt=True))
+        elif key or request.command == 'HEAD':
+            self._refuse(request, 404, 'NoSuchKey') if key else request.send()
+        else:
+            query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+            self._list(request, query.get('prefix', ''), query.get('delimiter', ''))
+
+    def _list(self, request, prefix, delimiter):
+        keys, folders = [], []
+        for key in sorted(self.objects):
+            if key.startswith(prefix):
+                before, found, _ = key[len(prefix):].partition(delimiter) if delimiter else (key, '', '')
+                (folders if found else keys).append(prefix + before + found if found else key)
+        contents = ''.join(f'<Contents><Key>{escape(key)}</Key><LastModified>1970-01-01T00:00:00.000Z</LastModified>'
+                           f'<ETag>"0"</ETag><Size>{len(self.objects[key])}</Size><StorageClass>STANDARD</StorageClass>'
+                           '</Contents>' for key in keys)
+        common = ''.join(f'<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>' for each in dict.fromkeys(folders))
+        request.send(f'<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><Name>{self.name}</Name><Prefix>{escape(prefix)}'
+                     f'</Prefix><KeyCount>{len(keys)}</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated>'
+                     f'{contents}{common}</ListBucketResult>'.encode(), Content_Type='application/xml')
+
+    @staticmethod
+    def _refuse(request, status, code):
+        request.send(f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode(),
+                     status, Content_Type='application/xml')
+
+
+@contextlib.contextmanager
+def running(server):
+    """Let a server answer while the block runs."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def busy(status=503, **headers):
+    """A fault: the server is too busy."""
+    return lambda request: request.send(status=status, **headers)
+
+
+def silent(seconds):
+    """A fault: no answer for a while."""
+    def wait(request):
+        time.sleep(seconds)
+        request.close_connection = True
+    return wait
+
+
+def cut(content, after):
+    """A fault: the connection ends within the content, wherever the client wanted to start."""
+    def answer(request):
+        begin = int(request.headers.get('Range', 'bytes=0-').removeprefix('bytes=').partition('-')[0])
+        request.send_response(206 if begin else 200)
+        request.send_header('Content-Length', str(len(content) - begin))
+        request.send_header('ETag', f'"{hash(content)}"')
+        request.end_headers()
+        request.wfile.write(content[begin:after])
+        request.wfile.flush()
+        request.close_connection = True
+    return answer
+
+
+def dripping(content, pause):
+    """A fault: one byte at a time."""
+    def answer(request):
+        request.send_response(200)
+        request.send_header('Content-Length', str(len(content)))
+        request.end_headers()
+        for place in range(len(content)):
+            request.wfile.write(content[place:place + 1])
+            request.wfile.flush()
+            time.sleep(pause)
+    return answer
