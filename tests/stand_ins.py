@@ -145,8 +145,8 @@ class Bucket(Server):
 
     @staticmethod
     def _refuse(request, status, code):
-        request.send(f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode(),
-                     status, Content_Type='application/xml')
+        request.send(f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode(), status,
+                      Content_Type='application/xml')
 
 
 @contextlib.contextmanager

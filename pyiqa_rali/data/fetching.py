@@ -1,8 +1,8 @@
 """What stands at an address, by HTTP or by fsspec: fetched with limits on time, tries and size, and never without a reason.
 
 HTTP is asked directly; every other protocol (s3, gs, az, hf, ...) by the file system that fsspec has for it, with the
-credentials that it finds by itself. Connections that break, servers that are too busy and answers that take too long are tried again, a
-fixed number of times; what cannot change by waiting (no such file, no permission) is not.
+credentials that it finds by itself. Connections that break, servers that are too busy and answers that take too
+long are tried again, a fixed number of times; what cannot change by waiting (no such file, no permission) is not.
 """
 
 import contextlib
