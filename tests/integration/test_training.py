@@ -483,6 +483,9 @@ def test_scores_may_leave_on_another_range(tmp_path):
     ({'align__quality': None, 'score__rank_weight': 0.0}, 'supervision: order teaches nothing without a rank loss'),
     ({'align__quality': None, 'datasets__basis': 'train'}, 'order teaches nothing without a rank loss. Give align: quality'),
     ({'datasets__val__share': 0.5}, 'datasets: val: share: is for training sets'),
+    ({'datasets__train_2': None, 'datasets__train__share': 0.5}, 'share: has no effect: a single training set'),
+    ({'score__fine_tune': False, 'score__heads': 'affine'}, 'score: heads: affine is learned in fine-tuning'),
+    ({'score__fine_tune': False, 'score__heads': 'none'}, 'train_2: supervision: order needs fine-tuning'),
     ({'datasets__train__supervision': 'ordre'}, 'supervision: "?ordre"?'),
     ({'align__quality__heads': 'linear'}, 'align: quality: heads: "?linear"?'),
 ])

@@ -28,9 +28,13 @@ def check_sections(options: TrainOptions) -> dict[str, DatasetSection]:
     refuse_keys(tested, ('share', 'supervision'), 'is for training sets')
     basis = {name: section for name, section in options.datasets.items() if phase_of(name) == 'basis'}
     refuse_keys(basis, ('share',), 'has no effect: stages 2 and 3 take all images of a basis')
+    training = sections_for(options.datasets, 'train')
+    if len(training) == 1:
+        refuse_keys({name: options.datasets[name] for name in training}, ('share',), 'has no effect: a single training set is all of each batch')
     sections = {name: dataset_section(name, section) for name, section in options.datasets.items()}
     check_cached_backbone(sections, options)
     check_supervision(sections, options)
+    check_scales(sections, options)
     return sections
 
 
@@ -55,6 +59,23 @@ def check_supervision(sections: dict[str, DatasetSection], options: TrainOptions
         if ordered and not learns:
             raise OptionError(f'datasets: {ordered[0]}: supervision: order teaches nothing without a rank loss. Give '
                               f'{weights}.')
+
+
+def check_scales(sections: dict[str, DatasetSection], options: TrainOptions) -> None:
+    """Check that stage 3 brings labels of different scales together, where the options say that scales differ.
+
+    Raises:
+        OptionError: without fine-tuning, basis scores would be means over labels that are not on one scale.
+    """
+    score, names = options.score, sections_for(sections, 'basis') or sections_for(sections, 'train')
+    if score.fine_tune or len(names) == 1:
+        return
+    if score.heads != 'none':
+        raise OptionError(f'score: heads: {score.heads} is learned in fine-tuning, and fine_tune is false: basis scores would '
+                          f'be means over the labels of {", ".join(names)}, which are not on one scale. Set fine_tune to '
+                          'true, or heads to none if they are.')
+    if ordered := [name for name in names if sections[name].options.supervision == 'order']:
+        raise OptionError(f'datasets: {ordered[0]}: supervision: order needs fine-tuning, and score: fine_tune is false.')
 
 
 def check_cached_backbone(sections: dict[str, DatasetSection], options: TrainOptions) -> None:
