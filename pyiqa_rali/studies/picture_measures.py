@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.core.files import without_nan, write_json
+from pyiqa_rali.core.files import sha256, without_nan, write_json
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.runs import KeyedRows, claim_folder
 from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage, read_rgb
 from pyiqa_rali.data.picture_measures import MEASURES, measure_picture
 from pyiqa_rali.data.picture_measures.degrees import FAULTS, Quantiles, fault_scores, quantiles_of, stored_quantiles
 from pyiqa_rali.data.picture_measures.people import FAULTS_OF_PEOPLE, TYPES_OF_PEOPLE
-from pyiqa_rali.data.picture_measures.table import measures_of_row
+from pyiqa_rali.data.picture_measures.table import FILE, IMAGE, measures_of_row
 from pyiqa_rali.data.reasoning_texts import ReasoningText, join_texts
 from pyiqa_rali.data.text_files import refuse_repeated, unique_ends
 from pyiqa_rali.measures.correlations import correlations, measures_of
@@ -72,12 +72,12 @@ def measure_pictures(images: Sequence[Path], out: str | Path, mos: Sequence[floa
     root = Path(out)
     claim_folder(root / SETTINGS, {'images': len(images), 'sample': sample, 'seed': seed, 'upright': reading.upright,
                                    'measures': list(MEASURES)}, '--out', kind='measures of pictures')
-    kept = KeyedRows(root / PICTURES, 'image', durable=False)
+    kept = KeyedRows(root / PICTURES, IMAGE, durable=False)
     left = [each for each in zip(names, files, strict=True) if each[0] not in kept.done]
     with progress_bar(total=len(names), initial=len(names) - len(left), desc='measure', unit='picture') as bar:
         for start in range(0, len(left), AT_ONCE):
             chunk = left[start:start + AT_ONCE]
-            kept.add([{'image': name, **without_nan(_measured(file, reading))} for name, file in chunk])
+            kept.add([{IMAGE: name, FILE: sha256(file), **without_nan(_measured(file, reading))} for name, file in chunk])
             bar.update(len(chunk))
     rows = [{**kept.done[name]} for name in names]
     measured = [measures_of_row(row, root / PICTURES) for row in rows]

@@ -159,14 +159,18 @@ def test_a_stopped_run_continues_to_the_same_bytes(folder, monkeypatch):
         write_measured_texts(files(folder), stopped, MeasuredTextOptions(seed=1))
 
 
-def test_pictures_that_are_measured_already_are_not_opened(folder):
+def test_pictures_that_are_measured_already_are_not_measured_again(folder, monkeypatch, capsys):
     assert main(['measure', str(folder / 'images'), '--out', str(folder / 'm')]) == 0
     arguments = ['measure-texts', str(folder / 'images'), '--out']
     assert main([*arguments, str(folder / 'whole.jsonl')]) == 0
-    for path in files(folder):
-        path.write_bytes(b'no picture')
-    assert main([*arguments, str(folder / 'again.jsonl'), '--measures', str(folder / 'm' / 'pictures.jsonl')]) == 0
+    from pyiqa_rali.data.picture_measures import write_texts
+    monkeypatch.setattr(write_texts, 'measure_picture', lambda pixels: pytest.fail('measured again'))
+    measured = ['--measures', str(folder / 'm' / 'pictures.jsonl')]
+    assert main([*arguments, str(folder / 'again.jsonl'), *measured]) == 0
     assert (folder / 'again.jsonl').read_bytes() == (folder / 'whole.jsonl').read_bytes()
+    (folder / 'images' / 'b.png').write_bytes((folder / 'images' / 'a.png').read_bytes())
+    assert main([*arguments, str(folder / 'third.jsonl'), *measured]) == 2
+    assert 'b.png: the measures under this name are of another file. Measure again.' in capsys.readouterr().err
 
 
 def test_what_cannot_be_written(folder):

@@ -14,6 +14,7 @@ from pyiqa_rali.core.seeds import derived_seed
 from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage, read_rgb
 from pyiqa_rali.data.picture_measures.degrees import QUANTILES, degrees
 from pyiqa_rali.data.picture_measures.measures import measure_picture
+from pyiqa_rali.data.picture_measures.table import MeasuredFile
 from pyiqa_rali.data.picture_measures.wording import grade_of, known_distortions, measured_text, voted_text
 from pyiqa_rali.data.reasoning_texts import ReasoningText, save_reasoning_texts
 from pyiqa_rali.data.text_files import begin_texts, part_of, refuse_repeated, text_rows, unique_ends
@@ -65,7 +66,7 @@ class MeasuredTextReport:
 def write_measured_texts(images: Sequence[Path], out: Path, options: MeasuredTextOptions,
                          mos_labels: Sequence[float] | None = None, votes: Callable[[np.ndarray], Votes] | None = None,
                          bank: str = '', names: Sequence[str] | None = None, reading: ReadingOptions = READING,
-                         measures: Mapping[str, Mapping[str, float]] | None = None) -> MeasuredTextReport:
+                         measures: Mapping[str, MeasuredFile] | None = None) -> MeasuredTextReport:
     """Write texts on all images to a JSON-lines file; an interrupted run continues where it stopped.
 
     Args:
@@ -82,7 +83,7 @@ def write_measured_texts(images: Sequence[Path], out: Path, options: MeasuredTex
 
     Raises:
         OptionError: a verdict without MOS, or `out` or its part is from other settings, on other images, or not from here.
-        DataError: two images have one name, or an image cannot be read or is too small.
+        DataError: two images have one name, an image cannot be read or is too small, or its measures are of another file.
     """
     names = list(names) if names is not None else unique_ends(images)
     refuse_repeated(names)
@@ -94,7 +95,7 @@ def write_measured_texts(images: Sequence[Path], out: Path, options: MeasuredTex
     rows = text_rows(part_of(out))
     with progress_bar(total=len(images), initial=len(done), desc='measure-texts', unit='image') as bar:
         for start in range(0, len(left), AT_ONCE):
-            found = {name: _texts_of(name, image, grade, options, votes, reading, (measures or {}).get(name))
+            found = {name: _texts_of(name, image, grade, options, votes, reading, _known(measures, name, image))
                      for name, image, grade in left[start:start + AT_ONCE]}
             rows.add(found.items())
             done |= found
@@ -104,6 +105,11 @@ def write_measured_texts(images: Sequence[Path], out: Path, options: MeasuredTex
     part_of(out).unlink(missing_ok=True)
     return MeasuredTextReport(len(done), sum(map(len, done.values())),
                               [name for name, texts in done.items() if len(texts) < options.texts_per_image])
+
+
+def _known(measures: Mapping[str, MeasuredFile] | None, name: str, image: Path) -> Mapping[str, float] | None:
+    """Return the measures of an image that was measured before, of which the name alone is no proof."""
+    return measures[name].measures_of(image) if measures and name in measures else None
 
 
 def _grades(options: MeasuredTextOptions, mos_labels: Sequence[float] | None, count: int) -> list[int | None]:

@@ -152,7 +152,7 @@ def text_key(text: str) -> str:
 def picture_keys(table: QualityTable) -> list[str] | None:
     """Return the digest of what each item's picture is made of; None where pictures are not the same each time.
 
-    That is the file and how it is read; for a synthetic set the options of its draws, the photographs, the code that distorts
+    That is the file, how it is read and by which code; for a synthetic set the options of its draws, the photographs, the code that distorts
     them, and the item's number.
     """
     base = table.base
@@ -161,7 +161,8 @@ def picture_keys(table: QualityTable) -> list[str] | None:
         return [_digest(drawn, index) for index in range(len(table))]
     if not reads_rows(base) or base.opt.get('augment'):
         return None
-    read = [table.reading.upright, float(base.img_range)]
+    # another Pillow may bring another JPEG decoder, and our own reader decides what upright, grey or 16 bits mean
+    read = [table.reading.upright, float(base.img_range), _version_of('pillow'), _source_digest('decoding.py', 'image_files.py')]
     return [_digest(_file_digest(row_paths(base, index)[0]), read) for index in range(len(table))]
 
 
@@ -169,7 +170,8 @@ def _draws_of(base: SyntheticNRDataset) -> list[Any]:
     options = {name: value for name, value in plain(base.options).items() if name not in NOT_OF_DRAWS}
     photographs = [[photograph.photograph_id, _file_digest(str(photograph.path))] for photograph in base.photographs]
     calibration = base.options.calibration
-    return [options, photographs, _file_digest(calibration) if calibration else None, _source_digest(),
+    return [options, photographs, _file_digest(calibration) if calibration else None,
+            _source_digest('distortions', 'synthetic'),
             {name: _version_of(name) for name in DRAWN_BY}]
 
 
@@ -181,10 +183,11 @@ def _version_of(package: str) -> str | None:
 
 
 @functools.cache
-def _source_digest() -> str:
-    """Return the digest of the code that draws pictures and their labels."""
+def _source_digest(*names: str) -> str:
+    """Return the digest of modules or packages of `pyiqa_rali.data`."""
     data = Path(__file__).parents[2] / 'data'
-    files = sorted(path for name in ('distortions', 'synthetic') for path in (data / name).iterdir() if path.is_file())
+    files = sorted(path for name in names for path in ([data / name] if (data / name).is_file() else (data / name).iterdir())
+                   if path.is_file())
     return _digest([[path.name, sha256(path)] for path in files])
 
 
