@@ -5,10 +5,11 @@ on sets that it was not trained on. The epoch is chosen on the validation parts 
 The cells are ordinary training runs, as those of an ablation: named by all that their results depend on, kept and resumed.
 """
 
+import csv
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,12 +24,15 @@ from pyiqa_rali.core.runs import claim_run
 from pyiqa_rali.core.tables import markdown_table, write_csv
 from pyiqa_rali.data.sections import sections_for
 from pyiqa_rali.figures.carry import Dots, draw_carry
+from pyiqa_rali.measures.agreement import bootstrap_indices, percentile_interval, resampled
 from pyiqa_rali.studies.ablation.plan import Cell, changed, make_cell
 from pyiqa_rali.studies.ablation.run import CELL, run_cell
 from pyiqa_rali.training.rali.options import PathOptions
 
 SECTIONS = ('datasets', 'name')  # of a training run: the study makes them
 COLUMNS = ('encoder', 'arm', 'trained_on', 'seed', 'tested_on', 'in_domain', 'images', 'srcc', 'plcc', 'key')
+RESAMPLES, CONFIDENCE = 1000, 0.95
+Scores = dict[tuple[str, str, str], dict[str, dict[int, np.ndarray]]]  # (images, 2) MOS label and score by place, arm and seed
 METRICS = {metric: {'type': f'calculate_{metric}'} for metric in ('srcc', 'plcc')}
 
 
@@ -125,6 +129,8 @@ class Result:
         images: that it was tested on.
         srcc: of the seeds, in their order.
         change: of the seeds, minus the first arm's of the same seed.
+        interval: 95 % interval of the mean change over images: a paired percentile bootstrap, in which all arms and seeds are
+            given the same images. None for the first arm.
     """
 
     encoder: str
@@ -135,6 +141,7 @@ class Result:
     images: int
     srcc: tuple[float, ...]
     change: tuple[float, ...] = ()
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -219,7 +226,7 @@ class Carry:
         """Write the tables of the trainings that are finished, and draw them."""
         rows = [row for place in self.places if self._result(place).exists() for row in self._rows(place)]
         write_csv(self.root / 'results.csv', COLUMNS, rows)
-        results = summarised(rows, list(self.options.arms))
+        results = with_intervals(summarised(rows, list(self.options.arms)), list(self.options.arms), self._scores())
         write_json(self.root / 'results.json', without_nan([vars(result) for result in results]))
         text = markdown(results, self.options)
         write_text(self.root / 'table.md', text)
@@ -250,6 +257,19 @@ class Carry:
 
     def _result(self, place: Place) -> Path:
         return self.root / 'cells' / place.cell.key / CELL
+
+    def _scores(self) -> Scores:
+        """Return MOS labels and scores of the tested images, by encoder, training, tested set, arm and seed."""
+        found: Scores = {}
+        for place in self.places:
+            if self._result(place).exists():
+                for section, name in place.tested.items():
+                    arms = found.setdefault((place.encoder, place.trained_on, name), {})
+                    table = self.root / 'cells' / place.cell.key / 'score' / f'{section}.csv'
+                    with open(table, encoding='utf-8', errors='surrogateescape', newline='') as stream:
+                        arms.setdefault(place.arm, {})[place.seed] = np.array(
+                            [[float(row['mos_label']), float(row['score'])] for row in csv.DictReader(stream)])
+        return found
 
     def _rows(self, place: Place) -> list[dict[str, Any]]:
         best = json.loads(self._result(place).read_text(encoding='utf-8'))['best']
@@ -317,11 +337,45 @@ def summarised(rows: Sequence[dict[str, Any]], arms: Sequence[str]) -> list[Resu
     return results
 
 
+def with_intervals(results: Sequence[Result], arms: Sequence[str], scores: Scores) -> list[Result]:
+    """Return the results with the interval of each arm's mean change against the first arm.
+
+    Args:
+        results: of `summarised`.
+        arms: in their order.
+        scores: of the same arms, trainings and tested sets.
+    """
+    memory: dict[tuple[str, ...], dict[int, np.ndarray]] = {}
+
+    def resamples(place: tuple[str, str, str], arm: str) -> dict[int, np.ndarray]:
+        """Return SRCC of each resample by seed. That of the first arm is needed by all others."""
+        if (*place, arm) not in memory:
+            found = {}
+            for seed, table in scores[place][arm].items():
+                mos, score = table[:, 0], table[:, 1]
+                indices = bootstrap_indices(len(mos), RESAMPLES, 0, place[2])
+                found[seed] = resampled('srcc', score, mos, indices)
+            memory[*place, arm] = found
+        return memory[*place, arm]
+
+    finished = []
+    for result in results:
+        place = (result.encoder, result.trained_on, result.tested_on)
+        if result.arm != arms[0] and result.change:
+            own, first = resamples(place, result.arm), resamples(place, arms[0])
+            mean = np.mean([own[seed] - first[seed] for seed in own if seed in first], axis=0)
+            result = replace(result, interval=percentile_interval(mean, CONFIDENCE))
+        finished.append(result)
+    return finished
+
+
 def markdown(results: Sequence[Result], options: CarryOptions) -> str:
     """Return one table for each encoder: an arm and its training sets a row, a tested set a column."""
     first = next(iter(options.arms))
     parts = [f'SRCC, median [lowest, highest] of {len(options.seeds)} seeds. *Italic*: tested in-domain, on the test part of a '
-             f'set trained on. In brackets after it: the median change against "{first}" of the same seed.']
+             f'set trained on. In brackets after it: the median change against "{first}" of the same seed, and the '
+             f'95 % interval of the mean change over images (paired bootstrap, {RESAMPLES} resamples); **bold** where it excludes '
+             '0.']
     for encoder in dict.fromkeys(result.encoder for result in results):
         own = [result for result in results if result.encoder == encoder]
         tested = list(dict.fromkeys(result.tested_on for result in own))
@@ -338,7 +392,14 @@ def _cell(result: Result, is_reference: bool) -> str:
     low, high = (_short(bound) for bound in (min(result.srcc), max(result.srcc)))
     text = f'{_short(float(np.median(result.srcc)))} [{low}, {high}]'
     text = f'*{text}*' if result.in_domain else text
-    return text if is_reference or not result.change else f'{text} ({_short(float(np.median(result.change)), "+")})'
+    if is_reference or not result.change:
+        return text
+    change = _short(float(np.median(result.change)), '+')
+    if result.interval is None:
+        return f'{text} ({change})'
+    low, high = result.interval
+    told = f'{change} [{_short(low, "+")}, {_short(high, "+")}]'
+    return f'{text} (**{told}**)' if low > 0 or high < 0 else f'{text} ({told})'
 
 
 def _short(value: float, sign: str = '') -> str:

@@ -6,9 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.studies.carry import Carry, carry_options, markdown, sections_of, summarised
+from pyiqa_rali.studies.carry import Carry, carry_options, markdown, sections_of, summarised, with_intervals
 from tests.tiny import tiny_options
 
 
@@ -101,6 +102,22 @@ def test_seeds_are_put_together_and_compared_seed_by_seed(tmp_path):
     assert '| A | texts | *.675 [.650, .700]* (+.125) | .375 [.350, .400] (+.125) |' in text
 
 
+def test_intervals_of_changes_are_over_images_and_hold_both_arms_against_the_same_images(tmp_path):
+    rng = np.random.default_rng(0)
+    mos = rng.random(200)
+    noisy = {seed: np.c_[mos, mos + rng.normal(0, 0.5, 200)] for seed in (0, 1)}
+    better = {seed: np.c_[mos, mos + 0.4 * (table[:, 1] - mos)] for seed, table in noisy.items()}
+    scores = {('tiny', 'A', name): {'regression': noisy, 'texts': better if name == 'A' else noisy} for name in 'AB'}
+    results = with_intervals(summarised(rows(), ['regression', 'texts']), ['regression', 'texts'], scores)
+    found = {(result.arm, result.tested_on): result.interval for result in results}
+    assert found['regression', 'A'] is None and found['texts', 'B'] == (0, 0)
+    low, high = found['texts', 'A']
+    change = np.mean([stats.spearmanr(*better[seed].T)[0] - stats.spearmanr(*noisy[seed].T)[0] for seed in (0, 1)])
+    assert 0 < low < change < high < low + 0.3
+    text = markdown(results, carry_options(study(tmp_path)))
+    assert '(**+.125 [+' in text and '(+.125 [+.000, +.000])' in text
+
+
 @pytest.mark.slow
 def test_a_study_is_trained_told_and_continued(tmp_path, monkeypatch):
     planned = Carry(carry_options(study(tmp_path)))
@@ -114,6 +131,7 @@ def test_a_study_is_trained_told_and_continued(tmp_path, monkeypatch):
     assert {row['in_domain'] for row in written if row['trained_on'] == 'both' and row['tested_on'] != 'third'} == {'True'}
     assert len(json.loads((found.root / 'results.json').read_text())) == 7 * 3 == len(found.results)
     assert (found.root / 'figures' / 'tiny.png').stat().st_size > 5000
+    assert all((result.interval is None) == (result.arm == 'regression') for result in found.results)
     assert '| both | texts |' in (found.root / 'table.md').read_text()
     monkeypatch.setattr('pyiqa_rali.studies.carry.run_cell', lambda *arguments: pytest.fail('it is trained again'))
     again = Carry(carry_options(study(tmp_path)))

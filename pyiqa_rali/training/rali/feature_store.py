@@ -152,8 +152,8 @@ def text_key(text: str) -> str:
 def picture_keys(table: QualityTable) -> list[str] | None:
     """Return the digest of what each item's picture is made of; None where pictures are not the same each time.
 
-    That is the file, how it is read and by which code; for a synthetic set the options of its draws, the photographs, the code that distorts
-    them, and the item's number.
+    That is the file, how it is read and by which code; for a synthetic set the options of its draws, the photographs, the code
+    that distorts them, and the item's number.
     """
     base = table.base
     if isinstance(base, SyntheticNRDataset):
@@ -162,7 +162,8 @@ def picture_keys(table: QualityTable) -> list[str] | None:
     if not reads_rows(base) or base.opt.get('augment'):
         return None
     # another Pillow may bring another JPEG decoder, and our own reader decides what upright, grey or 16 bits mean
-    read = [table.reading.upright, float(base.img_range), _version_of('pillow'), _source_digest('decoding.py', 'image_files.py')]
+    reader = [_version_of('pillow'), _source_digest('decoding.py', 'image_files.py')]
+    read = [table.reading.upright, float(base.img_range), reader]
     return [_digest(_file_digest(row_paths(base, index)[0]), read) for index in range(len(table))]
 
 

@@ -30,7 +30,8 @@ def check_sections(options: TrainOptions) -> dict[str, DatasetSection]:
     refuse_keys(basis, ('share',), 'has no effect: stages 2 and 3 take all images of a basis')
     training = sections_for(options.datasets, 'train')
     if len(training) == 1:
-        refuse_keys({name: options.datasets[name] for name in training}, ('share',), 'has no effect: a single training set is all of each batch')
+        refuse_keys({training[0]: options.datasets[training[0]]}, ('share',),
+                    'has no effect: a single training set is all of each batch')
     sections = {name: dataset_section(name, section) for name, section in options.datasets.items()}
     check_cached_backbone(sections, options)
     check_supervision(sections, options)
