@@ -373,9 +373,8 @@ def markdown(results: Sequence[Result], options: CarryOptions) -> str:
     """Return one table for each encoder: an arm and its training sets a row, a tested set a column."""
     first = next(iter(options.arms))
     parts = [f'SRCC, median [lowest, highest] of {len(options.seeds)} seeds. *Italic*: tested in-domain, on the test part of a '
-             f'set trained on. In brackets after it: the median change against "{first}" of the same seed, and the '
-             f'95 % interval of the mean change over images (paired bootstrap, {RESAMPLES} resamples); **bold** where it excludes '
-             '0.']
+             f'set trained on. In brackets after it: the median change against "{first}" of the same seed, and the 95 % '
+             f'interval of the mean change over images (paired bootstrap of {RESAMPLES}), **bold** where it excludes 0.']
     for encoder in dict.fromkeys(result.encoder for result in results):
         own = [result for result in results if result.encoder == encoder]
         tested = list(dict.fromkeys(result.tested_on for result in own))

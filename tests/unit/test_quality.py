@@ -36,7 +36,11 @@ def test_a_power_takes_qualities_below_zero():
     each = LabelMap('power')
     quality = torch.tensor([-0.5, 0.0, 0.5], requires_grad=True)
     each(quality).sum().backward()
-    assert torch.isfinite(quality.grad).all()
+    assert torch.isfinite(quality.grad).all() and (quality.grad > 0).all()
+    with torch.no_grad():
+        each.log_exponent.fill_(-0.7)
+        below = each(torch.linspace(-0.5, 0.1, 200))
+    assert (below.diff() > 0).all() and below.diff().max() < 0.05  # no jump where the tangent begins
 
 
 def test_the_first_set_gives_the_scale():

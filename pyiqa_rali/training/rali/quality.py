@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyiqa_rali.training.rali.options import Heads
 
-LEAST_QUALITY = 1e-3  # a power's slope at 0 may be infinite
+LEAST_QUALITY = 1e-2  # below it a power continues along its tangent: at 0 its slope may be infinite, below 0 it has no value
 RANK_WIDTH = 0.1  # of the quality in [0, 1]: how far two pictures are apart when the better one is told with 84 %
 LEAST_PROBABILITY = 1e-4  # the root in the fidelity has an infinite slope at 0
 
@@ -67,8 +67,8 @@ class LabelMap(nn.Module):
     """A rising function from the common quality to the labels of one data set.
 
     Args:
-        kind: 'none' is the identity; 'affine' is scale * q + shift; 'power' is scale * q ** exponent + shift. Scale and
-            exponent are positive, and start at 1, the shift at 0.
+        kind: 'none' is the identity; 'affine' is scale * q + shift; 'power' is scale * q ** exponent + shift, and its tangent
+            below `LEAST_QUALITY`. Scale and exponent are positive, and start at 1, the shift at 0.
     """
 
     def __init__(self, kind: Heads):
@@ -84,7 +84,9 @@ class LabelMap(nn.Module):
         if self.kind == 'none':
             return quality
         if self.kind == 'power':
-            quality = quality.clamp(min=LEAST_QUALITY) ** self.log_exponent.exp()
+            exponent, above = self.log_exponent.exp(), quality.clamp(min=LEAST_QUALITY)
+            slope = exponent * LEAST_QUALITY ** (exponent - 1)
+            quality = above ** exponent + slope * (quality - above)
         return self.log_scale.exp() * quality + self.shift
 
 
