@@ -213,6 +213,27 @@ def _efficiency_lines(found: 'AnalysisResult') -> list[str]:
             f'{paper["median_ms"]:.1%} of the time, {paper["peak_mb"]:.1%} of the memory.']
 
 
+def _add_levels(parser: CommandParser) -> None:
+    _add_sections(parser, ['known_types', 'new_types'])
+    parser.add_argument('--metrics', nargs='+', default=['rali-lite'], metavar='NAME|FILE',
+                        help='metrics of pyiqa, or exports of RALI (default: rali-lite)')
+    parser.add_argument('--out', required=True, metavar='DIR', help='folder for tables, results and the figure')
+    _add_device(parser)
+    parser.add_examples(
+        ('pyiqa-rali analyse levels -opt options/evaluate_levels.yml --metrics rali-lite piqe --out levels', ''),
+        notes=f'Each photograph of a section, with each type of distortion at each level; the labels are synthetic. {GOES_ON}')
+
+
+def _levels(args: argparse.Namespace) -> 'AnalysisResult':
+    from pyiqa_rali.studies.analyses.levels import analyse_levels
+    return analyse_levels(args.opt, args.sections, args.metrics, args.out, args.device)
+
+
+def _levels_lines(found: 'AnalysisResult') -> list[str]:
+    return [f'{row["section"]:14} {row["metric"]:20} {row["pictures"]:5} pictures  PLCC {row["plcc"]:6.3f}  SRCC '
+            f'{row["srcc"]:6.3f}  levels in order {row["level_order"]:.1%}' for row in found.tables['table']]
+
+
 KINDS = {
     'attention': Kind("Where a reasoning model's rating looks: picture, prompt or reasoning, layer by layer.",
                       _add_attention, _attention, _attention_lines),
@@ -223,4 +244,6 @@ KINDS = {
     'teachers': Kind('Whether models aligned with the texts of different teachers score the same images alike.',
                      _add_teachers, _teachers, _teachers_lines),
     'efficiency': Kind('What RALI costs against a reasoning model: parameters, time and memory, in one run.',
-                       _add_efficiency, _efficiency, _efficiency_lines)}
+                       _add_efficiency, _efficiency, _efficiency_lines),
+    'levels': Kind('Whether metrics put the levels of each distortion in order, on photographs that training never saw.',
+                   _add_levels, _levels, _levels_lines)}

@@ -1,5 +1,6 @@
 """The figures of the analyses: one for each kind, written as PNG."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,4 +130,27 @@ def draw_costs(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, str], out:
         axis.set_xlim(10 ** np.floor(np.log10(min(values.values())) - 0.3), max(values.values()) * 12)
         axis.set_title(label)
         axis.tick_params(labelleft=number == 0)
+    save_png(figure, out)
+
+
+@styled
+def draw_levels(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Draw for each type of distortion how many pairs of levels each metric orders rightly, one panel for each section.
+
+    Args:
+        rows: with `section`, `metric`, `type` and `level_order`.
+        out: the PNG.
+    """
+    sections, metrics = (list(dict.fromkeys(row[name] for row in rows)) for name in ('section', 'metric'))
+    longest = max(len({row['type'] for row in rows if row['section'] == section}) for section in sections)
+    figure, axes = panels(len(sections), 5.2, 0.2 * longest + 1.2, columns=len(sections))
+    for axis, section in zip(axes, sections, strict=True):
+        types = list(dict.fromkeys(row['type'] for row in rows if row['section'] == section))
+        for metric, colour in zip(metrics, itertools.cycle(SERIES)):
+            found = {row['type']: row['level_order'] for row in rows if (row['section'], row['metric']) == (section, metric)}
+            axis.scatter([found[kind] for kind in types], range(len(types)), s=22, color=colour, label=metric, alpha=0.85)
+        axis.set_yticks(range(len(types)), types)
+        axis.set_ylim(len(types) - 0.4, -0.6)
+        axis.set(title=section, xlabel='pairs of levels in order')
+    axes[0].legend(loc='lower left')
     save_png(figure, out)

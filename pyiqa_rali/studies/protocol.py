@@ -170,7 +170,7 @@ def level_order(names: list[str], scores: np.ndarray) -> float:
     """
     groups = defaultdict(list)
     for name, score in zip(names, scores, strict=True):
-        photograph, kind, level = name.split('#')[0].split('|')
+        photograph, kind, level = name.rsplit('#', 1)[0].rsplit('|', 2)
         groups[photograph, kind].append((float(level), score))
     right = [first[1] > second[1] if first[0] < second[0] else first[1] < second[1]
              for group in groups.values() for first, second in combinations(group, 2) if first[0] != second[0]]
