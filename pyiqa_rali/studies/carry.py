@@ -396,9 +396,9 @@ def _cell(result: Result, is_reference: bool) -> str:
     change = _short(float(np.median(result.change)), '+')
     if result.interval is None:
         return f'{text} ({change})'
-    low, high = result.interval
-    told = f'{change} [{_short(low, "+")}, {_short(high, "+")}]'
-    return f'{text} (**{told}**)' if low > 0 or high < 0 else f'{text} ({told})'
+    least, most = result.interval
+    told = f'{change} [{_short(least, "+")}, {_short(most, "+")}]'
+    return f'{text} (**{told}**)' if least > 0 or most < 0 else f'{text} ({told})'
 
 
 def _short(value: float, sign: str = '') -> str:
