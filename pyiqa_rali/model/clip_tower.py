@@ -64,13 +64,29 @@ class ClipTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return image features (N, C) for normalised pictures (N, 3, image_size, image_size)."""
-        patches = self.conv1(images.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_embedding.to(patches.dtype).expand(len(images), 1, -1), patches], dim=1)
-        tokens = self.ln_pre(tokens.float() + self.positional_embedding.float())
         *blocks, last = self.transformer.resblocks
+        tokens = self._embedded(images)
         for block in blocks:
             tokens = block(tokens)
-        return self.ln_post(last(tokens, outputs=1)[:, 0]) @ self.proj.float()
+        return self._projected(last(tokens, outputs=1)[:, 0])
+
+    def with_positions(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return image features (N, C) as `forward` does, and those of the patches (N, rows, columns, C) in their place."""
+        tokens = self._embedded(images)
+        for block in self.transformer.resblocks:
+            tokens = block(tokens)
+        projected, side = self._projected(tokens), self.image_size // self.conv1.kernel_size[0]
+        return projected[:, 0], projected[:, 1:].unflatten(1, (side, side))
+
+    def _embedded(self, images: Tensor) -> Tensor:
+        """Return the tokens (N, T, width) that the first block takes; the class token is the first of them."""
+        patches = self.conv1(images.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_embedding.to(patches.dtype).expand(len(images), 1, -1), patches], dim=1)
+        return self.ln_pre(tokens.float() + self.positional_embedding.float())
+
+    def _projected(self, tokens: Tensor) -> Tensor:
+        """Return image features (..., C) of the last block's tokens (..., width)."""
+        return self.ln_post(tokens) @ self.proj.float()
 
 
 class Transformer(nn.Module):

@@ -1,5 +1,6 @@
 """Image encoders by name: open_clip's vision towers, and timm backbones with a projection."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -90,11 +91,20 @@ class ImageEncoder(nn.Module):
 
     def backbone_rows(self, prepared: Tensor) -> Tensor:
         """Return the backbone's output (N, W), which the projection takes, for preprocessed pictures (N, 3, h, w)."""
+        return torch.cat(list(self.in_parts(prepared, self.backbone)))
+
+    def in_parts(self, prepared: Tensor, compute: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+        """Yield what a function that calls the backbone returns for preprocessed pictures, a few pictures at a time.
+
+        Args:
+            prepared: (N, 3, h, w).
+            compute: takes some of them in the type of the backbone's weights, channels last.
+        """
         self._unfold_if_changed()
         self._choose_library(prepared)
-        parts = prepared.split(self._pictures_at_once(prepared))
         dtype = _dtype_of(self.backbone)
-        return torch.cat([self.backbone(part.to(dtype, memory_format=torch.channels_last)) for part in parts])
+        for part in prepared.split(self._pictures_at_once(prepared)):
+            yield compute(part.to(dtype, memory_format=torch.channels_last))
 
     def project(self, rows: Tensor) -> Tensor:
         """Return image features (N, C) for the backbone's output (N, W)."""

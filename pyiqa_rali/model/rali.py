@@ -21,7 +21,9 @@ from pyiqa_rali.model.explanation import NUM_BASIS, NUM_TEXTS, Explanation, expl
 from pyiqa_rali.model.image_encoder import ImageEncoderConfig, build_image_encoder, is_own_tower
 from pyiqa_rali.model.metric_net import MetricNet
 from pyiqa_rali.model.onnx.backend import OnnxScorer, check_backend
+from pyiqa_rali.model.positions import SHARE, region_of
 from pyiqa_rali.model.precision import check_device, check_precision, reason_for_fp32, warn_of_fp32
+from pyiqa_rali.model.quality_map import quality_map
 from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.model.text_bank import build_bank
 from pyiqa_rali.model.wrapping import unwrapped
@@ -203,6 +205,34 @@ class RALI(MetricNet):
         images = self.as_images(images).to(self.scorer.basis_vectors.device)
         with self._own_precision(images):
             return aspects_of(self.diagnosis, self.image_encoder(images))
+
+    def quality_map(self, images: Tensor, share: float = SHARE) -> Tensor:
+        """Return where pictures are good and bad: the score of each position (N, H', W'), float32, in the unit of the score.
+
+        Each position is scored as a picture that is everywhere what this one is there, by the same encoder and scorer. Its
+        rows and columns cover `map_region` evenly: with `pooling: mean_std` cells of 16 pixels, otherwise the encoder's
+        patches or positions. The map's mean is near the picture's score, not equal to it.
+
+        Args:
+            images: as `forward` takes them; no gradient is kept.
+            share: in [0, 1], how much of a position's difference from its picture counts; 0 gives the score everywhere.
+
+        Raises:
+            OptionError: `share` is outside its range, or the encoder has no positions.
+        """
+        with self._own_precision(images):
+            return quality_map(self.image_encoder, self.scorer, images, share)
+
+    def map_region(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Return the part of a picture that its map covers: (top, left, bottom, right), in pixels of the picture.
+
+        An encoder that takes a centre crop sees less than the picture; one that pads sees more, and the part reaches beyond it.
+
+        Args:
+            height: of the picture, in pixels.
+            width: of the picture, in pixels.
+        """
+        return region_of(self.image_encoder.config.preprocessing, height, width)
 
     def get_extra_state(self) -> Tensor:
         """Carry the metadata in the state dict, so that pyiqa's `.pth` files describe themselves."""
