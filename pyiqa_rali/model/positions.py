@@ -95,8 +95,8 @@ def _reader_of(backbone: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]
         return backbone.with_positions
     trunk: Any = getattr(backbone, 'trunk', backbone)  # open_clip's towers around a model of timm have a trunk and a head
     if not hasattr(trunk, 'forward_head'):
-        raise OptionError(f'image_encoder: {type(backbone).__name__} has no map of quality: it is neither statistics of stages, '
-                          'nor a plain CLIP tower, nor a model of timm.')
+        raise OptionError(f'image_encoder: {type(backbone).__name__} has no map of quality: it is neither statistics of '
+                          'stages, nor a plain CLIP tower, nor a model of timm.')
     head: Callable[[Tensor], Tensor] = backbone.head if trunk is not backbone else nn.Identity()  # type: ignore[assignment]
     return lambda prepared: _timm_rows(trunk, head, prepared)
 

@@ -32,9 +32,10 @@ def net(request, tmp_path):
 
 def test_a_map_has_a_score_for_each_position(net):
     found = net.quality_map(torch.rand(2, 3, 160, 96))
-    sizes = {'test_efficientnet': {True: (10, 6), False: (5, 3)}, 'test_vit': {False: (10, 10)}, 'tiny-softmax': {False: (4, 4)}}
     config = net.image_encoder.config
-    assert found.shape == (2, *sizes[config.name][config.pooling == 'mean_std']) and found.dtype == torch.float32
+    sizes = {('test_efficientnet', 'mean_std'): (10, 6), ('test_efficientnet', 'head'): (5, 3), ('test_vit', 'head'): (10, 10),
+             ('tiny-softmax', 'head'): (4, 4)}
+    assert found.shape == (2, *sizes[config.name, config.pooling]) and found.dtype == torch.float32
     assert ((found >= 1) & (found <= 5)).all() and not found.requires_grad
 
 
