@@ -49,7 +49,8 @@ def position_rows(backbone: nn.Module, prepared: Tensor, share: float = SHARE) -
         OptionError: another backbone, or one whose tokens do not lie on a grid.
     """
     if isinstance(backbone, StageStatistics):
-        return local_statistics(backbone.features(prepared), tuple(prepared.shape[-2:]), share)
+        height, width = prepared.shape[-2:]
+        return local_statistics(backbone.features(prepared), (height, width), share)
     whole, places = _reader_of(backbone)(prepared)
     return whole[:, None, None] + share * (places - places.mean(dim=(1, 2), keepdim=True))
 
