@@ -16,6 +16,7 @@ COMMANDS = {
     'info': ('info', 'Show what a checkpoint says about itself, and what it is asked.'),
     'use': ('use', 'Make your own export the default weights of the metric "rali".'),
     'explain': ('explain', 'Explain scores: nearest texts, distortions, basis, uncertainty.'),
+    'calibrate': ('calibrate', 'Calibrate intervals around the scores of a checkpoint.'),
     'add-bank': ('add_bank', 'Add a text bank to a checkpoint, so that it can explain its scores.'),
     'evaluate-explanations': ('evaluate_explanations', 'Measure explanations on pictures whose distortions are known.'),
     'evaluate-aspects': ('evaluate_aspects', 'Measure votes and aspects on photographs of which people said what is wrong.'),

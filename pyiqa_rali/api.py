@@ -58,9 +58,14 @@ class Scores:
         """Why images have no score, by the name of each that has none."""
         return {each.image: each.error for each in self.images if each.score is None}
 
+    @property
+    def intervals(self) -> list[tuple[float, float] | None]:
+        """Both ends of the interval of each image; None where there is none."""
+        return [(each.further['low'], each.further['high']) if 'low' in each.further else None for each in self.images]
+
     def rows(self) -> list[dict[str, Any]]:
-        """Return image, score and error of each image, for `pandas.DataFrame`."""
-        return [{'image': each.image, 'score': each.score, 'error': each.error} for each in self.images]
+        """Return image, score, further columns and error of each image, for `pandas.DataFrame`."""
+        return [{'image': each.image, 'score': each.score, **each.further, 'error': each.error} for each in self.images]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -86,7 +91,7 @@ class Checkpoint:
 
 def score(images: str | os.PathLike | Iterable[str | os.PathLike], metric: Any = None, weights: str | os.PathLike | None = None,
           *, device: str | None = None, batch_size: int | None = None, workers: int | None = None,
-          reading: 'ReadingOptions | None' = None, **options: Any) -> Scores:
+          reading: 'ReadingOptions | None' = None, interval: float | None = None, **options: Any) -> Scores:
     """Score images, as `pyiqa-rali score` does.
 
     Args:
@@ -99,16 +104,18 @@ def score(images: str | os.PathLike | Iterable[str | os.PathLike], metric: Any =
         batch_size: images in one pass; None chooses what suits the device.
         workers: processes; None chooses what suits the device.
         reading: how pictures are read; None turns them upright.
+        interval: also compute intervals that hold the MOS of so many images in a hundred, such as 90; see `Scores.intervals`.
         options: of the metric's architecture, for a metric by name, such as precision='bf16'.
 
     Raises:
         FileNotFoundError: a list, or everything that is named, does not exist.
         OptionError: a metric or an option cannot be used, or a glob matches nothing.
-        CheckpointError: the weights cannot be loaded.
+        CheckpointError: the weights cannot be loaded, or have no interval.
     """
     from pyiqa_rali.core.messages import progress_bar
     from pyiqa_rali.data.image_files import READING
     from pyiqa_rali.scoring.engine import score_files, suitable_sizes
+    from pyiqa_rali.scoring.further import IntervalColumns, with_labels
     from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, with_fastest_backend
     from pyiqa_rali.scoring.sources import ImageSources
     sources = ImageSources(_words(images))
@@ -120,9 +127,14 @@ def score(images: str | os.PathLike | Iterable[str | os.PathLike], metric: Any =
     else:
         _refuse_for_made_metric(weights=weights, device=device, **options)
         made, label = metric, str(getattr(metric, 'metric_name', type(metric).__name__))
+    further = [] if interval is None else [IntervalColumns(interval)]
+    for each in further:
+        each.check(made, label)
+    label = with_labels(label, further)
     found: list[ImageScore] = []
     with progress_bar(total=len(entries), desc=f'scores: {label}', unit='image') as bar:
-        for window in score_files(entries, made, *suitable_sizes(made, batch_size, workers), reading=reading or READING):
+        for window in score_files(entries, made, *suitable_sizes(made, batch_size, workers), reading=reading or READING,
+                                  further=further):
             found += window
             bar.update(len(window))
     return Scores(label, str(made.score_range), bool(made.lower_better), found, sources.empty)

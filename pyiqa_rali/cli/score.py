@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pyiqa_rali.data.image_files import ReadingOptions
 from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.scoring.engine import BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS, score_files, suitable_sizes
 from pyiqa_rali.scoring.entries import ImageEntry
+from pyiqa_rali.scoring.further import Further, IntervalColumns, columns_of, with_labels
 from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, parse_options, with_fastest_backend
 from pyiqa_rali.scoring.progress import Progress, Totals
 from pyiqa_rali.scoring.score_table import ImageScore, refuse_overwriting
@@ -34,6 +35,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
     group = parser.add_argument_group('table')
     group.add_argument('--out', metavar='FILE', help='write the scores to this file instead of the screen')
+    group.add_argument('--interval', type=float, metavar='PERCENT', help='columns low and high: an interval that holds the MOS '
+                       'of so many images in a hundred, such as 90; unlike: 1 for a picture unlike those of the calibration')
     group.add_argument('--sheet', metavar='PNG', help='draw pictures from the worst score to the best')
     group.add_argument('--resume', action='store_true', help='continue --out, skipping the images already in it')
     group.add_argument('--retry-failed', action='store_true', help='like --resume, and try those again that have no score')
@@ -54,6 +57,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_examples(
         ('pyiqa-rali score photo.jpg folder/', 'scores on the screen'),
         ('pyiqa-rali score folder/ --out scores.csv', 'a table; --resume continues it'),
+        ('pyiqa-rali score folder/ --interval 90 --out s.csv', 'with columns low, high and unlike'),
         ('pyiqa-rali score "data/**/*.jpg" --out scores.parquet', 'quoted; ** goes into folders'),
         ('pyiqa-rali score "shard-{000000..000099}.tar" --out s.csv', 'images are named shard.tar::member'),
         ('find . -name "*.png" | pyiqa-rali score - --out s.jsonl', 'a list, one path per line'),
@@ -74,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     args.metric = args.metric or ('rali' if args.weights else 'rali-lite')
     _check(args)
     options, reading = parse_options(args.metric_options), reading_settings(args)
+    interval = None if args.interval is None else IntervalColumns(args.interval)
+    further: list[Further] = [] if interval is None else [interval]
     known: QualityTable | None = None
     if args.opt:
         section, values, reading = data_set_of(args.opt, args.dataset)
@@ -85,25 +91,29 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         refuse_overwriting(Path(args.out), args.resume)  # before anything is loaded
     metric = make_metric(args.metric, args.weights, args.device, options)
+    if interval is not None:
+        interval.check(metric, args.weights or args.metric)
     images, many = _peeked(sources, args)
-    options = _with_backend(args, metric, options, many)
-    label = _label(args, metric, options, reading)
-    table = open_table(args.out, args.format, label, args.resume, args.retry_failed) if args.out else None
-    totals = _score(args, images, table, metric, reading)
+    options = _with_backend(args, metric, options, many, further)
+    label = _label(args, metric, options, reading, further)
+    table = (open_table(args.out, args.format, label, args.resume, args.retry_failed, columns_of(further)) if args.out else None)
+    totals = _score(args, images, table, metric, reading, further)
     totals.repeated, totals.others, totals.empty = sources.repeated, sources.others, sources.empty
     left = table.finish() if table else None
     totals.failed = totals.failed if left is None else left
     print('\n'.join(totals.lines(metric, args.out)), file=sys.stderr)
     if args.sheet:
-        print(_sheet(args, metric, known, reading))
+        print(_sheet(args, metric, known, reading, further))
     return 1 if totals.failed or totals.empty else 0
 
 
-def _sheet(args: argparse.Namespace, metric: Any, known: QualityTable | None, reading: ReadingOptions) -> Path:
+def _sheet(args: argparse.Namespace, metric: Any, known: QualityTable | None, reading: ReadingOptions,
+           further: Sequence[Further]) -> Path:
     """Draw the sheet of a finished table, and return the file."""
     from pyiqa_rali.scoring.sheet import draw_sheet, known_images
     name, facts = (args.metric, None) if known is None else (known.name, known_images(known))
-    return draw_sheet(read_table(args.out, args.format), Path(args.sheet), metric, name, facts, reading)
+    rows = read_table(args.out, args.format, columns_of(further))
+    return draw_sheet(rows, Path(args.sheet), metric, name, facts, reading)
 
 
 def _peeked(sources: ImageSources | NamedImages, args: argparse.Namespace) -> tuple[Iterator[ImageEntry], bool]:
@@ -120,26 +130,29 @@ def _peeked(sources: ImageSources | NamedImages, args: argparse.Namespace) -> tu
     return chain(first, images), len(first) == MANY
 
 
-def _label(args: argparse.Namespace, metric: Any, options: dict[str, Any], reading: ReadingOptions) -> str:
-    return metric_label(args.metric, args.weights, options, metric) + ('' if reading.upright else ' as-stored')
+def _label(args: argparse.Namespace, metric: Any, options: dict[str, Any], reading: ReadingOptions,
+           further: Sequence[Further]) -> str:
+    label = metric_label(args.metric, args.weights, options, metric) + ('' if reading.upright else ' as-stored')
+    return with_labels(label, further)
 
 
-def _with_backend(args: argparse.Namespace, metric: Any, options: dict[str, Any], many: bool) -> dict[str, Any]:
+def _with_backend(args: argparse.Namespace, metric: Any, options: dict[str, Any], many: bool,
+                  further: Sequence[Further]) -> dict[str, Any]:
     """Return the options with the backend that scores: a resumed table continues with the one that it was begun with."""
     if args.resume:
         reading = reading_settings(args)
-        held = [holds_metric(args.out, args.format, _label(args, metric, each, reading))
+        held = [holds_metric(args.out, args.format, _label(args, metric, each, reading, further), columns_of(further))
                 for each in (options, {**options, 'backend': 'onnx'})]
         if any(held):
             return with_fastest_backend(metric, options, may_export=True) if held[1] else options
     return with_fastest_backend(metric, options, may_export=many)
 
 
-def _score(args: argparse.Namespace, images: Iterable[ImageEntry], table: Any, metric: Any,
-           reading: ReadingOptions) -> Totals:
+def _score(args: argparse.Namespace, images: Iterable[ImageEntry], table: Any, metric: Any, reading: ReadingOptions,
+           further: Sequence[Further]) -> Totals:
     totals = Totals(len(table.finished), table.failed) if table else Totals()
     sizes = suitable_sizes(metric, args.batch_size, args.workers)
-    scores = score_files(images, metric, *sizes, skip=table.has if table else None, reading=reading)
+    scores = score_files(images, metric, *sizes, skip=table.has if table else None, reading=reading, further=further)
     with Progress() as progress, table.open() if table else contextlib.nullcontext() as stream:
         try:
             for window in scores:
@@ -182,4 +195,5 @@ def _check(args: argparse.Namespace) -> None:
 def _print_scores(scores: list[ImageScore], progress: Progress) -> None:
     progress.clear()
     for each in scores:
-        print(f'{each.image}\t{each.score:.4f}' if not each.error else f'{each.image}\terror: {each.error}', flush=True)
+        further = ''.join(f'\t{name} {value:.6g}' for name, value in each.further.items())
+        print(f'{each.image}\terror: {each.error}' if each.error else f'{each.image}\t{each.score:.4f}{further}', flush=True)

@@ -9,13 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from pyiqa_rali import __version__
-from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.files import atomic_path
+from pyiqa_rali.model.interval import COVERAGE, NO_INTERVAL
 from pyiqa_rali.model.onnx.network import (
     DEFAULT_OPSET,
     INPUT,
     NEEDED,
     OPSETS,
+    OUTPUT,
     ScoringNetwork,
     check_size,
     exported,
@@ -29,19 +31,38 @@ class FittedScorer(ScoringNetwork):
 
     Args:
         net: the metric; its modules are used, not copied, unless a convolution has to be replaced.
+        coverage: of the intervals, above 0 and below 1; None leaves them out.
+
+    Raises:
+        CheckpointError: the checkpoint has no interval, or one for another scorer.
+        OptionError: too few images were calibrated on for this coverage.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, net: RALI):
+    def __init__(self, net: RALI, coverage: float | None = None):
         super().__init__(net)
+        self.interval, self.coverage = None if coverage is None else net.interval, coverage or COVERAGE
+        if coverage is not None:
+            if net.interval is None:
+                raise CheckpointError(NO_INTERVAL)
+            net.interval.check_scorer(net.scorer)
+            net.interval.quantile(coverage)
+        self.outputs = (OUTPUT,) if self.interval is None else (OUTPUT, 'low', 'high', 'unlike')
         self.register_buffer('mean', net.image_encoder.preprocess.mean.float())
         self.register_buffer('std', net.image_encoder.preprocess.std.float())
 
-    def forward(self, fitted: Tensor) -> Tensor:
-        """Return scores (N, 1) for pictures (N, 3, h, w) in [0, 1] of the encoder's size."""
-        return super().forward((fitted - self.mean) / self.std)
+    def forward(self, fitted: Tensor) -> tuple[Tensor, ...]:
+        """Return scores (N, 1) for pictures (N, 3, h, w) in [0, 1] of the encoder's size.
+
+        With intervals, also low, high and unlike (N, 1), the last 1 or 0.
+        """
+        scores, features = super().forward((fitted - self.mean) / self.std)
+        if self.interval is None:
+            return (scores,)
+        found = self.interval.around(self.scorer, features, scores, self.coverage)
+        return scores, found.low, found.high, found.unlike.to(scores.dtype)
 
 
 def check_opset(opset: int) -> None:
@@ -50,7 +71,7 @@ def check_opset(opset: int) -> None:
         raise OptionError(f'--opset: {opset} is not one of {", ".join(map(str, OPSETS))}.')
 
 
-def onnx_model(net: RALI, opset: int = DEFAULT_OPSET):
+def onnx_model(net: RALI, opset: int = DEFAULT_OPSET, coverage: float | None = None):
     """Return a net as an `onnx_ir.Model`.
 
     Its input 'images' is float32 (N, 3, H, W) in [0, 1], RGB, both edges at least 16 pixels; its output 'score' is
@@ -59,14 +80,16 @@ def onnx_model(net: RALI, opset: int = DEFAULT_OPSET):
     Args:
         net: the metric, on the CPU in float32.
         opset: version of ONNX's operators.
+        coverage: also put out 'low', 'high' and 'unlike' of intervals that hold this share of the MOS; None does not.
 
     Raises:
+        CheckpointError: the checkpoint has no interval.
         OptionError: packages are missing, the opset is not known, or the weights do not fit one file.
     """
     require_onnx('export-onnx')
     check_opset(opset)
     check_size(net, 'export-onnx')
-    model = exported(FittedScorer(net).eval(), net.image_encoder.config.preprocessing.image_size, opset)
+    model = exported(FittedScorer(net, coverage).eval(), net.image_encoder.config.preprocessing.image_size, opset)
     _put_preprocessing_first(model, net)
     _describe(model, net)
     return model
@@ -100,7 +123,8 @@ def _put_preprocessing_first(model, net: RALI) -> None:
     if nodes.nodes:
         output.type, output.shape = fitted.type, fitted.shape
         graph.insert_before(next(iter(graph)), nodes.nodes)
-    graph.outputs[0].shape = ir.Shape(['N', 1])
+    for output in graph.outputs:
+        output.shape = ir.Shape(['N', 1])
 
 
 def _describe(model, net: RALI) -> None:

@@ -12,11 +12,12 @@ from pyiqa_rali.core.errors import CheckpointError, some
 from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.model.checkpoint_bank import check_bank
 from pyiqa_rali.model.checkpoint_diagnosis import DIAGNOSIS_FORMAT, check_diagnosis
+from pyiqa_rali.model.checkpoint_interval import INTERVAL_FORMAT, check_interval
 from pyiqa_rali.model.foreign import EXPORT, what_foreign_tensors_are, why_no_tensors
 from pyiqa_rali.model.wrapping import state_dict_in, wrapping
 
 FORMAT_VERSION = 1  # of files that are written without a text bank
-NEWEST_FORMAT = DIAGNOSIS_FORMAT
+NEWEST_FORMAT = max(DIAGNOSIS_FORMAT, INTERVAL_FORMAT)
 METADATA_KEY = 'pyiqa_rali'
 FILE_NAME = 'rali.safetensors'
 NOT_OURS = f'has no "{METADATA_KEY}" metadata; it is not an export of pyiqa_rali.'
@@ -42,6 +43,7 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], metadat
     check_scorer_tensors(tensors, path)
     check_bank(tensors, metadata, path)
     check_diagnosis(tensors, metadata, path)
+    check_interval(tensors, metadata, path)
     with atomic_path(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
                   metadata={METADATA_KEY: json.dumps(metadata)})
@@ -70,6 +72,7 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[st
     check_scorer_tensors(tensors, path)
     check_bank(tensors, metadata, path)
     check_diagnosis(tensors, metadata, path)
+    check_interval(tensors, metadata, path)
     return tensors, metadata
 
 

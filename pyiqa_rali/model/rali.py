@@ -19,6 +19,7 @@ from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.diagnosis import Aspects, aspects_of, build_diagnosis
 from pyiqa_rali.model.explanation import NUM_BASIS, NUM_TEXTS, Explanation, explain
 from pyiqa_rali.model.image_encoder import ImageEncoderConfig, build_image_encoder, is_own_tower
+from pyiqa_rali.model.interval import COVERAGE, NO_INTERVAL, ScoreIntervals, build_interval
 from pyiqa_rali.model.metric_net import MetricNet
 from pyiqa_rali.model.onnx.backend import OnnxScorer, check_backend
 from pyiqa_rali.model.positions import SHARE, region_of
@@ -170,12 +171,44 @@ class RALI(MetricNet):
 
     def torch_scores(self, prepared: Tensor) -> Tensor:
         """Return what `score_prepared` does, by PyTorch, whatever the backend is."""
+        return self._torch_scores_and_features(prepared)[0]
+
+    def scores_and_features(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `score_prepared` does, and the image features (N, C), float32, that the scores come from."""
+        if self._onnx is not None and not torch.compiler.is_compiling():
+            return self._onnx.scores_and_features(self, prepared)
+        return self._torch_scores_and_features(prepared)
+
+    def score_with_interval(self, images: Any, coverage: float = COVERAGE) -> ScoreIntervals:
+        """Return scores with intervals that hold the MOS of a share of all images like those of the calibration.
+
+        Args:
+            images: as `forward` takes them, or a path, the bytes of a file or a Pillow image. No gradient is kept.
+            coverage: that share, above 0 and below 1.
+
+        Raises:
+            CheckpointError: the checkpoint has no interval; the message says how to calibrate it.
+            OptionError: the calibration had too few images for such a coverage.
+        """
+        with torch.no_grad():
+            prepared = self.prepare(self.as_images(images).to(self.scorer.basis_vectors.device))
+            scores, features = self.scores_and_features(prepared)
+            return self.intervals_of(features, scores, coverage)
+
+    def intervals_of(self, features: Tensor, scores: Tensor, coverage: float = COVERAGE) -> ScoreIntervals:
+        """Return the intervals of `score_with_interval` for what `scores_and_features` returned."""
+        if self.interval is None:
+            raise CheckpointError(NO_INTERVAL)
+        return self.interval.around(self.scorer, features, scores, coverage)
+
+    def _torch_scores_and_features(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
         device = self.scorer.basis_vectors.device
         check_device(self.precision, device)
         if self._undecided and device.type == 'cpu':
             self._decide_on_bf16()
         with self._own_precision(prepared):
-            return self.scorer(self.image_encoder.encode(prepared)).float()
+            features = self.image_encoder.encode(prepared)
+            return self.scorer(features).float(), features.float()
 
     def explain(self, images: Tensor, num_texts: int = NUM_TEXTS, num_basis: int = NUM_BASIS) -> list[Explanation]:
         """Return why each picture of (N, 3 or 1, H, W) in [0, 1] has its score, from the checkpoint's text bank.
@@ -264,7 +297,9 @@ class RALI(MetricNet):
         checkpoint_format.check_scorer_tensors(tensors, 'these weights')
         checkpoint_format.check_bank(tensors, metadata, 'these weights')
         checkpoint_format.check_diagnosis(tensors, metadata, 'these weights')
-        before = {name: getattr(self, name) for name in ('image_encoder', 'scorer', 'bank', 'diagnosis', '_metadata')}
+        checkpoint_format.check_interval(tensors, metadata, 'these weights')
+        parts = ('image_encoder', 'scorer', 'bank', 'diagnosis', 'interval', '_metadata')
+        before = {name: getattr(self, name) for name in parts}
         current, training = self.scorer.basis_vectors, self.training
         try:
             self._build(metadata, *_scorer_sizes(tensors))
@@ -364,6 +399,7 @@ class RALI(MetricNet):
             self.scorer = BasisScorer(feature_dim, pca_dim, num_basis)
             self.bank = build_bank(metadata, feature_dim)
             self.diagnosis = build_diagnosis(metadata, feature_dim)
+            self.interval = build_interval(metadata, pca_dim, num_basis)
 
 
 def check_trainable(trainable: bool | None) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from pyiqa_rali.core.errors import DataError, first_line
 from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage
 from pyiqa_rali.scoring.entries import ImageEntry, as_entry, chunks, read_entry
+from pyiqa_rali.scoring.further import Further, columns_of
 from pyiqa_rali.scoring.score_table import FAILED, NOT_FINITE, UNREADABLE, ImageScore
 
 PREPARED_TOGETHER = 1 << 24  # pixels; resizing needs at least 24 bytes for each
@@ -32,7 +33,8 @@ Passes = list[tuple[list[int], Any]]  # indices of pictures, and their results o
 
 
 def score_files(images: Iterable[ImageEntry | str], metric: Any, batch_size: int, workers: int, window: int | None = None,
-                skip: Callable[[str], bool] | None = None, reading: ReadingOptions = READING) -> Iterator[list[ImageScore]]:
+                skip: Callable[[str], bool] | None = None, reading: ReadingOptions = READING,
+                further: Sequence[Further] = ()) -> Iterator[list[ImageScore]]:
     """Read and score images in their order, holding a few windows of them at a time.
 
     Windows are cut from all images, including those to be skipped, so that a resumed run makes the same batches, and the same
@@ -47,6 +49,7 @@ def score_files(images: Iterable[ImageEntry | str], metric: Any, batch_size: int
             `window_of`.
         skip: whether an image of this name needs no score; it is not among the results.
         reading: how pictures are read.
+        further: what is computed beside the score, by a net of RALI.
 
     Yields:
         The scores of one window.
@@ -56,7 +59,7 @@ def score_files(images: Iterable[ImageEntry | str], metric: Any, batch_size: int
     """
     skip = skip or (lambda name: False)
     windows = _windows(images, window or window_of(metric, batch_size), skip)
-    for scores in score_windows(EntryReader(reading), windows, Scorer(metric, batch_size), workers):
+    for scores in score_windows(EntryReader(reading), windows, Scorer(metric, batch_size, further=further), workers):
         yield [score for score in scores if not skip(score.image)]
 
 
@@ -237,17 +240,20 @@ class Scorer:
         metric: pyiqa's.
         batch_size: how many pictures are scored in one pass.
         factor: what pictures in [0, 1] are multiplied by.
+        further: what is computed beside the score; the metric must be a RALI then.
     """
 
-    def __init__(self, metric: Any, batch_size: int, factor: float = 1.0):
-        self.metric, self.batch_size, self.factor = metric, batch_size, factor
+    def __init__(self, metric: Any, batch_size: int, factor: float = 1.0, further: Sequence[Further] = ()):
+        self.metric, self.batch_size, self.factor, self.further = metric, batch_size, factor, tuple(further)
+        self.columns = columns_of(self.further)
         self.draws = False
 
     def start(self, decoded: Decoded) -> Passes:
         """Start all passes of a window.
 
         Returns:
-            For each pass, the indices of its pictures and their scores (N,) on the device, or why there are none.
+            For each pass, the indices of its pictures and their scores (N,) on the device, with further columns (N, 1 + n), or
+            why there are none.
 
         Raises:
             torch.AcceleratorError: the device is broken; every further picture would fail.
@@ -265,7 +271,7 @@ class Scorer:
         for indices, made in passes:
             values = [made] if isinstance(made, str) else made.tolist()
             for index, value in zip(indices, values, strict=True):
-                _set(decoded.scores[index], value)
+                _set(decoded.scores[index], value, self.columns)
         return decoded.scores
 
     def _with_preparation(self, decoded: Decoded) -> Passes:
@@ -285,9 +291,18 @@ class Scorer:
                         prepared.setdefault(made.shape[1:], []).extend(zip(done, made, strict=True))
             for same in prepared.values():
                 for batch in chunks(sorted(same, key=lambda pair: pair[0]), self.batch_size):
-                    results += _passes(lambda batch: net.score_prepared(batch).flatten(), [index for index, _ in batch],
+                    results += _passes(self._of_prepared, [index for index, _ in batch],
                                        [torch.stack([picture for _, picture in batch])], self.batch_size)
         return results
+
+    def _of_prepared(self, prepared: Any) -> Any:
+        """Return the scores (N,) of prepared pictures; with further columns, (N, 1 + n)."""
+        import torch
+        net = self.metric.net
+        if not self.further:
+            return net.score_prepared(prepared).flatten()
+        scores, features = net.scores_and_features(prepared)
+        return torch.cat([scores, *(each(net, features, scores) for each in self.further)], dim=1)
 
     def _ask(self, *inputs: Any) -> Any:
         """Return the scores (N,) of pictures of one size, with the same random numbers for each of them.
@@ -346,11 +361,12 @@ def _passes(work: Callable[..., Any], indices: list[int], inputs: list[Any], siz
     return results
 
 
-def _set(score: ImageScore, value: float | str) -> None:
+def _set(score: ImageScore, found: float | str | list[float], columns: Sequence[str]) -> None:
+    value, *further = found if isinstance(found, list) else [found]
     if isinstance(value, str):
         score.error, score.reason = value, FAILED
     elif math.isfinite(value):
-        score.score = value
+        score.score, score.further = value, dict(zip(columns, further, strict=True))
     else:
         score.error, score.reason = f'the score is {value}', NOT_FINITE
 

@@ -6,7 +6,7 @@ hold several: in version 0.1, several processes shared the images of a table of 
 
 import heapq
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -15,16 +15,17 @@ from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.core.runs import RowFile
 from pyiqa_rali.scoring.entries import chunks
 from pyiqa_rali.scoring.score_table import (
-    COLUMNS,
     BestRows,
     CsvLines,
     ImageScore,
     JsonLines,
     ScoreRow,
     ScoreTable,
+    columns_with,
     read_rows,
     refuse_other_metric,
     refuse_overwriting,
+    row_of,
     row_values,
     score_file,
 )
@@ -34,17 +35,25 @@ PART = '00000-of-00001.jsonl'
 
 
 class Parquet:
-    """Rows as a Parquet file: image and error are strings, score is a double, null without a score."""
+    """Rows as a Parquet file: image and error are strings, numbers are doubles, null without a score.
+
+    Args:
+        further: columns after the score.
+    """
+
+    def __init__(self, further: Sequence[str] = ()):
+        self.further = tuple(further)
 
     def write(self, path: Path, rows: Iterator[ScoreRow]) -> None:
         """Write a whole file in row groups, atomically."""
         import pyarrow as pa
         from pyarrow import parquet
-        text = pa.string()
-        schema = pa.schema(list(zip(COLUMNS, (text, pa.float64(), text, text), strict=True)))
+        columns = columns_with(self.further)
+        numbers = {'score', *self.further}
+        schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in columns])
         with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
             for group in chunks(rows, ROW_GROUP):
-                values = [{**row_values(row), 'image': self.stored(row.score.image)} for row in group]
+                values = [{**row_values(row, self.further), 'image': self.stored(row.score.image)} for row in group]
                 writer.write_table(pa.Table.from_pylist(values, schema))
 
     def read(self, path: Path) -> Iterator[ScoreRow]:
@@ -55,12 +64,11 @@ class Parquet:
         """
         from pyarrow import parquet
         with parquet.ParquetFile(path) as table:
-            if table.schema_arrow.names != COLUMNS:
-                raise ValueError(f'its columns are {table.schema_arrow.names}, not {COLUMNS}')
+            columns = columns_with(self.further)
+            if table.schema_arrow.names != columns:
+                raise ValueError(f'its columns are {table.schema_arrow.names}, not {columns}')
             for group in table.iter_batches(ROW_GROUP):
-                for values in group.to_pylist():
-                    metric = values.pop('metric')
-                    yield ScoreRow(ImageScore(**values), metric)
+                yield from (row_of(values, self.further) for values in group.to_pylist())
 
     @staticmethod
     def stored(name: str) -> str:
@@ -69,10 +77,16 @@ class Parquet:
 
 
 class WholeLines:
-    """A line format, written and read as a whole file."""
+    """A line format, written and read as a whole file.
 
-    def __init__(self, lines: CsvLines | JsonLines, metric: str):
-        self.lines, self.metric = lines, metric
+    Args:
+        lines: the format.
+        metric: name of the metric.
+        further: columns after the score, as the format has them.
+    """
+
+    def __init__(self, lines: CsvLines | JsonLines, metric: str, further: Sequence[str] = ()):
+        self.lines, self.metric, self.further = lines, metric, tuple(further)
 
     def write(self, path: Path, rows: Iterator[ScoreRow]) -> None:
         """Write a whole file, atomically."""
@@ -117,7 +131,7 @@ class ScoreParts:
         best = BestRows(self._rows, self.whole.stored)
         self.finished = best.finished - best.failed if retry else best.finished
         self.failed = 0 if retry else len(best.failed)
-        self._part = ScoreTable(self.folder / PART, metric, True, JsonLines(positions=True))
+        self._part = ScoreTable(self.folder / PART, metric, True, self._lines())
 
     def has(self, image: str) -> bool:
         """Whether an image is in the table or a part already."""
@@ -147,8 +161,11 @@ class ScoreParts:
         return len(best.failed)
 
     def _rows(self) -> Iterator[ScoreRow]:
-        parts = [read_rows(path, JsonLines(positions=True), self.metric) for path in sorted(self.folder.glob('*.jsonl'))]
+        parts = [read_rows(path, self._lines(), self.metric) for path in sorted(self.folder.glob('*.jsonl'))]
         return chain(self._own_rows(), heapq.merge(*parts, key=lambda row: row.score.position))
+
+    def _lines(self) -> JsonLines:
+        return JsonLines(positions=True, further=self.whole.further)
 
     def _own_rows(self) -> Iterator[ScoreRow]:
         if not self.path.exists():

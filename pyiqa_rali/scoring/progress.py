@@ -9,6 +9,7 @@ from typing import Any
 
 from pyiqa_rali.core.errors import some
 from pyiqa_rali.core.messages import progress_bar
+from pyiqa_rali.scoring.further import UNLIKE
 from pyiqa_rali.scoring.score_table import ImageScore
 from pyiqa_rali.scoring.shards import is_shard
 
@@ -71,6 +72,7 @@ class Totals:
         total: sum of their scores.
         failed: images without a score, with those of earlier runs.
         damaged: shards that could not be read to their end, which `failed` counts too.
+        unlike: scored images that are unlike those that intervals were calibrated on.
         finished: images that earlier runs had done.
         repeated: images that were named again.
         others: files that are not images, for each extension.
@@ -80,7 +82,7 @@ class Totals:
 
     def __init__(self, finished: int = 0, failed: int = 0):
         self.finished, self.failed = finished, failed
-        self.count, self.total, self.rate, self.repeated, self.damaged = 0, 0.0, 0.0, 0, 0
+        self.count, self.total, self.rate, self.repeated, self.damaged, self.unlike = 0, 0.0, 0.0, 0, 0, 0
         self.others: Counter[str] = Counter()
         self.empty: list[str] = []
 
@@ -90,6 +92,7 @@ class Totals:
         self.count += len(values)
         self.total += sum(values)
         self.failed += len(scores) - len(values)
+        self.unlike += sum(each.further.get(UNLIKE) == 1 for each in scores)
         self.damaged += sum(bool(each.error) and is_shard(each.image) for each in scores)
 
     def __iadd__(self, other: 'Totals') -> 'Totals':
@@ -108,6 +111,9 @@ class Totals:
         mean = f', mean {self.total / self.count:.3f}' if self.count else ''
         yield (f'{self.count} images scored{mean} ({metric.score_range}; {better} is better), {self.rate:.1f} images/s'
                + (f', {self.finished} were already in {out}' if self.finished else ''))
+        if self.unlike:
+            yield (f'{self.unlike} images are UNLIKE those that the intervals were calibrated on: how many of their MOS lie '
+                   'within is not known')
         if self.others:
             kinds = ', '.join(f'{extension or "without extension"} {count}' for extension, count in self.others.most_common(5))
             yield f'{self.others.total()} other files are not images by their extension: {kinds}'

@@ -1,8 +1,8 @@
 """The table of scores: one line for each image, including those without a score; interrupted runs continue it."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class ImageScore:
         error: why it could not; empty when it could.
         position: place in the order of the input.
         reason: one of `REASONS`, as long as the run lasts; empty when there is a score.
+        further: what else was asked for, by the name of its column (see `further`); empty without a score.
     """
 
     image: str
@@ -30,6 +31,7 @@ class ImageScore:
     error: str = ''
     position: tuple[int, int] = (0, 0)
     reason: str = ''
+    further: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -41,43 +43,64 @@ class ScoreRow:
 
 
 class CsvLines(CsvRows):
-    """Rows as lines of a CSV, scores with six significant digits."""
+    """Rows as lines of a CSV, numbers with six significant digits.
 
-    def __init__(self) -> None:
-        super().__init__(COLUMNS, _of_cells, _cells)
+    Args:
+        further: columns after the score.
+    """
+
+    def __init__(self, further: Sequence[str] = ()) -> None:
+        super().__init__(columns_with(further), lambda cells: _of_cells(cells, further), _cells)
 
 
 class JsonLines(JsonRows):
-    """Rows as JSON objects, one per line, scores with six significant digits.
+    """Rows as JSON objects, one per line, numbers with six significant digits.
 
     Args:
         positions: also write and read the positions in the input.
+        further: keys after the score.
     """
 
-    def __init__(self, positions: bool = False):
-        super().__init__([*COLUMNS, *(['position'] if positions else [])], _of_values,
-                         lambda row: {**row_values(row), 'position': row.score.position})
+    def __init__(self, positions: bool = False, further: Sequence[str] = ()):
+        super().__init__([*columns_with(further), *(['position'] if positions else [])],
+                         lambda values: row_of(values, further),
+                         lambda row: {**row_values(row, further), 'position': row.score.position})
+
+
+def columns_with(further: Sequence[str]) -> list[str]:
+    """Return the columns of a table in which others follow the score.
+
+    Example:
+        >>> columns_with(['low', 'high'])
+        ['image', 'score', 'low', 'high', 'error', 'metric']
+    """
+    return [*COLUMNS[:2], *further, *COLUMNS[2:]]
 
 
 def _cells(row: ScoreRow) -> dict[str, Any]:
-    score = row.score.score
-    return {**row_values(row), 'score': None if score is None else f'{score:.6g}'}  # '3', where str(3.0) is '3.0'
+    numbers = {'score': row.score.score, **row.score.further}
+    return {**row_values(row), **{name: None if value is None else f'{value:.6g}'  # '3', where str(3.0) is '3.0'
+                                  for name, value in numbers.items()}}
 
 
-def _of_cells(cells: dict[str, str]) -> ScoreRow:
-    return _of_values({**cells, 'score': float(cells['score']) if cells['score'] else None})
+def _of_cells(cells: dict[str, str], further: Sequence[str]) -> ScoreRow:
+    numbers = {name: float(cells[name]) if cells[name] else None for name in ('score', *further)}
+    return row_of({**cells, **numbers}, further)
 
 
-def _of_values(values: dict[str, Any]) -> ScoreRow:
+def row_of(values: Mapping[str, Any], further: Sequence[str] = ()) -> ScoreRow:
+    """Return the row with these columns; see `row_values`."""
     first, second = values.get('position', (0, 0))
-    return ScoreRow(ImageScore(values['image'], values['score'], values['error'], (first, second)), values['metric'])
+    known = {name: values[name] for name in further if values[name] is not None}
+    return ScoreRow(ImageScore(values['image'], values['score'], values['error'], (first, second), further=known),
+                    values['metric'])
 
 
-def row_values(row: ScoreRow) -> dict[str, Any]:
-    """Return the columns of a row, the score with six significant digits."""
-    score = row.score.score
-    values = (row.score.image, None if score is None else float(f'{score:.6g}'), row.score.error, row.metric)
-    return dict(zip(COLUMNS, values, strict=True))
+def row_values(row: ScoreRow, further: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the columns of a row, numbers with six significant digits."""
+    numbers = {'score': row.score.score, **dict.fromkeys(further), **row.score.further}
+    return {'image': row.score.image, 'error': row.score.error, 'metric': row.metric,
+            **{name: None if value is None else float(f'{value:.6g}') for name, value in numbers.items()}}
 
 
 class BestRows:

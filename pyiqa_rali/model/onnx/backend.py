@@ -15,13 +15,22 @@ from torch import Tensor, nn
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError, did_you_mean
 from pyiqa_rali.model.digest import weights_digest
-from pyiqa_rali.model.onnx.network import INPUT, NEEDED, ScoringNetwork, check_size, exported, require_onnx
+from pyiqa_rali.model.onnx.network import (
+    FEATURES,
+    INPUT,
+    NEEDED,
+    OUTPUT,
+    ScoringNetwork,
+    check_size,
+    exported,
+    require_onnx,
+)
 
 if TYPE_CHECKING:
     from pyiqa_rali.model.rali import RALI
 
 BACKENDS = ('torch', 'onnx')
-LAYOUT = 1  # incremented when what is exported changes
+LAYOUT = 2  # incremented when what is exported changes
 PIXELS_AT_ONCE = 50_000  # larger batches do not fit the cache, and are slower
 
 logger = logging.getLogger(__name__)
@@ -80,7 +89,11 @@ class OnnxScorer:
         return {'_state': (), '_path': None, '_sessions': {}}
 
     def __call__(self, net: 'RALI', prepared: Tensor) -> Tensor:
-        """Return scores (N, 1), float32, for prepared pictures (N, 3, h, w).
+        """Return scores (N, 1), float32, for prepared pictures (N, 3, h, w); raises as `scores_and_features`."""
+        return self.scores_and_features(net, prepared)[0]
+
+    def scores_and_features(self, net: 'RALI', prepared: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores (N, 1) and image features (N, C), float32, for prepared pictures (N, 3, h, w).
 
         Raises:
             OptionError: they are on another device or require a gradient; or the weights have changed, and the packages for a
@@ -94,7 +107,9 @@ class OnnxScorer:
             raise OptionError('backend: onnx has no gradient to the pixels. Leave backend out.')
         session, pictures = self._session(self.file(net)), prepared.detach().contiguous()
         at_once = max(1, PIXELS_AT_ONCE // (prepared.shape[-2] * prepared.shape[-1]))
-        return torch.cat([torch.from_numpy(session.run(None, {INPUT: part.numpy()})[0]) for part in pictures.split(at_once)])
+        found = [session.run([OUTPUT, FEATURES], {INPUT: part.numpy()}) for part in pictures.split(at_once)]
+        scores, features = (torch.cat([torch.from_numpy(each) for each in parts]) for parts in zip(*found, strict=True))
+        return scores, features
 
     def file(self, net: 'RALI') -> Path:
         """Return the file for the net's present weights; it is created if it does not exist."""

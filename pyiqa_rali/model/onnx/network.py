@@ -15,7 +15,7 @@ NEEDED = ('onnx', 'onnx_ir', 'onnxscript', 'onnxruntime')
 OPSETS = (18, 19, 20, 21, 22)
 DEFAULT_OPSET = 20
 LARGEST_FILE = 2 ** 31 - 2 ** 20  # protobuf's limit, less a megabyte for the graph
-INPUT, OUTPUT = 'images', 'score'
+INPUT, OUTPUT, FEATURES = 'images', 'score', 'image_features'
 
 
 class ScoringNetwork(nn.Module):
@@ -23,7 +23,12 @@ class ScoringNetwork(nn.Module):
 
     Args:
         net: the `RALI`; its modules are used, not copied, unless something in them has to be replaced.
+
+    Attributes:
+        outputs: names of what `forward` returns.
     """
+
+    outputs: tuple[str, ...] = (OUTPUT, FEATURES)
 
     def __init__(self, net: Any):
         super().__init__()
@@ -32,9 +37,10 @@ class ScoringNetwork(nn.Module):
         self.backbone, self.padded_same = with_plain_padding(unfolded(encoder.backbone))
         self.projection, self.scorer = encoder.projection, net.scorer
 
-    def forward(self, prepared: Tensor) -> Tensor:
-        """Return scores (N, 1) for prepared pictures (N, 3, h, w)."""
-        return self.scorer(self.projection(self.backbone(prepared)))
+    def forward(self, prepared: Tensor) -> tuple[Tensor, ...]:
+        """Return scores (N, 1) and image features (N, C) for prepared pictures (N, 3, h, w)."""
+        features = self.projection(self.backbone(prepared))
+        return self.scorer(features), features
 
 
 def with_plain_padding(backbone: nn.Module) -> tuple[nn.Module, set[str]]:
@@ -97,7 +103,7 @@ def exported(network: ScoringNetwork, size: int | None, opset: int = DEFAULT_OPS
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')
             program = torch.onnx.export(network, (example,), dynamo=True, dynamic_shapes=(axes,), opset_version=opset,
-                                        input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+                                        input_names=[INPUT], output_names=list(network.outputs), verbose=False)
     finally:
         logging.disable(before)
     if program is None:

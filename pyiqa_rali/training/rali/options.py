@@ -14,6 +14,7 @@ from pyiqa_rali.data.sections import DatasetOptions
 Stage = Literal['align', 'compress', 'score']
 STAGES: tuple[Stage, ...] = ('align', 'compress', 'score')
 Heads = Literal['none', 'affine', 'power']
+Signal = Literal['kernel', 'scatter', 'errors', 'distance', 'spread']
 Beta = Annotated[float, Ge(0), Lt(1)]
 
 
@@ -261,6 +262,35 @@ class BankOptions:
 
 
 @dataclass
+class IntervalOptions:
+    """Intervals around the scores of the export, by split conformal prediction; without the section there are none.
+
+    Attributes:
+        datasets: validation sets that they are calibrated on; None takes the first one. Intervals hold the promised share of
+            MOS for pictures like those.
+        reference_datasets: training sets whose errors the width signal learns from; None takes the first one, whose scale the
+            scores have.
+        signals: what tells how far off a score is (see `IntervalHead.signals`), combined by regression.
+        references: number M of training images that the export keeps, drawn at random.
+        learned_from: number of training images that the signal learns from, drawn at random, the references among them.
+        neighbours: number of the nearest references that are asked.
+        ridge: of the kernel regression.
+        offset: added to an error, as a share of the MOS range, before its logarithm is taken.
+        false_alarms: share of the calibration images that are farther from the references than the warning's limit.
+    """
+
+    datasets: list[str] | None = None
+    reference_datasets: list[str] | None = None
+    signals: Annotated[list[Signal], MinLen(1)] = field(default_factory=lambda: ['kernel', 'scatter', 'errors', 'distance'])
+    references: Count = 2000
+    learned_from: Count = 4000
+    neighbours: Count = 20
+    ridge: Positive = 3.0
+    offset: Positive = 0.025
+    false_alarms: Annotated[float, Gt(0), Lt(1)] = 0.05
+
+
+@dataclass
 class PathOptions:
     """Folders and weights, with pyiqa's keys.
 
@@ -299,6 +329,7 @@ class TrainOptions:
         val: validation.
         logger: logging and saving.
         bank: the text bank; None makes none.
+        interval: intervals around scores; None makes none.
         export: what the model says about itself.
     """
 
@@ -317,6 +348,7 @@ class TrainOptions:
     val: ValOptions = field(default_factory=ValOptions)
     logger: LoggerOptions = field(default_factory=LoggerOptions)
     bank: BankOptions | None = None
+    interval: IntervalOptions | None = None
     export: ExportOptions = field(default_factory=ExportOptions)
 
 

@@ -26,6 +26,7 @@ from pyiqa_rali.measures.correlations import correlations
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint, save_pth
 from pyiqa_rali.model.checkpoint_bank import with_bank
+from pyiqa_rali.model.checkpoint_interval import with_interval
 from pyiqa_rali.model.encoder_file import as_loaded, load_encoder, round_to_half, save_encoder
 from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.training.rali.alignment import align
@@ -40,7 +41,8 @@ from pyiqa_rali.training.rali.compression import compress
 from pyiqa_rali.training.rali.feature_store import FeatureStore
 from pyiqa_rali.training.rali.features import FeatureTable, embed, load_features, save_features
 from pyiqa_rali.training.rali.fine_tuning import fine_tune
-from pyiqa_rali.training.rali.options import TrainOptions, train_options
+from pyiqa_rali.training.rali.intervals import chosen_datasets, fit_interval
+from pyiqa_rali.training.rali.options import IntervalOptions, TrainOptions, train_options
 from pyiqa_rali.training.rali.picture_rows import Embedding
 from pyiqa_rali.training.rali.run_checks import check_sections
 from pyiqa_rali.training.rali.run_folder import RunFolder, exported_scale
@@ -108,6 +110,8 @@ class Run:
         self.folder = RunFolder(options)
         self.device = choose_device(options.num_gpu)
         self.sections = check_sections(options)
+        if options.interval is not None and 'score' in options.stages:
+            self._interval_sections(options.interval)  # what cannot be used is refused before the first step
         self.images: RunImages | None = None
         self.store = FeatureStore(self._feature_cache())
         seed_everything(options.manual_seed)
@@ -294,8 +298,25 @@ class Run:
             metadata[KEY] = record.to_dict()
         if self.options.bank is not None:
             tensors, metadata = with_bank(tensors, metadata, *load_bank(self.folder.bank))
+        if self.options.interval is not None:
+            tensors, metadata = self._with_interval(tensors, metadata, scorer, self.options.interval)
         save_checkpoint(self.folder.export, tensors, metadata)
         save_pth(self.folder.export_pth, tensors, metadata)
+
+    def _with_interval(self, tensors: dict[str, torch.Tensor], metadata: dict[str, Any], scorer: BasisScorer,
+                       options: IntervalOptions) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return the checkpoint with intervals, from the features that stage 2 has written."""
+        references, calibration = self._interval_sections(options)
+        learned, held_out = (FeatureTable.join([load_features(self.folder.features(name)) for name in names])
+                             for names in (references, calibration))
+        state, values = fit_interval(scorer, learned, held_out, options, self.options.manual_seed)
+        names = [str(self.sections[name].options.name) for name in calibration]
+        return with_interval(tensors, metadata, state, {**values, 'calibrated_on': names})
+
+    def _interval_sections(self, options: IntervalOptions) -> tuple[list[str], list[str]]:
+        """Return the data sets that the width signal learns from, and those that it is calibrated on."""
+        return (chosen_datasets('interval: reference_datasets', options.reference_datasets, self._basis_sections()),
+                chosen_datasets('interval: datasets', options.datasets, self._val_sections()))
 
     def _write_bank(self, parts: list[AlignmentDataset], towers: Towers) -> None:
         """Write the text bank while the text encoder is at hand: a trained one is kept nowhere else."""

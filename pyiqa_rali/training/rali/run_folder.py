@@ -12,7 +12,8 @@ from pyiqa_rali.data.sections import dataset_section, sections_for
 from pyiqa_rali.training.rali.options import TrainOptions
 
 # sections that earlier stages do not depend on: they may change when a later stage is run alone, not when it is resumed
-OF_LATER_STAGES = {'align': (), 'compress': ('compress', 'score', 'val', 'export'), 'score': ('score', 'val', 'export')}
+OF_LATER_STAGES = {'align': (), 'compress': ('compress', 'score', 'val', 'interval', 'export'),
+                   'score': ('score', 'val', 'interval', 'export')}
 
 
 class RunFolder:

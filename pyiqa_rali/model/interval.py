@@ -1,0 +1,202 @@
+"""Intervals around scores by split conformal prediction, and a warning for pictures unlike those that were seen.
+
+The half width at a picture x is q sigma(x). The *width signal* sigma(x) > 0 says how far off scores like this one usually are;
+it is learned from the errors at training images, the *references*, a part of which the checkpoint keeps. q makes the promise
+good: it is an order statistic of |MOS - score| / sigma over images that taught neither score nor signal. For pictures
+exchangeable with these, an interval holds the MOS with at least the wanted probability, whatever the signal is worth
+(Papadopoulos et al. 2002; Lei et al., arXiv 1604.04173).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.model.basis_scorer import BasisScorer
+from pyiqa_rali.model.checkpoint_interval import AGAIN, INTERVAL_KEY, scorer_digest
+
+COVERAGE = 0.9  # unless another is asked for
+NO_INTERVAL = ('no interval: the checkpoint was not calibrated. Calibrate it on images that people scored: python -m '
+               'pyiqa_rali calibrate CHECKPOINT -opt FILE --out NEW')
+SIGNALS = ('kernel', 'scatter', 'errors', 'distance', 'spread')
+LEAST_LOG = 1e-6  # of the range: what has no logarithm counts as this
+
+
+@dataclass(frozen=True)
+class ScoreIntervals:
+    """Scores with their intervals, each (N, 1).
+
+    Attributes:
+        scores: as `forward` returns them, in the unit of the MOS.
+        low: lower ends, within the MOS range.
+        high: upper ends, within the MOS range.
+        distance: from what was seen; 1 is where the warning begins.
+        unlike: whether it is above 1: which share of MOS the intervals hold is then unknown.
+        coverage: share of the images like those of the calibration whose MOS lies within.
+    """
+
+    scores: Tensor
+    low: Tensor
+    high: Tensor
+    distance: Tensor
+    unlike: Tensor
+    coverage: float
+
+    @property
+    def width(self) -> Tensor:
+        """How wide the intervals are, (N, 1)."""
+        return self.high - self.low
+
+
+class IntervalHead(nn.Module):
+    """Width signal, its calibration, and the distance at which the warning begins.
+
+    Args:
+        values: the section `interval` of the metadata.
+        pca_dim: width D of the compressed features.
+        num_basis: number K of basis vectors.
+        mos_range: of the scores.
+
+    Attributes:
+        reference_features: (M, D) compressed features of the references, of unit length up to the precision of float16.
+        reference_mos: (M,) their MOS, as a share of the range.
+        reference_errors: (M,) log(|MOS - score| / range + `offset`).
+        kernel_weights: (M,) of the kernel regression of these errors.
+        coordinate_mean: (K + D,) of its coordinates over the references.
+        coordinate_scale: (K + D,) their standard deviations.
+        coefficients: (J + 1,) of log sigma: of each of the J signals, then the constant.
+        ratios: (n,) |MOS - score| / (sigma range) of the calibration images, rising.
+        distance_limit: () at which the warning begins.
+    """
+
+    reference_features: Tensor
+    reference_mos: Tensor
+    reference_errors: Tensor
+    kernel_weights: Tensor
+    coordinate_mean: Tensor
+    coordinate_scale: Tensor
+    coefficients: Tensor
+    ratios: Tensor
+    distance_limit: Tensor
+
+    def __init__(self, values: Mapping[str, Any], pca_dim: int, num_basis: int, mos_range: tuple[float, float]):
+        super().__init__()
+        self.values = dict(values)
+        self.signal_names: tuple[str, ...] = tuple(values['signals'])
+        self.neighbours, self.offset = int(values['neighbours']), float(values['offset'])
+        self.mos_range = (float(mos_range[0]), float(mos_range[1]))
+        references, width = int(values['references']), num_basis + pca_dim
+        self.register_buffer('reference_features', torch.zeros(references, pca_dim, dtype=torch.float16))
+        for name in ('reference_mos', 'reference_errors', 'kernel_weights'):
+            self.register_buffer(name, torch.zeros(references))
+        self.register_buffer('coordinate_mean', torch.zeros(width))
+        self.register_buffer('coordinate_scale', torch.ones(width))
+        self.register_buffer('coefficients', torch.zeros(len(self.signal_names) + 1))
+        self.register_buffer('ratios', torch.zeros(int(values['images'])))
+        self.register_buffer('distance_limit', torch.ones(()))
+        self._checked: tuple[tuple[int, int], ...] | None = None  # the state of the scorer that is known to be the right one
+
+    def around(self, scorer: BasisScorer, features: Tensor, scores: Tensor, coverage: float) -> ScoreIntervals:
+        """Return the intervals around scores (N, 1) that come from image features (N, C).
+
+        Raises:
+            CheckpointError: the scorer is not the one that this was calibrated for.
+            OptionError: see `quantile`.
+        """
+        self.check_scorer(scorer)
+        low, high = self.mos_range
+        sigma, distance = self.sigma_and_distance(scorer, scorer.compress(features.float()))
+        half = self.quantile(coverage) * (high - low) * sigma.unsqueeze(-1)
+        # no MOS lies beyond the range, so clipping costs no coverage; a score may lie beyond it, and stays within its interval
+        ends = (scores - half).clamp(min=low).minimum(scores), (scores + half).clamp(max=high).maximum(scores)
+        distance = (distance / self.distance_limit).unsqueeze(-1)
+        return ScoreIntervals(scores, *ends, distance, distance > 1, coverage)
+
+    def check_scorer(self, scorer: BasisScorer) -> None:
+        """Raise CheckpointError when the scorer has changed since the calibration."""
+        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+            return
+        state = tuple((id(tensor), 0 if tensor.is_inference() else tensor._version)
+                      for tensor in (*scorer.parameters(), *scorer.buffers()))
+        if state != self._checked:
+            if scorer_digest(scorer.state_dict()) != self.values['scorer']:
+                raise CheckpointError(f'no interval: the scorer has changed since its interval was calibrated. {AGAIN}')
+            self._checked = state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Forget in copies that the scorer was checked: its tensors are others there."""
+        return {**self.__dict__, '_checked': None}
+
+    def quantile(self, coverage: float) -> float:
+        """Return q: the ceil((n + 1) coverage)-th smallest of the n ratios.
+
+        Raises:
+            OptionError: the coverage is not between 0 and 1, or n images are too few for it.
+        """
+        if not 0 < coverage < 1:
+            raise OptionError(f'coverage: {coverage:g} must be above 0 and below 1.')
+        rank = math.ceil((len(self.ratios) + 1) * coverage - 1e-9)  # 0.9 is a little more than nine tenths in binary
+        if rank > len(self.ratios):
+            raise OptionError(f'coverage: {coverage:g} needs at least {math.ceil(coverage / (1 - coverage) - 1e-9)} images of '
+                              f'calibration, and the checkpoint was calibrated on {len(self.ratios)}. Ask for less, or '
+                              'calibrate it on more.')
+        return float(self.ratios[rank - 1])
+
+    def sigma_and_distance(self, scorer: BasisScorer, compressed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sigma (N,), as a share of the range, and the distance (N,) to the references, for compressed (N, D)."""
+        signals = self.signals(scorer, compressed)
+        values = torch.stack([signals[name] for name in self.signal_names], dim=1)
+        return (values @ self.coefficients[:-1] + self.coefficients[-1]).exp(), signals['distance']
+
+    def signals(self, scorer: BasisScorer, compressed: Tensor) -> dict[str, Tensor]:
+        """Return the signals (N,) of `SIGNALS` by name: what may tell how far off a score is.
+
+        'kernel' is the logarithm of the error by kernel regression on the weights of the basis and the direction of the
+        features; 'scatter' is the logarithm of the standard deviation of the MOS of the nearest references; 'errors' is the
+        mean of their `reference_errors`; 'distance' is their mean distance, 1 - cosine; 'spread' is the logarithm of the
+        spread of the basis scores.
+        """
+        directions = F.normalize(compressed.float(), dim=-1)
+        similar = directions @ F.normalize(self.reference_features.float(), dim=-1).T
+        nearest, places = similar.topk(min(self.neighbours, similar.shape[1]), dim=1)
+        weights = scorer.weights(directions)
+        low, high = self.mos_range
+        scores = ((scorer.basis_scores.float() - low) / (high - low)).unsqueeze(0)
+        mean = (weights * scores).sum(dim=1, keepdim=True)
+        spread = (weights * (scores - mean) ** 2).sum(dim=1).sqrt()
+        scatter = self.reference_mos[places]
+        scatter = (scatter - scatter.mean(dim=1, keepdim=True)).square().mean(dim=1).sqrt()
+        return {'kernel': self.kernel_signal(scorer, weights, directions), 'scatter': (scatter + self.offset).log(),
+                'errors': self.reference_errors[places].mean(dim=1), 'distance': 1 - nearest.mean(dim=1),
+                'spread': (spread + LEAST_LOG).log()}
+
+    def kernel_signal(self, scorer: BasisScorer, weights: Tensor, directions: Tensor) -> Tensor:
+        """Return (N,) the kernel regression of the logarithm of the error, less its mean."""
+        references = self.reference_coordinates(scorer)
+        return kernel(self.standardised(weights, directions), references) @ self.kernel_weights
+
+    def reference_coordinates(self, scorer: BasisScorer) -> Tensor:
+        """Return the coordinates (M, K + D) of the references."""
+        directions = F.normalize(self.reference_features.float(), dim=-1)
+        return self.standardised(scorer.weights(directions), directions)
+
+    def standardised(self, weights: Tensor, directions: Tensor) -> Tensor:
+        """Return coordinates (N, K + D) for weights of the basis (N, K) and directions (N, D)."""
+        return (torch.cat([weights, directions], dim=1) - self.coordinate_mean) / self.coordinate_scale
+
+
+def kernel(coordinates: Tensor, others: Tensor) -> Tensor:
+    """Return exp(-|a - b|^2 / (2 W)) (N, M) for coordinates (N, W) and (M, W), each with variance 1 over the references."""
+    squares = coordinates.square().sum(dim=1, keepdim=True) + others.square().sum(dim=1) - 2 * coordinates @ others.T
+    return (squares.clamp(min=0) / (-2 * coordinates.shape[1])).exp()
+
+
+def build_interval(metadata: Mapping[str, Any], pca_dim: int, num_basis: int) -> IntervalHead | None:
+    """Return an empty head of the size that the metadata names; None when there is none."""
+    values = metadata.get(INTERVAL_KEY)
+    return None if values is None else IntervalHead(values, pca_dim, num_basis, metadata['mos_range'])

@@ -1,0 +1,77 @@
+"""What a table may say beside the score: columns that a net computes from the image features that the score comes from."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pyiqa_rali.core.errors import CheckpointError, OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOW, HIGH, UNLIKE = 'low', 'high', 'unlike'
+
+
+class Further(Protocol):
+    """Columns beside the score; each picture is encoded once for all of them.
+
+    Attributes:
+        columns: their names, in order.
+        label: what the column `metric` says of them, so that a table never holds two kinds.
+    """
+
+    columns: Sequence[str]
+    label: str
+
+    def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
+        """Return the columns (N, len(columns)) for image features (N, C) and scores (N, 1) of a `RALI`."""
+
+
+class IntervalColumns:
+    """The ends of the interval around the score, and whether a picture is unlike those of the calibration (1 or 0).
+
+    Args:
+        percent: of the images like those of the calibration, whose MOS lies within.
+
+    Raises:
+        OptionError: it is not between 0 and 100.
+    """
+
+    def __init__(self, percent: float):
+        if not 0 < percent < 100:
+            raise OptionError(f'--interval: {percent:g} must be above 0 and below 100: the share of images, in per cent, whose '
+                              'MOS lies within.')
+        self.coverage = percent / 100
+        self.columns: Sequence[str] = (LOW, HIGH, UNLIKE)
+        self.label = f'interval={percent:g}'
+
+    def check(self, metric: Any, name: str) -> None:
+        """Raise OptionError or CheckpointError where a metric has no interval of this coverage.
+
+        Args:
+            metric: of pyiqa.
+            name: its name, for the message.
+        """
+        from pyiqa_rali.model.interval import NO_INTERVAL
+        from pyiqa_rali.model.rali import RALI
+        net = getattr(metric, 'net', None)
+        if not isinstance(net, RALI):
+            raise OptionError(f'--interval: "{name}" has no intervals; those of RALI that were calibrated have. Leave it out.')
+        if net.interval is None:
+            raise CheckpointError(f'{name}: {NO_INTERVAL}')
+        net.interval.quantile(self.coverage)
+
+    def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
+        """Return low, high and unlike (N, 3)."""
+        import torch
+        found = net.intervals_of(features, scores, self.coverage)
+        return torch.cat([found.low, found.high, found.unlike.to(found.low.dtype)], dim=1)
+
+
+def columns_of(further: Sequence[Further]) -> tuple[str, ...]:
+    """Return the names of all columns."""
+    return tuple(name for each in further for name in each.columns)
+
+
+def with_labels(metric: str, further: Sequence[Further]) -> str:
+    """Return what the column `metric` says of a metric whose table has further columns."""
+    return ' '.join([metric, *(each.label for each in further)])
