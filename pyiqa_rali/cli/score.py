@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     images, many = _peeked(sources, args)
     options = _with_backend(args, metric, options, many, further)
     label = _label(args, metric, options, reading, further)
-    table = (open_table(args.out, args.format, label, args.resume, args.retry_failed, columns_of(further)) if args.out else None)
+    columns = columns_of(further)
+    table = open_table(args.out, args.format, label, args.resume, args.retry_failed, columns) if args.out else None
     totals = _score(args, images, table, metric, reading, further)
     totals.repeated, totals.others, totals.empty = sources.repeated, sources.others, sources.empty
     left = table.finish() if table else None

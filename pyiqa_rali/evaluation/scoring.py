@@ -49,9 +49,9 @@ class TableReader(Dataset):
             pixels = self._pixels(position)
         except UnreadableImage as error:
             reason = error.reason if error.path == image else str(error)  # its reference may be the one that cannot be read
-            return ScoredImage(image, None, reason, (position, 0), UNREADABLE, mos), ()
+            return ScoredImage(image, None, reason, (position, 0), UNREADABLE, mos=mos), ()
         except Exception as error:  # an augmentation, such as a crop that is larger than the picture
-            return ScoredImage(image, None, first_line(error), (position, 0), UNREADABLE, mos), ()
+            return ScoredImage(image, None, first_line(error), (position, 0), UNREADABLE, mos=mos), ()
         return ScoredImage(image, position=(position, 0), mos=mos), pixels[:2 if self.with_references else 1]
 
     def _pixels(self, position: int) -> Pixels:

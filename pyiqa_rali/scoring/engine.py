@@ -362,10 +362,11 @@ def _passes(work: Callable[..., Any], indices: list[int], inputs: list[Any], siz
 
 
 def _set(score: ImageScore, found: float | str | list[float], columns: Sequence[str]) -> None:
+    if isinstance(found, str):
+        score.error, score.reason = found, FAILED
+        return
     value, *further = found if isinstance(found, list) else [found]
-    if isinstance(value, str):
-        score.error, score.reason = value, FAILED
-    elif math.isfinite(value):
+    if math.isfinite(value):
         score.score, score.further = value, dict(zip(columns, further, strict=True))
     else:
         score.error, score.reason = f'the score is {value}', NOT_FINITE
