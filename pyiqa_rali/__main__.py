@@ -20,6 +20,7 @@ COMMANDS = {
     'add-bank': ('add_bank', 'Add a text bank to a checkpoint, so that it can explain its scores.'),
     'evaluate-explanations': ('evaluate_explanations', 'Measure explanations on pictures whose distortions are known.'),
     'evaluate-aspects': ('evaluate_aspects', 'Measure votes and aspects on photographs of which people said what is wrong.'),
+    'evaluate-maps': ('evaluate_maps', 'Measure maps of quality on photographs of which one half is distorted.'),
     'convert': ('convert', 'Convert the released RALI folder into one checkpoint file.'),
     'export-onnx': ('export_onnx', 'Export a metric, with its preprocessing, as ONNX, and check it.'),
     'describe': ('describe', 'Let a reasoning model describe and rate images.'),

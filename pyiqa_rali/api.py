@@ -142,7 +142,7 @@ def score(images: str | os.PathLike | Iterable[str | os.PathLike], metric: Any =
 
 def explain(images: str | os.PathLike | Iterable[str | os.PathLike], metric: str | None = None,
             weights: str | os.PathLike | None = None, *, device: str | None = None, num_texts: int = 3, num_basis: int = 5,
-            reading: 'ReadingOptions | None' = None) -> list['ExplainedImage']:
+            reading: 'ReadingOptions | None' = None, with_map: bool = False) -> list['ExplainedImage']:
     """Explain the scores of images, as `pyiqa-rali explain` does: nearest texts, distortions, basis, uncertainty.
 
     Args:
@@ -153,6 +153,7 @@ def explain(images: str | os.PathLike | Iterable[str | os.PathLike], metric: str
         num_texts: nearest texts of each image.
         num_basis: basis vectors with the largest weights.
         reading: how pictures are read; None turns them upright.
+        with_map: whether each has a map of where it is good and bad too (see `RALI.quality_map`).
 
     Returns:
         The explanation of each image, or why it has none, in the order of the input.
@@ -168,7 +169,7 @@ def explain(images: str | os.PathLike | Iterable[str | os.PathLike], metric: str
     from pyiqa_rali.scoring.sources import ImageSources
     entries = list(ImageSources(_words(images), once=False))
     made = make_explainer(metric, None if weights is None else os.fspath(weights), device)
-    found = explain_entries(made, entries, num_texts, num_basis, reading or READING)
+    found = explain_entries(made, entries, num_texts, num_basis, reading or READING, with_map)
     return [explained for explained, _ in progress_bar(found, total=len(entries), desc='explain', unit='image')]
 
 

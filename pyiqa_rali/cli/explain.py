@@ -4,9 +4,14 @@ import argparse
 import json
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pyiqa_rali.cli.arguments import CommandParser, add_images, add_reading_settings, reading_settings, told_empty
+
+if TYPE_CHECKING:
+    from pyiqa_rali.model.quality_map import QualityMap
 
 WIDTH, BAR, VOTES = 80, 20, 5
 
@@ -18,6 +23,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('--weights', metavar='PATH', help='file or folder of an export with a text bank')
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
     parser.add_argument('--out', metavar='FOLDER', help='draw each explanation as a PNG in this folder')
+    parser.add_argument('--map', action='store_true', help='tell where the picture is good and bad; with --out, draw it too')
     parser.add_argument('--json', action='store_true', help='one JSON object per line instead of text')
     parser.add_argument('--num-texts', type=int, default=3, metavar='N', help='nearest texts (default: %(default)s)')
     parser.add_argument('--num-basis', type=int, default=5, metavar='N', help='basis vectors (default: %(default)s)')
@@ -25,6 +31,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_examples(
         ('pyiqa-rali explain photo.jpg', ''),
         ('pyiqa-rali explain photos/ --weights FILE --out explained', 'a figure for each'),
+        ('pyiqa-rali explain photo.jpg --map --out explained', 'and where it is good and bad'),
         notes='Needs a checkpoint with a text bank, as rali-lite has; add-bank adds one. An image that cannot be explained '
               'has a line with the reason; then the exit status is 1.')
 
@@ -45,14 +52,20 @@ def run(args: argparse.Namespace) -> int:
     reading, sources = reading_settings(args), ImageSources(args.images, once=False)
     metric = make_explainer(args.metric, args.weights, args.device)
     names, count, failed = FigureNames(args.out) if args.out else None, 0, 0
-    for explained, pixels in explain_entries(metric, sources, args.num_texts, args.num_basis, reading):
+    for explained, pixels in explain_entries(metric, sources, args.num_texts, args.num_basis, reading, args.map):
         image, error = explained.image, explained.error
         found: Any = explained.explanation
         count, failed = count + 1, failed + (found is None)
-        print(_as_json(image, found, error) if args.json else as_text(image, found, error, metric), flush=True)
+        where = explained.quality_map
+        print(_as_json(image, found, error, where) if args.json else as_text(image, found, error, metric, where), flush=True)
         if names is not None and found is not None and pixels is not None:
             from pyiqa_rali.figures.explanations import draw_explanation
-            draw_explanation(pixels, found, names.next(image), metric.net.metadata['mos_range'], metric.lower_better)
+            out, scale = names.next(image), metric.net.metadata['mos_range']
+            draw_explanation(pixels, found, out, scale, metric.lower_better)
+            if where is not None:
+                from pyiqa_rali.figures.quality_maps import MappedPicture, draw_map
+                mapped = MappedPicture(pixels, np.asarray(where.values), where.region, f'score {found.score:.2f}')
+                draw_map(mapped, out.with_name(f'{out.stem}_map.png'), scale, metric.lower_better)
     return 1 if told_empty(sources.empty) or failed else 0
 
 
@@ -78,17 +91,29 @@ class FigureNames:
         return Path(self.folder) / name
 
 
-def _as_json(path: str, found: Any, error: str) -> str:
-    return json.dumps({'image': path, **(found.to_dict() if found else {'error': error})}, ensure_ascii=False)
+def _as_json(path: str, found: Any, error: str, where: 'QualityMap | None' = None) -> str:
+    told = {'quality_map': where.to_dict()} if where else {}
+    return json.dumps({'image': path, **(found.to_dict() if found else {'error': error}), **told}, ensure_ascii=False)
 
 
-def as_text(path: str, found: Any, error: str, metric: Any) -> str:
-    """Return an explanation for a terminal, 80 columns wide except for long file names."""
+def as_text(path: str, found: Any, error: str, metric: Any, where: 'QualityMap | None' = None) -> str:
+    """Return an explanation for a terminal, 80 columns wide except for long file names.
+
+    Args:
+        path: of the image.
+        found: its explanation; None where there is none.
+        error: why there is none.
+        metric: that explained it.
+        where: its map; None leaves that part out.
+    """
     if found is None:
         return f'{path}\n  error: {error}\n'
     better = 'lower' if metric.lower_better else 'higher'
     lines = [path, f'  score {found.score:.2f}, spread {found.uncertainty:.2f}   (range {metric.score_range}; {better} is '
                    'better)']
+    if where is not None:
+        lines.append('  where, the mean score of each part of the picture')
+        lines += ['    ' + '  '.join(f'{value:5.2f}' for value in row) for row in where.parts()]
     if found.votes:
         lines.append('  distortions, by the vote of the texts')
         lines += [_vote_line(vote) for vote in found.votes[:VOTES] if vote.share >= 0.01 or vote is found.votes[0]]

@@ -1,5 +1,8 @@
 """Where a picture is good and where it is bad: the score of each position, by the scorer that scores the picture."""
 
+from dataclasses import asdict, dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,6 +10,31 @@ from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.model.positions import SHARE, position_features
+
+NINTHS = 3  # parts along each edge that `QualityMap.parts` has
+
+
+@dataclass(frozen=True)
+class QualityMap:
+    """Where one picture is good and where it is bad.
+
+    Attributes:
+        values: (H', W') the score of each position, in the unit of the picture's score.
+        region: (top, left, bottom, right) in pixels of the picture, which the values cover evenly.
+    """
+
+    values: list[list[float]]
+    region: tuple[float, float, float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    def parts(self) -> list[list[float]]:
+        """Return the mean score of each ninth of the region, row by row; fewer where a map has fewer positions."""
+        maps = torch.tensor(self.values)[None]
+        grid = (min(NINTHS, maps.shape[1]), min(NINTHS, maps.shape[2]))
+        return torch.nn.functional.adaptive_avg_pool2d(maps, grid)[0].tolist()
 
 
 @torch.no_grad()

@@ -2,14 +2,17 @@
 
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.options import plain
 from pyiqa_rali.core.records import read_record
+from pyiqa_rali.data.image_files import read_rgb
 from pyiqa_rali.data.sections import DatasetOptions, dataset_section
 from pyiqa_rali.data.synthetic.options import SyntheticOptions
 from pyiqa_rali.data.tables import build_table
@@ -17,6 +20,7 @@ from pyiqa_rali.figures.scored import curves
 from pyiqa_rali.figures.style import svg_and_png
 from pyiqa_rali.report.basis import basis_section
 from pyiqa_rali.report.blocks import Block, Case, Commands, Figure, Section, Table, Text
+from pyiqa_rali.report.maps import maps_section
 from pyiqa_rali.report.scored import ScoredSet, case, overlap_block, scored_section, thumbnail
 from pyiqa_rali.training.rali.options import TrainOptions, train_options
 from pyiqa_rali.training.rali.run_folder import RunFolder, read_scores
@@ -45,8 +49,10 @@ def training_section(folder: Path, anchor: str) -> Section:
     for name, (images, mos, scores) in scored.items():
         found = ScoredSet(f'{name}: scores and MOS', f'{anchor}-{name}', images, mos, scores, True, command=command)
         section.sections.append(scored_section(found, functools.partial(_case, options, name, images)))
-    section.sections += [part for part in (_curves(run, command), basis_section(run, options, anchor, list(scored), command))
-                         if part is not None]
+    maps = maps_section(run.export, {name: (images, scores) for name, (images, _, scores) in scored.items()},
+                        functools.partial(_pixels, options, scored), command)
+    section.sections += [part for part in (_curves(run, command), maps,
+                                           basis_section(run, options, anchor, list(scored), command)) if part is not None]
     return section
 
 
@@ -108,8 +114,20 @@ def _case(options: TrainOptions, section: str, images: list[str], anchor: str, k
     """Return an image of a validation set: from its file, or drawn again where the set draws its pictures."""
     if not isinstance(options.datasets[section], SyntheticOptions):
         return case(anchor, kind, images[position], lines)
+    return Case(anchor, kind, images[position], lines, thumbnail(_drawn(options, section, position)))
+
+
+def _pixels(options: TrainOptions, scored: Mapping[str, tuple[list[str], np.ndarray, np.ndarray]], section: str,
+            position: int) -> np.ndarray:
+    """Return an image of a validation set, uint8 (H, W, 3), or UnreadableImage."""
+    if not isinstance(options.datasets[section], SyntheticOptions):
+        return read_rgb(scored[section][0][position])
+    return _drawn(options, section, position)
+
+
+def _drawn(options: TrainOptions, section: str, position: int) -> np.ndarray:
     pixels = _table(section, json.dumps(plain(options.datasets[section])), options.manual_seed)[position]['img']
-    return Case(anchor, kind, images[position], lines, thumbnail((pixels.permute(1, 2, 0) * 255).round().byte().numpy()))
+    return (pixels.permute(1, 2, 0) * 255).round().byte().numpy()
 
 
 @functools.lru_cache(maxsize=4)

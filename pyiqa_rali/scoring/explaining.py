@@ -9,6 +9,7 @@ import numpy as np
 from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line
 from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage
 from pyiqa_rali.model.explanation import NO_BANK, NUM_BASIS, NUM_TEXTS, Explanation, check_counts
+from pyiqa_rali.model.quality_map import QualityMap
 from pyiqa_rali.scoring.entries import ImageEntry, read_entry
 from pyiqa_rali.scoring.metrics import make_metric
 
@@ -23,11 +24,13 @@ class ExplainedImage:
         image: path of the file, or `shard.tar::member`.
         explanation: None when there is none.
         error: why there is none; empty otherwise.
+        quality_map: where the image is good and bad; None unless it was asked for.
     """
 
     image: str
     explanation: Explanation | None = None
     error: str = ''
+    quality_map: QualityMap | None = None
 
 
 def make_explainer(metric: str | None, weights: str | None, device: str | None) -> Any:
@@ -42,18 +45,34 @@ def make_explainer(metric: str | None, weights: str | None, device: str | None) 
         OptionError: the metric is of another architecture.
         CheckpointError: its checkpoint has no text bank.
     """
+    made = make_rali(metric, weights, device)
+    if made.net.bank is None:
+        raise CheckpointError(f'{weights or made.metric_name}: {NO_BANK}')
+    return made
+
+
+def make_rali(metric: str | None, weights: str | None, device: str | None) -> Any:
+    """Make a metric whose net is a RALI, as maps of quality need it; a text bank it need not have.
+
+    Args:
+        metric: its name; None takes rali-lite, with weights rali.
+        weights: file or folder of an export.
+        device: torch's name of the device; None takes a GPU if there is one.
+
+    Raises:
+        OptionError: the metric is of another architecture.
+        CheckpointError: the weights cannot be used.
+    """
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
     name = metric or ('rali' if weights else 'rali-lite')
     if DEFAULT_CONFIGS.get(name, RALI)['metric_opts']['type'] != 'RALI':
         raise OptionError(f'--metric: "{name}" has no basis and no text bank; only rali and rali-lite explain their scores.')
-    made = make_metric(name, weights, device)
-    if made.net.bank is None:
-        raise CheckpointError(f'{weights or name}: {NO_BANK}')
-    return made
+    return make_metric(name, weights, device)
 
 
 def explain_entries(metric: Any, images: Iterable[ImageEntry], num_texts: int = NUM_TEXTS, num_basis: int = NUM_BASIS,
-                    reading: ReadingOptions = READING) -> Iterator[tuple[ExplainedImage, np.ndarray | None]]:
+                    reading: ReadingOptions = READING,
+                    with_map: bool = False) -> Iterator[tuple[ExplainedImage, np.ndarray | None]]:
     """Explain images one by one, in their order.
 
     Args:
@@ -62,6 +81,7 @@ def explain_entries(metric: Any, images: Iterable[ImageEntry], num_texts: int = 
         num_texts: nearest texts.
         num_basis: basis vectors.
         reading: how pictures are read.
+        with_map: whether where an image is good and bad is told too.
 
     Yields:
         The explanation and the pixels (H, W, 3) that it belongs to; None for a picture that cannot be explained.
@@ -75,13 +95,28 @@ def explain_entries(metric: Any, images: Iterable[ImageEntry], num_texts: int = 
     for entry in images:
         try:
             pixels = read_entry(entry, reading)
-            found = metric.net.explain(as_tensor([pixels]).to(device), num_texts, num_basis)[0]
+            pictures = as_tensor([pixels]).to(device)
+            found = metric.net.explain(pictures, num_texts, num_basis)[0]
+            where = map_of(metric.net, pictures) if with_map else None
         except UnreadableImage as error:
             yield ExplainedImage(entry.name, None, error.reason), None
         except (ValueError, RuntimeError) as error:  # such as a picture that is too small
             yield ExplainedImage(entry.name, None, first_line(error)), None
         else:
-            yield ExplainedImage(entry.name, found), pixels
+            yield ExplainedImage(entry.name, found, quality_map=where), pixels
+
+
+def map_of(net: Any, pictures: Any) -> QualityMap:
+    """Return where a picture (1, 3, H, W) is good and bad.
+
+    Args:
+        net: a RALI.
+        pictures: as it takes them.
+
+    Raises:
+        OptionError: its encoder has no positions.
+    """
+    return QualityMap(net.quality_map(pictures)[0].tolist(), net.map_region(*pictures.shape[-2:]))
 
 
 def bank_votes(metric: Any) -> Callable[[np.ndarray], list[tuple[str, float, float | None]]]:

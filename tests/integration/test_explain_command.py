@@ -53,6 +53,21 @@ def test_json_and_figures(pictures, tmp_path, capsys):
     assert min(figure.size) > 600 and len(figure.convert('RGB').getcolors(1 << 24)) > 1000
 
 
+def test_a_map_is_told_and_drawn(pictures, tmp_path, capsys):
+    picture = str(pictures / 'jpeg.png')
+    assert main(['explain', picture, '--map', '--out', str(tmp_path)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    start = printed.index('  where, the mean score of each part of the picture')
+    parts = np.array([[float(value) for value in line.split()] for line in printed[start + 1:start + 4]])
+    assert parts.shape == (3, 3) and ((parts >= 1) & (parts <= 5)).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['jpeg_explained.png', 'jpeg_explained_map.png']
+    assert main(['explain', picture, '--map', '--json']) == 0
+    found = json.loads(capsys.readouterr().out)['quality_map']
+    assert np.array(found['values']).shape == (16, 20) and found['region'] == [0, 0, 256, 320]
+    assert np.allclose([[np.mean(part) for part in np.array_split(row, 3, axis=1)] for row in
+                        np.array_split(np.array(found['values']), 3)], parts, atol=0.1)
+
+
 def test_an_unreadable_image_is_counted_and_the_others_are_explained(pictures, tmp_path, capsys):
     (tmp_path / 'broken.png').write_bytes(b'no picture')
     Image.new('RGB', (8, 8)).save(tmp_path / 'small.png')

@@ -11,6 +11,7 @@ from pyiqa_rali.data.synthetic.dataset import as_tensor
 from pyiqa_rali.model.image_encoder import ImageEncoder, ImageEncoderConfig, build_image_encoder
 from pyiqa_rali.model.positions import local_statistics, position_features, position_rows, region_of
 from pyiqa_rali.model.preprocessing import Preprocessing
+from pyiqa_rali.model.quality_map import QualityMap
 from pyiqa_rali.model.rali import RALI
 from tests.unit.test_rali import TIMM, open_clip_encoder, random_rali
 
@@ -134,3 +135,10 @@ def test_encoders_without_positions_are_refused():
     encoder = ImageEncoder(config, nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), nn.Identity())
     with pytest.raises(OptionError, match='Sequential has no map of quality'):
         position_features(encoder, torch.rand(1, 3, 1, 1))
+
+
+def test_parts_of_a_map_are_means_of_its_ninths():
+    found = QualityMap([[float(row * 6 + column) for column in range(6)] for row in range(6)], (0, 0, 60, 60))
+    assert found.parts() == [[3.5, 5.5, 7.5], [15.5, 17.5, 19.5], [27.5, 29.5, 31.5]]
+    assert QualityMap([[1.0, 2.0]], (0, 0, 9, 9)).parts() == [[1.0, 2.0]]
+    assert QualityMap([[1.0]], (0, 0, 9, 9)).to_dict() == {'values': [[1.0]], 'region': (0, 0, 9, 9)}
