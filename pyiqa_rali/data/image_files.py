@@ -299,6 +299,10 @@ def _scaled_to_8_bits(image: Image.Image, colour_key: object) -> Image.Image:
     return Image.fromarray(gray.astype(np.uint8)).convert('RGB')
 
 
+# what decides which pixels a file has: features that are kept are of no use once one of these changes
+OF_PIXELS = (_developed, _pixels, _orientation, _colour_key, _as_rgb, _has_alpha_palette, _scaled_to_8_bits)
+
+
 @contextlib.contextmanager
 def _named(source: str | os.PathLike | bytes, name: str, extension: str) -> Iterator[None]:
     """Turn whatever is raised inside into an `UnreadableImage` with this name."""

@@ -6,6 +6,7 @@ a draw of a synthetic set, or of a text). Whatever changes one of these makes an
 
 import functools
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from pyiqa_rali.core.errors import CheckpointError, first_line
 from pyiqa_rali.core.files import atomic_path, sha256
 from pyiqa_rali.core.options import plain
+from pyiqa_rali.data.image_files import OF_PIXELS
 from pyiqa_rali.data.sections import LOADER_KEYS
 from pyiqa_rali.data.synthetic.dataset import SyntheticNRDataset
 from pyiqa_rali.data.table_pictures import reads_rows, row_paths
@@ -162,7 +164,7 @@ def picture_keys(table: QualityTable) -> list[str] | None:
     if not reads_rows(base) or base.opt.get('augment'):
         return None
     # another Pillow may bring another JPEG decoder, and our own reader decides what upright, grey or 16 bits mean
-    reader = [_version_of('pillow'), _source_digest('decoding.py', 'image_files.py')]
+    reader = _digest(_version_of('pillow'), _source_digest('decoding.py'), [inspect.getsource(each) for each in OF_PIXELS])
     read = [table.reading.upright, float(base.img_range), reader]
     return [_digest(_file_digest(row_paths(base, index)[0]), read) for index in range(len(table))]
 
