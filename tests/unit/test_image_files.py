@@ -51,7 +51,7 @@ def reason(source, *options, **names):
     return caught.value.reason
 
 
-BEFORE_13 = pytest.mark.skipif(int(PIL.__version__.split('.')[0]) < 13, reason='Pillow 12 does not read the YCbCr TIFFs it writes')
+BEFORE_13 = pytest.mark.skipif(int(PIL.__version__.split('.')[0]) < 13, reason='Pillow 12 reads no YCbCr TIFF of its own')
 
 
 @pytest.mark.parametrize(('name', 'mode'), [('a.png', 'RGB'), ('a.png', 'L'), ('a.png', 'RGBA'), ('a.png', 'LA'),
