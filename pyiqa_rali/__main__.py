@@ -18,6 +18,7 @@ COMMANDS = {
     'explain': ('explain', 'Explain scores: nearest texts, distortions, basis, uncertainty.'),
     'calibrate': ('calibrate', 'Calibrate intervals around the scores of a checkpoint.'),
     'add-bank': ('add_bank', 'Add a text bank to a checkpoint, so that it can explain its scores.'),
+    'add-diagnosis': ('add_diagnosis', 'Add votes, levels and aspects, fitted on training pictures, to a checkpoint.'),
     'evaluate-explanations': ('evaluate_explanations', 'Measure explanations on pictures whose distortions are known.'),
     'evaluate-aspects': ('evaluate_aspects', 'Measure votes and aspects on photographs of which people said what is wrong.'),
     'evaluate-maps': ('evaluate_maps', 'Measure maps of quality on photographs of which one half is distorted.'),

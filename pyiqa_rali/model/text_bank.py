@@ -1,5 +1,6 @@
 """The text bank of a checkpoint: reasoning texts with their embeddings, and the distortions that they name."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyiqa_rali.data.reasoning_texts import PRISTINE, Distortions
-from pyiqa_rali.model.checkpoint_bank import BANK_KEY, bank_texts
+from pyiqa_rali.model.checkpoint_bank import BANK_KEY, TEXT_FEATURES, bank_texts
 
 
 class TextBank(nn.Module):
@@ -82,6 +83,15 @@ def build_bank(metadata: dict[str, Any], feature_dim: int) -> TextBank | None:
     """Return an empty bank of the size that the metadata names; None when there is none."""
     values = metadata.get(BANK_KEY)
     return None if values is None else TextBank(values, feature_dim)
+
+
+def loaded_bank(tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> TextBank | None:
+    """Return the bank of a checkpoint with its features; None when there is none."""
+    bank = None
+    if TEXT_FEATURES in tensors:
+        bank = TextBank(metadata[BANK_KEY], tensors[TEXT_FEATURES].shape[1])
+        bank.text_features.copy_(tensors[TEXT_FEATURES])
+    return bank
 
 
 def _named(pairs: list[tuple[str, float]]) -> list[tuple[str, float]]:

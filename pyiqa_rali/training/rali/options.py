@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.options import Count, NotNegative, Positive, Seed, Whole, check_choice, from_known_keys
+from pyiqa_rali.core.options import Count, NotNegative, Positive, Seed, Share, Whole, check_choice, from_known_keys
 from pyiqa_rali.core.runs import EARLIER
 from pyiqa_rali.data.sections import DatasetOptions
 
@@ -291,6 +291,24 @@ class IntervalOptions:
 
 
 @dataclass
+class DiagnosisOptions:
+    """The diagnosis of the export: votes, levels and aspects, read from the features; without the section there is none.
+
+    Attributes:
+        strengths: of the tie of votes and faults to the texts: that under which validation pictures are most likely is taken.
+        level_strengths: of the penalty on the levels' readings; the one with the least error is taken.
+        photographs_weight: how much photographs count in the faults, of 1; the rest is for pictures that were distorted on
+            purpose. Their faults are as people's photographs have them, but only guessed from measures.
+        num_pictures: at most so many training pictures of each set, spread evenly; None takes all.
+    """
+
+    strengths: Annotated[list[Positive], MinLen(1)] = field(default_factory=lambda: [3e-3, 1e-2, 3e-2, 1e-1])
+    level_strengths: Annotated[list[Positive], MinLen(1)] = field(default_factory=lambda: [0.01, 0.03, 0.1, 0.3])
+    photographs_weight: Share = 0.8
+    num_pictures: Count | None = None
+
+
+@dataclass
 class PathOptions:
     """Folders and weights, with pyiqa's keys.
 
@@ -330,6 +348,7 @@ class TrainOptions:
         logger: logging and saving.
         bank: the text bank; None makes none.
         interval: intervals around scores; None makes none.
+        diagnosis: votes, levels and aspects, fitted on the training pictures; None makes none. It needs a bank.
         export: what the model says about itself.
     """
 
@@ -349,6 +368,7 @@ class TrainOptions:
     logger: LoggerOptions = field(default_factory=LoggerOptions)
     bank: BankOptions | None = None
     interval: IntervalOptions | None = None
+    diagnosis: DiagnosisOptions | None = None
     export: ExportOptions = field(default_factory=ExportOptions)
 
 
@@ -362,4 +382,6 @@ def train_options(values: Mapping[str, Any]) -> TrainOptions:
     if options.stages != [stage for stage in STAGES if stage in options.stages]:
         raise OptionError(f'stages: {options.stages} must be some of {list(STAGES)}, in this order.')
     check_choice('val: key_metric', options.val.key_metric, tuple(options.val.metrics))
+    if options.diagnosis is not None and options.bank is None:
+        raise OptionError('diagnosis: starts at the texts of a bank. Give a section "bank:" too, or leave it out.')
     return options

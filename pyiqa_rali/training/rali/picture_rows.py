@@ -93,13 +93,15 @@ class Embedding:
                               'align: cache_backbone: true needs pictures that stay as they are. Set it to false.')
         return found
 
-    def rows(self, table: QualityTable, num_workers: int = 0, together: bool = False) -> PictureRows | None:
+    def rows(self, table: QualityTable, num_workers: int = 0, together: bool = False,
+             only: Sequence[int] | None = None) -> PictureRows | None:
         """Return the encoded table, with what was not in the store computed and added to it.
 
         Args:
             table: the pictures.
             num_workers: processes that read.
             together: all processes of the run are asked for the same rows, and share the work.
+            only: the indices of the items that are wanted; None takes all.
 
         Returns:
             None where the pictures are not the same each time.
@@ -107,9 +109,10 @@ class Embedding:
         keys = picture_keys(table)
         if keys is None:
             return None
-        stored = self.store.get(self.identity, keys)
-        missing = list({key: index for index, key in reversed(list(enumerate(keys))) if key not in stored}.values())[::-1]
-        logger.info('features of %s: %d of %d pictures were there', table.name, len(keys) - len(missing), len(keys))
+        wanted = list(range(len(keys)) if only is None else only)
+        stored = self.store.get(self.identity, [keys[index] for index in wanted])
+        missing = list({keys[index]: index for index in reversed(wanted) if keys[index] not in stored}.values())[::-1]
+        logger.info('features of %s: %d of %d pictures were there', table.name, len(wanted) - len(missing), len(wanted))
         shared = together and processes.world_size() > 1
         if shared:  # the first process's list counts: who lists the folder later may find what another one has just added
             missing = processes.gather(missing)[0]
@@ -122,9 +125,9 @@ class Embedding:
         if shared:
             processes.barrier()
             self.store.look_again(self.identity)
-            stored |= self.store.get(self.identity, [key for key in keys if key not in stored])
-        rows = torch.stack([stored[key].row for key in keys])
-        return PictureRows(table, [_item(table, index, stored[key].note) for index, key in enumerate(keys)], rows)
+            stored |= self.store.get(self.identity, [keys[index] for index in wanted if keys[index] not in stored])
+        rows = torch.stack([stored[keys[index]].row for index in wanted])
+        return PictureRows(table, [_item(table, index, stored[keys[index]].note) for index in wanted], rows)
 
     def features(self, table: QualityTable, num_workers: int = 0,
                  project: Callable[[Tensor], Tensor] | None = None) -> FeatureTable | None:

@@ -26,9 +26,11 @@ from pyiqa_rali.measures.correlations import correlations
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint, save_pth
 from pyiqa_rali.model.checkpoint_bank import with_bank
+from pyiqa_rali.model.checkpoint_diagnosis import with_diagnosis
 from pyiqa_rali.model.checkpoint_interval import with_interval
 from pyiqa_rali.model.encoder_file import as_loaded, load_encoder, round_to_half, save_encoder
 from pyiqa_rali.model.image_encoder import ImageEncoder
+from pyiqa_rali.model.text_bank import loaded_bank
 from pyiqa_rali.training.rali.alignment import align
 from pyiqa_rali.training.rali.bank import bank_of_run, load_bank, save_bank
 from pyiqa_rali.training.rali.batches import (
@@ -38,6 +40,7 @@ from pyiqa_rali.training.rali.batches import (
     pictures_of_each,
 )
 from pyiqa_rali.training.rali.compression import compress
+from pyiqa_rali.training.rali.diagnosis import diagnosis_of_run
 from pyiqa_rali.training.rali.feature_store import FeatureStore
 from pyiqa_rali.training.rali.features import FeatureTable, embed, load_features, save_features
 from pyiqa_rali.training.rali.fine_tuning import fine_tune
@@ -300,6 +303,11 @@ class Run:
             tensors, metadata = with_bank(tensors, metadata, *load_bank(self.folder.bank))
         if self.options.interval is not None:
             tensors, metadata = self._with_interval(tensors, metadata, scorer, self.options.interval)
+        if self.options.diagnosis is not None:
+            made = diagnosis_of_run(encoder.to(self.device).eval(), self.store, self.device, self.sections,
+                                    loaded_bank(tensors, metadata), self.options)
+            write_json(self.folder.diagnosis_report, made.report)
+            tensors, metadata = with_diagnosis(tensors, metadata, made.tensors, made.values)
         save_checkpoint(self.folder.export, tensors, metadata)
         save_pth(self.folder.export_pth, tensors, metadata)
 

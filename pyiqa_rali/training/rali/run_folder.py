@@ -12,8 +12,8 @@ from pyiqa_rali.data.sections import dataset_section, sections_for
 from pyiqa_rali.training.rali.options import TrainOptions
 
 # sections that earlier stages do not depend on: they may change when a later stage is run alone, not when it is resumed
-OF_LATER_STAGES = {'align': (), 'compress': ('compress', 'score', 'val', 'interval', 'export'),
-                   'score': ('score', 'val', 'interval', 'export')}
+OF_LATER_STAGES = {'align': (), 'compress': ('compress', 'score', 'val', 'interval', 'diagnosis', 'export'),
+                   'score': ('score', 'val', 'interval', 'diagnosis', 'export')}
 
 
 class RunFolder:
@@ -34,6 +34,7 @@ class RunFolder:
         self.training_images = self.root / 'training_images.json'
         self.score = self.root / 'score'
         self.score_log = self.score / 'log.csv'
+        self.diagnosis_report = self.root / 'diagnosis.json'
         self.models = self.root / 'models'
         self.export = self.models / 'rali.safetensors'
         self.export_pth = self.models / 'rali.pth'
