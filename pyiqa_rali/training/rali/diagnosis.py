@@ -7,6 +7,7 @@ readings start there, and learn from the training pictures how far to leave it; 
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -237,18 +238,23 @@ class _Part:
 
 def _chosen_votes(inputs: _Space, train: KnownPictures, val: KnownPictures, classes: Sequence[str], directions: Tensor,
                   options: DiagnosisOptions) -> _Part:
-    """Return the votes with the strength that gives the validation pictures' classes the highest likelihood."""
+    """Return the votes with the strongest tie to the texts that is no worse on the validation pictures than chance explains.
+
+    That is the one-standard-error rule on the cross-entropy: what pictures teach beyond it holds for their own kind alone.
+    """
     points, targets, others, wanted = (*_shares(inputs, train, classes), *_shares(inputs, val, classes))
     tried = []
-    for strength in (*options.strengths, float('inf')):
+    for strength in (*sorted(options.strengths), float('inf')):
         weights, bias = fit_shares(points, targets, directions, strength)
         logits = others @ weights.T + bias
-        loss = float(-(wanted * torch.log_softmax(logits, dim=1)).sum(dim=1).mean())
-        tried.append((loss, strength, _accuracy(logits, val, classes), weights, bias))
-    *_, alone = tried
-    loss, strength, accuracy, weights, bias = min(tried[:-1], key=lambda each: each[0])
+        losses = -(wanted * torch.log_softmax(logits, dim=1)).sum(dim=1)
+        tried.append((float(losses.mean()), strength, losses, _accuracy(logits, val, classes), weights, bias))
+    *tied, alone = tried
+    best = min(tied, key=lambda each: each[0])
+    limit = best[0] + float(best[2].std(correction=0)) / math.sqrt(len(best[2]))
+    loss, strength, _, accuracy, weights, bias = [each for each in tied if each[0] <= limit][-1]
     return _Part({'class_weights': weights, 'class_bias': bias},
-                 {'strength': strength, 'accuracy': accuracy, 'texts_accuracy': alone[2], 'cross_entropy': loss})
+                 {'strength': strength, 'accuracy': accuracy, 'texts_accuracy': alone[3], 'cross_entropy': loss})
 
 
 def _shares(inputs: _Space, pictures: KnownPictures, classes: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -295,14 +295,15 @@ class DiagnosisOptions:
     """The diagnosis of the export: votes, levels and aspects, read from the features; without the section there is none.
 
     Attributes:
-        strengths: of the tie of votes and faults to the texts: that under which validation pictures are most likely is taken.
+        strengths: of the tie of votes and faults to the texts. Votes take the strongest that is within one standard error of
+            the best on validation pictures, faults the best.
         level_strengths: of the penalty on the levels' readings; the one with the least error is taken.
         photographs_weight: how much photographs count in the faults, of 1; the rest is for pictures that were distorted on
             purpose. Their faults are as people's photographs have them, but only guessed from measures.
         num_pictures: at most so many training pictures of each set, spread evenly; None takes all.
     """
 
-    strengths: Annotated[list[Positive], MinLen(1)] = field(default_factory=lambda: [3e-3, 1e-2, 3e-2, 1e-1])
+    strengths: Annotated[list[Positive], MinLen(1)] = field(default_factory=lambda: [1e-2, 3e-2, 1e-1, 3e-1, 1.0])
     level_strengths: Annotated[list[Positive], MinLen(1)] = field(default_factory=lambda: [0.01, 0.03, 0.1, 0.3])
     photographs_weight: Share = 0.8
     num_pictures: Count | None = None
