@@ -10,14 +10,14 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.data.picture_measures.fault_types import ASPECT_OF_FAULTS, TYPES_OF_FAULTS, clearness_of
 from pyiqa_rali.data.reasoning_texts import (
     PRISTINE,
@@ -30,6 +30,7 @@ from pyiqa_rali.data.reasoning_texts import (
 from pyiqa_rali.data.sections import DatasetSection, sections_for
 from pyiqa_rali.data.synthetic.dataset import SyntheticNRDataset
 from pyiqa_rali.data.tables import QualityTable, build_table
+from pyiqa_rali.model.explanation import NO_BANK
 from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.model.text_bank import TextBank
 from pyiqa_rali.training.rali.feature_store import FeatureStore
@@ -292,8 +293,9 @@ def _levels(inputs: _Space, pictures: KnownPictures, classes: Sequence[str]) -> 
     """Return inputs (m, V), classes (m,) and levels (m,): a row for each distortion of each picture."""
     known = [(row, classes.index(name), level) for row, pairs in enumerate(pictures.distortions) for name, level in pairs or ()
              if name in classes]
-    rows, kinds, levels = ([each[place] for each in known] for place in range(3))
-    return inputs(pictures)[rows], torch.tensor(kinds, dtype=torch.int64), torch.tensor(levels, dtype=torch.float32)
+    rows = torch.tensor([row for row, _, _ in known], dtype=torch.int64)
+    kinds = torch.tensor([kind for _, kind, _ in known], dtype=torch.int64)
+    return inputs(pictures)[rows], kinds, torch.tensor([level for _, _, level in known], dtype=torch.float32)
 
 
 def _chosen_faults(inputs: _Space, train: KnownPictures, val: KnownPictures, directions: Tensor,
@@ -320,7 +322,7 @@ def _clearness(inputs: _Space, pictures: KnownPictures, share: float) -> tuple[T
 
 
 def diagnosis_of_run(encoder: ImageEncoder, store: FeatureStore, device: torch.device, sections: Mapping[str, DatasetSection],
-                     bank: TextBank, options: TrainOptions) -> MadeDiagnosis:
+                     bank: TextBank | None, options: TrainOptions) -> MadeDiagnosis:
     """Return the diagnosis of a run: `make_diagnosis` on the pictures of its data sets of which something is known.
 
     Args:
@@ -333,11 +335,15 @@ def diagnosis_of_run(encoder: ImageEncoder, store: FeatureStore, device: torch.d
 
     Raises:
         DataError: no training picture has a known distortion.
+        CheckpointError: there is no bank.
     """
-    def known(*phases: str) -> KnownPictures | None:
+    if bank is None:
+        raise CheckpointError(NO_BANK)
+
+    def known(phase: Literal['train', 'val']) -> KnownPictures | None:
         found = [known_pictures(encoder, store, device, sections[name],
                                 build_table(name, options.datasets[name], options.manual_seed), options)
-                 for name in sections_for(sections, *phases)]
+                 for name in sections_for(sections, phase)]
         there = [each for each in found if each is not None]
         return KnownPictures.join(there) if there else None
 
