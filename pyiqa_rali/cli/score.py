@@ -26,11 +26,12 @@ from pyiqa_rali.scoring.tables import FORMATS, file_format, holds_metric, open_t
 def add_arguments(parser: CommandParser) -> None:
     """Declare the arguments."""
     parser.add_argument('images', nargs='*', metavar='PATH', help='image, folder (all images below it), quoted glob, tar shard '
-                        '(.tar, .tar.gz, .tgz), @FILE (a list), - (a list from standard input)')
+                        '(.tar, .tar.gz, .tgz), Parquet or Arrow file, address of these, @FILE (a list), - (a list from '
+                        'standard input)')
     parser.add_argument('--opt', metavar='FILE', help="score the images of an option file's data set")
     parser.add_argument('--dataset', default='test', metavar='SECTION', help='which of its data sets (default: test)')
-    parser.add_argument('-m', '--metric', metavar='NAME', help='rali-lite, rali, or any other no-reference metric of pyiqa '
-                                                               '(default: rali-lite, with --weights rali)')
+    parser.add_argument('-m', '--metric', action='append', metavar='NAME', help='rali-lite, rali, or any other no-reference '
+                        'metric of pyiqa (default: rali-lite, with --weights rali); several: one pass, a table each')
     parser.add_argument('--weights', metavar='PATH', help='file or folder of an export, for the weights of the metric')
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
     group = parser.add_argument_group('table')
@@ -50,7 +51,8 @@ def add_arguments(parser: CommandParser) -> None:
                        help='images, shards or folders, one per line, relative to the working folder; as @FILE')
     group.add_argument('--format', choices=FORMATS, help='of --out (default: by its extension)')
     group.add_argument('--metric-opt', action='append', default=[], metavar='KEY=VALUE', dest='metric_options',
-                       help='an option of the metric, such as precision=bf16; may be given several times')
+                       help='an option of the metric, such as precision=bf16; may be given several times; for one of several '
+                            'metrics NAME:KEY=VALUE')
     group.add_argument('--image-column', metavar='NAME', help='of Parquet and Arrow files, the column with the pictures '
                        '(default: the only one that can hold them)')
     add_reading_settings(parser)
@@ -61,6 +63,8 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali score "data/**/*.jpg" --out scores.parquet', 'quoted; ** goes into folders'),
         ('pyiqa-rali score "shard-{000000..000099}.tar" --out s.csv', 'images are named shard.tar::member'),
         ('find . -name "*.png" | pyiqa-rali score - --out s.jsonl', 'a list, one path per line'),
+        ('pyiqa-rali score folder/ -m rali-lite -m piqe --out s.csv', 's.rali-lite.csv and s.piqe.csv'),
+        ('pyiqa-rali score s3://bucket/photos/ --out s.csv', 'also gs, az, hf; @https://host/list.txt'),
         ('pyiqa-rali score --opt options/demo.yml --out s.csv --sheet s.png', ''),
         notes='An image without a score has a line with the reason; then the exit status is 1. While Parquet is written, '
               'lines are in the folder OUT.parts until the end.')
@@ -75,7 +79,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError, DataError, CheckpointError, OSError: nothing can be scored at all; the message says why.
     """
-    args.metric = args.metric or ('rali' if args.weights else 'rali-lite')
+    args.metric = args.metric or ['rali' if args.weights else 'rali-lite']
+    if len(args.metric) > 1:
+        from pyiqa_rali.cli.several import score_several
+        _check(args)
+        return score_several(args)
+    args.metric, = args.metric
     _check(args)
     options, reading = parse_options(args.metric_options), reading_settings(args)
     interval = None if args.interval is None else IntervalColumns(args.interval)
