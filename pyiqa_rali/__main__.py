@@ -13,6 +13,7 @@ PROGRAM = 'pyiqa-rali'
 # name: (module of pyiqa_rali.cli, the first line of its docstring); a module is imported when its command is run.
 COMMANDS = {
     'score': ('score', 'Score images: files, folders, globs, lists and tar shards.'),
+    'select': ('select', 'Select the images of a table of scores that clear a bar: a list, links, copies or new shards.'),
     'info': ('info', 'Show what a checkpoint says about itself, and what it is asked.'),
     'use': ('use', 'Make your own export the default weights of the metric "rali".'),
     'explain': ('explain', 'Explain scores: nearest texts, distortions, basis, uncertainty.'),

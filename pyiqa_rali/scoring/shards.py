@@ -77,6 +77,49 @@ def shard_entries(path: str, number: int, others: Counter, fetching: FetchOption
         yield ImageEntry(name, path, (number, count + 1), error=f'{what_happened} after {before} members: {what}{more}')
 
 
+def shard_samples(path: str, fetching: FetchOptions = FETCHING) -> Iterator[tuple[list[str], dict[str, bytes]]]:
+    """Yield the samples of a shard: members that follow each other and whose names are equal up to the first dot.
+
+    Damaged places are passed over, as in `shard_entries`.
+
+    Args:
+        path: the shard, or its address.
+        fetching: how an address is tried.
+
+    Yields:
+        The names of the sample's images, as `ImageSources` gives them, and its members by what follows the first dot.
+
+    Raises:
+        DataError, OSError, EOFError: it cannot be read, or not to its end.
+    """
+    key, names, parts = '', [], {}  # type: tuple[str, list[str], dict[str, bytes]]
+    of_name: Counter[str] = Counter()
+    for member, content in _whole_members(path, fetching):
+        folder, _, base = member.rpartition('/')
+        own, _, extension = base.partition('.')
+        if (f'{folder}/{own}' != key or extension in parts) and parts:
+            yield names, parts
+            names, parts = [], {}
+        key, parts[extension] = f'{folder}/{own}', content
+        if os.path.splitext(member)[1].lower() in image_extensions():
+            name = f'{shown(path)}{BETWEEN}{member}'
+            of_name[name] += 1
+            names.append(name if of_name[name] == 1 else f'{name}{BETWEEN}{of_name[name]}')
+    if parts:
+        yield names, parts
+
+
+def _whole_members(path: str, fetching: FetchOptions) -> Iterator[tuple[str, bytes]]:
+    with _opened(path, fetching) as stream:
+        blocks, goes_on = _Blocks(stream), True
+        while goes_on:
+            with contextlib.suppress(tarfile.TarError):
+                for member in _members(blocks):
+                    if member.isreg() and not member.issparse() and member.size <= LARGEST_MEMBER:
+                        yield member.name, blocks.read_exactly(member.size)
+            _, goes_on = blocks.find_next()
+
+
 def _members(blocks: '_Blocks') -> Iterator[tarfile.TarInfo]:
     with tarfile.open(fileobj=cast(IO[bytes], blocks), mode='r:') as opened:  # it has read, seek and tell, and nothing else
         shard: Any = opened  # whose `members` annotations do not know
