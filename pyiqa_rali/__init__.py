@@ -5,6 +5,7 @@ module behind `python -m pyiqa_rali.train`, so that the functions are called by 
 """
 
 import importlib
+import importlib.util
 from typing import Any
 
 from pyiqa_rali import register as _register
@@ -13,8 +14,11 @@ __version__ = '0.1.0'
 
 # where each public name is; type checkers read the same in __init__.pyi
 _PLACES = {
-    'api': ('Checkpoint', 'Scores', 'explain', 'load_checkpoint', 'read_options', 'score'),
+    'api': ('Checkpoint', 'Scores', 'explain', 'load_checkpoint', 'read_options', 'score', 'score_column',
+            'score_metrics'),
     'core.errors': ('CheckpointError', 'DataError', 'OptionError'),
+    'data.arrays': ('from_array',),
+    'data.fetching': ('FetchOptions',),
     'data.image_files': ('ReadingOptions',),
     'data.picture_measures.measures': ('measure_picture',),
     'data.picture_measures.write_texts': ('MeasuredTextOptions', 'MeasuredTextReport', 'write_measured_texts'),
@@ -28,6 +32,8 @@ _PLACES = {
     'model.rali': ('RALI',),
     'scoring.explaining': ('ExplainedImage',),
     'scoring.score_table': ('ImageScore',),
+    'scoring.selection': ('Selection', 'select'),
+    'scoring.torch_metric': ('ImageQuality',),
     'studies.chain.options': ('ChainOptions',),
     'studies.chain.run': ('ChainResults', 'run_chain'),
     'training.rali.options': ('AlignOptions', 'BankOptions', 'CompressOptions', 'ExportOptions', 'LoggerOptions', 'PathOptions',
@@ -46,7 +52,9 @@ _PLACES = {
 _CALLED_THERE = {'train_rali': 'train', 'train_ract': 'run_ract'}
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 
-__all__ = sorted(_MODULES)
+_NEED = {'ImageQuality': 'torchmetrics'}  # packages that need not be installed
+
+__all__ = sorted(name for name in _MODULES if name not in _NEED or importlib.util.find_spec(_NEED[name]))
 
 _register.register()
 

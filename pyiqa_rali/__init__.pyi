@@ -6,9 +6,13 @@ from pyiqa_rali.api import explain as explain
 from pyiqa_rali.api import load_checkpoint as load_checkpoint
 from pyiqa_rali.api import read_options as read_options
 from pyiqa_rali.api import score as score
+from pyiqa_rali.api import score_column as score_column
+from pyiqa_rali.api import score_metrics as score_metrics
 from pyiqa_rali.core.errors import CheckpointError as CheckpointError
 from pyiqa_rali.core.errors import DataError as DataError
 from pyiqa_rali.core.errors import OptionError as OptionError
+from pyiqa_rali.data.arrays import from_array as from_array
+from pyiqa_rali.data.fetching import FetchOptions as FetchOptions
 from pyiqa_rali.data.image_files import ReadingOptions as ReadingOptions
 from pyiqa_rali.data.picture_measures.measures import measure_picture as measure_picture
 from pyiqa_rali.data.picture_measures.write_texts import MeasuredTextOptions as MeasuredTextOptions
@@ -28,6 +32,9 @@ from pyiqa_rali.model.explanation import Explanation as Explanation
 from pyiqa_rali.model.rali import RALI as RALI
 from pyiqa_rali.scoring.explaining import ExplainedImage as ExplainedImage
 from pyiqa_rali.scoring.score_table import ImageScore as ImageScore
+from pyiqa_rali.scoring.selection import Selection as Selection
+from pyiqa_rali.scoring.selection import select as select
+from pyiqa_rali.scoring.torch_metric import ImageQuality as ImageQuality
 from pyiqa_rali.studies.chain.options import ChainOptions as ChainOptions
 from pyiqa_rali.studies.chain.run import ChainResults as ChainResults
 from pyiqa_rali.studies.chain.run import run_chain as run_chain

@@ -5,7 +5,7 @@ import sys
 
 from pyiqa_rali import __version__
 from pyiqa_rali.cli import EXIT_USER_ERROR, exit_status
-from pyiqa_rali.cli.arguments import CommandParser
+from pyiqa_rali.cli.arguments import CommandParser, add_log_format
 from pyiqa_rali.core.errors import did_you_mean
 
 PROGRAM = 'pyiqa-rali'
@@ -23,6 +23,7 @@ COMMANDS = {
     'evaluate-explanations': ('evaluate_explanations', 'Measure explanations on pictures whose distortions are known.'),
     'evaluate-aspects': ('evaluate_aspects', 'Measure votes and aspects on photographs of which people said what is wrong.'),
     'evaluate-maps': ('evaluate_maps', 'Measure maps of quality on photographs of which one half is distorted.'),
+    'push': ('push', 'Push a checkpoint to the hub, with a generated model card.'),
     'convert': ('convert', 'Convert the released RALI folder into one checkpoint file.'),
     'export-onnx': ('export_onnx', 'Export a metric, with its preprocessing, as ONNX, and check it.'),
     'describe': ('describe', 'Let a reasoning model describe and rate images.'),
@@ -64,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 0
-    return exit_status(f'{PROGRAM} {args.command}', lambda: command_module(args.command).run(args))
+    return exit_status(f'{PROGRAM} {args.command}', lambda: command_module(args.command).run(args),
+                       log_format=args.log_format)
 
 
 def build_parser(chosen: str) -> CommandParser:
@@ -76,6 +78,7 @@ def build_parser(chosen: str) -> CommandParser:
         subparser = subparsers.add_parser(name, help=line, description=line)
         if name == chosen:
             command_module(name).add_arguments(subparser)
+            add_log_format(subparser)
     parser.add_examples(('pyiqa-rali score photo.jpg', ''), ('pyiqa-rali SUBCOMMAND --help', ''),
                         ('python -m pyiqa_rali.train -opt FILE', 'training; see its own --help'))
     return parser

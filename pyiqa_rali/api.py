@@ -14,6 +14,8 @@ from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.options import OptionSource, values_of
 
 if TYPE_CHECKING:
+    import pandas
+
     from pyiqa_rali.data.image_files import ReadingOptions
     from pyiqa_rali.model.rali import RALI
     from pyiqa_rali.scoring.explaining import ExplainedImage
@@ -89,14 +91,16 @@ class Checkpoint:
     path: Path
 
 
-def score(images: str | os.PathLike | Iterable[str | os.PathLike], metric: Any = None, weights: str | os.PathLike | None = None,
+def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = None,
           *, device: str | None = None, batch_size: int | None = None, workers: int | None = None,
-          reading: 'ReadingOptions | None' = None, interval: float | None = None, **options: Any) -> Scores:
+          reading: 'ReadingOptions | None' = None, channels: str | None = None, interval: float | None = None,
+          **options: Any) -> Scores:
     """Score images, as `pyiqa-rali score` does.
 
     Args:
-        images: one or several of the following: an image, a folder (all images below it), a glob, a tar shard, `@FILE` (a
-            list).
+        images: one or several of the following, of any sizes: an image, a folder (all images below it), a glob, a tar shard, a
+            Parquet file, `@FILE` (a list), an address; the bytes of a file, a picture of Pillow, an array, a tensor (3, H, W)
+            in [0, 1]. Pictures in memory are called `images[3]`, by their place.
         metric: name of a no-reference metric of pyiqa, or a metric from `pyiqa.create_metric`; None takes 'rali-lite',
             with weights 'rali'.
         weights: file or folder of an export, for a metric by name.
@@ -105,6 +109,8 @@ def score(images: str | os.PathLike | Iterable[str | os.PathLike], metric: Any =
         workers: processes; None chooses what suits the device.
         reading: how pictures are read; None turns them upright.
         interval: also compute intervals that hold the MOS of so many images in a hundred, such as 90; see `Scores.intervals`.
+        channels: the order of the colours of arrays, 'rgb', 'bgr', 'rgba', 'bgra' or 'gray' (see `from_array`); without it
+            arrays are rejected, because their numbers do not tell.
         options: of the metric's architecture, for a metric by name, such as precision='bf16'.
 
     Raises:
@@ -116,10 +122,9 @@ def score(images: str | os.PathLike | Iterable[str | os.PathLike], metric: Any =
     from pyiqa_rali.data.image_files import READING
     from pyiqa_rali.scoring.engine import score_files, suitable_sizes
     from pyiqa_rali.scoring.further import IntervalColumns, with_labels
+    from pyiqa_rali.scoring.given import entries_of
     from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, with_fastest_backend
-    from pyiqa_rali.scoring.sources import ImageSources
-    sources = ImageSources(_words(images))
-    entries = list(sources)
+    entries, empty = entries_of(images, channels, (reading or READING).fetching)
     if metric is None or isinstance(metric, str):
         name, path = metric or ('rali' if weights else 'rali-lite'), None if weights is None else os.fspath(weights)
         made = make_metric(name, path, device, options)
@@ -137,12 +142,90 @@ def score(images: str | os.PathLike | Iterable[str | os.PathLike], metric: Any =
                                   further=further):
             found += window
             bar.update(len(window))
-    return Scores(label, str(made.score_range), bool(made.lower_better), found, sources.empty)
+    return Scores(label, str(made.score_range), bool(made.lower_better), found, empty)
 
 
-def explain(images: str | os.PathLike | Iterable[str | os.PathLike], metric: str | None = None,
-            weights: str | os.PathLike | None = None, *, device: str | None = None, num_texts: int = 3, num_basis: int = 5,
-            reading: 'ReadingOptions | None' = None, with_map: bool = False) -> list['ExplainedImage']:
+def score_metrics(images: Any, metrics: Iterable[str], *, device: str | None = None, batch_size: int | None = None,
+                  workers: int | None = None, reading: 'ReadingOptions | None' = None,
+                  channels: str | None = None) -> dict[str, Scores]:
+    """Score images with several metrics, reading each image once, as `pyiqa-rali score -m A -m B` does.
+
+    Args:
+        images: see `score`.
+        metrics: names of no-reference metrics of pyiqa.
+        device: such as 'cpu' or 'cuda:1'; None takes a GPU if there is one.
+        batch_size: images in one pass; None chooses what suits the device.
+        workers: processes; None chooses what suits the device.
+        reading: how pictures are read; None turns them upright.
+        channels: the order of the colours of arrays; see `score`.
+
+    Returns:
+        The scores of each metric, by its name.
+
+    Raises:
+        FileNotFoundError, OptionError, CheckpointError: see `score`; a metric must not be named twice.
+    """
+    from pyiqa_rali.core.messages import progress_bar
+    from pyiqa_rali.data.image_files import READING
+    from pyiqa_rali.scoring.engine import suitable_sizes
+    from pyiqa_rali.scoring.given import entries_of
+    from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, with_fastest_backend
+    from pyiqa_rali.scoring.several import check_names, score_with_several
+    names = list(metrics)
+    if not names:
+        raise OptionError('metrics: the list is empty; give names such as rali-lite.')
+    check_names(names, 'metrics')
+    entries, empty = entries_of(images, channels, (reading or READING).fetching)
+    made = [make_metric(name, None, device) for name in names]
+    labels = [metric_label(name, None, with_fastest_backend(each, {}, may_export=len(entries) >= MANY), each)
+              for name, each in zip(names, made, strict=True)]
+    found: list[list[ImageScore]] = [[] for _ in names]
+    with progress_bar(total=len(entries), desc=f'scores: {", ".join(names)}', unit='image') as bar:
+        for window in score_with_several(entries, made, *suitable_sizes(made[0], batch_size, workers),
+                                         reading=reading or READING):
+            for own, scores in zip(found, window, strict=True):
+                own += scores
+            bar.update(len(window[0]))
+    return {name: Scores(label, str(each.score_range), bool(each.lower_better), own, empty)
+            for name, label, each, own in zip(names, labels, made, found, strict=True)}
+
+
+def score_column(column: 'pandas.Series[Any]', metric: Any = None, weights: str | os.PathLike | None = None,
+                 *, channels: str | None = None, **options: Any) -> 'pandas.Series[float]':
+    """Score a column of pandas: one picture in each cell, one score in each cell of the result.
+
+    Args:
+        column: paths, addresses, bytes, pictures of Pillow, arrays, tensors or, as `datasets` writes them, {'bytes': ...}. An
+            empty cell has no score; a folder or a glob is no picture.
+        metric: see `score`.
+        weights: see `score`.
+        channels: the order of the colours of arrays; see `score`.
+        options: further arguments of `score`.
+
+    Returns:
+        Scores with the same index, NaN where there is none, called as tables call the metric. `attrs['errors']` says why, by
+        the index.
+
+    Raises:
+        OptionError, CheckpointError: see `score`.
+    """
+    import pandas
+
+    from pyiqa_rali.scoring.given import cell_entry
+    if not isinstance(column, pandas.Series):
+        raise OptionError(f'column: is a {type(column).__name__}; it must be a column of pandas, such as table["path"].')
+    entries = [cell_entry(value, place, channels) for place, value in enumerate(column)]
+    if not entries:
+        return pandas.Series([], index=column.index, dtype='float64')
+    found = score(entries, metric, weights, **options)
+    values = pandas.Series(found.scores, index=column.index, dtype='float64', name=found.metric)
+    values.attrs['errors'] = {label: each.error for label, each in zip(column.index, found, strict=True) if each.error}
+    return values
+
+
+def explain(images: Any, metric: str | None = None, weights: str | os.PathLike | None = None, *, device: str | None = None,
+            num_texts: int = 3, num_basis: int = 5, reading: 'ReadingOptions | None' = None,
+            channels: str | None = None, with_map: bool = False) -> list['ExplainedImage']:
     """Explain the scores of images, as `pyiqa-rali explain` does: nearest texts, distortions, basis, uncertainty.
 
     Args:
@@ -154,6 +237,7 @@ def explain(images: str | os.PathLike | Iterable[str | os.PathLike], metric: str
         num_basis: basis vectors with the largest weights.
         reading: how pictures are read; None turns them upright.
         with_map: whether each has a map of where it is good and bad too (see `RALI.quality_map`).
+        channels: the order of the colours of arrays; see `score`.
 
     Returns:
         The explanation of each image, or why it has none, in the order of the input.
@@ -166,8 +250,8 @@ def explain(images: str | os.PathLike | Iterable[str | os.PathLike], metric: str
     from pyiqa_rali.core.messages import progress_bar
     from pyiqa_rali.data.image_files import READING
     from pyiqa_rali.scoring.explaining import explain_entries, make_explainer
-    from pyiqa_rali.scoring.sources import ImageSources
-    entries = list(ImageSources(_words(images), once=False))
+    from pyiqa_rali.scoring.given import entries_of
+    entries, _ = entries_of(images, channels, (reading or READING).fetching, once=False)
     made = make_explainer(metric, None if weights is None else os.fspath(weights), device)
     found = explain_entries(made, entries, num_texts, num_basis, reading or READING, with_map)
     return [explained for explained, _ in progress_bar(found, total=len(entries), desc='explain', unit='image')]
@@ -214,18 +298,6 @@ def read_options(options: OptionSource, overrides: Sequence[str] = ()) -> Any:
         raise OptionError(f'model_type: "{kind}" is not one of {", ".join(READERS)}.{did_you_mean(kind, READERS)}')
     module, function = READERS[kind].split(':')
     return getattr(importlib.import_module(f'pyiqa_rali.{module}'), function)(values)
-
-
-def _words(images: str | os.PathLike | Iterable[str | os.PathLike]) -> list[str]:
-    """Return sources of images as the command line would name them.
-
-    Raises:
-        OptionError: there is none.
-    """
-    words = [os.fspath(images)] if isinstance(images, str | os.PathLike) else [os.fspath(each) for each in images]
-    if not words:
-        raise OptionError('images: the list is empty; give image files, folders, globs or tar shards.')
-    return words
 
 
 def _refuse_for_made_metric(**given: Any) -> None:

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from pyiqa_rali.cli import exit_status
-from pyiqa_rali.cli.arguments import CommandParser, add_option_file
+from pyiqa_rali.cli.arguments import CommandParser, add_log_format, add_option_file
 from pyiqa_rali.core.errors import OptionError, did_you_mean
 from pyiqa_rali.core.options import plain, values_of
 
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, 2 for options or data that cannot be used, 130 after Ctrl-C.
     """
     args = build_parser().parse_args(argv)
-    return exit_status(PROGRAM, lambda: run(args), messages_on_stdout=True)
+    return exit_status(PROGRAM, lambda: run(args), messages_on_stdout=True, log_format=args.log_format)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -63,6 +63,7 @@ def build_parser() -> CommandParser:
     parser.add_argument('--auto_resume', action='store_true', help='resume an interrupted run of the same name')
     parser.add_argument('--launcher', choices=('none', 'pytorch'), default='none',
                         help='pytorch when torchrun starts this command on several GPUs or processes (default: none)')
+    add_log_format(parser)
     parser.add_examples(
         ('python -m pyiqa_rali.train -opt options/demo.yml', 'minutes on a CPU'),
         ('python -m pyiqa_rali.train -opt options/rali.yml --force_yml align:lr=1e-5 manual_seed=3', ''),

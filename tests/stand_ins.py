@@ -1,7 +1,10 @@
-"""Servers on this machine that stand in for the network: HTTP with faults, and S3's interface for one bucket."""
+"""Servers on this machine that stand in for the network: HTTP with faults, S3's interface for a bucket, and the hub's."""
 
+import base64
 import contextlib
 import email.utils
+import hashlib
+import json
 import threading
 import time
 import urllib.parse
@@ -147,6 +150,105 @@ class Bucket(Server):
     def _refuse(request, status, code):
         request.send(f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode(), status,
                       Content_Type='application/xml')
+
+
+class Hub(Server):
+    """The part of the hub's interface that its client uses for one model repository: create, upload in one commit, download.
+
+    Args:
+        repository: 'owner/name'.
+        token: the one that may write.
+
+    Attributes:
+        commits: files by their path, of each commit, by its name.
+        faults: functions that answer a request in place of the hub, by the beginning of 'METHOD /path'; each is used once.
+    """
+
+    def __init__(self, repository, token='hf_writer'):
+        super().__init__()
+        self.repository, self.token = repository, token
+        self.commits, self.branches, self.stored, self.faults = {}, {}, {}, {}
+        self.made, self.private = False, None
+
+    def answer(self, request):
+        path = urllib.parse.unquote(urllib.parse.urlsplit(request.path).path)
+        for begin, waiting in self.faults.items():
+            if f'{request.command} {path}'.startswith(begin) and waiting:
+                return waiting.pop(0)(request)
+        body = request.body()
+        if request.command in ('POST', 'PUT') and not path.startswith('/lfs/') and (
+                request.headers.get('Authorization') != f'Bearer {self.token}'):
+            return self.json(request, {'error': 'Invalid credentials'}, 401)
+        for prefix, work in ((f'/api/models/{self.repository}/preupload/', self._preupload),
+                             (f'/{self.repository}.git/info/lfs/objects/batch', self._batch), ('/lfs/', self._store),
+                             (f'/api/models/{self.repository}/commit/', self._commit), ('/api/repos/create', self._create),
+                             ('/api/validate-yaml', lambda request, body, rest: self.json(request, {})),
+                             (f'/api/models/{self.repository}/revision/', self._info),
+                             (f'/api/models/{self.repository}/tree/', self._tree),
+                             (f'/{self.repository}/resolve/', self._resolve)):
+            if path.startswith(prefix):
+                return work(request, body, path[len(prefix):])
+        return self.json(request, {'error': 'not found'}, 404)
+
+    @staticmethod
+    def json(request, values, status=200, **headers):
+        request.send(json.dumps(values).encode(), status, Content_Type='application/json', **headers)
+
+    def _create(self, request, body, _):
+        self.made, self.private = True, 'private' in str(json.loads(body).get('visibility', json.loads(body).get('private')))
+        self.json(request, {'url': f'{self.address}/{self.repository}', 'name': self.repository})
+
+    def _preupload(self, request, body, _):
+        self.json(request, {'files': [{'path': each['path'], 'shouldIgnore': False,
+                                       'uploadMode': 'regular' if each['path'].endswith('.md') else 'lfs'}
+                                      for each in json.loads(body)['files']]})
+
+    def _batch(self, request, body, _):
+        objects = [{**each, **({} if each['oid'] in self.stored else {
+            'actions': {'upload': {'href': f'{self.address}/lfs/{each["oid"]}'}}})} for each in json.loads(body)['objects']]
+        self.json(request, {'transfer': 'basic', 'objects': objects})
+
+    def _store(self, request, body, oid):
+        if hashlib.sha256(body).hexdigest() != oid:
+            return self.json(request, {'error': 'cut'}, 422)
+        self.stored[oid] = body
+        return request.send()
+
+    def _commit(self, request, body, branch):
+        files = dict(self.commits.get(self.branches.get(branch), {}))
+        for line in map(json.loads, body.splitlines()):
+            if line['key'] == 'file':
+                files[line['value']['path']] = base64.b64decode(line['value']['content'])
+            elif line['key'] == 'lfsFile':
+                files[line['value']['path']] = self.stored[line['value']['oid']]
+        name = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        self.commits[name], self.branches[branch] = files, name
+        self.json(request, {'commitUrl': f'{self.address}/{self.repository}/commit/{name}', 'commitOid': name})
+
+    def _at(self, revision):
+        name = self.branches.get(revision, revision)
+        return name, self.commits.get(name)
+
+    def _info(self, request, _, revision):
+        name, files = self._at(revision)
+        if files is None:
+            return self.json(request, {'error': 'no such revision'}, 404, X_Error_Code='RevisionNotFound')
+        return self.json(request, {'id': self.repository, 'modelId': self.repository, 'sha': name, 'private': False,
+                                   'siblings': [{'rfilename': path} for path in files]})
+
+    def _tree(self, request, body, revision):
+        _, files = self._at(revision.partition('/')[0])
+        if files is None:
+            return self.json(request, {'error': 'no such revision'}, 404, X_Error_Code='RevisionNotFound')
+        return self.json(request, [{'type': 'file', 'path': path, 'size': len(content),
+                                    'oid': hashlib.sha1(content).hexdigest()} for path, content in files.items()])
+
+    def _resolve(self, request, _, rest):
+        revision, _, path = rest.partition('/')
+        name, files = self._at(revision)
+        if files is None or path not in files:
+            return self.json(request, {'error': 'no such file'}, 404, X_Error_Code='EntryNotFound')
+        return request.send(files[path], X_Repo_Commit=name, ETag=f'"{hashlib.sha1(files[path]).hexdigest()}"')
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean, some
+from pyiqa_rali.core.messages import LOG_FORMATS, TEXT
 
 if TYPE_CHECKING:
     from pyiqa_rali.data.image_files import ReadingOptions
@@ -134,6 +135,13 @@ def _value_of(action: argparse.Action) -> str:
         return ''
     name = action.metavar if isinstance(action.metavar, str) else ' '.join(action.metavar or [action.dest.upper()])
     return {'?': f'[{name}]', '*': f'[{name} ...]', '+': f'{name} [...]'}.get(str(action.nargs), name)
+
+
+def add_log_format(parser: CommandParser) -> None:
+    """Declare how a command says what it says on stderr, as a rarely used option; every command has it."""
+    group = parser.add_rare_group('messages')
+    group.add_argument('--log-format', choices=LOG_FORMATS, default=TEXT, help='json: what is said on stderr is one JSON '
+                       'object a line, progress with speed and time left included (default: %(default)s)')
 
 
 def add_option_file(parser: argparse.ArgumentParser, default: str | None = None, example: str = '',

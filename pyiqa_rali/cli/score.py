@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pyiqa_rali.scoring.further import Further, IntervalColumns, columns_of, wit
 from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, parse_options, with_fastest_backend
 from pyiqa_rali.scoring.progress import Progress, Totals
 from pyiqa_rali.scoring.score_table import ImageScore, refuse_overwriting
-from pyiqa_rali.scoring.sources import LIST_MARK, STANDARD_INPUT, ImageSources, NamedImages
+from pyiqa_rali.scoring.sources import LIST_MARK, STANDARD_INPUT, ImageSources, NamedImages, count_ahead
 from pyiqa_rali.scoring.tables import FORMATS, file_format, holds_metric, open_table, read_table
 
 
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     label = _label(args, metric, options, reading, further)
     columns = columns_of(further)
     table = open_table(args.out, args.format, label, args.resume, args.retry_failed, columns) if args.out else None
-    totals = _score(args, images, table, metric, reading, further)
+    totals = _score(args, images, table, metric, reading, further, count_ahead(sources))
     totals.repeated, totals.others, totals.empty = sources.repeated, sources.others, sources.empty
     left = table.finish() if table else None
     totals.failed = totals.failed if left is None else left
@@ -159,11 +159,12 @@ def _with_backend(args: argparse.Namespace, metric: Any, options: dict[str, Any]
 
 
 def _score(args: argparse.Namespace, images: Iterable[ImageEntry], table: Any, metric: Any, reading: ReadingOptions,
-           further: Sequence[Further]) -> Totals:
+           further: Sequence[Further], total: Callable[[], int | None]) -> Totals:
     totals = Totals(len(table.finished), table.failed) if table else Totals()
     sizes = suitable_sizes(metric, args.batch_size, args.workers)
     scores = score_files(images, metric, *sizes, skip=table.has if table else None, reading=reading, further=further)
-    with Progress() as progress, table.open() if table else contextlib.nullcontext() as stream:
+    done = len(table.finished) if table else 0
+    with Progress(total=total, done=done) as progress, table.open() if table else contextlib.nullcontext() as stream:
         try:
             for window in scores:
                 if table:

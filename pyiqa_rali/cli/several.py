@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pyiqa_rali.scoring.metrics import OWN_WEIGHTS, parse_options
 from pyiqa_rali.scoring.progress import Progress, Totals
 from pyiqa_rali.scoring.score_table import ImageScore, refuse_overwriting
 from pyiqa_rali.scoring.several import check_names, own_file, own_options, score_with_several
-from pyiqa_rali.scoring.sources import LIST_MARK, STANDARD_INPUT, ImageSources, NamedImages
+from pyiqa_rali.scoring.sources import LIST_MARK, STANDARD_INPUT, ImageSources, NamedImages, count_ahead
 from pyiqa_rali.scoring.tables import open_table
 
 ALONE = ('interval', 'aspects', 'diagnosis')  # columns of one metric, where `score` has these options
@@ -70,14 +70,14 @@ def score_several(args: argparse.Namespace) -> int:
                for each, its in zip(own, options, strict=True)]
     images, many = score._peeked(sources, args)
     jobs = [_job(each, metric, its, many, reading) for each, metric, its in zip(own, metrics, options, strict=True)]
-    _score(args, images, jobs, reading)
+    _score(args, images, jobs, reading, count_ahead(sources))
     for job in jobs:
         job.totals.repeated, job.totals.others, job.totals.empty = sources.repeated, sources.others, sources.empty
         left = job.table.finish() if job.table else None
         job.totals.failed = job.totals.failed if left is None else left
         print(f'{job.args.metric}: ' + '\n'.join(job.totals.lines(job.metric, job.args.out)), file=sys.stderr)
         if job.args.sheet:
-            print(score._sheet(job.args, job.metric, known, reading))
+            print(score._sheet(job.args, job.metric, known, reading, ()))
     return 1 if any(job.totals.failed or job.totals.empty for job in jobs) else 0
 
 
@@ -105,18 +105,20 @@ def _own_arguments(args: argparse.Namespace, name: str) -> argparse.Namespace:
 
 
 def _job(args: argparse.Namespace, metric: Any, options: dict[str, Any], many: bool, reading: ReadingOptions) -> Job:
-    options = score._with_backend(args, metric, options, many)
-    label = score._label(args, metric, options, reading)
+    options = score._with_backend(args, metric, options, many, ())
+    label = score._label(args, metric, options, reading, ())
     table = open_table(args.out, args.format, label, args.resume, args.retry_failed) if args.out else None
     return Job(args, metric, table, Totals(len(table.finished), table.failed) if table else Totals())
 
 
-def _score(args: argparse.Namespace, images: Any, jobs: Sequence[Job], reading: ReadingOptions) -> None:
+def _score(args: argparse.Namespace, images: Any, jobs: Sequence[Job], reading: ReadingOptions,
+           total: Callable[[], int | None]) -> None:
     metrics, tables = [job.metric for job in jobs], [job.table for job in jobs]
     sizes = suitable_sizes(metrics[0], args.batch_size, args.workers)
     skip = (lambda name: all(table.has(name) for table in tables)) if args.out else None
     windows = score_with_several(images, metrics, *sizes, skip=skip, reading=reading)
-    with Progress() as progress, contextlib.ExitStack() as opened:
+    done = min((len(table.finished) for table in tables if table), default=0)
+    with Progress(total=total, done=done) as progress, contextlib.ExitStack() as opened:
         streams = [opened.enter_context(table.open()) if table else None for table in tables]
         try:
             for window in windows:

@@ -57,7 +57,7 @@ def from_hub(source: str, choices: str, revision: str | None = None, files: Sequ
         raise CheckpointError(f'{called}: is not in the cache of the hub, and {endpoint} cannot be reached. What can be '
                               f'done: {choices}.')
     try:
-        return Path(snapshot_download(repository, etag_timeout=10, **wanted)) / subfolder
+        return Path(snapshot_download(repository, etag_timeout=10, endpoint=endpoint, **wanted)) / subfolder
     except Exception as error:  # the client's own classes, and those of whichever transport it uses
         raise CheckpointError(f'{called}: cannot be downloaded from {endpoint}: {error}. What can be done: '
                               f'{choices}.') from error

@@ -68,6 +68,6 @@ def as_tensor(picture: Any, options: ReadingOptions = READING) -> Tensor:
         pixels = read_rgb(picture, options)
     else:
         raise OptionError(f'a picture was given as {type(picture).__name__}; it must be a path, the bytes of a file, a picture '
-                          'of Pillow, or a tensor (N, 3, H, W), RGB in [0, 1]. An array may be RGB or BGR: '
-                          'PIL.Image.fromarray(array) takes an 8-bit RGB array of shape (H, W, 3).')
+                          'of Pillow, or a tensor (N, 3, H, W), RGB in [0, 1]. An array may be RGB or BGR, '
+                          'which its numbers do not tell: pyiqa_rali.from_array(array, "rgb") or "bgr" makes it a picture.')
     return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0) / 255

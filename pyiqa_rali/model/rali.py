@@ -91,6 +91,20 @@ class RALI(MetricNet):
             self._load_pretrained(source, revision, may_be_name=pretrained_model_path is None)
         self.use_backend(backend)
 
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, revision: str | None = None, **options: Any) -> 'RALI':
+        """Return the network of a checkpoint.
+
+        Args:
+            source: 'rali-lite' (embedded), 'rali', a file or folder, or 'owner/name' or 'owner/name:folder' on the hub.
+            revision: branch, tag or commit of a repository: a commit pins the weights.
+            options: of the constructor.
+
+        Raises:
+            CheckpointError, OptionError: as the constructor.
+        """
+        return cls(pretrained=os.fspath(source), revision=revision, **options)
+
     @property
     def backend(self) -> str:
         """What computes scores: 'torch' or 'onnx'."""

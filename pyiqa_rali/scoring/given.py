@@ -18,8 +18,8 @@ KINDS = ('a path or an address, the bytes of a file, a picture of Pillow, an arr
          '[0, 1]')
 
 
-def entries_of(images: Any, channels: str | None = None,
-               fetching: FetchOptions = FETCHING) -> tuple[list[ImageEntry], list[str]]:
+def entries_of(images: Any, channels: str | None = None, fetching: FetchOptions = FETCHING,
+               once: bool = True) -> tuple[list[ImageEntry], list[str]]:
     """Return what is to be read for what a caller gave, and the sources that hold no image.
 
     Args:
@@ -27,6 +27,7 @@ def entries_of(images: Any, channels: str | None = None,
             pictures in memory, which are called `images[3]` by their place.
         channels: order of the colours of arrays; see `arrays.from_array`.
         fetching: how addresses are tried.
+        once: leave out images that are named again, where only words are given.
 
     Raises:
         FileNotFoundError: nothing of what is named exists.
@@ -38,7 +39,7 @@ def entries_of(images: Any, channels: str | None = None,
     if not several:
         raise OptionError('images: the list is empty; give image files, folders, globs, tar shards, or pictures.')
     if all(isinstance(each, str | os.PathLike) for each in several):
-        sources = ImageSources([os.fspath(each) for each in several], fetching=fetching)
+        sources = ImageSources([os.fspath(each) for each in several], once, fetching=fetching)
         return list(sources), sources.empty
     found: list[ImageEntry] = []
     empty: list[str] = []

@@ -4,11 +4,11 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyiqa_rali.core.errors import some
-from pyiqa_rali.core.messages import progress_bar
+from pyiqa_rali.core.messages import log_progress, progress_bar
 from pyiqa_rali.scoring.further import UNLIKE
 from pyiqa_rali.scoring.score_table import ImageScore
 from pyiqa_rali.scoring.shards import is_shard
@@ -24,10 +24,12 @@ class Progress:
 
     Args:
         name: of what is going on.
+        total: returns how many images there are in all, once that is known; None before, or never.
+        done: how many of them an earlier run has done.
     """
 
-    def __init__(self, name: str = 'score'):
-        self._name = name
+    def __init__(self, name: str = 'score', total: Callable[[], int | None] = lambda: None, done: int = 0):
+        self._name, self._total, self._done = name, total, done
         self._on_terminal = sys.stderr.isatty()
         self._bar = progress_bar(unit=' images', desc=name, disable=not self._on_terminal, file=sys.stderr)
         self._start = self._told = time.monotonic()
@@ -44,6 +46,12 @@ class Progress:
         """Images per second since the start."""
         return self.count / max(time.monotonic() - self._start, 1e-9)
 
+    @property
+    def left(self) -> int | None:
+        """How many images this run has to do, from its beginning to its end; None where that is not known (yet)."""
+        total = self._total()
+        return None if total is None else max(total - self._done, self.count)
+
     def add(self, scores: list[ImageScore]) -> None:
         """Show that these images are done."""
         self.advance(len(scores), sum(bool(each.error) for each in scores))
@@ -52,12 +60,15 @@ class Progress:
         """Show that so many images are done, and how many of them have no score."""
         self.count += images
         self.failed += failed
+        if self._bar.total is None and (total := self.left) is not None:
+            self._bar.total = total  # from now on the bar shows the time left
         if self.failed and self._on_terminal:
             self._bar.set_postfix_str(f'{self.failed} without a score', refresh=False)
         self._bar.update(images)
         if not self._on_terminal and time.monotonic() - self._told > SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()
-            logger.info('%s: %d images, %.1f images/s, %d without a score', self._name, self.count, self.rate, self.failed)
+            log_progress(logger, self._name, self.count, self.left, self._told - self._start, 'image',
+                         told=f'{self.failed} without a score')
 
     def clear(self) -> None:
         """Make room for a line on the screen."""

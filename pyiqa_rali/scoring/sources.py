@@ -1,13 +1,15 @@
 """From command-line words to images: files, folders, globs, braces, lists, shards, tables of pictures, and addresses."""
 
+import contextlib
 import glob
 import itertools
 import math
 import os
 import re
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -258,6 +260,44 @@ class ImageSources:
             yield address
         self.others += others
         self._tell_if_empty(shown(address), count)
+
+
+def count_ahead(sources: 'ImageSources | NamedImages') -> Callable[[], int | None]:
+    """Return what tells how many images the sources have, once a thread beside the work has counted them.
+
+    It tells nothing where the names can be read only once, cost requests, or stand for files with an unknown number of images.
+
+    Args:
+        sources: as yet untouched or not.
+    """
+    if isinstance(sources, NamedImages):
+        known = len(sources.paths)
+        return lambda: known
+    words = list(sources._words)
+    found: list[int] = []
+    countable = all(word != STANDARD_INPUT and not is_address(word.removeprefix(LIST_MARK))
+                    and (not word.startswith(LIST_MARK) or os.path.exists(word) or os.path.isfile(word[len(LIST_MARK):]))
+                    for word in words)
+
+    def count() -> None:
+        with contextlib.suppress(OSError, DataError, OptionError):  # the work itself reports them
+            number = 0
+            for file in ImageSources(words, once=False, seen=_Forgetful()).files():
+                if file.holds_several or is_address(file.path):
+                    return
+                number += 1
+            found.append(number)
+
+    if countable:
+        threading.Thread(target=count, daemon=True).start()
+    return lambda: found[0] if found else None
+
+
+class _Forgetful(set[str]):
+    """A set that stays empty: counting needs no memory."""
+
+    def add(self, name: str) -> None:
+        """Add nothing."""
 
 
 def _holds_images(path: str) -> bool:

@@ -61,7 +61,7 @@ class ReasoningModel:
 
 def load_vlm(source: str | os.PathLike, dtype: str = 'auto', attn_implementation: str | None = None,
              device_map: str | dict | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
-             merge: bool = False) -> ReasoningModel:
+             merge: bool = False, revision: str | None = None) -> ReasoningModel:
     """Load a model for scoring or training.
 
     Args:
@@ -72,13 +72,14 @@ def load_vlm(source: str | os.PathLike, dtype: str = 'auto', attn_implementation
         min_pixels: pictures with less are enlarged; None leaves the processor's bound.
         max_pixels: pictures with more are scaled down, which bounds the number of image tokens.
         merge: fold an adapter's weights into the model.
+        revision: branch, tag or commit of a hub repository.
 
     Raises:
         CheckpointError: it cannot be found, or is not an image-text-to-text model.
-        OptionError: dtype or pixel bounds cannot be used.
+        OptionError: dtype or pixel bounds cannot be used, or a revision is given for a folder.
     """
     _check_dtype(dtype)
-    folder = locate_vlm(source)
+    folder = locate_vlm(source, revision)
     base = adapter_base(folder)
     options = {'dtype': dtype, 'attn_implementation': attn_implementation, 'device_map': device_map}
     model = _load(base, {key: value for key, value in options.items() if value is not None})
@@ -103,21 +104,29 @@ def _check_dtype(dtype: str) -> None:
         raise OptionError(f'dtype: "{dtype}" is not one of {", ".join(DTYPES)}.')
 
 
-def locate_vlm(source: str | os.PathLike) -> Path:
+def locate_vlm(source: str | os.PathLike, revision: str | None = None) -> Path:
     """Return the folder of a model.
+
+    Args:
+        source: a folder, or a hub repository.
+        revision: branch, tag or commit of a repository; None means the main branch.
 
     Raises:
         CheckpointError: there is no such folder, and the hub does not provide it.
+        OptionError: a revision is given for a folder.
     """
     path = Path(source).expanduser().absolute()  # adapters record where the model below them is
     if path.is_dir():
+        if revision is not None:
+            raise OptionError(f'revision: {revision} is only for a repository on the hub; {source} is on this machine. Leave '
+                              'it out.')
         if not (path / 'config.json').exists() and not (path / ADAPTER_FILE).exists():
             raise CheckpointError(f'{path}: is not a model folder: it has neither config.json nor {ADAPTER_FILE}.')
         return path
     if path.exists() or str(source).startswith(('.', '/', '~')) or str(source).count('/') != 1:
         raise CheckpointError(f'{source}: is not a folder. Give the folder of a vision-language model, or a hub repository as '
                               'owner/name or owner/name:folder.')
-    return from_hub(str(source), CHOICES, is_whole=_is_whole)
+    return from_hub(str(source), CHOICES, revision, is_whole=_is_whole)
 
 
 def cached_vlm(source: str | os.PathLike) -> Path | None:

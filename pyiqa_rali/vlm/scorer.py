@@ -85,6 +85,7 @@ class ReasoningScorer(MetricNet):
         release: which published model it is, a key of `decoding.RELEASES`.
         upright: turn pictures that are given as files or by Pillow as their EXIF orientation says.
         pixel_limit: refuse such pictures with more pixels than this.
+        revision: branch, tag or commit, for a model from the hub.
 
     Raises:
         CheckpointError: the model cannot be found or loaded.
@@ -99,7 +100,7 @@ class ReasoningScorer(MetricNet):
                  score_prompt: str | None = None, system_prompt: str | None = None,
                  prompts: str | os.PathLike | None = None, rating_range: Sequence[float] | None = None,
                  mos_range: Sequence[float] | None = None, lower_better: bool | None = None, release: str | None = None,
-                 upright: bool = True, pixel_limit: int = PIXEL_LIMIT):
+                 upright: bool = True, pixel_limit: int = PIXEL_LIMIT, revision: str | None = None):
         super().__init__()
         self.reading = ReadingOptions(upright, pixel_limit)
         check_choice('mode', mode, MODES)
@@ -120,13 +121,27 @@ class ReasoningScorer(MetricNet):
         given_of_card(prompts, **own)  # before gigabytes are looked for
         from pyiqa_rali.vlm.loading import ReasoningModel, load_vlm
         if not isinstance(source, ReasoningModel):  # a model that is passed in may be in training
-            source = load_vlm(source, dtype, attn_implementation, device_map, min_pixels, max_pixels)
+            source = load_vlm(source, dtype, attn_implementation, device_map, min_pixels, max_pixels, revision=revision)
             source.model.requires_grad_(False)  # no gradient passes through a text
         self._reasoner = _Hidden(source)
         self.model = self.reasoner.model
         self.card = card_for(source.card, source.folder, prompts, release, **own)
         self.scale = _scale(mos_range, lower_better)
         self.failures = 0
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, revision: str | None = None, **options: Any) -> 'ReasoningScorer':
+        """Return the scorer of a folder, or of a repository on the hub.
+
+        Args:
+            source: a folder, 'owner/name' or 'owner/name:folder'.
+            revision: branch, tag or commit of a repository: a commit pins the weights.
+            options: of the constructor.
+
+        Raises:
+            CheckpointError, OptionError: as the constructor.
+        """
+        return cls(pretrained_model_path=source, revision=revision, **options)
 
     @property
     def reasoner(self) -> Any:

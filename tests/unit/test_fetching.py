@@ -20,7 +20,7 @@ from pyiqa_rali.scoring.entries import read_entry
 from pyiqa_rali.scoring.sources import ImageSources
 from tests.stand_ins import Bucket, Files, busy, cut, dripping, running, silent
 
-QUICK = FetchOptions(timeout=5, retries=2)
+QUICK = FetchOptions(timeout=30, retries=2)
 SECRET = 'wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY'
 
 
@@ -256,7 +256,7 @@ def test_s3_with_the_wrong_key_gives_reasons_without_it(bucket, monkeypatch):
     bucket.key = 'somebody-else'
     for entry in entries('s3://photos/set/a.png', 's3://photos/set/*.png'):
         with pytest.raises(UnreadableImage) as caught:
-            read_entry(entry, ReadingOptions(fetching=FetchOptions(5, 0)))
+            read_entry(entry, ReadingOptions(fetching=FetchOptions(30, 0)))
         assert 'fetched' in caught.value.reason or 'listed' in caught.value.reason
         assert SECRET not in str(caught.value) and 'readers-key' not in str(caught.value)
 

@@ -176,7 +176,7 @@ def mixed(tmp_path, monkeypatch):
         yield write_table(tmp_path / 's.csv', [*((name, 4.0) for name in kept), ('p.parquet::0', 1.0)])
 
 
-QUICK = ReadingOptions(fetching=FetchOptions(5, 0))
+QUICK = ReadingOptions(fetching=FetchOptions(60, 0))
 
 
 def test_copies_come_from_shards_tables_and_addresses(mixed, tmp_path):
