@@ -85,7 +85,7 @@ def _refuse_options_of_one(args: argparse.Namespace) -> None:
     for name in ALONE:
         if getattr(args, name, None):
             raise OptionError(f'--{name}: adds columns for one metric; give one -m with it.')
-    if getattr(args, 'engine', None) not in (None, 'process', 'local', 'own', 'torch'):
+    if getattr(args, 'engine', None) == 'ray':
         raise OptionError(f'--engine: {args.engine} scores with one metric at a time; give one -m with it.')
     taking = [name for name in args.metric if _takes_weights(name)]
     if args.weights and len(taking) != 1:

@@ -30,10 +30,6 @@ class ImageQuality(Metric):
         metric_options: of the metric's architecture, such as {'precision': 'bf16'}, for a metric by name.
         kwargs: of `torchmetrics.Metric`, such as `dist_sync_on_step`.
 
-    Attributes:
-        higher_is_better: whether high scores mean good quality.
-        score_range: the range of the scores, as pyiqa writes it.
-
     Raises:
         OptionError: the metric or the reduction cannot be used.
         CheckpointError: the weights cannot be loaded.
@@ -60,13 +56,21 @@ class ImageQuality(Metric):
             raise OptionError('weights, metric_options: go with the name of a metric; this metric is made already.')
         self.metric = make_metric(metric, weights, 'cpu', metric_options) if isinstance(metric, str) else metric
         self.reduction = reduction
-        self.higher_is_better = not self.metric.lower_better
-        self.score_range = str(self.metric.score_range)
         if reduction == 'mean':
             self.add_state('total', torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx='sum')
             self.add_state('count', torch.tensor(0), dist_reduce_fx='sum')
         else:
             self.add_state('scores', [], dist_reduce_fx='cat')
+
+    @property
+    def higher_is_better(self) -> bool:  # type: ignore[override]  # theirs is a constant of the class
+        """Whether high scores mean good quality."""
+        return not self.metric.lower_better
+
+    @property
+    def score_range(self) -> str:
+        """The range of the scores, as pyiqa writes it."""
+        return str(self.metric.score_range)
 
     def update(self, images: Tensor | Sequence[Tensor]) -> None:
         """Score pictures.

@@ -2,7 +2,6 @@ import json
 import logging
 import sys
 import time
-import warnings
 
 import numpy as np
 import pytest
@@ -31,7 +30,6 @@ def test_everything_on_stderr_is_json(capfd):
         print('a line\nand another', file=sys.stderr)
         sys.stderr.write('bar 1%\rbar 50%\rbar 100%\n')
         sys.stderr.write('no end')
-        warnings.warn('a warning', stacklevel=1)
         for _ in progress_bar(range(5), desc='align', unit='step'):
             pass
         print('a result')
@@ -41,7 +39,7 @@ def test_everything_on_stderr_is_json(capfd):
     assert out == 'a result\n'
     found = [json.loads(line) for line in err.splitlines()]
     told = [each['message'] for each in found]
-    assert told[:4] == ['a message', 'a line', 'and another', 'bar 100%'] and any('a warning' in each for each in told)
+    assert told[:4] == ['a message', 'a line', 'and another', 'bar 100%']
     assert found[0]['logger'] == 'pyiqa_rali.somewhere' and found[0]['level'] == 'info'
     assert time.strptime(found[0]['time'][:19], '%Y-%m-%dT%H:%M:%S')
     progress = [each['progress'] for each in found if 'progress' in each]
