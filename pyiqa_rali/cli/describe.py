@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     """
     check_positive(args, 'num_samples')
     settings = model_settings(args)
-    reading, sources = reading_settings(args), ImageSources(args.images, once=False)
+    reading = reading_settings(args)
+    sources = ImageSources(args.images, once=False, fetching=reading.fetching)
     if args.mode == 'release' and settings.release and args.max_new_tokens is None:
         settings.max_new_tokens = RELEASES[settings.release].max_new_tokens
     net = settings.scorer(args.mode, args.num_samples)

@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     from pyiqa_rali.scoring.explaining import explain_entries, make_explainer
     from pyiqa_rali.scoring.sources import ImageSources
     check_counts(args.num_texts, args.num_basis)
-    reading, sources = reading_settings(args), ImageSources(args.images, once=False)
+    reading = reading_settings(args)
+    sources = ImageSources(args.images, once=False, fetching=reading.fetching)
     metric = make_explainer(args.metric, args.weights, args.device)
     names, count, failed = FigureNames(args.out) if args.out else None, 0, 0
     for explained, pixels in explain_entries(metric, sources, args.num_texts, args.num_basis, reading, args.map):

@@ -25,9 +25,8 @@ from pyiqa_rali.scoring.tables import FORMATS, file_format, holds_metric, open_t
 
 def add_arguments(parser: CommandParser) -> None:
     """Declare the arguments."""
-    parser.add_argument('images', nargs='*', metavar='PATH', help='image, folder (all images below it), quoted glob, tar shard '
-                        '(.tar, .tar.gz, .tgz), Parquet or Arrow file, address of these, @FILE (a list), - (a list from '
-                        'standard input)')
+    parser.add_argument('images', nargs='*', metavar='PATH', help='image, folder (all images below it), quoted glob, tar '
+                        'shard, Parquet or Arrow file, address of these, @FILE (a list), - (a list from stdin)')
     parser.add_argument('--opt', metavar='FILE', help="score the images of an option file's data set")
     parser.add_argument('--dataset', default='test', metavar='SECTION', help='which of its data sets (default: test)')
     parser.add_argument('-m', '--metric', action='append', metavar='NAME', help='rali-lite, rali, or any other no-reference '
@@ -41,7 +40,7 @@ def add_arguments(parser: CommandParser) -> None:
     group.add_argument('--sheet', metavar='PNG', help='draw pictures from the worst score to the best')
     group.add_argument('--resume', action='store_true', help='continue --out, skipping the images already in it')
     group.add_argument('--retry-failed', action='store_true', help='like --resume, and try those again that have no score')
-    group = parser.add_argument_group('speed')
+    group = parser.add_rare_group('speed')
     group.add_argument('--batch-size', type=int, metavar='N',
                        help=f'images in one pass, in each process (default: {BATCH_SIZE}, on a GPU {GPU_BATCH_SIZE})')
     group.add_argument('--workers', type=int, metavar='N', help='processes that read and, on the CPU, score (default: 0 on the '
@@ -61,13 +60,11 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali score folder/ --out scores.csv', 'a table; --resume continues it'),
         ('pyiqa-rali score folder/ --interval 90 --out s.csv', 'with columns low, high and unlike'),
         ('pyiqa-rali score "data/**/*.jpg" --out scores.parquet', 'quoted; ** goes into folders'),
-        ('pyiqa-rali score "shard-{000000..000099}.tar" --out s.csv', 'images are named shard.tar::member'),
+        ('pyiqa-rali score "s3://bucket/{000..099}.tar" --out s.csv', 'images are named 000.tar::member'),
         ('find . -name "*.png" | pyiqa-rali score - --out s.jsonl', 'a list, one path per line'),
         ('pyiqa-rali score folder/ -m rali-lite -m piqe --out s.csv', 's.rali-lite.csv and s.piqe.csv'),
-        ('pyiqa-rali score s3://bucket/photos/ --out s.csv', 'also gs, az, hf; @https://host/list.txt'),
         ('pyiqa-rali score --opt options/demo.yml --out s.csv --sheet s.png', ''),
-        notes='An image without a score has a line with the reason; then the exit status is 1. While Parquet is written, '
-              'lines are in the folder OUT.parts until the end.')
+        notes='An image without a score has a line with the reason; then the exit status is 1.')
 
 
 def run(args: argparse.Namespace) -> int:

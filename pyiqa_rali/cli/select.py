@@ -38,7 +38,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_reading_settings(parser)
     parser.add_examples(
         ('pyiqa-rali select scores.csv --above 3.5 --list good.txt', ''),
-        ('pyiqa-rali select scores.csv --best 10% --sheet bar.png', 'look at the bar before anything is copied'),
+        ('pyiqa-rali select scores.csv --best 10% --sheet bar.png', 'look at the bar first'),
         ('pyiqa-rali select scores.csv --above 3.5 --surely --copies good/', 'the interval clears the bar'),
         ('pyiqa-rali select scores.parquet --worst 5% --links bad/', ''),
         ('pyiqa-rali select s.parquet --above 3.5 --shards good/', 'captions come along'),

@@ -23,7 +23,7 @@ PACKAGE = Path(pyiqa_rali.__file__).parent
 
 
 def first_lines():
-    files = [path for path in (PACKAGE / 'cli').glob('*.py') if path.stem not in ('__init__', 'arguments')]
+    files = [path for path in (PACKAGE / 'cli').glob('*.py') if path.stem not in ('__init__', 'arguments', 'cluster', 'several')]
     return {path.stem: ast.get_docstring(ast.parse(path.read_text())).splitlines()[0] for path in files}
 
 
@@ -78,7 +78,8 @@ def test_every_help_fits_a_screen_and_ends_with_examples(name, monkeypatch):
     monkeypatch.setenv('COLUMNS', '100')
     parser = parsers()[name]
     lines = parser.format_help().splitlines()
-    assert len(lines) <= 40 and max(map(len, lines)) <= 100, '\n'.join(lines)
+    most = 50 if name == 'pyiqa-rali' else 40  # that one has a line for each command
+    assert len(lines) <= most and max(map(len, lines)) <= 100, '\n'.join(lines)
     assert lines[0].startswith(f'usage: {parser.prog}') and 'examples:' in lines
     for action in parser._actions:  # an option that few need is named, and --help-all explains it
         if action.option_strings and action.help != argparse.SUPPRESS:
