@@ -23,7 +23,8 @@ PACKAGE = Path(pyiqa_rali.__file__).parent
 
 
 def first_lines():
-    files = [path for path in (PACKAGE / 'cli').glob('*.py') if path.stem not in ('__init__', 'arguments', 'cluster', 'several')]
+    shared = ('__init__', 'arguments', 'cluster', 'several')
+    files = [path for path in (PACKAGE / 'cli').glob('*.py') if path.stem not in shared]
     return {path.stem: ast.get_docstring(ast.parse(path.read_text())).splitlines()[0] for path in files}
 
 
