@@ -18,6 +18,7 @@ COMMANDS = {
     'use': ('use', 'Make your own export the default weights of the metric "rali".'),
     'explain': ('explain', 'Explain scores: nearest texts, distortions, basis, uncertainty.'),
     'calibrate': ('calibrate', 'Calibrate intervals around the scores of a checkpoint.'),
+    'app': ('app', 'Open a page in the browser that scores pictures and says why.'),
     'add-bank': ('add_bank', 'Add a text bank to a checkpoint, so that it can explain its scores.'),
     'add-diagnosis': ('add_diagnosis', 'Add votes, levels and aspects, fitted on training pictures, to a checkpoint.'),
     'evaluate-explanations': ('evaluate_explanations', 'Measure explanations on pictures whose distortions are known.'),

@@ -105,8 +105,22 @@ def explain(image_encoder: nn.Module, scorer: BasisScorer, bank: TextBank | None
     """Return an explanation of each picture's score (see `RALI.explain`, which calls this)."""
     if bank is None:
         raise CheckpointError(NO_BANK)
+    check_counts(num_texts, num_basis)  # before the encoder's work
+    return explain_features(image_encoder(images), scorer, bank, num_texts, num_basis, diagnosis)
+
+
+@torch.no_grad()
+def explain_features(image_features: Tensor, scorer: BasisScorer, bank: TextBank | None, num_texts: int = NUM_TEXTS,
+                     num_basis: int = NUM_BASIS, diagnosis: Diagnosis | None = None) -> list[Explanation]:
+    """Return an explanation of each score, from the image features (N, C) that it comes from.
+
+    Raises:
+        CheckpointError: there is no text bank.
+        OptionError: a number below 1.
+    """
+    if bank is None:
+        raise CheckpointError(NO_BANK)
     check_counts(num_texts, num_basis)
-    image_features = image_encoder(images)
     compressed = scorer.compress(image_features)
     weights, scores = scorer.weights(compressed), scorer.score_compressed(compressed).squeeze(-1)
     cosines = bank.cosines(image_features)

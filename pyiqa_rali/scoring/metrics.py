@@ -29,11 +29,7 @@ def make_metric(name: str, weights: str | None, device: str | None, options: dic
     import pyiqa
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
     bound_primitive_cache()
-    known = pyiqa.list_models(metric_mode='NR')
-    if name not in known:
-        reason = 'compares with a reference image' if name in DEFAULT_CONFIGS else 'is not known to pyiqa'
-        raise OptionError(f'--metric: "{name}" {reason}; give a no-reference metric such as rali-lite.'
-                          f'{did_you_mean(name, known)} All of them: pyiqa -ls')
+    check_no_reference(name)
     arch = DEFAULT_CONFIGS[name]['metric_opts']['type']
     if weights and arch not in OWN_WEIGHTS:
         raise OptionError(f'--weights: "{name}" is not a metric of pyiqa_rali; only these take weights. Leave -m out.')
@@ -49,6 +45,17 @@ def make_metric(name: str, weights: str | None, device: str | None, options: dic
             raise
         _refuse_unknown_options(name, arch, options)
         raise OptionError(f'--metric-opt: {name} cannot be made with {_text(options)}: {first_line(error)}') from error
+
+
+def check_no_reference(name: str) -> None:
+    """Raise OptionError for what is not the name of a no-reference metric that pyiqa knows."""
+    import pyiqa
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+    known = pyiqa.list_models(metric_mode='NR')
+    if name not in known:
+        reason = 'compares with a reference image' if name in DEFAULT_CONFIGS else 'is not known to pyiqa'
+        raise OptionError(f'--metric: "{name}" {reason}; give a no-reference metric such as rali-lite.'
+                          f'{did_you_mean(name, known)} All of them: pyiqa -ls')
 
 
 def with_fastest_backend(metric: Any, options: dict[str, Any], may_export: bool) -> dict[str, Any]:
