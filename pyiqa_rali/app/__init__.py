@@ -1,5 +1,5 @@
 """A page in the browser, on this computer: `pyiqa-rali app`.
 
-Gradio serves it and checks what its functions are asked; the page itself is ours (page.html, page.css, page.js), because Gradio's own
-loads scripts and fonts from elsewhere and cannot take a folder that is dropped on it.
+Gradio serves it and calls its functions. The page itself is ours (page.html, page.css, page.js): what Gradio 6.31 draws takes
+no folder that is dropped on it, and some of its parts load fonts and scripts from elsewhere.
 """

@@ -1,8 +1,8 @@
 """What stands before the server: only the page's own addresses, only from the page itself, only bodies of a permitted size.
 
 Gradio serves more than the page needs: files of a cache, a proxy, its own documentation. None of it can be reached. A page of
-another site that the user has open cannot ask this server either: a browser tells where a request comes from (Origin), and a name
-that somebody points at this computer (DNS rebinding) is none that the server answers to (Host).
+another site that the user has open cannot ask this server either: a browser tells where a request comes from (Origin), and the
+server does not answer to a name that somebody points at this computer (Host; DNS rebinding).
 """
 
 import ipaddress
@@ -25,8 +25,8 @@ UPLOAD = '/pictures'
 LARGEST_CALL = 1 << 18  # bytes; a call holds names and numbers
 LOOPBACK = ('localhost', '127.0.0.1', '::1')
 HEADERS = {
-    'content-security-policy': "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-                               "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    'content-security-policy': "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+                               "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     'cross-origin-resource-policy': 'same-origin', 'cross-origin-opener-policy': 'same-origin',
     'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer', 'cache-control': 'no-store',
 }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 OFFERED = ('rali-lite', 'rali-lite-v1', 'piqe')  # without the network
 TEXTS, PARTS = 4, 6  # nearest texts and basis vectors that are shown
+LEAST_SHARE = 0.01  # of a vote that is shown
 DIGITS = 5
 
 
@@ -176,16 +177,19 @@ class RaliMetric(PageMetric):
         if self.net.bank is None:
             return {}
         found = explain_features(features, self.net.scorer, self.net.bank, TEXTS, PARTS, self.net.diagnosis)[0]
-        aspects = [{'label': name.replace('_', ' '), 'value': _short(value)} for name, value in found.aspects.items()]
-        return {**({'aspects': aspects} if aspects else {}),
-'spread': _short(found.uncertainty),
-                'votes': [{'label': label_of(vote.distortion), 'share': _short(vote.share), 'level': _short(vote.level)}
-                          for vote in found.votes if vote.share >= 0.01],
-                'texts': [{'text': near.text, 'cosine': _short(near.cosine)} for near in found.texts],
-                'basis': {'weights': [_short(weight) for weight in found.weights],
-                          'scores': [_short(score) for score in found.basis_scores],
-                          'parts': [{'weight': _short(part.weight), 'score': _short(part.basis_score), 'text': part.text}
-                                    for part in found.basis]}}
+        why = {
+            'spread': _short(found.uncertainty),
+            'votes': [{'label': label_of(vote.distortion), 'share': _short(vote.share), 'level': _short(vote.level)}
+                      for vote in found.votes if vote.share >= LEAST_SHARE],
+            'texts': [{'text': near.text, 'cosine': _short(near.cosine)} for near in found.texts],
+            'basis': {'weights': [_short(weight) for weight in found.weights],
+                      'scores': [_short(score) for score in found.basis_scores],
+                      'parts': [{'weight': _short(part.weight), 'score': _short(part.basis_score), 'text': part.text}
+                                for part in found.basis]}}
+        if found.aspects:
+            why['aspects'] = [{'label': name.replace('_', ' '), 'value': _short(value)}
+                              for name, value in found.aspects.items()]
+        return why
 
 
 def load_metric(choice: Choice, device: str | None) -> PageMetric:

@@ -194,8 +194,8 @@ def _add_pages(server: Any, albums: Albums) -> None:
     from fastapi.responses import JSONResponse, Response
     from starlette.concurrency import run_in_threadpool
 
-    def answer(content: bytes, kind: str, status: int = 200, **headers: str) -> Any:
-        return Response(content, status, headers, kind)
+    def answer(content: bytes, kind: str, headers: dict[str, str] | None = None) -> Any:
+        return Response(content, 200, headers, kind)
 
     @server.get('/')
     def page() -> Any:
@@ -225,7 +225,7 @@ def _add_pages(server: Any, albums: Albums) -> None:
     @server.get('/scores.csv')
     def table(album: str = '') -> Any:
         return answer(scores_csv(albums.pictures(album)), 'text/csv; charset=utf-8',
-                      **{'content-disposition': 'attachment; filename="scores.csv"'})
+                      {'content-disposition': 'attachment; filename="scores.csv"'})
 
     @server.post('/pictures')
     async def upload(request: Request, album: str, name: str) -> Any:

@@ -94,8 +94,8 @@ def as_text(found: Waits) -> str:
     answers = found.answers
     return (f'page {found.page:.2f} s, first score {found.first_score:.2f} s after the command (promised: {FIRST_SCORE:g} s); '
             f'computed {found.cpu:.2f} s of them\n'
-            f'slider: median {1000 * statistics.median(answers):.0f} ms, 95 of 100 within {1000 * found.slow_answer:.0f} ms, longest '
-            f'{1000 * max(answers):.0f} ms of {len(answers)} (promised: {1000 * SLIDER:.0f} ms)')
+            f'slider, {len(answers)} answers: median {1000 * statistics.median(answers):.0f} ms, 95 of 100 within '
+            f'{1000 * found.slow_answer:.0f} ms, longest {1000 * max(answers):.0f} ms (promised: {1000 * SLIDER:.0f} ms)')
 
 
 class _Asker:

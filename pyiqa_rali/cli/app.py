@@ -20,7 +20,7 @@ def add_arguments(parser: CommandParser) -> None:
     limits = parser.add_rare_group('limits')
     limits.add_argument('--max-file-mb', type=int, default=64, metavar='N', help='of one file (default: %(default)s)')
     limits.add_argument('--max-pictures', type=int, default=1000, metavar='N', help='of one page (default: %(default)s)')
-    limits.add_argument('--memory-mb', type=int, default=2048, metavar='N', help='of the files of all pages (default: %(default)s)')
+    limits.add_argument('--memory-mb', type=int, default=2048, metavar='N', help='of all files (default: %(default)s)')
     add_reading_settings(parser)
     more = parser.add_rare_group('measuring')
     more.add_argument('--measure', action='store_true', help='measure the time from the command to the first score, and how '

@@ -18,7 +18,9 @@ def page(report: Report) -> str:
     facts = ''.join(f'<p class="facts">{escape(fact)}</p>' for fact in report.facts)
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(report.title)}</title>'
-            f'<link rel="icon" href="data:,"><style>{_asset("palette.css", "figures")}{_asset("page.css")}</style></head><body>\n<div class="layout">'
+            f'<link rel="icon" href="data:,"><style>{_asset("palette.css", "figures")}{_asset("page.css")}</style></head>'
+            '<body>\n'
+            f'<div class="layout">'
             f'<header><h1>{escape(report.title)}</h1>{facts}</header>\n{_contents(sections)}\n<main>\n'
             + '\n'.join(_section(anchor, section, 2) for anchor, section in sections)
             + f'\n</main></div><div id="peek" aria-hidden="true"></div><script>{_asset("page.js")}</script></body></html>\n')

@@ -27,6 +27,8 @@ from tests.integration.test_report import browser, luminance
 
 pytestmark = pytest.mark.slow
 
+CONTROLS = ('button', 'slider', 'combobox', 'checkbox', 'link', 'tab', 'listbox', 'textbox', 'dialog', 'progressbar', 'img',
+            'image')
 METRICS = ('rali-lite', 'rali-lite-v1')
 PATIENCE = 180_000  # milliseconds; other programs may be busy
 
@@ -34,7 +36,8 @@ PATIENCE = 180_000  # milliseconds; other programs may be busy
 @pytest.fixture(scope='module')
 def url() -> Iterator[str]:
     """The address of a page with small limits."""
-    server, address = launch(PageMetrics(choices(METRICS, None), 'cpu'), Albums(Limits(file_mb=1, pictures=30)), Address(port=0))
+    albums = Albums(Limits(file_mb=1, pictures=30))
+    server, address = launch(PageMetrics(choices(METRICS, None), 'cpu'), albums, Address(port=0))
     yield address
     server.get_blocks().close(verbose=False)
 
@@ -44,7 +47,8 @@ def folder(tmp_path_factory) -> Path:
     """Pictures of falling quality, one in a folder below, one that is broken, and a file that is none."""
     folder = tmp_path_factory.mktemp('pictures') / 'holiday'
     (folder / 'more').mkdir(parents=True)
-    clear = np.asarray(Image.fromarray(astronaut()).crop((100, 0, 356, 192)).resize((128, 96), Image.Resampling.LANCZOS)).astype(float)
+    face = Image.fromarray(astronaut()).crop((100, 0, 356, 192)).resize((128, 96), Image.Resampling.LANCZOS)
+    clear = np.asarray(face).astype(float)
     rng = np.random.default_rng(0)
     for name, noise in (('a.png', 0), ('b <i>&.png', 25), ('more/c.png', 70)):
         pixels = np.clip(clear + rng.normal(0, 1, (96, 128, 3)) * noise, 0, 255).astype(np.uint8)
@@ -88,8 +92,8 @@ FORMS = ('/{}', '/gradio_api/file={}', '/gradio_api/file/{}', '/file={}', '/stat
          '/custom_component/x/client/component/{}', '/gradio_api/custom_component/x/client/component/{}', '/svelte/{}',
          '/pictures/x/{}/thumb', '/pictures/x/y/{}', '/gradio_api/proxy=file://{}', '/gradio_api/proxy=http://127.0.0.1{}',
          '/gradio_api/stream/x/{}', '/gradio_api/upload_progress?upload_id={}', '/gradio_api/component_server/{}')
-WAYS = ('{}', '../{}', '../../../../../../..{}', '..%2f..%2f..%2f..%2f..%2f..{}', '%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e{}', '%252e%252e{}',
-        '....//....//....//..{}', '..\\..\\..\\..{}', '/{}', './/..//..//..//..//..{}', '{}%00.png', 'file://{}')
+WAYS = ('{}', '../{}', '../../../../../../..{}', '..%2f..%2f..%2f..%2f..%2f..{}', '%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e{}',
+        '%252e%252e{}', '....//....//....//..{}', '..\\..\\..\\..{}', '/{}', './/..//..//..//..//..{}', '{}%00.png', 'file://{}')
 
 
 def test_no_file_of_the_server_can_be_read(url):
@@ -119,15 +123,16 @@ def test_a_value_that_names_a_file_is_a_value(url, tmp_path):
 def test_other_sites_and_other_names_are_refused(url):
     body = json.dumps({'data': ['']}).encode()
     own = url.rstrip('/')
-    for headers, status in (({'origin': own}, 200), ({'origin': 'http://example.com'}, 403), ({'sec-fetch-site': 'cross-site'}, 403),
-                            ({'host': 'rebound.example'}, 403)):
+    for headers, status in (({'origin': own}, 200), ({'origin': 'http://example.com'}, 403),
+                            ({'sec-fetch-site': 'cross-site'}, 403), ({'host': 'rebound.example'}, 403)):
         assert request(url, 'POST', '/gradio_api/run/start', body, {'content-type': 'application/json', **headers})[0] == status
     assert request(url, 'OPTIONS', '/gradio_api/run/start', b'', {'origin': 'http://example.com',
                                                                   'access-control-request-method': 'POST'})[0] in (403, 404)
 
 
 def test_the_page_and_its_parts_come_with_a_policy_that_allows_nothing_from_elsewhere(url):
-    for path, kind in (('/', 'text/html'), ('/page.css', 'text/css'), ('/page.js', 'text/javascript'), ('/icon.svg', 'image/svg+xml')):
+    for path, kind in (('/', 'text/html'), ('/page.css', 'text/css'), ('/page.js', 'text/javascript'),
+                       ('/icon.svg', 'image/svg+xml')):
         status, body, headers = request(url, 'GET', path)
         assert status == 200 and headers['content-type'].startswith(kind)
         assert headers['content-security-policy'].startswith("default-src 'none'; script-src 'self'")
@@ -187,9 +192,9 @@ def test_many_at_once_get_the_scores_that_they_get_alone(url, folder):
 
 
 def test_the_command_listens_on_this_computer_alone_and_ends_with_a_signal(tmp_path):
-    process = subprocess.Popen([sys.executable, '-m', 'pyiqa_rali', 'app', '--port', '0'], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, cwd=tmp_path, env={**os.environ, 'GRADIO_SERVER_NAME': '0.0.0.0', 'GRADIO_SHARE': 'True',
-                                                             'GRADIO_ANALYTICS_ENABLED': 'True'})
+    hostile = {'GRADIO_SERVER_NAME': '0.0.0.0', 'GRADIO_SHARE': 'True', 'GRADIO_ANALYTICS_ENABLED': 'True'}
+    process = subprocess.Popen([sys.executable, '-m', 'pyiqa_rali', 'app', '--port', '0'], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, **hostile})
     line = process.stdout.readline().strip()
     assert re.fullmatch(r'http://127\.0\.0\.1:\d+/', line), line + process.stderr.read()
     port = urlsplit(line).port
@@ -279,15 +284,16 @@ class Opened:
         """Return the roles of the controls that have no accessible name, from the browser's accessibility tree."""
         session = self.context.new_cdp_session(self.page)
         nodes = session.send('Accessibility.getFullAXTree')['nodes']
-        controls = [node for node in nodes if not node.get('ignored') and node['role']['value'] in
-                    ('button', 'slider', 'combobox', 'checkbox', 'link', 'tab', 'listbox', 'textbox', 'dialog', 'progressbar', 'img', 'image')]
+        controls = [node for node in nodes if not node.get('ignored') and node['role']['value'] in CONTROLS]
         assert controls
         return [node['role']['value'] for node in controls if not node.get('name', {}).get('value', '').strip()]
 
     def wide(self) -> list:
         """Return what reaches beyond the right edge."""
-        return self.page.evaluate("""[...document.querySelectorAll('body *')].filter(each => each.offsetParent &&
-            each.getBoundingClientRect().right > innerWidth + 1 && !each.closest('.layers')).map(each => each.tagName + each.id)""")
+        return self.page.evaluate("""[...document.querySelectorAll('body *')]
+            .filter(each => each.offsetParent && !each.closest('.layers'))
+            .filter(each => each.getBoundingClientRect().right > innerWidth + 1)
+            .map(each => each.tagName + each.id)""")
 
     def close(self) -> None:
         """Check that nothing was asked for elsewhere and nothing went wrong, and close."""
@@ -312,7 +318,7 @@ def test_pictures_are_scored_sorted_and_explained(chromium, url, folder, width, 
     page.select_option('#sort', 'worst')
     assert opened.scores() == sorted(opened.scores())
     assert not opened.wide() and not opened.unnamed()
-    colours = page.evaluate("(style => [style.backgroundColor, style.color])(getComputedStyle(document.body))")
+    colours = page.evaluate('(style => [style.backgroundColor, style.color])(getComputedStyle(document.body))')
     assert (luminance(colours[0]) < luminance(colours[1])) == dark
     page.locator('.card .open').first.click()
     assert page.locator('#detail .big b').inner_text() == f'{opened.scores()[0]:.2f}'
@@ -336,9 +342,9 @@ def test_sliders_answer_with_a_picture_a_score_and_a_curve(chromium, url, folder
     assert plain == page.locator('.card .score').first.inner_text()  # the sliders change nothing yet
     before = page.get_attribute('#shown', 'src')
     page.focus('#slider-noise')
-    for _ in range(30):
+    for _ in range(33):
         page.keyboard.press('ArrowRight')
-    assert page.inner_text('#value-noise') == '30 of 255'
+    assert page.inner_text('#value-noise') == '33 of 255'
     opened.until("document.querySelectorAll('#curve circle.point').length >= 10")  # nine places and the slider's own
     assert page.get_attribute('#shown', 'src') != before
     assert float(page.locator('#detail .big b').inner_text()) < float(plain)
@@ -376,7 +382,7 @@ def test_two_pictures_and_two_metrics_side_by_side(chromium, url, folder):
     assert shown[1] in page.locator('.card .score').all_inner_texts()
     with page.expect_download() as download:
         page.click('#csv')
-    rows = list(csv.DictReader(Path(download.value.path()).open(newline='')))
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
     assert len(rows) == 3 * 2 + 1 and {row['metric'] for row in rows} == {*METRICS, ''}
     opened.close()
 
@@ -445,7 +451,8 @@ def test_a_folder_is_dropped_on_the_page(chromium, url, folder):
         session.send('Input.dispatchDragEvent', {'type': kind, 'x': 400, 'y': 400, 'data': data})
         assert opened.page.evaluate("document.body.classList.contains('dragging')") == (kind != 'drop')
     opened.idle(3)
-    assert sorted(opened.page.locator('.card .name').all_inner_texts()) == ['holiday/a.png', 'holiday/b <i>&.png', 'holiday/more/c.png']
+    names = sorted(opened.page.locator('.card .name').all_inner_texts())
+    assert names == ['holiday/a.png', 'holiday/b <i>&.png', 'holiday/more/c.png']
     opened.close()
 
 
