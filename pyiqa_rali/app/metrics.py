@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 OFFERED = ('rali-lite', 'rali-lite-v1', 'piqe')  # without the network
 TEXTS, PARTS = 4, 6  # nearest texts and basis vectors that are shown
+Region = tuple[float, float, float, float]  # top, left, bottom, right as shares of height and width
 LEAST_SHARE = 0.01  # of a vote that is shown
 DIGITS = 5
 
@@ -124,8 +125,8 @@ class PageMetric:
         """Return what it says about uint8 pixels (H, W, 3): `score` at least."""
         raise NotImplementedError
 
-    def where(self, pixels: np.ndarray) -> np.ndarray:
-        """Return (H, W), how good a picture is where.
+    def where(self, pixels: np.ndarray) -> tuple[np.ndarray, Region]:
+        """Return (h, w), how good uint8 pixels (H, W, 3) are where, and the part of the picture that it covers.
 
         Raises:
             DataError: this metric has no map.
@@ -171,6 +172,21 @@ class RaliMetric(PageMetric):
             images = _tensor(pixels).to(self.net.scorer.basis_vectors.device)
             features = self.net.image_encoder(images)
             return {'score': float(self.net.scorer(features)), **self._why(features)}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the page needs to draw its scores."""
+        return {**super().facts(), 'map': True}
+
+    def where(self, pixels: np.ndarray) -> tuple[np.ndarray, Region]:
+        """Return the map of uint8 pixels (H, W, 3), and the part of the picture that it covers, as shares of its sides.
+
+        Raises:
+            OptionError: the encoder has no positions.
+        """
+        height, width = pixels.shape[:2]
+        images = _tensor(pixels).to(self.net.scorer.basis_vectors.device)
+        top, left, bottom, right = self.net.map_region(height, width)
+        return self.net.quality_map(images)[0].cpu().numpy(), (top / height, left / width, bottom / height, right / width)
 
     def _why(self, features: 'Tensor') -> dict[str, Any]:
         from pyiqa_rali.model.explanation import explain_features

@@ -156,7 +156,8 @@ class Answers:
         found = self.albums.picture(album, picture)
         pixels = self.albums.pixels(found)
         asked = self.metrics.load(metric)
-        png, low, high = drawn_map(asked.where(pixels), _within(pixels, MAP_EDGE), asked.lower_better)
+        values, region = asked.where(pixels)
+        png, low, high = drawn_map(values, _within(pixels, MAP_EDGE), asked.lower_better, region)
         return {'map': _data_uri(png, 'png'), 'low': low, 'high': high}
 
     def remove(self, album: str, pictures: str) -> dict[str, Any]:

@@ -287,6 +287,24 @@ def test_a_map_is_orange_where_it_is_bad_and_clear_in_between(lower_better):
     assert (np.asarray(Image.open(io.BytesIO(drawn_map(np.ones((2, 2)), (8, 8))[0])))[..., 3] == 0).all()
 
 
+def test_a_map_lies_where_its_encoder_looked():
+    values = np.tile(np.linspace(1, 5, 21), (4, 1))
+    alpha = np.asarray(Image.open(io.BytesIO(drawn_map(values, (40, 80), region=(0, 0.25, 1, 0.75))[0])))[..., 3]
+    assert (alpha[:, :20] == 0).all() and (alpha[:, 60:] == 0).all() and alpha[20, 21] > 200 < alpha[20, 58]
+    beyond = np.asarray(Image.open(io.BytesIO(drawn_map(values, (40, 80), region=(0, -0.5, 1, 1.5))[0])))[..., 3]
+    assert beyond.shape == (40, 80) and beyond[20, 0] < 100 > beyond[20, 79] and beyond[20, 40] < 5
+
+
+def test_the_page_s_map_is_the_metric_s():
+    metrics = PageMetrics(choices(['rali-lite'], None), 'cpu')
+    pixels = photo(96, 128)
+    values, region = metrics.load('rali-lite').where(pixels)
+    net = metrics.load('rali-lite').net
+    import torch
+    expected = net.quality_map(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)[0]
+    assert np.allclose(values, expected, atol=1e-5) and values.ndim == 2 and region == (0, 0, 1, 1)
+
+
 def test_metrics_of_the_page():
     assert [each.label for each in choices([], None)] == list(OFFERED)
     assert choices([], '/x/mine.safetensors')[0] == Choice('rali (mine.safetensors)', 'rali', '/x/mine.safetensors')
@@ -317,7 +335,7 @@ def test_a_verdict_is_the_metrics_score_and_the_commands_explanation():
     assert sum(weight * score for weight, score in zip(found['basis']['weights'], found['basis']['scores'], strict=True)) == (
         pytest.approx(found['score'], abs=0.01))
     assert metrics.load('rali-lite').facts() == {
-        **metrics.load('rali-lite').facts(), 'label': 'rali-lite', 'ends': [1, 5], 'lower_better': False}
+        **metrics.load('rali-lite').facts(), 'label': 'rali-lite', 'ends': [1, 5], 'lower_better': False, 'map': True}
     other = metrics.verdict('piqe', pixels)
     assert other == {'score': float(pyiqa.create_metric('piqe', device='cpu')(images))}
     assert metrics.load('piqe').facts() == {'label': 'piqe', 'ends': [0, 100], 'lower_better': True, 'map': False}
