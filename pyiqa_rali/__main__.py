@@ -22,7 +22,7 @@ COMMANDS = {
     'add-bank': ('add_bank', 'Add a text bank to a checkpoint, so that it can explain its scores.'),
     'add-diagnosis': ('add_diagnosis', 'Add votes, levels and aspects, fitted on training pictures, to a checkpoint.'),
     'evaluate-explanations': ('evaluate_explanations', 'Measure explanations on pictures whose distortions are known.'),
-    'evaluate-aspects': ('evaluate_aspects', 'Measure votes and aspects on photographs of which people said what is wrong.'),
+    'evaluate-aspects': ('evaluate_aspects', 'Measure votes and aspects beside what people said of photographs.'),
     'evaluate-maps': ('evaluate_maps', 'Measure maps of quality on photographs of which one half is distorted.'),
     'push': ('push', 'Push a checkpoint to the hub, with a generated model card.'),
     'convert': ('convert', 'Convert the released RALI folder into one checkpoint file.'),

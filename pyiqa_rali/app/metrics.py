@@ -170,8 +170,14 @@ class RaliMetric(PageMetric):
         import torch
         with torch.no_grad():
             images = _tensor(pixels).to(self.net.scorer.basis_vectors.device)
-            features = self.net.image_encoder(images)
-            return {'score': float(self.net.scorer(features)), **self._why(features)}
+            scores, features = self.net.scores_and_features(self.net.prepare(images))
+            return {'score': float(scores), **self._interval(features, scores), **self._why(features)}
+
+    def _interval(self, features: 'Tensor', scores: 'Tensor') -> dict[str, Any]:
+        if self.net.interval is None:
+            return {}
+        found = self.net.intervals_of(features, scores)
+        return {'low': float(found.low), 'high': float(found.high), 'unlike': bool(found.unlike), 'coverage': found.coverage}
 
     def facts(self) -> dict[str, Any]:
         """Return what the page needs to draw its scores."""

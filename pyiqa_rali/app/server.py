@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyiqa_rali.app.albums import MEGABYTE, VIEW, WORKING, Albums, TooMuch, as_jpeg, smaller
+from pyiqa_rali.app.gradio_import import import_gradio
 from pyiqa_rali.app.guard import Guard, hosts_of, is_loopback
 from pyiqa_rali.app.metrics import PageMetrics
 from pyiqa_rali.app.sliders import SLIDERS, distorted
@@ -59,7 +60,7 @@ def launch(metrics: PageMetrics, albums: Albums, address: Address) -> tuple[Any,
     """
     _settle_environment(address.host)
     try:
-        import gradio
+        gradio = import_gradio()
     except ImportError as error:
         raise OptionError("the page needs Gradio: pip install 'pyiqa-rali[app]'") from error
     port = _free_port(address)

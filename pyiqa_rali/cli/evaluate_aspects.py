@@ -1,4 +1,4 @@
-"""Measure votes and aspects on photographs of which people said what is wrong."""
+"""Measure votes and aspects beside what people said of photographs."""
 
 import argparse
 from typing import Any

@@ -208,6 +208,15 @@ def test_the_command_listens_on_this_computer_alone_and_ends_with_a_signal(tmp_p
     assert list(tmp_path.iterdir()) == []  # nothing is written
 
 
+def test_gradio_is_imported_without_writing_stubs():
+    code = ('import sys\nfrom pyiqa_rali.app.gradio_import import import_gradio\ngradio = import_gradio()\n'
+            'writer = sys.modules["gradio.component_meta"].create_or_modify_pyi\n'
+            'assert writer.__module__ == "pyiqa_rali.app.gradio_import", writer\n'
+            'assert gradio.Server and sys.modules["gradio.component_meta"].__spec__.loader.get_filename()\n'
+            'assert not [each for each in sys.meta_path if type(each).__module__.startswith("pyiqa_rali.app")]')
+    subprocess.run([sys.executable, '-c', code], check=True, timeout=300)
+
+
 def test_a_port_that_is_taken_is_named(url, capsys):
     from pyiqa_rali.__main__ import main
     port = str(urlsplit(url).port)
@@ -236,6 +245,7 @@ class Opened:
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE)
         self.asked, self.faults = [], []
+        self.page.on('filechooser', lambda chooser: None)  # caught from now on; asking for it later could come too late
         self.page.on('request', lambda each: self.asked.append(each.url))
         self.page.on('pageerror', lambda error: self.faults.append(str(error)))
         self.page.on('console', lambda line: self.faults.append(line.text) if line.type in ('error', 'warning') else None)

@@ -341,6 +341,24 @@ def test_a_verdict_is_the_metrics_score_and_the_commands_explanation():
     assert metrics.load('piqe').facts() == {'label': 'piqe', 'ends': [0, 100], 'lower_better': True, 'map': False}
 
 
+def test_intervals_are_those_of_the_checkpoint(tmp_path):
+    import torch
+
+    from pyiqa_rali.model.checkpoint import save_checkpoint
+    from pyiqa_rali.model.rali import RALI
+    from tests.unit.test_intervals import calibrated
+    from tests.unit.test_rali import random_rali
+    save_checkpoint(tmp_path / 'rali.safetensors', *calibrated(random_rali()))
+    metrics = PageMetrics(choices(['rali'], str(tmp_path / 'rali.safetensors')), 'cpu')
+    pixels = photo(96, 96)
+    found = metrics.verdict('rali (rali.safetensors)', pixels)
+    net = RALI(pretrained_model_path=str(tmp_path))
+    expected = net.score_with_interval(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
+    assert found['low'] == pytest.approx(float(expected.low)) and found['high'] == pytest.approx(float(expected.high))
+    assert found['low'] <= found['score'] <= found['high'] and found['coverage'] == 0.9
+    assert found['unlike'] == bool(expected.unlike) and 'votes' not in found  # it has no bank
+
+
 def test_a_metric_that_cannot_answer_says_why():
     metrics = PageMetrics(choices(['rali-lite'], None), 'cpu')
     assert '16' in metrics.verdict('rali-lite', photo(8, 8))['error']
