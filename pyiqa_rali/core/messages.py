@@ -42,6 +42,8 @@ def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
     if isinstance(sys.stderr, _Records):
         options |= {'file': io.StringIO(), 'mininterval': SECONDS_BETWEEN_RECORDS, 'disable': bool(options.get('disable'))}
         return _logged_bar()(iterable, **{**options, 'disable': options['disable'] or not are_shown()})
+    if not sys.stderr.isatty():  # a log file: a state now and then, instead of one in every tenth of a second
+        options = {'mininterval': SECONDS_BETWEEN_RECORDS, **options}
     return tqdm(iterable, **{**options, 'disable': True if not are_shown() else options.get('disable', False)})
 
 

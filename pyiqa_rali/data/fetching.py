@@ -8,12 +8,14 @@ long are tried again, a fixed number of times; what cannot change by waiting (no
 import contextlib
 import functools
 import io
+import logging
 import os
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
@@ -30,6 +32,7 @@ FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryErr
 FINAL_NAMES = ('NoCredentialsError', 'PartialCredentialsError', 'CredentialRetrievalError', 'DefaultCredentialsError',
                'OfflineModeIsEnabled')  # of libraries that may not be installed
 EXTRA = 'pip install pyiqa-rali[remote]'
+_ASKING: ContextVar[bool] = ContextVar('asking', default=False)  # whether a request of this thread is ours
 
 
 @dataclass(frozen=True)
@@ -210,9 +213,22 @@ def _reason(error: Exception) -> str:
 def _client(process: int) -> Any:
     """Return this process's client: connections cannot be shared with a process that was forked."""
     import httpx
+    logger = logging.getLogger('httpx')
+    if not any(isinstance(each, _ShownAddresses) for each in logger.filters):
+        logger.addFilter(_ShownAddresses())
     netrc = os.environ.get('NETRC') or os.path.expanduser('~/.netrc')
     auth = httpx.NetRCAuth(netrc) if os.path.isfile(netrc) else None
     return httpx.Client(follow_redirects=True, auth=auth, headers={'Accept-Encoding': 'identity', 'User-Agent': 'pyiqa-rali'})
+
+
+class _ShownAddresses(logging.Filter):
+    """Keeps credentials out of what httpx logs of our requests; requests of other parts of a program are left alone."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let the record pass, its addresses without credentials."""
+        if _ASKING.get() and isinstance(record.args, tuple):
+            record.args = tuple(shown(str(each)) if type(each).__name__ == 'URL' else each for each in record.args)
+        return True
 
 
 @contextlib.contextmanager
@@ -223,8 +239,10 @@ def _answer(address: str, options: FetchOptions, headers: dict[str, str]) -> Ite
         _Final, _Busy: the server says no, or not now.
     """
     import httpx
+    client = _client(os.getpid())
+    _ASKING.set(True)
     try:
-        with _client(os.getpid()).stream('GET', address, timeout=options.timeout, headers=headers) as answer:
+        with client.stream('GET', address, timeout=options.timeout, headers=headers) as answer:
             if answer.status_code in BUSY:
                 after = answer.headers.get('retry-after', '')
                 raise _Busy(f'the server answers {answer.status_code} {answer.reason_phrase}'.strip(),
@@ -235,6 +253,8 @@ def _answer(address: str, options: FetchOptions, headers: dict[str, str]) -> Ite
             yield answer
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
         raise _Final(f'cannot be fetched: {first_line(error)}') from error
+    finally:
+        _ASKING.set(False)
 
 
 def _web_content(address: str, options: FetchOptions) -> bytes:

@@ -47,7 +47,7 @@ class Progress:
         return self.count / max(time.monotonic() - self._start, 1e-9)
 
     @property
-    def left(self) -> int | None:
+    def in_all(self) -> int | None:
         """How many images this run has to do, from its beginning to its end; None where that is not known (yet)."""
         total = self._total()
         return None if total is None else max(total - self._done, self.count)
@@ -60,14 +60,14 @@ class Progress:
         """Show that so many images are done, and how many of them have no score."""
         self.count += images
         self.failed += failed
-        if self._bar.total is None and (total := self.left) is not None:
+        if self._bar.total is None and (total := self.in_all) is not None:
             self._bar.total = total  # from now on the bar shows the time left
         if self.failed and self._on_terminal:
             self._bar.set_postfix_str(f'{self.failed} without a score', refresh=False)
         self._bar.update(images)
         if not self._on_terminal and time.monotonic() - self._told > SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()
-            log_progress(logger, self._name, self.count, self.left, self._told - self._start, 'image',
+            log_progress(logger, self._name, self.count, self.in_all, self._told - self._start, 'image',
                          told=f'{self.failed} without a score')
 
     def clear(self) -> None:

@@ -115,6 +115,13 @@ def test_a_failed_fetch_is_a_reason(fault, options, reason, asked):
         assert server.asked.total() == asked
 
 
+def test_the_log_of_the_http_client_holds_no_credentials(caplog):
+    import logging
+    with running(Files({'/a.png': png()})) as server, caplog.at_level(logging.INFO):
+        fetch(f'http://me:{SECRET}@{server.address.removeprefix("http://")}/a.png?token={SECRET}&id=3', QUICK)
+    assert '/a.png?token=~' in caplog.text and 'id=3' in caplog.text and SECRET not in caplog.text
+
+
 def test_a_host_that_is_not_there_is_a_reason():
     with pytest.raises(FetchError, match='cannot be fetched: .*refused.* \\(3 tries\\)'):
         fetch('http://127.0.0.1:9/a.png', QUICK)

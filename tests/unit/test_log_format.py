@@ -119,5 +119,5 @@ def test_progress_knows_what_is_left(caplog):
                                'score: 30 images, 3.0 images/s']
     assert caplog.records[0].progress['seconds_left'] == 30.0
     with Progress(total=lambda: 10, done=4) as progress:
-        assert progress.left == 6
-    assert Progress().left is None
+        assert progress.in_all == 6
+    assert Progress().in_all is None
