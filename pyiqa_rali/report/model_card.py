@@ -15,6 +15,7 @@ from pyiqa_rali.core.tables import markdown_table
 TAGS = ('image-quality-assessment', 'no-reference', 'pyiqa')
 PAPER = '[Reasoning as Representation](https://arxiv.org/abs/2510.11369)'
 NOT_STATED = 'not stated'
+UNSPECIFIED = 'unspecified'  # what option files write where no licence is known
 
 
 @dataclass(frozen=True)
@@ -192,10 +193,10 @@ def reasoning_facts(repository: str, folder: Path, card: Any, training_images: s
 
 
 def _licence(given: str | None, own: Any) -> str:
-    found = given or own
-    if not found:
+    found = str(given or own or '').strip()
+    if not found or found.lower() == UNSPECIFIED:
         raise OptionError('--licence: the checkpoint does not name one; give it as the hub names licences, such as apache-2.0.')
-    return str(found).lower()
+    return found.lower()
 
 
 def _told_preprocessing(values: Mapping[str, Any]) -> str:

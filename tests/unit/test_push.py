@@ -9,7 +9,7 @@ from pyiqa_rali import RALI, ReasoningScorer
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core import hub
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
-from pyiqa_rali.model.checkpoint import load_checkpoint, save_checkpoint
+from pyiqa_rali.model.checkpoint import load_checkpoint, load_metadata, save_checkpoint
 from pyiqa_rali.model.digest import weights_digest
 from pyiqa_rali.model.locate import locate_checkpoint
 from pyiqa_rali.report.push import prepare_upload
@@ -80,15 +80,16 @@ def test_the_example_of_the_card_runs(pushed):
     told = []
     exec(compile(code, 'card', 'exec'), {'print': lambda *values: told.append(values)})
     score, score_range, lower_better = told[0]
-    assert 0.5 < score < 5.5 and (score_range, lower_better) == ('~1, ~5', False)
+    assert 0.5 < score < 5.5 and (score_range, lower_better) == (RALI.from_pretrained('rali-lite').score_range, False)
 
 
 def test_the_card_says_what_is_known(tmp_path):
-    card = prepare_upload(embedded(), REPOSITORY).card
+    card, metadata = prepare_upload(embedded(), REPOSITORY).card, load_metadata(embedded())
     head = card.split('---')[1]
     assert 'license: apache-2.0' in head and 'library_name: pyiqa-rali' in head
-    for told in ('BIQ2021', 'tf_efficientnet_lite0', 'From ~1 to ~5; higher is better', '9448', 'No evaluation was given',
-                 'is not stated here'):
+    low, high = RALI.from_pretrained('rali-lite').score_range.split(', ')
+    for told in (f'# {metadata["name"]}', metadata['image_encoder']['name'], f'From {low} to {high}; higher is better',
+                 str(metadata['training_images']['count']), 'No evaluation was given', 'is not stated here'):
         assert told in card, told
 
 
@@ -118,15 +119,16 @@ def test_results_are_those_of_exactly_these_weights(tmp_path):
 
 def test_a_card_can_be_looked_at_first(server, tmp_path):
     assert main(['push', str(embedded()), REPOSITORY, '--card', str(tmp_path / 'README.md')]) == 0
-    assert '# RALI_lite' in (tmp_path / 'README.md').read_text() and not server.asked
+    assert f'# {load_metadata(embedded())["name"]}' in (tmp_path / 'README.md').read_text() and not server.asked
 
 
 def test_pickles_become_safetensors(tmp_path):
     from pyiqa_rali.model.checkpoint import save_pth
     tensors, metadata = load_checkpoint(embedded())
     save_pth(tmp_path / 'rali.pth', tensors, {name: value for name, value in metadata.items() if name != 'licence'})
-    with pytest.raises(OptionError, match='--licence: the checkpoint does not name one'):
-        prepare_upload(tmp_path / 'rali.pth', REPOSITORY)
+    for licence in (None, 'unspecified'):
+        with pytest.raises(OptionError, match='--licence: the checkpoint does not name one'):
+            prepare_upload(tmp_path / 'rali.pth', REPOSITORY, licence=licence)
     upload = prepare_upload(tmp_path / 'rali.pth', REPOSITORY, licence='MIT')
     assert 'license: mit' in upload.card
     (tmp_path / 'again.safetensors').write_bytes(upload.files['rali.safetensors'])
