@@ -125,7 +125,8 @@ class Bar:
 
     def __str__(self) -> str:
         what = ('the low end of the interval' if self.above else 'the high end of the interval') if self.surely else 'the score'
-        return f'{what} is {"above" if self.above else "below"} {self.value:g}'
+        side = 'above' if self.above else 'below'
+        return f'{what} is {self.value:g} or {side}' if self.ties else f'{what} is {side} {self.value:g}'
 
 
 @dataclass

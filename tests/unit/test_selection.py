@@ -61,6 +61,11 @@ def test_what_clears_a_bar_is_kept_in_the_order_of_the_table(table, bar, expecte
     assert (found.kept, found.left, found.without, found.at_bar) == (len(expected), 6 - len(expected), 1, at_bar)
 
 
+def test_a_bar_says_what_clears_it(table):
+    assert str(select(table, above=3.5).bar) == 'the score is above 3.5'
+    assert str(select(table, best=0.5, lower_better=False).bar) == 'the score is 3.5 or above'
+
+
 def test_just_above_and_just_below(table):
     found = select(table, above=3.5, near=2)
     assert [row.image for row in found.just_above] == ['b.png', 'g.png']
