@@ -30,6 +30,7 @@ _PLACES = {
     'evaluation.run': ('EvaluationResults', 'evaluate'),
     'model.explanation': ('Explanation',),
     'model.rali': ('RALI',),
+    'scoring.cluster.datasets': ('score_dataset',),
     'scoring.explaining': ('ExplainedImage',),
     'scoring.score_table': ('ImageScore',),
     'scoring.selection': ('Selection', 'select'),

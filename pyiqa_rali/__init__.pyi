@@ -30,6 +30,7 @@ from pyiqa_rali.evaluation.run import EvaluationResults as EvaluationResults
 from pyiqa_rali.evaluation.run import evaluate as evaluate
 from pyiqa_rali.model.explanation import Explanation as Explanation
 from pyiqa_rali.model.rali import RALI as RALI
+from pyiqa_rali.scoring.cluster.datasets import score_dataset as score_dataset
 from pyiqa_rali.scoring.explaining import ExplainedImage as ExplainedImage
 from pyiqa_rali.scoring.score_table import ImageScore as ImageScore
 from pyiqa_rali.scoring.selection import Selection as Selection

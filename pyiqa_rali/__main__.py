@@ -38,6 +38,7 @@ COMMANDS = {
     'ablate': ('ablate', 'Train variants for several seeds and splits, and compare them.'),
     'carry': ('carry', 'Train several ways to teach, and test which carry across data sets.'),
     'benchmark': ('benchmark', 'Measure time, memory and scores beside the release and others.'),
+    'plan-scale': ('plan_scale', 'Measure and simulate what a large job takes, and where its bottleneck is.'),
     'report': ('report', 'Make one HTML page and a Markdown file about the results of runs.'),
     'protocol': ('protocol', 'Test the light model: seeds, splits, unseen types, baselines.'),
 }

@@ -9,6 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from pyiqa_rali.cli.arguments import CommandParser, add_reading_settings, data_set_of, reading_settings
+from pyiqa_rali.cli.cluster import (
+    RAY,
+    add_cluster,
+    check_folder,
+    cluster_options,
+    score_by_cluster,
+    words_for_cluster,
+)
 from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.image_files import ReadingOptions
@@ -55,6 +63,7 @@ def add_arguments(parser: CommandParser) -> None:
     group.add_argument('--image-column', metavar='NAME', help='of Parquet and Arrow files, the column with the pictures '
                        '(default: the only one that can hold them)')
     add_reading_settings(parser)
+    add_cluster(parser)
     parser.add_examples(
         ('pyiqa-rali score photo.jpg folder/', 'scores on the screen'),
         ('pyiqa-rali score folder/ --out scores.csv', 'a table; --resume continues it'),
@@ -64,6 +73,7 @@ def add_arguments(parser: CommandParser) -> None:
         ('find . -name "*.png" | pyiqa-rali score - --out s.jsonl', 'a list, one path per line'),
         ('pyiqa-rali score folder/ -m rali-lite -m piqe --out s.csv', 's.rali-lite.csv and s.piqe.csv'),
         ('pyiqa-rali score --opt options/demo.yml --out s.csv --sheet s.png', ''),
+        ('pyiqa-rali score folder/ --engine ray --out scores/', 'all cores, GPUs or machines'),
         notes='An image without a score has a line with the reason; then the exit status is 1.')
 
 
@@ -76,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError, DataError, CheckpointError, OSError: nothing can be scored at all; the message says why.
     """
+    cluster = cluster_options(args)
     args.metric = args.metric or ['rali' if args.weights else 'rali-lite']
     if len(args.metric) > 1:
         from pyiqa_rali.cli.several import score_several
@@ -92,8 +103,11 @@ def run(args: argparse.Namespace) -> int:
         known = build_table(section, values, 0)
         sources: ImageSources | NamedImages = NamedImages(known.image_names())
     else:
-        sources = ImageSources([*args.images, *(name if name == STANDARD_INPUT else LIST_MARK + name for name in args.lists)],
-                               image_column=args.image_column, fetching=reading.fetching)
+        words = [*args.images, *(name if name == STANDARD_INPUT else LIST_MARK + name for name in args.lists)]
+        words, seen = words_for_cluster(words, Path(args.out)) if cluster else (words, None)
+        sources = ImageSources(words, seen=seen, image_column=args.image_column, fetching=reading.fetching)
+    if cluster:
+        return score_by_cluster(args, cluster, sources, options, reading, further)
     if args.out:
         refuse_overwriting(Path(args.out), args.resume)  # before anything is loaded
     metric = make_metric(args.metric, args.weights, args.device, options)
@@ -196,7 +210,9 @@ def _check(args: argparse.Namespace) -> None:
         if getattr(args, option) and not args.out:
             raise OptionError(f'--{option.replace("_", "-")}: needs --out, the table to {purpose}.')
     args.resume |= args.retry_failed
-    if args.out:
+    if args.engine == RAY:
+        check_folder(args)
+    elif args.out:
         file_format(args.out, args.format)
 
 

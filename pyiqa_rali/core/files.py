@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -32,7 +33,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    temporary = path.with_name(f'.{path.name}.{platform.node()}-{os.getpid()}.part')  # machines may share a folder
     try:
         yield temporary
         with open(temporary, 'rb+') as written:

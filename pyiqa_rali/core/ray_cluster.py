@@ -3,14 +3,43 @@
 import contextlib
 import importlib.util
 import os
-from collections.abc import Iterator
-from typing import Any
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
 OBJECT_STORE = 200 << 20  # bytes of shared memory: names and counts pass through it, pictures do not
 LOCAL = 'local'
-QUIET = {'RAY_USAGE_STATS_ENABLED': '0', 'RAY_TQDM': '0'}  # before Ray is imported
+ITEM = 'item'  # the one column of a stream
+IN_FLIGHT = 2  # items that an actor has been given: one to work on, one to go on with
+NO_CPU = 0  # for the process that yields items, which mostly waits for the others
+ENVIRONMENT = {  # of Ray, before it is imported
+    'RAY_USAGE_STATS_ENABLED': '0',  # no telemetry
+    'RAY_worker_niceness': '0',  # scoring is the job, not something behind it
+    'RAY_TQDM': '0',
+}
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """How a cluster is used.
+
+    Attributes:
+        address: of a running cluster; None takes RAY_ADDRESS, or this machine.
+        actors: processes that work; None takes as many as fit.
+        gpus_per_actor: GPUs of each; a fraction lets several share one.
+        dashboard: start Ray's dashboard with a cluster on this machine.
+    """
+
+    address: str | None = None
+    actors: int | None = None
+    gpus_per_actor: float = 0.0
+    dashboard: bool = False
 
 
 def require_ray(option: str) -> None:
@@ -36,7 +65,7 @@ def connected(address: str | None = None, dashboard: bool = False) -> Iterator[N
         OptionError: Ray is not installed, or there is no such cluster.
     """
     require_ray('--engine: ray')
-    for name, value in QUIET.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
     _quiet_data()
@@ -93,6 +122,74 @@ def number_of_actors(actors: int | None, gpus_per_actor: float, cpus_per_actor: 
         raise OptionError(f'--gpus-per-actor: an actor needs {gpus_per_actor:g} GPUs and {cpus_per_actor:g} CPUs; this '
                           f'cluster has {there.get("GPU", 0):g} GPUs and {there.get("CPU", 0):g} CPUs in all.')
     return actors or fitting
+
+
+def streamed(items: Callable[[], Iterator[Any]], worker: Callable[..., Any], arguments: tuple[Any, ...],
+             cluster: ClusterOptions) -> Iterator[Any]:
+    """Give each item to one of the processes of a cluster, and yield what they return, in the order in which they end.
+
+    Items are taken as processes have room for them, so neither they nor the results gather anywhere. An item whose process
+    dies is given to another one.
+
+    Args:
+        items: returns them, the same ones each time; called in a process on this machine.
+        worker: called with `arguments` once in each process; what it returns is called with each item.
+        arguments: of `worker`.
+        cluster: how many processes there are; the program must be connected.
+    """
+    from ray.data import ActorPoolStrategy, DataContext
+    context = DataContext.get_current()
+    before = context.target_max_block_size
+    context.target_max_block_size = 1  # bytes: each item is a block of its own, on its way as soon as it is there
+    try:
+        stream = dataset_of(lambda: ({ITEM: [pickle.dumps(item)]} for item in items()))
+        actors = number_of_actors(cluster.actors, cluster.gpus_per_actor)
+        pool = ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors, max_tasks_in_flight_per_actor=IN_FLIGHT)
+        done = stream.map_batches(_Worker, fn_constructor_args=(worker, arguments), batch_size=1, batch_format='numpy',
+                                  compute=pool, num_cpus=1, num_gpus=cluster.gpus_per_actor or None)
+        for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
+            yield from map(pickle.loads, batch[ITEM])
+    finally:
+        context.target_max_block_size = before
+
+
+class _Worker:
+    """What Ray Data calls in each process: items in, results out, both as bytes."""
+
+    def __init__(self, worker: Callable[..., Any], arguments: tuple[Any, ...]):
+        self.work = worker(*arguments)
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, list[bytes]]:
+        return {ITEM: [pickle.dumps(self.work(pickle.loads(row))) for row in rows[ITEM]]}
+
+
+def dataset_of(columns: Callable[[], Iterator[dict[str, list[Any]]]]) -> 'Dataset':
+    """Return a Ray Dataset of rows that one process on this machine yields, as others have room for them.
+
+    Args:
+        columns: returns some rows at a time, by column; the same ones each time.
+    """
+    import pyarrow as pa
+    import ray
+    from ray.data import Datasource, ReadTask
+    from ray.data.block import BlockMetadata
+
+    def blocks() -> Iterator[Any]:
+        return map(pa.table, columns())
+
+    class Stream(Datasource):
+        """One stream of rows."""
+
+        def estimate_inmemory_data_size(self) -> int | None:
+            """Return that the size is not known before the rows are."""
+            return None
+
+        def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None,
+                           data_context: Any = None) -> list[Any]:
+            """Return the one process that yields them."""
+            return [ReadTask(blocks, BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None))]
+    here = {'ray.io/node-id': ray.get_runtime_context().get_node_id()}  # it dies with us, and knows our files
+    return ray.data.read_datasource(Stream(), override_num_blocks=1, num_cpus=NO_CPU, label_selector=here)
 
 
 def _quiet_data() -> None:

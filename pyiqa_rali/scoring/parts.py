@@ -6,7 +6,7 @@ hold several: in version 0.1, several processes shared the images of a table of 
 
 import heapq
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -44,8 +44,14 @@ class Parquet:
     def __init__(self, further: Sequence[str] = ()):
         self.further = tuple(further)
 
-    def write(self, path: Path, rows: Iterator[ScoreRow]) -> None:
-        """Write a whole file in row groups, atomically."""
+    def write(self, path: Path, rows: Iterator[ScoreRow], facts: Callable[[], Mapping[str, str]] | None = None) -> None:
+        """Write a whole file in row groups, atomically.
+
+        Args:
+            path: the file.
+            rows: taken one group at a time.
+            facts: returns metadata of the file, once all rows have been taken.
+        """
         import pyarrow as pa
         from pyarrow import parquet
         columns = columns_with(self.further)
@@ -53,8 +59,10 @@ class Parquet:
         schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in columns])
         with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
             for group in chunks(rows, ROW_GROUP):
-                values = [{**row_values(row, self.further), 'image': self.stored(row.score.image)} for row in group]
+                values = [{**row_values(row, self.further, None), 'image': self.stored(row.score.image)} for row in group]
                 writer.write_table(pa.Table.from_pylist(values, schema))
+            if facts is not None:
+                writer.add_key_value_metadata(dict(facts()))
 
     def read(self, path: Path) -> Iterator[ScoreRow]:
         """Yield the rows.

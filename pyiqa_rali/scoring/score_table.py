@@ -10,6 +10,7 @@ from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.runs import CsvRows, JsonRows, RowFile
 
 COLUMNS = ['image', 'score', 'error', 'metric']
+SIGNIFICANT = 6  # digits of a score in a text; Parquet holds the number itself
 REASONS = UNREADABLE, FAILED, NOT_FINITE = 'unreadable', 'failed', 'not_finite'  # why an image has no score
 
 
@@ -57,14 +58,15 @@ class JsonLines(JsonRows):
     """Rows as JSON objects, one per line, numbers with six significant digits.
 
     Args:
-        positions: also write and read the positions in the input.
+        positions: also write and read the positions in the input, and write all digits: for a table that is written from them.
         further: keys after the score.
     """
 
     def __init__(self, positions: bool = False, further: Sequence[str] = ()):
+        digits = None if positions else SIGNIFICANT
         super().__init__([*columns_with(further), *(['position'] if positions else [])],
                          lambda values: row_of(values, further),
-                         lambda row: {**row_values(row, further), 'position': row.score.position})
+                         lambda row: {**row_values(row, further, digits), 'position': row.score.position})
 
 
 def columns_with(further: Sequence[str]) -> list[str]:
@@ -96,11 +98,12 @@ def row_of(values: Mapping[str, Any], further: Sequence[str] = ()) -> ScoreRow:
                     values['metric'])
 
 
-def row_values(row: ScoreRow, further: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the columns of a row, numbers with six significant digits."""
+def row_values(row: ScoreRow, further: Sequence[str] = (), digits: int | None = SIGNIFICANT) -> dict[str, Any]:
+    """Return the columns of a row, numbers with so many significant digits, or with all of them."""
     numbers = {'score': row.score.score, **dict.fromkeys(further), **row.score.further}
     return {'image': row.score.image, 'error': row.score.error, 'metric': row.metric,
-            **{name: None if value is None else float(f'{value:.6g}') for name, value in numbers.items()}}
+            **{name: value if value is None or digits is None else float(f'{value:.{digits}g}')
+               for name, value in numbers.items()}}
 
 
 class BestRows:

@@ -1,6 +1,8 @@
 """Completions by vLLM, for writing texts on many images; vLLM is not a dependency and is imported only here."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -25,20 +27,14 @@ class VllmCompleter:
     """
 
     def __init__(self, reasoner: ReasoningModel):
-        if (reasoner.folder / ADAPTER_FILE).exists():
-            raise OptionError(f'--backend: vllm needs whole weights, and {reasoner.folder} holds an adapter. Export it with '
-                              'export: merge: true.')
+        require_whole_weights(reasoner.folder)
         try:
             from vllm import LLM, SamplingParams
         except ImportError as error:
             raise OptionError(f'--backend: vllm cannot be imported ({error}). pip install vllm, or take --backend '
                               'transformers.') from error
-        from transformers import AutoConfig
         self.resize = pixel_bounds(reasoner)
         self.parameters = SamplingParams
-        config = AutoConfig.from_pretrained(reasoner.folder, local_files_only=True)
-        self.generation_config = generation_config_of(reasoner.folder)
-        self.bias = dict.fromkeys(placeholder_tokens(config), NEVER)
         self.model = LLM(model=str(reasoner.folder), dtype=reasoner.loading['dtype'], limit_mm_per_prompt={'image': 1})
 
     def __call__(self, reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt, max_new_tokens: int,
@@ -46,12 +42,26 @@ class VllmCompleter:
         """Return the token ids of one sampled completion for each picture."""
         chat = rendered_chat(reasoner.processor, prompt)
         requests = [{'prompt': chat, 'multi_modal_data': {'image': self.resize(image)}} for image in images]
-        given = {name: value for name, value in vars(sampling.with_values_of(self.generation_config)).items()
-                 if value is not None}
-        parameters = [self.parameters(**given, max_tokens=max_new_tokens, seed=seed % 2 ** 32, logit_bias=self.bias)
-                      for seed in seeds]
+        given = sampling_values(reasoner, sampling, max_new_tokens)
+        parameters = [self.parameters(**given, seed=seed % 2 ** 32) for seed in seeds]
         found = self.model.generate(requests, parameters, use_tqdm=False)
         return [list(each.outputs[0].token_ids) for each in found]
+
+
+def require_whole_weights(folder: Path) -> None:
+    """Raise OptionError for a folder that holds an adapter."""
+    if (folder / ADAPTER_FILE).exists():
+        raise OptionError(f'--backend: vllm needs whole weights, and {folder} holds an adapter. Export it with export: merge: '
+                          'true.')
+
+
+def sampling_values(reasoner: ReasoningModel, sampling: Sampling, max_new_tokens: int) -> dict[str, Any]:
+    """Return the arguments of vLLM's `SamplingParams`, without the seed: no token that stands for a picture may be written."""
+    from transformers import AutoConfig
+    config = AutoConfig.from_pretrained(reasoner.folder, local_files_only=True)
+    given = vars(sampling.with_values_of(generation_config_of(reasoner.folder)))
+    return {**{name: value for name, value in given.items() if value is not None}, 'max_tokens': max_new_tokens,
+            'logit_bias': dict.fromkeys(placeholder_tokens(config), NEVER)}
 
 
 def pixel_bounds(reasoner: ReasoningModel) -> Callable[[Image.Image], Image.Image]:

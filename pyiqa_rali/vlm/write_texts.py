@@ -1,9 +1,9 @@
 """A reasoning model writes several texts about each image: the file that stage 1 reads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from annotated_types import Gt, Le
 from PIL import Image
@@ -54,6 +54,11 @@ class WritingOptions:
     top_k: Count | None = None
     top_p: Annotated[float, Gt(0), Le(1)] | None = None
 
+    @property
+    def sampling(self) -> Sampling:
+        """The settings of the sampler."""
+        return Sampling(self.temperature, self.top_k, self.top_p)
+
 
 @dataclass
 class WritingReport:
@@ -74,9 +79,41 @@ class WritingReport:
     short: list[str] = field(default_factory=list)
 
 
+Chunk = list[tuple[str, Path]]  # names and files of some images
+
+
+@dataclass
+class WrittenChunk:
+    """Texts on some images.
+
+    Attributes:
+        texts: of each image, by name.
+        unparsed: see `WritingReport`.
+        repeated: see `WritingReport`.
+    """
+
+    texts: dict[str, list[ReasoningText]]
+    unparsed: int
+    repeated: int
+
+
+class SharedWriting(Protocol):
+    """Other processes that write texts.
+
+    Attributes:
+        backend: as the record of a file names what wrote its texts.
+    """
+
+    backend: str
+
+    def __call__(self, chunks: list[Chunk]) -> Iterator[WrittenChunk]:
+        """Yield the texts of all images, in any order."""
+
+
 def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options: WritingOptions,
                 names: list[str] | None = None, completer: Callable[..., list[list[int]]] | None = None,
-                reading: ReadingOptions = READING, distortions: Sequence[Distortions] | None = None) -> WritingReport:
+                reading: ReadingOptions = READING, distortions: Sequence[Distortions] | None = None,
+                shared: SharedWriting | None = None) -> WritingReport:
     """Write texts about all images to a JSON-lines file; an interrupted run continues where it stopped.
 
     Finished images are in `<out>.part`, one line each; model, prompt and settings are recorded beside it in `<out>.json`; `out`
@@ -92,6 +129,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
         completer: used in place of `generation.complete`, such as a `VllmCompleter`.
         reading: how pictures are read.
         distortions: the known distortions of each image, which its texts carry along; None where nothing is known.
+        shared: lets other processes write, with models of their own; `reasoner` needs no weights then. See `cluster_writing`.
 
     Raises:
         OptionError: `out` or its part has other settings or other images, or was not written by this function.
@@ -102,7 +140,7 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     prompt = reasoner.asked.prompt()
     settings = {'model': identity(reasoner.folder), **reasoner.loading, 'prompt': prompt.question,
                 'system_prompt': prompt.system, 'with_rating': reasoner.asked.with_rating, **vars(options),
-                'backend': 'transformers' if completer is None else type(completer).__name__}
+                'backend': shared.backend if shared else 'transformers' if completer is None else type(completer).__name__}
     if not reading.upright:  # files that are older than this option do not have it
         settings['upright'] = False
     part, per_image = part_of(out), options.texts_per_image
@@ -114,14 +152,18 @@ def write_texts(reasoner: ReasoningModel, images: list[Path], out: Path, options
     report = WritingReport()
     left = [(name, image) for name, image in zip(names, images, strict=True) if name not in done]
     rows = text_rows(part)
+
+    def here(chunks: list[Chunk]) -> Iterator[WrittenChunk]:
+        return (texts_of_chunk(reasoner, chunk, settings['model'], options, completer or complete, reading) for chunk in chunks)
     with progress_bar(total=len(images), initial=len(done), desc='write-texts', unit='image') as bar:
-        for start in range(0, len(left), options.batch_size):
-            chunk = left[start:start + options.batch_size]
-            found = _texts_of(reasoner, chunk, settings['model'], options, report, completer or complete, reading)
-            texts = {name: _knowing(known.get(name), of_image) for (name, _), of_image in zip(chunk, found, strict=True)}
+        chunks = [left[start:start + options.batch_size] for start in range(0, len(left), options.batch_size)]
+        for written in (shared or here)(chunks):
+            texts = {name: _knowing(known.get(name), of_image) for name, of_image in written.texts.items()}
             rows.add(texts.items())
             done |= texts
-            bar.update(len(chunk))
+            report.unparsed += written.unparsed
+            report.repeated += written.repeated
+            bar.update(len(texts))
     return _finish(part, out, {name: _knowing(known.get(name), done[name]) for name in names}, options, report)
 
 
@@ -130,12 +172,24 @@ def _knowing(distortions: Distortions, texts: list[ReasoningText]) -> list[Reaso
     return texts if distortions is None else [replace(text, distortions=distortions) for text in texts]
 
 
-def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: str, options: WritingOptions,
-              report: WritingReport, completer: Callable[..., list[list[int]]],
-              reading: ReadingOptions) -> list[list[ReasoningText]]:
-    """Return the texts of some images: each text is tried until it is a new one, or its attempts are used up."""
+def texts_of_chunk(reasoner: ReasoningModel, chunk: Chunk, model: str, options: WritingOptions,
+                   completer: Callable[..., list[list[int]]] = complete, reading: ReadingOptions = READING) -> WrittenChunk:
+    """Return the texts of some images: each text is tried until it is a new one, or its attempts are used up.
+
+    Args:
+        reasoner: the model, with its card.
+        chunk: the images.
+        model: what the texts say of the model that wrote them.
+        options: how.
+        completer: see `write_texts`.
+        reading: how pictures are read.
+
+    Raises:
+        DataError: an image cannot be read or shown to the model.
+    """
+    report = WritingReport()
     pictures = [picture_for(reasoner, image, reading) for _, image in chunk]
-    sampling = Sampling(options.temperature, options.top_k, options.top_p)
+    sampling = options.sampling
     found: list[list[ReasoningText]] = [[] for _ in chunk]
     for number in range(options.texts_per_image):
         missing = list(range(len(chunk)))
@@ -145,7 +199,7 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: st
                                     options.max_new_tokens, seeds, sampling)
             failed = []
             for each, seed, completion in zip(missing, seeds, completions, strict=True):
-                text = _usable(reasoner.asked, decode(reasoner, completion), len(completion) < options.max_new_tokens)
+                text = usable_text(reasoner.asked, decode(reasoner, completion), len(completion) < options.max_new_tokens)
                 known = {item.text for item in found[each]}
                 if text is not None and text not in known:
                     found[each].append(ReasoningText(text, seed, model))
@@ -156,7 +210,7 @@ def _texts_of(reasoner: ReasoningModel, chunk: list[tuple[str, Path]], model: st
             missing = failed
             if not missing:
                 break
-    return found
+    return WrittenChunk({name: texts for (name, _), texts in zip(chunk, found, strict=True)}, report.unparsed, report.repeated)
 
 
 def picture_for(reasoner: ReasoningModel, path: str | Path, reading: ReadingOptions = READING) -> Image.Image:
@@ -182,7 +236,7 @@ def shown_picture(reasoner: ReasoningModel, picture: Image.Image, name: str) -> 
     return picture
 
 
-def _usable(card: ReasoningCard, completion: str, ended: bool) -> str | None:
+def usable_text(card: ReasoningCard, completion: str, ended: bool) -> str | None:
     """Return the reasoning of a completion that has both a reasoning and a rating.
 
     Where the card requires no rating, a reasoning that was not cut off is enough: one that `ended` by itself, or was closed.

@@ -176,7 +176,7 @@ def test_more_attempts_go_on_to_what_one_run_with_as_many_writes(tmp_path, reaso
 
 def test_texts_do_not_depend_on_the_batch_size(tmp_path, reasoner, images, monkeypatch):
     """With the model's own completions, each taken as a text, since random weights write nothing that parses."""
-    monkeypatch.setattr(module, '_usable', lambda card, completion, ended: completion or None)
+    monkeypatch.setattr(module, 'usable_text', lambda card, completion, ended: completion or None)
     for size in (1, 2, 5):
         write_texts(reasoner, images, tmp_path / f'{size}.jsonl', replace(OPTIONS, batch_size=size, max_new_tokens=16))
     assert len({(tmp_path / f'{size}.jsonl').read_bytes() for size in (1, 2, 5)}) == 1
