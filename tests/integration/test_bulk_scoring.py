@@ -233,7 +233,7 @@ def test_a_log_file_gets_a_line_now_and_then(folder, monkeypatch, capsys):
     monkeypatch.setattr(report, 'SECONDS_BETWEEN_LINES', 0.0)
     assert main(['score', str(folder), '--batch-size', '10']) == 1
     told = capsys.readouterr().err
-    assert re.search(r'score: 10 (of 10 )?images, ', told) and ' images/s' in told and ', 1 without a score' in told
+    assert re.search(r'score: 10 (of 11 )?images, ', told) and ' images/s' in told and ', 1 without a score' in told
 
 
 def test_damaged_shards_are_counted_in_the_report(folder, shard, monkeypatch, capsys):
