@@ -33,12 +33,14 @@ class Waits:
         first_score: from the command to the score of a picture that is uploaded at once.
         cpu: of them, what the process computed; the rest it waited for files or other programs.
         answers: from a slider to score and picture, each.
+        answer_cpu: what the process computed for one of them, on average.
     """
 
     page: float
     first_score: float
     cpu: float
     answers: tuple[float, ...]
+    answer_cpu: float
 
     @property
     def in_time(self) -> bool:
@@ -83,10 +85,11 @@ def measure(metrics: Sequence[str], weights: str | None, device: str | None) -> 
         first = time.perf_counter() - started
         cpu = _cpu_seconds(process.pid)
         answers = tuple(_answer(asker, album, picture, place) for place in range(ANSWERS))
+        answer_cpu = (_cpu_seconds(process.pid) - cpu) / ANSWERS
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # Ctrl-C would be told on the terminal
         process.wait()
-    return Waits(page, first, cpu, answers)
+    return Waits(page, first, cpu, answers, answer_cpu)
 
 
 def as_text(found: Waits) -> str:
@@ -95,7 +98,8 @@ def as_text(found: Waits) -> str:
     return (f'page {found.page:.2f} s, first score {found.first_score:.2f} s after the command (promised: {FIRST_SCORE:g} s); '
             f'computed {found.cpu:.2f} s of them\n'
             f'slider, {len(answers)} answers: median {1000 * statistics.median(answers):.0f} ms, 95 of 100 within '
-            f'{1000 * found.slow_answer:.0f} ms, longest {1000 * max(answers):.0f} ms (promised: {1000 * SLIDER:.0f} ms)')
+            f'{1000 * found.slow_answer:.0f} ms, longest {1000 * max(answers):.0f} ms (promised: {1000 * SLIDER:.0f} ms); '
+            f'computed {1000 * found.answer_cpu:.0f} ms of each')
 
 
 class _Asker:

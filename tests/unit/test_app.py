@@ -411,6 +411,7 @@ def test_arguments_are_checked_before_anything_is_loaded(capsys):
 
 
 def test_what_is_measured_is_told():
-    waits = Waits(2.0, 4.0, 3.5, (0.1,) * 39 + (0.4,))
-    assert waits.in_time and not Waits(2, 5.1, 5, (0.1,)).in_time and not Waits(2, 4, 4, (0.1, 0.5)).in_time
+    waits = Waits(2.0, 4.0, 3.5, (0.1,) * 39 + (0.4,), 0.08)
+    assert waits.in_time and not Waits(2, 5.1, 5, (0.1,), 0.1).in_time and not Waits(2, 4, 4, (0.1, 0.5), 0.1).in_time
+    assert 'computed 3.50 s' in as_text(waits) and 'computed 80 ms of each' in as_text(waits)
     assert 'first score 4.00 s' in as_text(waits) and 'median 100 ms' in as_text(waits) and 'longest 400 ms' in as_text(waits)
