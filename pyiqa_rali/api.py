@@ -94,7 +94,7 @@ class Checkpoint:
 def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = None,
           *, device: str | None = None, batch_size: int | None = None, workers: int | None = None,
           reading: 'ReadingOptions | None' = None, channels: str | None = None, interval: float | None = None,
-          **options: Any) -> Scores:
+          aspects: bool = False, **options: Any) -> Scores:
     """Score images, as `pyiqa-rali score` does.
 
     Args:
@@ -111,17 +111,18 @@ def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = N
         interval: also compute intervals that hold the MOS of so many images in a hundred, such as 90; see `Scores.intervals`.
         channels: the order of the colours of arrays, 'rgb', 'bgr', 'rgba', 'bgra' or 'gray' (see `from_array`); without it
             arrays are rejected, because their numbers do not tell.
+        aspects: also tell how good focus, noise, exposure and other aspects are, in [0, 1]; see `ImageScore.further`.
         options: of the metric's architecture, for a metric by name, such as precision='bf16'.
 
     Raises:
         FileNotFoundError: a list, or everything that is named, does not exist.
         OptionError: a metric or an option cannot be used, or a glob matches nothing.
-        CheckpointError: the weights cannot be loaded, or have no interval.
+        CheckpointError: the weights cannot be loaded, or have no interval or no diagnosis.
     """
     from pyiqa_rali.core.messages import progress_bar
     from pyiqa_rali.data.image_files import READING
     from pyiqa_rali.scoring.engine import score_files, suitable_sizes
-    from pyiqa_rali.scoring.further import IntervalColumns, with_labels
+    from pyiqa_rali.scoring.further import AspectColumns, Further, IntervalColumns, with_labels
     from pyiqa_rali.scoring.given import entries_of
     from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, with_fastest_backend
     entries, empty = entries_of(images, channels, (reading or READING).fetching)
@@ -132,9 +133,13 @@ def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = N
     else:
         _refuse_for_made_metric(weights=weights, device=device, **options)
         made, label = metric, str(getattr(metric, 'metric_name', type(metric).__name__))
-    further = [] if interval is None else [IntervalColumns(interval)]
-    for each in further:
-        each.check(made, label)
+    further: list[Further] = []
+    if interval is not None:
+        ends = IntervalColumns(interval)
+        ends.check(made, label)
+        further.append(ends)
+    if aspects:
+        further.append(AspectColumns(made, label))
     label = with_labels(label, further)
     found: list[ImageScore] = []
     with progress_bar(total=len(entries), desc=f'scores: {label}', unit='image') as bar:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from pyiqa_rali.cli.arguments import CommandParser, add_images, add_reading_settings, reading_settings, told_empty
 
 if TYPE_CHECKING:
+    from pyiqa_rali.figures.explanations import Beside
     from pyiqa_rali.model.quality_map import QualityMap
+    from pyiqa_rali.scoring.explaining import ExplainedImage, Interval
 
 WIDTH, BAR, VOTES = 80, 20, 5
 
@@ -57,16 +60,12 @@ def run(args: argparse.Namespace) -> int:
         image, error = explained.image, explained.error
         found: Any = explained.explanation
         count, failed = count + 1, failed + (found is None)
-        where = explained.quality_map
-        print(_as_json(image, found, error, where) if args.json else as_text(image, found, error, metric, where), flush=True)
+        print(_as_json(explained) if args.json else as_text(image, found, error, metric, explained.quality_map,
+                                                            explained.interval), flush=True)
         if names is not None and found is not None and pixels is not None:
             from pyiqa_rali.figures.explanations import draw_explanation
-            out, scale = names.next(image), metric.net.metadata['mos_range']
-            draw_explanation(pixels, found, out, scale, metric.lower_better)
-            if where is not None:
-                from pyiqa_rali.figures.quality_maps import MappedPicture, draw_map
-                mapped = MappedPicture(pixels, np.asarray(where.values), where.region, f'score {found.score:.2f}')
-                draw_map(mapped, out.with_name(f'{out.stem}_map.png'), scale, metric.lower_better)
+            draw_explanation(pixels, found, names.next(image), metric.net.metadata['mos_range'], metric.lower_better,
+                             _beside(explained, pixels))
     return 1 if told_empty(sources.empty) or failed else 0
 
 
@@ -92,12 +91,26 @@ class FigureNames:
         return Path(self.folder) / name
 
 
-def _as_json(path: str, found: Any, error: str, where: 'QualityMap | None' = None) -> str:
-    told = {'quality_map': where.to_dict()} if where else {}
-    return json.dumps({'image': path, **(found.to_dict() if found else {'error': error}), **told}, ensure_ascii=False)
+def _beside(explained: 'ExplainedImage', pixels: np.ndarray) -> 'Beside':
+    """Return what the figure of an explanation shows beside it."""
+    from pyiqa_rali.figures.explanations import Beside
+    from pyiqa_rali.figures.quality_maps import MappedPicture
+    where, interval = explained.quality_map, explained.interval
+    mapped = None if where is None else MappedPicture(pixels, np.asarray(where.values), where.region)
+    if interval is None:
+        return Beside(mapped=mapped)
+    return Beside((interval.low, interval.high), interval.coverage, interval.unlike, mapped)
 
 
-def as_text(path: str, found: Any, error: str, metric: Any, where: 'QualityMap | None' = None) -> str:
+def _as_json(explained: 'ExplainedImage') -> str:
+    found, where, interval = explained.explanation, explained.quality_map, explained.interval
+    told = {**({'quality_map': where.to_dict()} if where else {}), **({'interval': asdict(interval)} if interval else {})}
+    return json.dumps({'image': explained.image, **(found.to_dict() if found else {'error': explained.error}), **told},
+                      ensure_ascii=False)
+
+
+def as_text(path: str, found: Any, error: str, metric: Any, where: 'QualityMap | None' = None,
+            interval: 'Interval | None' = None) -> str:
     """Return an explanation for a terminal, 80 columns wide except for long file names.
 
     Args:
@@ -106,17 +119,26 @@ def as_text(path: str, found: Any, error: str, metric: Any, where: 'QualityMap |
         error: why there is none.
         metric: that explained it.
         where: its map; None leaves that part out.
+        interval: around the score; None leaves it out.
     """
     if found is None:
         return f'{path}\n  error: {error}\n'
     better = 'lower' if metric.lower_better else 'higher'
     lines = [path, f'  score {found.score:.2f}, spread {found.uncertainty:.2f}   (range {metric.score_range}; {better} is '
                    'better)']
+    if interval is not None:
+        lines.append(f'  interval of {interval.coverage:.0%}: {interval.low:.2f} to {interval.high:.2f}'
+                     + (', unlike the pictures of its calibration' if interval.unlike else ''))
+    if found.aspects:
+        lines.append('  aspects, from 0 (bad) to 1')
+        cells = [f'{name} {value:.2f}' for name, value in found.aspects.items()]
+        lines += ['    ' + '  '.join(f'{cell:16}' for cell in cells[start:start + 4]).rstrip()
+                  for start in range(0, len(cells), 4)]
     if where is not None:
         lines.append('  where, the mean score of each part of the picture')
         lines += ['    ' + '  '.join(f'{value:5.2f}' for value in row) for row in where.parts()]
     if found.votes:
-        lines.append('  distortions, by the vote of the texts')
+        lines.append('  distortions, by their share of the vote')
         lines += [_vote_line(vote) for vote in found.votes[:VOTES] if vote.share >= 0.01 or vote is found.votes[0]]
     else:
         lines.append('  distortions: the text bank does not say what its texts name')

@@ -23,7 +23,7 @@ from pyiqa_rali.data.image_files import ReadingOptions
 from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.scoring.engine import BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS, score_files, suitable_sizes
 from pyiqa_rali.scoring.entries import ImageEntry
-from pyiqa_rali.scoring.further import Further, IntervalColumns, columns_of, with_labels
+from pyiqa_rali.scoring.further import AspectColumns, Further, IntervalColumns, columns_of, with_labels
 from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, parse_options, with_fastest_backend
 from pyiqa_rali.scoring.progress import Progress, Totals
 from pyiqa_rali.scoring.score_table import ImageScore, refuse_overwriting
@@ -45,6 +45,8 @@ def add_arguments(parser: CommandParser) -> None:
     group.add_argument('--out', metavar='FILE', help='write the scores to this file instead of the screen')
     group.add_argument('--interval', type=float, metavar='PERCENT', help='columns low and high: an interval that holds the MOS '
                        'of so many images in a hundred, such as 90; unlike: 1 for a picture unlike those of the calibration')
+    group.add_argument('--aspects', action='store_true', help='columns for focus, noise, exposure and other aspects, from 0 '
+                       '(bad) to 1')
     group.add_argument('--sheet', metavar='PNG', help='draw pictures from the worst score to the best')
     group.add_argument('--resume', action='store_true', help='continue --out, skipping the images already in it')
     group.add_argument('--retry-failed', action='store_true', help='like --resume, and try those again that have no score')
@@ -68,6 +70,7 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali score photo.jpg folder/', 'scores on the screen'),
         ('pyiqa-rali score folder/ --out scores.csv', 'a table; --resume continues it'),
         ('pyiqa-rali score folder/ --interval 90 --out s.csv', 'with columns low, high and unlike'),
+        ('pyiqa-rali score folder/ --aspects --out s.csv', 'with columns focus, noise, exposure ...'),
         ('pyiqa-rali score "data/**/*.jpg" --out scores.parquet', 'quoted; ** goes into folders'),
         ('pyiqa-rali score "s3://bucket/{000..099}.tar" --out s.csv', 'images are named 000.tar::member'),
         ('find . -name "*.png" | pyiqa-rali score - --out s.jsonl', 'a list, one path per line'),
@@ -113,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
     metric = make_metric(args.metric, args.weights, args.device, options)
     if interval is not None:
         interval.check(metric, args.weights or args.metric)
+    if args.aspects:
+        further.append(AspectColumns(metric, args.weights or args.metric))
     images, many = _peeked(sources, args)
     options = _with_backend(args, metric, options, many, further)
     label = _label(args, metric, options, reading, further)

@@ -2,11 +2,14 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from pyiqa_rali.data.picture_measures.fault_types import ASPECT_OF_FAULTS
+from pyiqa_rali.figures.quality_maps import MappedPicture, paint_map
 from pyiqa_rali.figures.style import (
     BLUE,
     GRAY,
@@ -24,8 +27,9 @@ from pyiqa_rali.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-VOTES, LEAST_SHARE = 6, 0.005
-TEXT_WIDTH = 118
+VOTES, LEAST_SHARE = 5, 0.005
+WRONG = 0.5  # an aspect below is drawn as wrong, with its fault
+TEXT_WIDTH = 150
 
 
 class Vote(Protocol):
@@ -86,11 +90,36 @@ class Explained(Protocol):
     def texts(self) -> Sequence[NearText]:
         """By falling cosine."""
 
+    @property
+    def aspects(self) -> Mapping[str, float]:
+        """How good each aspect is, in [0, 1]; empty where nothing tells."""
+
+    @property
+    def faults(self) -> Mapping[str, float]:
+        """How clear each fault is, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is drawn beside an explanation, where it is known.
+
+    Attributes:
+        interval: ends of an interval around the score.
+        coverage: share of images whose MOS the interval holds.
+        unlike: whether the picture is unlike those on which the interval was calibrated.
+        mapped: the picture with its map of quality.
+    """
+
+    interval: tuple[float, float] | None = None
+    coverage: float = 0.9
+    unlike: bool = False
+    mapped: MappedPicture | None = None
+
 
 @styled
-def draw_explanation(pixels: np.ndarray, found: Explained, out: Path, mos_range: tuple[float, float],
-                     lower_better: bool) -> None:
-    """Draw an image with its explanation.
+def draw_explanation(pixels: np.ndarray, found: Explained, out: Path, mos_range: tuple[float, float], lower_better: bool,
+                     beside: Beside | None = None) -> None:
+    """Draw an image with its explanation: the score and how sure it is, where and what is wrong, and why.
 
     Args:
         pixels: uint8 (H, W, 3).
@@ -98,35 +127,77 @@ def draw_explanation(pixels: np.ndarray, found: Explained, out: Path, mos_range:
         out: the PNG.
         mos_range: ends of the scale.
         lower_better: direction of the score.
+        beside: interval and map; None draws neither.
     """
-    figure = empty_figure(11, 8)
-    grid = figure.add_gridspec(3, 2, height_ratios=(1.3, 1, 0.6), width_ratios=(1.1, 1))
-    picture = figure.add_subplot(grid[0, 0])
+    beside = beside or Beside()
+    figure = empty_figure(12, 9)
+    rows = figure.add_gridspec(4, 1, height_ratios=(0.7, 2.1, 1.5, 0.7))
+    _score_on_scale(figure.add_subplot(rows[0]), found, mos_range, lower_better, beside, out.stem)
+    # the aspects' names and values need as much room as a picture
+    shown = rows[1].subgridspec(1, 3 if beside.mapped else 2, width_ratios=(1, 1.12, 0.85) if beside.mapped else (1, 1))
+    picture = figure.add_subplot(shown[0])
     picture.imshow(pixels)
-    picture.set_title(out.stem)
+    picture.set_title('picture')
     without_ticks(picture)
-    _score_on_scale(figure.add_subplot(grid[0, 1]), found, mos_range, lower_better)
-    _votes(figure.add_subplot(grid[1, 0]), found)
-    _basis(figure.add_subplot(grid[1, 1]), found)
-    _texts(figure.add_subplot(grid[2, :]), found)
+    if beside.mapped is not None:
+        where = figure.add_subplot(shown[1])
+        painted = paint_map(where, beside.mapped, mos_range, lower_better)
+        where.set_title('where: the score of each place')
+        figure.colorbar(painted, ax=where, shrink=0.7, pad=0.02).solids.set_alpha(1)
+    _aspects(figure.add_subplot(shown[-1]), found)
+    reasons = rows[2].subgridspec(1, 2)
+    _votes(figure.add_subplot(reasons[0]), found)
+    _basis(figure.add_subplot(reasons[1]), found)
+    _texts(figure.add_subplot(rows[3]), found)
     save_png(figure, out)
 
 
-def _score_on_scale(axis: 'Axes', found: Explained, mos_range: tuple[float, float], lower_better: bool) -> None:
+def _score_on_scale(axis: 'Axes', found: Explained, mos_range: tuple[float, float], lower_better: bool, beside: Beside,
+                    name: str) -> None:
+    """Draw the score as a mark on the scale, in large letters, with its interval or, without one, the spread."""
     low, high = mos_range
-    axis.axvspan(low, high, ymin=0.3, ymax=0.75, color=GRAY, alpha=0.15, linewidth=0)
-    axis.errorbar(found.score, 0, xerr=found.uncertainty, color=ORANGE, linewidth=2, capsize=5)
-    axis.plot(found.score, 0, 'o', color=BLUE, markersize=11)
-    axis.annotate(f'{found.score:.2f}', (found.score, 0), textcoords='offset points', xytext=(0, 14), ha='center', fontsize=15)
-    margin = 0.08 * (high - low)
-    axis.set_xlim(min(low, found.score - found.uncertainty) - margin, max(high, found.score + found.uncertainty) + margin)
-    axis.set(ylim=(-1, 1), yticks=[], title=f'score ({better(lower_better)})',
-             xlabel=f'gray: range of the MOS; bar: spread of the basis scores, {found.uncertainty:.2f} to each side')
-    axis.spines['left'].set_visible(False)
+    ends, meaning = beside.interval, f'interval of {beside.coverage:.0%}'
+    if ends is None:
+        ends, meaning = (found.score - found.uncertainty, found.score + found.uncertainty), 'spread of the basis scores'
+    axis.axvspan(low, high, ymin=0.28, ymax=0.62, color=GRAY, alpha=0.15, linewidth=0)
+    axis.plot(ends, (-0.1, -0.1), color=ORANGE, linewidth=7, alpha=0.55, solid_capstyle='butt')
+    axis.plot(found.score, -0.1, 'o', color=BLUE, markersize=13)
+    margin = 0.04 * (high - low)
+    axis.set_xlim(min(low, ends[0]) - margin, max(high, ends[1]) + margin)
+    axis.set(ylim=(-1, 1), yticks=[], xticks=np.linspace(low, high, 5))
+    axis.annotate(f'{found.score:.2f}', (found.score, 0.3), ha='center', fontsize=19, fontweight='bold', color=BLUE)
+    told = f'{meaning}: {ends[0]:.2f} to {ends[1]:.2f}'
+    if beside.unlike:
+        told += '; unlike the pictures of its calibration'
+    axis.set_title(f'{name}: score {found.score:.2f} ({better(lower_better)}); {told}', loc='left')
+    axis.grid(visible=False)
+    for side in axis.spines.values():
+        side.set_visible(False)
+
+
+def _aspects(axis: 'Axes', found: Explained) -> None:
+    """Draw a bar for each aspect, orange where something is wrong."""
+    axis.set_title('what: how good each aspect is')
+    if not found.aspects:
+        axis.text(0.5, 0.5, 'the checkpoint has no diagnosis\n(pyiqa-rali add-diagnosis)', ha='center', va='center',
+                  transform=axis.transAxes)
+        axis.axis('off')
+        return
+    texts = [f'{value:.2f}{_worst_fault(found, name)}' for name, value in found.aspects.items()]
+    bars(axis, dict(found.aspects), texts, [ORANGE if value < WRONG else BLUE for value in found.aspects.values()])
+    axis.set(xlim=(0, 1.45), xticks=[0, 0.5, 1])
+
+
+def _worst_fault(found: Explained, aspect: str) -> str:
+    """Return the fault that an aspect that is wrong has, to be written after its value."""
+    if found.aspects[aspect] >= WRONG:
+        return ''
+    own = {name: value for name, value in found.faults.items() if ASPECT_OF_FAULTS.get(name) == aspect}
+    return f'  {max(own, key=lambda name: own[name])}' if own else ''
 
 
 def _votes(axis: 'Axes', found: Explained) -> None:
-    axis.set_title('distortions, by the vote of the texts')
+    axis.set_title('distortions, by their share of the vote')
     votes = [vote for vote in found.votes[:VOTES] if vote.share >= LEAST_SHARE] or found.votes[:1]
     if not votes:
         axis.text(0.5, 0.5, 'the text bank does not say what its texts name', ha='center', transform=axis.transAxes)
@@ -134,7 +205,7 @@ def _votes(axis: 'Axes', found: Explained) -> None:
         return
     texts = [f'{vote.share:.0%}' + ('' if vote.level is None else f'   level {vote.level:.1f}') for vote in votes]
     bars(axis, {vote.distortion.replace('_', ' '): vote.share for vote in votes}, texts)
-    axis.set(xlim=(0, 1.25), xticks=np.linspace(0, 1, 6), xlabel='share of the vote')
+    axis.set(xlim=(0, 1.25), xticks=np.linspace(0, 1, 6))
     axis.set_ylim(max(len(votes), 3) - 0.4, -0.6)
 
 
@@ -143,15 +214,14 @@ def _basis(axis: 'Axes', found: Explained) -> None:
     axis.plot(found.basis_scores, found.weights, '.', color=BLUE, markersize=4)
     axis.axvline(found.score, color=ORANGE, linewidth=1.5, linestyle='--')
     axis.set_ylim(bottom=0)
-    axis.set(title='basis: weight of each basis vector at its score', ylabel='weight',
-             xlabel='basis score (dashed: the score, their weighted mean)')
+    axis.set(title='why: weight of each basis vector at its score', ylabel='weight')
 
 
 def _texts(axis: 'Axes', found: Explained) -> None:
     axis.axis('off')
     axis.set_title('nearest reasoning texts of the bank, with their cosine', loc='left')
-    lines = [textwrap.fill(f'{near.cosine:.2f}   {near.text}', TEXT_WIDTH, subsequent_indent=' ' * 9) for near in found.texts]
-    axis.text(0, 0.98, '\n'.join(lines), va='top', fontsize=9.5, transform=axis.transAxes, linespacing=1.35)
+    lines = [textwrap.shorten(f'{near.cosine:.2f}   {near.text}', TEXT_WIDTH, placeholder=' ...') for near in found.texts]
+    axis.text(0, 0.98, '\n'.join(lines), va='top', fontsize=9, transform=axis.transAxes, linespacing=1.35)
 
 
 @styled

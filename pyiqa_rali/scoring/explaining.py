@@ -17,6 +17,23 @@ RALI = {'metric_opts': {'type': 'RALI'}}  # a name that pyiqa does not know is r
 
 
 @dataclass(frozen=True)
+class Interval:
+    """An interval around a score.
+
+    Attributes:
+        low: its lower end, in the unit of the score.
+        high: its upper end.
+        coverage: share of the images like those of its calibration whose MOS lies within.
+        unlike: whether the image is unlike those: the coverage is then unknown.
+    """
+
+    low: float
+    high: float
+    coverage: float
+    unlike: bool
+
+
+@dataclass(frozen=True)
 class ExplainedImage:
     """The explanation of one image's score, or why it has none.
 
@@ -25,12 +42,14 @@ class ExplainedImage:
         explanation: None when there is none.
         error: why there is none; empty otherwise.
         quality_map: where the image is good and bad; None unless it was asked for.
+        interval: around the score; None where the checkpoint has none.
     """
 
     image: str
     explanation: Explanation | None = None
     error: str = ''
     quality_map: QualityMap | None = None
+    interval: 'Interval | None' = None
 
 
 def make_explainer(metric: str | None, weights: str | None, device: str | None) -> Any:
@@ -97,13 +116,21 @@ def explain_entries(metric: Any, images: Iterable[ImageEntry], num_texts: int = 
             pixels = read_entry(entry, reading)
             pictures = as_tensor([pixels]).to(device)
             found = metric.net.explain(pictures, num_texts, num_basis)[0]
-            where = map_of(metric.net, pictures) if with_map else None
+            where, interval = map_of(metric.net, pictures) if with_map else None, interval_of(metric.net, pictures)
         except UnreadableImage as error:
             yield ExplainedImage(entry.name, None, error.reason), None
         except (ValueError, RuntimeError) as error:  # such as a picture that is too small
             yield ExplainedImage(entry.name, None, first_line(error)), None
         else:
-            yield ExplainedImage(entry.name, found, quality_map=where), pixels
+            yield ExplainedImage(entry.name, found, quality_map=where, interval=interval), pixels
+
+
+def interval_of(net: Any, pictures: Any) -> Interval | None:
+    """Return the interval around the score of a picture (1, 3, H, W); None where the checkpoint of a net has none."""
+    if net.interval is None:
+        return None
+    found = net.score_with_interval(pictures)
+    return Interval(float(found.low), float(found.high), found.coverage, bool(found.unlike))
 
 
 def map_of(net: Any, pictures: Any) -> QualityMap:

@@ -70,6 +70,35 @@ class IntervalColumns:
         return torch.cat([found.low, found.high, found.unlike.to(found.low.dtype)], dim=1)
 
 
+class AspectColumns:
+    """How good each aspect of quality is, in [0, 1], as a checkpoint's diagnosis reads it.
+
+    Args:
+        metric: of pyiqa.
+        name: its name, for messages.
+
+    Raises:
+        OptionError: it is no RALI.
+        CheckpointError: its checkpoint has no diagnosis.
+    """
+
+    label = 'aspects'
+
+    def __init__(self, metric: Any, name: str):
+        from pyiqa_rali.model.diagnosis import NO_ASPECTS
+        from pyiqa_rali.model.rali import RALI
+        net = getattr(metric, 'net', None)
+        if not isinstance(net, RALI):
+            raise OptionError(f'--aspects: "{name}" has no aspects; those of RALI that have a diagnosis have. Leave it out.')
+        if net.diagnosis is None:
+            raise CheckpointError(f'{name}: {NO_ASPECTS}')
+        self.columns = net.diagnosis.aspects
+
+    def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
+        """Return the aspects (N, number of aspects)."""
+        return net.diagnosis.read(features).values.to(scores.dtype)
+
+
 def columns_of(further: Sequence[Further]) -> tuple[str, ...]:
     """Return the names of all columns."""
     return tuple(name for each in further for name in each.columns)

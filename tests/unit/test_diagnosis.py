@@ -253,3 +253,64 @@ def test_a_diagnosis_needs_a_bank():
     values.pop('bank', None)
     with pytest.raises(OptionError, match='diagnosis: starts at the texts of a bank'):
         train_options({**values, 'diagnosis': {}})
+
+
+# ----------------------------- tables and figures ----------------------------
+
+def write_pictures(folder, count=3):
+    from PIL import Image
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        Image.fromarray(rng.integers(256, size=(40, 48, 3), dtype=np.uint8)).save(folder / f'{number}.png')
+    return folder
+
+
+def test_aspects_are_columns_of_the_table_of_scores(tmp_path, capsys):
+    import csv
+
+    import pyiqa_rali
+    from pyiqa_rali.__main__ import main
+    net, pictures = with_random_diagnosis(tmp_path), write_pictures(tmp_path / 'pictures')
+    weights, table = str(tmp_path / 'rali.safetensors'), tmp_path / 'scores.csv'
+    assert main(['score', str(pictures), '--weights', weights, '--aspects', '--out', str(table)]) == 0
+    rows = list(csv.DictReader(table.open()))
+    assert list(rows[0]) == ['image', 'score', 'focus', 'noise', 'error', 'metric'] and len(rows) == 3
+    aspects = net.aspects(str(pictures / '1.png')).of(0)
+    assert {name: float(rows[1][name]) for name in aspects} == pytest.approx(aspects, abs=1e-4)
+    found = pyiqa_rali.score(str(pictures), weights=weights, aspects=True)
+    assert found.images[1].further == pytest.approx(aspects, abs=1e-4) and set(aspects) < set(found.rows()[1])
+    assert main(['score', str(pictures), '--weights', str(tmp_path / 'plain.safetensors'), '--aspects']) == 2
+    assert 'has no diagnosis' in capsys.readouterr().err
+    assert main(['score', str(pictures), '-m', 'piqe', '--aspects']) == 2
+    assert '--aspects: "piqe" has no aspects' in capsys.readouterr().err
+
+
+def test_explain_tells_aspects_and_interval_and_draws_all_in_one_picture(tmp_path):
+    from types import SimpleNamespace
+
+    from PIL import Image
+
+    from pyiqa_rali.cli.explain import _as_json, _beside, as_text
+    from pyiqa_rali.figures.explanations import Beside, draw_explanation
+    from pyiqa_rali.model.quality_map import QualityMap
+    from pyiqa_rali.scoring.explaining import ExplainedImage, Interval, interval_of
+    net, pixels = with_random_diagnosis(tmp_path), np.full((40, 48, 3), 90, np.uint8)
+    found = net.explain(torch.rand(1, 3, 40, 48))[0]
+    assert interval_of(net, torch.rand(1, 3, 40, 48)) is None
+    explained = ExplainedImage('a.png', found, quality_map=QualityMap([[2.0, 3.0], [1.0, 4.0]], (0, 0, 40, 48)),
+                               interval=Interval(2.0, 3.5, 0.9, True))
+    metric = SimpleNamespace(lower_better=False, score_range='1, 5')
+    told = as_text('a.png', found, '', metric, explained.quality_map, explained.interval)
+    assert 'interval of 90%: 2.00 to 3.50, unlike the pictures' in told and f'focus {found.aspects["focus"]:.2f}' in told
+    assert all(len(line) <= 80 for line in told.splitlines())
+    values = json.loads(_as_json(explained))
+    assert values['interval'] == {'low': 2.0, 'high': 3.5, 'coverage': 0.9, 'unlike': True} and set(values['faults']) == set(
+        VALUES['faults'])
+    beside = _beside(explained, pixels)
+    assert beside.interval == (2.0, 3.5) and beside.mapped.values.shape == (2, 2) and _beside(
+        ExplainedImage('a.png', found), pixels) == Beside()
+    draw_explanation(pixels, found, tmp_path / 'all.png', (1, 5), False, beside)
+    draw_explanation(pixels, found, tmp_path / 'plain.png', (1, 5), False)
+    first, second = (np.asarray(Image.open(tmp_path / name).convert('RGB')) for name in ('all.png', 'plain.png'))
+    assert min(first.shape[:2]) > 600 and first.shape == second.shape and (first != second).any()
