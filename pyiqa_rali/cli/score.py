@@ -44,9 +44,8 @@ def add_arguments(parser: CommandParser) -> None:
     group = parser.add_argument_group('table')
     group.add_argument('--out', metavar='FILE', help='write the scores to this file instead of the screen')
     group.add_argument('--interval', type=float, metavar='PERCENT', help='columns low and high: an interval that holds the MOS '
-                       'of so many images in a hundred, such as 90; unlike: 1 for a picture unlike those of the calibration')
-    group.add_argument('--aspects', action='store_true', help='columns for focus, noise, exposure and other aspects, from 0 '
-                       '(bad) to 1')
+                       'of 90 images in 100 with 90; unlike: 1 if unlike the calibration')
+    group.add_argument('--aspects', action='store_true', help='columns focus, noise, exposure and more, 0 to 1')
     group.add_argument('--sheet', metavar='PNG', help='draw pictures from the worst score to the best')
     group.add_argument('--resume', action='store_true', help='continue --out, skipping the images already in it')
     group.add_argument('--retry-failed', action='store_true', help='like --resume, and try those again that have no score')
@@ -69,8 +68,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_examples(
         ('pyiqa-rali score photo.jpg folder/', 'scores on the screen'),
         ('pyiqa-rali score folder/ --out scores.csv', 'a table; --resume continues it'),
-        ('pyiqa-rali score folder/ --interval 90 --out s.csv', 'with columns low, high and unlike'),
-        ('pyiqa-rali score folder/ --aspects --out s.csv', 'with columns focus, noise, exposure ...'),
+        ('pyiqa-rali score folder/ --interval 90 --aspects --out s.csv', 'with further columns'),
         ('pyiqa-rali score "data/**/*.jpg" --out scores.parquet', 'quoted; ** goes into folders'),
         ('pyiqa-rali score "s3://bucket/{000..099}.tar" --out s.csv', 'images are named 000.tar::member'),
         ('find . -name "*.png" | pyiqa-rali score - --out s.jsonl', 'a list, one path per line'),
