@@ -82,9 +82,8 @@ class AspectColumns:
         CheckpointError: its checkpoint has no diagnosis.
     """
 
-    label = 'aspects'
-
     def __init__(self, metric: Any, name: str):
+        self.label = 'aspects'
         from pyiqa_rali.model.diagnosis import NO_ASPECTS
         from pyiqa_rali.model.rali import RALI
         net = getattr(metric, 'net', None)
@@ -92,7 +91,7 @@ class AspectColumns:
             raise OptionError(f'--aspects: "{name}" has no aspects; those of RALI that have a diagnosis have. Leave it out.')
         if net.diagnosis is None:
             raise CheckpointError(f'{name}: {NO_ASPECTS}')
-        self.columns = net.diagnosis.aspects
+        self.columns: Sequence[str] = net.diagnosis.aspects
 
     def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
         """Return the aspects (N, number of aspects)."""
