@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     pca_dim, feature_dim = tensors['scorer.pca_components'].shape
     found = {'file': str(path), **metadata, 'training_images': told_of(record_in(metadata, path)),
              'parameters': _parameters(tensors), 'bank': _bank(metadata),
+             'diagnosis': _diagnosis(metadata),
              'scorer': {'features (C)': feature_dim, 'components (D)': pca_dim,
                         'basis vectors (K)': len(tensors['scorer.basis_scores'])}}
     print('\n'.join(readable(found)))
@@ -81,6 +82,15 @@ def _bank(metadata: dict[str, Any]) -> str | dict[str, Any]:
             'types of distortion': len({name for pairs in known for name, _ in pairs}),
             'written by': ', '.join(sorted({str(model) for model in bank.get('models', ()) if model is not None})) or 'unknown',
             'temperature': bank['temperature'], 'made': bank.get('made', {})}
+
+
+def _diagnosis(metadata: dict[str, Any]) -> str | dict[str, Any]:
+    """Return the diagnosis in short; --json shows all of it."""
+    found = metadata.get('diagnosis')
+    if found is None:
+        return 'none: votes are those of the bank, and there are no aspects (python -m pyiqa_rali add-diagnosis)'
+    return {'classes': len(found['classes']), 'aspects': list(dict.fromkeys(found['faults'].values())),
+            'faults': list(found['faults']), 'made': found.get('made', {})}
 
 
 def _parameters(tensors: dict[str, Any]) -> str:
