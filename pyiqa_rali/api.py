@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 READERS = {'RALI': 'training.rali.options:train_options', 'GRPO': 'training.vlm.options:grpo_options',
            'SFT': 'training.vlm.options:sft_options', 'RACT': 'training.vlm.ract:ract_options',
            'CHAIN': 'studies.chain.options:chain_options', 'EVALUATE': 'evaluation.options:evaluate_options',
-           'ABLATION': 'studies.ablation.plan:ablation_options'}
+           'ABLATION': 'studies.ablation.plan:ablation_options', 'CASCADE': 'studies.cascade:cascade_options'}
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = N
     from pyiqa_rali.core.messages import progress_bar
     from pyiqa_rali.data.image_files import READING
     from pyiqa_rali.scoring.engine import score_files, suitable_sizes
-    from pyiqa_rali.scoring.further import AspectColumns, Further, IntervalColumns, with_labels
+    from pyiqa_rali.scoring.further import AspectColumns, IntervalColumns, further_of, with_labels
     from pyiqa_rali.scoring.given import entries_of
     from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, with_fastest_backend
     entries, empty = entries_of(images, channels, (reading or READING).fetching)
@@ -133,11 +133,7 @@ def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = N
     else:
         _refuse_for_made_metric(weights=weights, device=device, **options)
         made, label = metric, str(getattr(metric, 'metric_name', type(metric).__name__))
-    further: list[Further] = []
-    if interval is not None:
-        ends = IntervalColumns(interval)
-        ends.check(made, label)
-        further.append(ends)
+    further = further_of(made, None if interval is None else IntervalColumns(interval), label)
     if aspects:
         further.append(AspectColumns(made, label))
     label = with_labels(label, further)
@@ -291,7 +287,7 @@ def read_options(options: OptionSource, overrides: Sequence[str] = ()) -> Any:
 
     Returns:
         The class that the file's `model_type` names: TrainOptions, GrpoOptions, SftOptions, RactOptions, ChainOptions,
-        EvaluateOptions or AblationOptions.
+        EvaluateOptions, AblationOptions or CascadeOptions.
 
     Raises:
         OptionError: an option is unknown, missing, or has a value that cannot be used.

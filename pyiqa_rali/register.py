@@ -26,15 +26,23 @@ def _reasoning(pretrained: str | None, **options: Any) -> dict[str, Any]:
             'lower_better': False, 'score_range': '1, 5'}
 
 
+def _cascade() -> dict[str, Any]:
+    """Return pyiqa's entry for a fast and a slow metric; the slow one, and a rule, must be given."""
+    return {'metric_opts': {'type': 'Cascade', 'fast': 'rali-lite'}, 'metric_mode': 'NR', 'lower_better': False,
+            'score_range': '~1, ~5'}
+
+
 METRICS = {
     'rali': _rali('rali', '1, 5'),
     'rali-lite': _rali('rali-lite', '~1, ~5'),
     'rali-lite-v1': _rali('rali-lite-v1', '~1, ~5'),
+    'rali-cascade': _cascade(),
     'rali-reasoning': _reasoning(None),
     'qinsight': _reasoning('ByteDance/Q-Insight:score_degradation', rating_range=[1, 5], release='qinsight'),
     'visualquality-r1': _reasoning('TianheWu/VisualQuality-R1-7B', rating_range=[1, 5], release='visualquality-r1'),
 }
-ARCHS = {'RALI': 'pyiqa_rali.model.rali:RALI', 'ReasoningScorer': 'pyiqa_rali.vlm.scorer:ReasoningScorer'}
+ARCHS = {'RALI': 'pyiqa_rali.model.rali:RALI', 'ReasoningScorer': 'pyiqa_rali.vlm.scorer:ReasoningScorer',
+         'Cascade': 'pyiqa_rali.scoring.cascade:Cascade'}
 DATASETS = {'SyntheticNRDataset': 'pyiqa_rali.data.synthetic.dataset:SyntheticNRDataset',
             'ManifestNRDataset': 'pyiqa_rali.data.manifests:ManifestNRDataset'}
 

@@ -11,17 +11,16 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file or folder of an export, or rali-lite')
     parser.add_argument('--out', required=True, metavar='FILE', help='the .safetensors or .pth file to write')
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument('-opt', metavar='FILE', help="option file of the checkpoint's training, with its training and validation "
-                                                   'sets, and a section "interval" if it has one')
+    what.add_argument('-opt', metavar='FILE', help="option file of the checkpoint's training: its validation sets, and its "
+                                                   'section "interval" if it has one')
     what.add_argument('--remove', action='store_true', help='write the checkpoint without its intervals')
     parser.add_argument('--force_yml', nargs='+', action='extend', default=[], metavar='SECTION:KEY=VALUE',
                         help='change options of the file, such as interval:references=1000')
     parser.add_examples(
         ('pyiqa-rali calibrate old.safetensors -opt options/rali_lite.yml --out new.safetensors', ''),
         ('pyiqa-rali score folder/ --weights new.safetensors --interval 90 --out scores.csv', 'use them'),
-        notes='The width is learned from the errors at training images, and calibrated on validation images, which must not '
-              'have been trained on. Scores stay as they are. Training does the same with a section "interval" in its option '
-              'file.')
+        notes='Width and calibration come from the errors at validation images, which must not have been trained on. Scores '
+              'stay as they are. Training does the same with a section "interval" in its option file.')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     found = calibrate(args.checkpoint, override(read_yaml(args.opt), args.force_yml), args.out)
     print(f'{found.path}: intervals calibrated on {found.images} images of {", ".join(found.calibrated_on)}, '
-          f'{found.references} training images kept, {found.megabytes:.2f} MB.')
-    print(f'Intervals of 90 % reach {found.half_width:.3f} to each side on average.')
+          f'{found.references} of them kept, {found.megabytes:.2f} MB.')
+    print(f'Intervals of 90 % reach {found.half_width:.3f} to each side on average; SRCC of width and error, out of fold: '
+          f'{found.srcc:.3f}.')
     return 0

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pyiqa_rali.vlm.loading import ReasoningModel
     from pyiqa_rali.vlm.scorer import ReasoningScorer
 
-MODES = ('expectation', 'greedy', 'mean', 'release')
+MODES = ('expectation', 'greedy', 'mean', 'release', 'at_once')
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -45,8 +45,9 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali describe photo.jpg --model ByteDance/Q-Insight:score_degradation --rating-range 1 5', ''),
         ('pyiqa-rali describe photos/ --model experiments/GRPO_koniq/models/reasoning --json', ''),
         notes='expectation: greedy reasoning, then the mean over the digits of the rating; greedy: the rating as written; '
-              'mean: of sampled ratings; release: one rating, drawn as the code of qinsight or visualquality-r1 draws it. An '
-              'image without a rating has a line with the reason; then the exit status is 1.')
+              'mean: of sampled ratings; release: one rating, drawn as the code of qinsight or visualquality-r1 draws it; '
+              'at_once: no reasoning, the rating alone. An image without a rating has a line with the reason; then the exit '
+              'status is 1.')
 
 
 def run(args: argparse.Namespace) -> int:

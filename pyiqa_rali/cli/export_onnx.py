@@ -18,6 +18,8 @@ def add_arguments(parser: CommandParser) -> None:
     source.add_argument('-m', '--metric', help='rali-lite or rali (default: rali-lite)')
     source.add_argument('--weights', metavar='PATH', help='file or folder of an export instead')
     parser.add_argument('--opset', type=int, metavar='N', help="version of ONNX's operators, 18 to 22 (default: 20)")
+    parser.add_argument('--interval', type=float, metavar='PERCENT', help='also "low", "high" and "unlike" of intervals '
+                        'that hold the MOS of so many images in a hundred')
     parser.add_argument('--check', metavar='PHOTOS', help='compare with torch on distorted photographs of this folder, for '
                                                           'accuracy and time; "bundled" takes those that scikit-image and '
                                                           'pyiqa install')
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.int8:
         refuse_changed(args, INT8, 'is only for --int8')
     found = export_metric(args.out, args.metric, args.weights, args.opset, int8 if args.int8 else None,
-                          comparison if args.check is not None else None)
+                          comparison if args.check is not None else None, args.interval)
     print('\n'.join(lines_of(found)))
     return 0
 

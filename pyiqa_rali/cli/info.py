@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     pca_dim, feature_dim = tensors['scorer.pca_components'].shape
     found = {'file': str(path), **metadata, 'training_images': told_of(record_in(metadata, path)),
-             'parameters': _parameters(tensors), 'bank': _bank(metadata),
-             'diagnosis': _diagnosis(metadata),
+             'parameters': _parameters(tensors), 'bank': _bank(metadata), 'diagnosis': _diagnosis(metadata),
+             'interval': _interval(metadata),
              'scorer': {'features (C)': feature_dim, 'components (D)': pca_dim,
                         'basis vectors (K)': len(tensors['scorer.basis_scores'])}}
     print('\n'.join(readable(found)))
@@ -93,9 +93,20 @@ def _diagnosis(metadata: dict[str, Any]) -> str | dict[str, Any]:
             'faults': list(found['faults']), 'made': found.get('made', {})}
 
 
+def _interval(metadata: dict[str, Any]) -> str | dict[str, Any]:
+    """Return what the intervals rest on."""
+    found = metadata.get('interval')
+    if found is None:
+        return 'no interval: it was not calibrated (python -m pyiqa_rali calibrate)'
+    low, high = metadata['mos_range']
+    return {'calibrated on': f'{found["images"]} images of {", ".join(found["calibrated_on"])}',
+            'half width of 90 %, on average': round(found['half_width'] * (high - low), 3), 'signals': found['signals'],
+            'references (M)': found['references'], 'false alarms': found['false_alarms']}
+
+
 def _parameters(tensors: dict[str, Any]) -> str:
     encoder = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith('image_encoder.'))
-    every = sum(tensor.numel() for name, tensor in tensors.items() if not name.startswith('bank.'))
+    every = sum(tensor.numel() for name, tensor in tensors.items() if not name.startswith(('bank.', 'interval.')))
     return f'{every / 1e6:.2f} million, {encoder / 1e6:.2f} million of them in the image encoder'
 
 

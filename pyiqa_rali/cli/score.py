@@ -23,7 +23,7 @@ from pyiqa_rali.data.image_files import ReadingOptions
 from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.scoring.engine import BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS, score_files, suitable_sizes
 from pyiqa_rali.scoring.entries import ImageEntry
-from pyiqa_rali.scoring.further import AspectColumns, Further, IntervalColumns, columns_of, with_labels
+from pyiqa_rali.scoring.further import AspectColumns, Further, IntervalColumns, columns_of, further_of, with_labels
 from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, parse_options, with_fastest_backend
 from pyiqa_rali.scoring.progress import Progress, Totals
 from pyiqa_rali.scoring.score_table import ImageScore, refuse_overwriting
@@ -97,7 +97,6 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     options, reading = parse_options(args.metric_options), reading_settings(args)
     interval = None if args.interval is None else IntervalColumns(args.interval)
-    further: list[Further] = [] if interval is None else [interval]
     known: QualityTable | None = None
     if args.opt:
         section, values, reading = data_set_of(args.opt, args.dataset)
@@ -108,12 +107,12 @@ def run(args: argparse.Namespace) -> int:
         words, seen = words_for_cluster(words, Path(args.out)) if cluster else (words, None)
         sources = ImageSources(words, seen=seen, image_column=args.image_column, fetching=reading.fetching)
     if cluster:
-        return score_by_cluster(args, cluster, sources, options, reading, further)
+        asked: list[Further] = [] if interval is None else [interval]
+        return score_by_cluster(args, cluster, sources, options, reading, asked)
     if args.out:
         refuse_overwriting(Path(args.out), args.resume)  # before anything is loaded
     metric = make_metric(args.metric, args.weights, args.device, options)
-    if interval is not None:
-        interval.check(metric, args.weights or args.metric)
+    further = further_of(metric, interval, args.weights or args.metric)
     if args.aspects:
         further.append(AspectColumns(metric, args.weights or args.metric))
     images, many = _peeked(sources, args)

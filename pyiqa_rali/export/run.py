@@ -80,7 +80,7 @@ class Export:
 
 def export_metric(out: str | os.PathLike[str], metric: str | None = None, weights: str | os.PathLike[str] | None = None,
                   opset: int | None = None, int8: Int8Options | None = None,
-                  comparison: ComparisonOptions | None = None) -> Export:
+                  comparison: ComparisonOptions | None = None, interval: float | None = None) -> Export:
     """Write a metric as an ONNX file, check it, and measure what was asked for.
 
     Args:
@@ -90,6 +90,8 @@ def export_metric(out: str | os.PathLike[str], metric: str | None = None, weight
         opset: version of ONNX's operators; None takes `DEFAULT_OPSET`.
         int8: write an 8-bit variant too.
         comparison: compare scores and times with those of torch.
+        interval: also put out the ends of intervals that hold the MOS of so many images in a hundred, such as 90, and whether
+            a picture is unlike those of the calibration.
 
     Raises:
         OptionError: an argument cannot be used, or packages are missing; nothing has been written.
@@ -101,10 +103,11 @@ def export_metric(out: str | os.PathLike[str], metric: str | None = None, weight
     compared = photographs_of(comparison.photographs) if comparison else []
     calibration = photographs_of(int8.photographs) if int8 else []
     net = load_net(metric, weights)
+    coverage = None if interval is None else coverage_of(interval)
     logger.info('Exporting, which takes a minute or two.')
     models = {'float': out}
     report: dict[str, Any] = {'source': os.fspath(weights or metric or METRICS[0]), 'machine': machine(),
-                              'float': _export_float(net, out, opset)}
+                              'float': _export_float(net, out, opset, coverage)}
     if int8:
         models['int8'] = out.with_suffix('.int8.onnx')
         report['int8'] = _export_int8(out, models['int8'], calibration, int8)
@@ -158,14 +161,22 @@ def machine() -> dict[str, str]:
             'onnxruntime': onnxruntime.__version__}
 
 
-def _export_float(net: 'RALI', out: Path, opset: int | None) -> dict[str, Any]:
+def coverage_of(percent: float) -> float:
+    """Return the coverage of intervals as a share; raises OptionError for what is none."""
+    if not 0 < percent < 100:
+        raise OptionError(f'--interval: {percent:g} must be above 0 and below 100.')
+    return percent / 100
+
+
+def _export_float(net: 'RALI', out: Path, opset: int | None, coverage: float | None) -> dict[str, Any]:
     """Write the model if it agrees with torch, and return what is reported about it."""
     from pyiqa_rali.export.onnx_model import onnx_model, save_model
     from pyiqa_rali.model.onnx.agreement import check_agreement
     from pyiqa_rali.model.onnx.network import DEFAULT_OPSET
-    model = onnx_model(net, opset or DEFAULT_OPSET)
+    model = onnx_model(net, opset or DEFAULT_OPSET, coverage)
     agreement = save_model(out, model, lambda path: check_agreement(path, net, str(out)))
-    return {'file': out.name, 'megabytes': _megabytes(out), 'opset': opset or DEFAULT_OPSET, **agreement}
+    told = {} if coverage is None else {'interval': round(100 * coverage, 6)}
+    return {'file': out.name, 'megabytes': _megabytes(out), 'opset': opset or DEFAULT_OPSET, **told, **agreement}
 
 
 def _export_int8(source: Path, target: Path, photographs: list['Photograph'], options: Int8Options) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.files import write_text
 from pyiqa_rali.report.blocks import Report, Section, Table
 from pyiqa_rali.report.evaluation_run import evaluation_section
-from pyiqa_rali.report.files_run import ablation_section, analysis_section, files_section
+from pyiqa_rali.report.files_run import ablation_section, analysis_section, cascade_section, files_section
 from pyiqa_rali.report.markdown import write_markdown
 from pyiqa_rali.report.page import page
 from pyiqa_rali.report.reasoning_run import chain_section, reasoning_section
@@ -20,7 +20,7 @@ from pyiqa_rali.report.training_run import training_section
 LEFT_OUT = 'Left out'
 KINDS: dict[str, Callable[[Path, str], Section]] = {
     'RALI': training_section, 'GRPO': reasoning_section, 'SFT': reasoning_section, 'CHAIN': chain_section,
-    'EVALUATE': evaluation_section, 'ABLATION': ablation_section, 'ANALYSIS': analysis_section}
+    'EVALUATE': evaluation_section, 'ABLATION': ablation_section, 'ANALYSIS': analysis_section, 'CASCADE': cascade_section}
 
 
 def write_report(folders: list[Path], out: Path, title: str) -> Report:

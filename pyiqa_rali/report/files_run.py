@@ -44,6 +44,17 @@ def ablation_section(folder: Path, anchor: str) -> Section:
                          sorted(folder.glob('table.csv')), sorted((folder / 'figures').glob('*.png')))
 
 
+def cascade_section(folder: Path, anchor: str) -> Section:
+    """Return the section of a cascade: accuracy for each share that is handed on.
+
+    Args:
+        folder: what `cascade` wrote.
+        anchor: not used: there are no pictures of images.
+    """
+    return files_section(f'Cascade: {folder.name}', folder, f'python -m pyiqa_rali cascade -opt {folder / "options.yml"}',
+                         sorted(folder.glob('results.csv')), sorted((folder / 'figures').glob('*.png')))
+
+
 def analysis_section(folder: Path, anchor: str) -> Section:
     """Return the section of an analysis: what it was asked, its tables and pictures.
 

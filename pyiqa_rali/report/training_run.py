@@ -20,6 +20,7 @@ from pyiqa_rali.figures.scored import curves
 from pyiqa_rali.figures.style import svg_and_png
 from pyiqa_rali.report.basis import basis_section
 from pyiqa_rali.report.blocks import Block, Case, Commands, Figure, Section, Table, Text
+from pyiqa_rali.report.intervals import intervals_section
 from pyiqa_rali.report.maps import maps_section
 from pyiqa_rali.report.scored import ScoredSet, case, overlap_block, scored_section, thumbnail
 from pyiqa_rali.training.rali.options import TrainOptions, train_options
@@ -51,7 +52,7 @@ def training_section(folder: Path, anchor: str) -> Section:
         section.sections.append(scored_section(found, functools.partial(_case, options, name, images)))
     maps = maps_section(run.export, {name: (images, scores) for name, (images, _, scores) in scored.items()},
                         functools.partial(_pixels, options, scored), command)
-    section.sections += [part for part in (_curves(run, command), maps,
+    section.sections += [part for part in (_curves(run, command), maps, intervals_section(run, options, list(scored), command),
                                            basis_section(run, options, anchor, list(scored), command)) if part is not None]
     return section
 

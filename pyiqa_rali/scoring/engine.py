@@ -240,7 +240,7 @@ class Scorer:
         metric: pyiqa's.
         batch_size: how many pictures are scored in one pass.
         factor: what pictures in [0, 1] are multiplied by.
-        further: what is computed beside the score; the metric must be a RALI then.
+        further: what is computed beside the score.
     """
 
     def __init__(self, metric: Any, batch_size: int, factor: float = 1.0, further: Sequence[Further] = ()):
@@ -326,6 +326,9 @@ class Scorer:
                              'batch_size_per_gpu).' if count > 1 else f'{told} Leave it out.')
         if self.draws and count > 1:
             raise _Drew
+        if self.further:
+            scores = found.unsqueeze(1)
+            return torch.cat([scores, *(each(self.metric.net, scores, scores) for each in self.further)], dim=1)
         return found
 
     def _in_range(self, pictures: Any) -> Any:

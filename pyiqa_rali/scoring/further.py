@@ -8,7 +8,7 @@ from pyiqa_rali.core.errors import CheckpointError, OptionError
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOW, HIGH, UNLIKE = 'low', 'high', 'unlike'
+LOW, HIGH, UNLIKE, HANDED_ON = 'low', 'high', 'unlike', 'handed_on'
 
 
 class Further(Protocol):
@@ -26,7 +26,10 @@ class Further(Protocol):
         """Raise OptionError or CheckpointError where a metric does not have these columns."""
 
     def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
-        """Return the columns (N, len(columns)) for image features (N, C) and scores (N, 1) of a `RALI`."""
+        """Return the columns (N, len(columns)) for image features (N, C) and scores (N, 1) of a `RALI`.
+
+        Other nets have no image features to give: `features` are the scores then.
+        """
 
 
 class IntervalColumns:
@@ -93,9 +96,45 @@ class AspectColumns:
             raise CheckpointError(f'{name}: {NO_ASPECTS}')
         self.columns: Sequence[str] = net.diagnosis.aspects
 
+    def check(self, metric: Any, name: str) -> None:
+        """Checked where it was made."""
+
     def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
         """Return the aspects (N, number of aspects)."""
         return net.diagnosis.read(features).values.to(scores.dtype)
+
+
+class HandedOn:
+    """Whether a cascade has handed a picture on to its slow metric (1 or 0)."""
+
+    def __init__(self) -> None:
+        self.columns: Sequence[str] = (HANDED_ON,)
+        self.label = ''
+
+    def check(self, metric: Any, name: str) -> None:
+        """Every cascade can say so."""
+
+    def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
+        """Return (N, 1), for the pictures that the net has just scored."""
+        return net.handed_on.to(scores).unsqueeze(1)
+
+
+def further_of(metric: Any, interval: IntervalColumns | None, name: str) -> list[Further]:
+    """Return the columns beside the score of a metric: its own, and those that were asked for.
+
+    Args:
+        metric: of pyiqa.
+        interval: that was asked for.
+        name: of the metric, for messages.
+
+    Raises:
+        OptionError, CheckpointError: it has no intervals.
+    """
+    from pyiqa_rali.scoring.cascade import Cascade
+    if interval is not None:
+        interval.check(metric, name)
+        return [interval]
+    return [HandedOn()] if isinstance(getattr(metric, 'net', None), Cascade) else []
 
 
 def columns_of(further: Sequence[Further]) -> tuple[str, ...]:
@@ -105,4 +144,4 @@ def columns_of(further: Sequence[Further]) -> tuple[str, ...]:
 
 def with_labels(metric: str, further: Sequence[Further]) -> str:
     """Return what the column `metric` says of a metric whose table has further columns."""
-    return ' '.join([metric, *(each.label for each in further)])
+    return ' '.join([metric, *(each.label for each in further if each.label)])

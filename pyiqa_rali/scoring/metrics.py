@@ -132,8 +132,9 @@ def metric_label(name: str, weights: str | None, options: dict[str, Any], metric
 
 def _own_architectures() -> tuple[type, ...]:
     from pyiqa_rali.model.rali import RALI
+    from pyiqa_rali.scoring.cascade import Cascade
     from pyiqa_rali.vlm.scorer import ReasoningScorer
-    return RALI, ReasoningScorer
+    return RALI, ReasoningScorer, Cascade
 
 
 def _text(options: dict[str, Any]) -> str:

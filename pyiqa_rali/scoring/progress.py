@@ -9,7 +9,7 @@ from typing import Any
 
 from pyiqa_rali.core.errors import some
 from pyiqa_rali.core.messages import log_progress, progress_bar
-from pyiqa_rali.scoring.further import UNLIKE
+from pyiqa_rali.scoring.further import HANDED_ON, UNLIKE
 from pyiqa_rali.scoring.score_table import ImageScore
 from pyiqa_rali.scoring.shards import is_shard
 
@@ -83,6 +83,7 @@ class Totals:
         total: sum of their scores.
         failed: images without a score, with those of earlier runs.
         damaged: shards that could not be read to their end, which `failed` counts too.
+        handed_on: scored images that a cascade has handed on, of `cascaded` that it has scored.
         unlike: scored images that are unlike those that intervals were calibrated on.
         finished: images that earlier runs had done.
         repeated: images that were named again.
@@ -93,7 +94,8 @@ class Totals:
 
     def __init__(self, finished: int = 0, failed: int = 0):
         self.finished, self.failed = finished, failed
-        self.count, self.total, self.rate, self.repeated, self.damaged, self.unlike = 0, 0.0, 0.0, 0, 0, 0
+        self.count, self.total, self.rate, self.repeated, self.damaged = 0, 0.0, 0.0, 0, 0
+        self.unlike, self.handed_on, self.cascaded = 0, 0, 0
         self.others: Counter[str] = Counter()
         self.empty: list[str] = []
 
@@ -103,6 +105,8 @@ class Totals:
         self.count += len(values)
         self.total += sum(values)
         self.failed += len(scores) - len(values)
+        self.handed_on += sum(each.further.get(HANDED_ON) == 1 for each in scores)
+        self.cascaded += sum(HANDED_ON in each.further for each in scores)
         self.unlike += sum(each.further.get(UNLIKE) == 1 for each in scores)
         self.damaged += sum(bool(each.error) and is_shard(each.image) for each in scores)
 
@@ -122,6 +126,8 @@ class Totals:
         mean = f', mean {self.total / self.count:.3f}' if self.count else ''
         yield (f'{self.count} images scored{mean} ({metric.score_range}; {better} is better), {self.rate:.1f} images/s'
                + (f', {self.finished} were already in {out}' if self.finished else ''))
+        if self.cascaded:
+            yield f'{self.handed_on} of {self.cascaded} images were handed on to the slow metric'
         if self.unlike:
             yield (f'{self.unlike} images are UNLIKE those that the intervals were calibrated on: how many of their MOS lie '
                    'within is not known')

@@ -126,7 +126,13 @@ def _table(runs: dict[int, str], texts: Mapping[int, str], skipped: int) -> _Tab
 
 
 def expectations(ask: Ask, tokens: NumberTokens, leads: Sequence[str], rating_range: tuple[float, float]) -> list[float]:
-    """Return the expected rating of each picture.
+    """Return the expected rating of each picture; see `moments`."""
+    return [expected for expected, _ in moments(ask, tokens, leads, rating_range)]
+
+
+def moments(ask: Ask, tokens: NumberTokens, leads: Sequence[str],
+            rating_range: tuple[float, float]) -> list[tuple[float, float]]:
+    """Return the expected rating of each picture, and the standard deviation of what the model might write.
 
     Args:
         ask: returns the probabilities (V,) of the next token at each of some nodes; those of tokens that are not in
@@ -136,13 +142,13 @@ def expectations(ask: Ask, tokens: NumberTokens, leads: Sequence[str], rating_ra
         rating_range: lowest and highest rating.
 
     Returns:
-        One number in the range for each picture; NaN when the model's own numbers are NaN, or when it has less than
+        Two numbers for each picture, the first in the range; NaN when the model's own numbers are NaN, or when it has less than
         `LEAST_MASS` of its probability on ratings in the range.
     """
     # E[rating] is the sum over ratings r in the range of r P(r), over that of P(r). P(r) adds up all token paths that spell r
     # and then end it, so the expectation is that of sampling (up to the branches below `LEAST_SHARE`), however the
     # tokenizer cuts numbers. All begun numbers of one length are asked about together, level by level of this tree.
-    weighted, settled = [0.0] * len(leads), [0.0] * len(leads)
+    weighted, squared, settled = [0.0] * len(leads), [0.0] * len(leads), [0.0] * len(leads)
     frontier = [Node(picture, (), lead, '', 1.0) for picture, lead in enumerate(leads)]
     while frontier:
         following = []
@@ -151,10 +157,20 @@ def expectations(ask: Ask, tokens: NumberTokens, leads: Sequence[str], rating_ra
             following += more
             for rating, mass in ratings:
                 weighted[node.picture] += mass * rating
+                squared[node.picture] += mass * rating ** 2
                 settled[node.picture] += mass
         frontier = _likely(following, settled)
-    expected = [value / mass if mass >= LEAST_MASS else math.nan for value, mass in zip(weighted, settled, strict=True)]
-    return [value if math.isnan(value) else min(max(value, rating_range[0]), rating_range[1]) for value in expected]
+    return [_moments_of(*each, rating_range) for each in zip(weighted, squared, settled, strict=True)]
+
+
+def _moments_of(weighted: float, squared: float, mass: float, rating_range: tuple[float, float]) -> tuple[float, float]:
+    """Return mean and standard deviation for the sums of p r, p r^2 and p over ratings r."""
+    if not mass >= LEAST_MASS:  # NaN too
+        return math.nan, math.nan
+    mean = weighted / mass
+    if math.isnan(mean):
+        return math.nan, math.nan
+    return min(max(mean, rating_range[0]), rating_range[1]), math.sqrt(max(squared / mass - mean ** 2, 0.0))
 
 
 def _step(node: Node, chances: np.ndarray, tokens: NumberTokens,

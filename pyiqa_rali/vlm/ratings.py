@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyiqa_rali.core.errors import first_line
 from pyiqa_rali.vlm.answers import rating_position
-from pyiqa_rali.vlm.expectation import Node, expectations, number_tokens
+from pyiqa_rali.vlm.expectation import Node, moments, number_tokens
 from pyiqa_rali.vlm.generation import decode, encode
 from pyiqa_rali.vlm.loading import ReasoningModel
 from pyiqa_rali.vlm.memory import Branches, Memory, memory_of
@@ -26,11 +26,19 @@ from pyiqa_rali.vlm.prompts import Prompt
 MOST_OFF, MOST_OFF_IN_HALF_PRECISION = 1e-4, 0.05
 
 
-@torch.no_grad()
 def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt,
                      completions: Sequence[Sequence[int]], rating_range: tuple[float, float], key: str,
                      batch_size: int, memory: Memory | None = None) -> list[float]:
-    """Return the expectation of the rating, after each completion's reasoning.
+    """Return the expectation of the rating, after each completion's reasoning; see `ratings_and_spreads`."""
+    return [expected for expected, _ in ratings_and_spreads(reasoner, images, prompt, completions, rating_range, key,
+                                                            batch_size, memory)]
+
+
+@torch.no_grad()
+def ratings_and_spreads(reasoner: ReasoningModel, images: Sequence[Image.Image], prompt: Prompt,
+                        completions: Sequence[Sequence[int]], rating_range: tuple[float, float], key: str,
+                        batch_size: int, memory: Memory | None = None) -> list[tuple[float, float]]:
+    """Return the expectation of the rating, after each completion's reasoning, and its standard deviation.
 
     The completion is cut where its rating begins, or the answer is begun for it when it plainly has none. Then all ratings that
     the model might write there are followed token by token; see `expectation`.
@@ -46,12 +54,12 @@ def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], pr
         memory: of these completions, from `complete_and_remember`; without it, they are read once more.
 
     Returns:
-        One number in the range for each picture; NaN when the model's own numbers are NaN, or when it would write anything
-        other than a rating in the range.
+        Two numbers for each picture, the first in the range; NaN when the model's own numbers are NaN, or when it would write
+        anything other than a rating in the range.
     """
     if memory is None and len(images) > batch_size:
         parts = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
-        return [rating for part in parts for rating in expected_ratings(
+        return [rating for part in parts for rating in ratings_and_spreads(
             reasoner, images[part], prompt, completions[part], rating_range, key, batch_size)]
     if not images:
         return []
@@ -61,7 +69,7 @@ def expected_ratings(reasoner: ReasoningModel, images: Sequence[Image.Image], pr
         begins = [replace(begin, kept=0, pending=[]) for begin in begins]
     tokens, leads = number_tokens(reasoner.processor.tokenizer), [begin.lead for begin in begins]
     continuations = Continuations(reasoner, images, prompt, begins, tokens.asked_about(leads), batch_size, memory)
-    return expectations(continuations, tokens, leads, rating_range)
+    return moments(continuations, tokens, leads, rating_range)
 
 
 @dataclass(frozen=True)

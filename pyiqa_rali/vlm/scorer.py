@@ -2,11 +2,12 @@
 
 import contextlib
 import hashlib
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from pyiqa_rali.data.decoding import PIXEL_LIMIT
 from pyiqa_rali.data.image_files import ReadingOptions, rgb_of
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.training_images import TrainingImages, record_beside
+from pyiqa_rali.model.cascade_rule import Rule, load_rule
 from pyiqa_rali.model.metric_net import MetricNet
 from pyiqa_rali.model.preprocessing import of_any_size_as_rgb_float
 from pyiqa_rali.model.sharing import share_as_one_block
@@ -28,10 +30,11 @@ from pyiqa_rali.vlm.prompts import card_for, given_of_card
 if TYPE_CHECKING:
     from pyiqa_rali.vlm.loading import ReasoningModel
 
-MODES = ('expectation', 'greedy', 'mean', 'release')
+MODES = ('expectation', 'greedy', 'mean', 'release', 'at_once', 'adaptive')
 SAMPLED_MODES = ('mean', 'release')
 LONGEST = 512  # tokens of a completion, unless a number is given
-STATUSES = ('parsed', 'resampled', 'expectation', 'failed')
+STATUSES = ('at_once', 'parsed', 'resampled', 'expectation', 'failed')
+NO_REASONING = '<think>\n\n'  # what a completion begins with when the rating comes at once; the end of it follows
 
 
 @dataclass
@@ -41,15 +44,18 @@ class Description:
     Attributes:
         reasoning_text: its reasoning.
         rating: on the model's rating scale; NaN when there is none.
-        status: 'parsed' (written as asked), 'resampled' (written in a later attempt), 'expectation' (computed from the digits'
-            probabilities), 'failed'.
+        status: 'at_once' (computed without reasoning), 'parsed' (written as asked), 'resampled' (written in a later attempt),
+            'expectation' (computed from the digits' probabilities), 'failed'.
         completion: everything that it wrote.
+        spread: standard deviation of the rating that it might give, in modes at_once and adaptive before any reasoning; NaN
+            in others.
     """
 
     reasoning_text: str
     rating: float
     status: str
     completion: str
+    spread: float = math.nan
 
 
 class ReasoningScorer(MetricNet):
@@ -60,8 +66,9 @@ class ReasoningScorer(MetricNet):
             already; `pretrained_model_path` takes precedence.
         pretrained_model_path: the same; whole weights or a peft adapter.
         mode: 'expectation' (greedy reasoning, then the expectation over the rating's digits; deterministic), 'greedy' (the
-            rating as written), 'mean' (of `num_samples` sampled completions) or 'release' (one completion, drawn as the code
-            of a published model draws it; for the metrics `qinsight` and `visualquality-r1`).
+            rating as written), 'mean' (of `num_samples` sampled completions), 'release' (one completion, drawn as the code of a
+            published model draws it; for the metrics `qinsight` and `visualquality-r1`), 'at_once' (the expectation over the
+            rating without any reasoning) or 'adaptive' (at once, and with reasoning where the rating is unsure).
         num_samples: completions for each picture in mode 'mean'.
         temperature: of sampling; None takes 1.
         top_k: of sampling, only so many most likely tokens may follow; None has no bound.
@@ -83,6 +90,11 @@ class ReasoningScorer(MetricNet):
         mos_range: map the ratings linearly to this range; None returns them on their own scale.
         lower_better: with `mos_range`, whether its low end means good quality.
         release: which published model it is, a key of `decoding.RELEASES`.
+        threshold: in mode adaptive: reason where the standard deviation of the rating, at once, is above this; or `share`.
+        share: in mode adaptive: reason where it is above that of this share of the validation images of `rule`.
+        rule: in mode adaptive: file that `pyiqa-rali cascade` has written for this model in the modes at_once and expectation;
+            it brings ratings after reasoning to the scale of those at once. With a threshold it may be left out: ratings then
+            stay as they are.
         upright: turn pictures that are given as files or by Pillow as their EXIF orientation says.
         pixel_limit: refuse such pictures with more pixels than this.
         revision: branch, tag or commit, for a model from the hub.
@@ -100,6 +112,7 @@ class ReasoningScorer(MetricNet):
                  score_prompt: str | None = None, system_prompt: str | None = None,
                  prompts: str | os.PathLike | None = None, rating_range: Sequence[float] | None = None,
                  mos_range: Sequence[float] | None = None, lower_better: bool | None = None, release: str | None = None,
+                 threshold: float | None = None, share: float | None = None, rule: str | os.PathLike | None = None,
                  upright: bool = True, pixel_limit: int = PIXEL_LIMIT, revision: str | None = None):
         super().__init__()
         self.reading = ReadingOptions(upright, pixel_limit)
@@ -128,6 +141,9 @@ class ReasoningScorer(MetricNet):
         self.card = card_for(source.card, source.folder, prompts, release, **own)
         self.scale = _scale(mos_range, lower_better)
         self.failures = 0
+        self.rule = None if rule is None else load_rule(rule)
+        self.threshold = _threshold(mode, threshold, share, self.rule)
+        self.counts = {'scored': 0, 'reasoned': 0}
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, revision: str | None = None, **options: Any) -> 'ReasoningScorer':
@@ -224,6 +240,14 @@ class ReasoningScorer(MetricNet):
                 found += self._describe_batch(pictures[start:start + self.batch_size])
         return found
 
+    def scores_and_spreads(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores (N,) and their standard deviations (N,), in the unit of the scores, in the mode at_once."""
+        found = self.describe(images)
+        low, high = self.card.rating_range
+        unit = 1.0 if self.scale is None else (self.scale.mos_range[1] - self.scale.mos_range[0]) / (high - low)
+        return (torch.tensor([self._to_mos(each.rating) for each in found], device=images.device),
+                torch.tensor([each.spread * unit for each in found], device=images.device))
+
     def _apply(self, *args: Any, **kwargs: Any) -> 'ReasoningScorer':
         """Move or cast the model, unless a device map has placed it already."""
         return self if self.spread else super()._apply(*args, **kwargs)
@@ -231,7 +255,37 @@ class ReasoningScorer(MetricNet):
     def _describe_batch(self, pictures: list[Image.Image]) -> list[Description]:
         if self.mode in SAMPLED_MODES:
             return self._mean_of_samples(pictures, self.num_samples if self.mode == 'mean' else 1)
-        if self.mode == 'expectation':
+        if self.mode in ('at_once', 'adaptive'):
+            found = self._at_once(pictures)
+            return self._with_reasoning(pictures, found) if self.mode == 'adaptive' else found
+        return self._reasoned(pictures)
+
+    def _at_once(self, pictures: list[Image.Image]) -> list[Description]:
+        """Return each picture's expected rating when the model may not reason."""
+        from pyiqa_rali.vlm.ratings import ratings_and_spreads
+        begun = self.reasoner.processor.tokenizer.encode(NO_REASONING, add_special_tokens=False)
+        found = ratings_and_spreads(self.reasoner, pictures, self.card.prompt(), [begun] * len(pictures), self.card.bounds,
+                                    self.card.rating_key, self.batch_size)
+        return [Description('', rating, 'failed' if math.isnan(rating) else 'at_once', '', spread) for rating, spread in found]
+
+    def _with_reasoning(self, pictures: list[Image.Image], found: list[Description]) -> list[Description]:
+        """Let the model reason about pictures whose rating is unsure, or that have none at once."""
+        unsure = [place for place, each in enumerate(found) if not each.spread <= self.threshold]  # NaN too
+        self.counts['scored'] += len(found)
+        self.counts['reasoned'] += len(unsure)
+        for place, each in zip(unsure, self._reasoned([pictures[place] for place in unsure]) if unsure else [], strict=True):
+            if each.status != 'failed' and self.rule is not None:
+                low, high = self.card.rating_range
+                rating = float(self.rule.mapped(torch.tensor([each.rating], dtype=torch.float64)))
+                each.rating = min(max(rating, low), high)
+            each.spread = found[place].spread
+            if each.status != 'failed' or found[place].status == 'failed':
+                found[place] = each
+        return found
+
+    def _reasoned(self, pictures: list[Image.Image]) -> list[Description]:
+        """Return what the model says of each picture after its reasoning, read as the mode says."""
+        if self.mode in ('expectation', 'adaptive'):
             completions, memory = self._complete_and_remember(pictures)
             ratings = self._expect(pictures, completions, memory)
             return [_expected(text, rating) for text, rating in zip(self._decode(completions), ratings, strict=True)]
@@ -351,6 +405,27 @@ def sampling_of(mode: str, release: str | None, **given: Any) -> tuple[Sampling,
         raise OptionError(f'{name}: {value!r} contradicts mode: release, which takes the published value. Leave it out, or '
                           'take mode: mean with num_samples: 1.')
     return RELEASES[release].sampling, RELEASES[release].max_new_tokens
+
+
+def _threshold(mode: str, threshold: float | None, share: float | None, rule: Rule | None) -> float:
+    """Return the spread above which a model reasons in the mode adaptive.
+
+    Raises:
+        OptionError: what says so is missing, given twice, or given in another mode.
+    """
+    given = [name for name, value in (('threshold', threshold), ('share', share), ('rule', rule)) if value is not None]
+    if mode != 'adaptive':
+        if given:
+            raise OptionError(f'{given[0]}: is only for mode: adaptive. Leave it out.')
+        return math.inf
+    if (threshold is None) == (share is None) or (share is not None and rule is None):
+        raise OptionError('threshold, share: mode: adaptive needs one of them: the spread of the rating above which the model '
+                          'reasons, or, with a rule, the share of pictures that it reasons about.')
+    if threshold is not None:
+        return threshold
+    if not 0 <= cast(float, share) <= 1:
+        raise OptionError(f'share: {share:g} must be from 0 to 1.')
+    return cast(Rule, rule).threshold_of(cast(float, share))
 
 
 def _scale(mos_range: Sequence[float] | None, lower_better: bool | None) -> MosScale | None:

@@ -38,7 +38,7 @@ def test_an_install_makes_pyiqa_know_us_and_can_be_undone(what_to_install, new_e
     environment = new_environment()
     before, modules_before = environment.files(), environment.json(MODULES)
     environment.install(*what_to_install)
-    assert environment.json(METRICS) == ['rali', 'rali-lite', 'rali-lite-v1', 'rali-reasoning']
+    assert environment.json(METRICS) == ['rali', 'rali-cascade', 'rali-lite', 'rali-lite-v1', 'rali-reasoning']
     assert environment.json(FINDERS) == ['pyiqa_rali_hook']
     assert [name for name in ('pyiqa_rali.pth', 'pyiqa_rali.start') if not (environment.site / name).exists()] == []
     environment.pip('uninstall', '--yes', 'pyiqa-rali')

@@ -8,7 +8,7 @@ import skimage
 
 pytestmark = pytest.mark.slow
 
-OURS = ['rali', 'rali-lite', 'rali-lite-v1', 'rali-reasoning']
+OURS = ['rali', 'rali-cascade', 'rali-lite', 'rali-lite-v1', 'rali-reasoning']
 START = 'import json, sys, pyiqa\n'
 REGISTRIES = 'from pyiqa.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY\n'
 SHOW = "found = [name for name in pyiqa.list_models() if 'rali' in name]\n"
@@ -79,8 +79,8 @@ def test_way_3_our_own_command(installed, picture):
 
 def test_way_4_the_start_up_file_alone(installed):
     found = installed.json(START_UP_FILE_ALONE)
-    assert found == [OURS, OURS[:3], 2, 2, ['RALI', 'ReasoningScorer'], ['SyntheticNRDataset', 'ManifestNRDataset'],
-                     ['pyiqa_rali.register']]
+    assert found == [OURS, ['rali', 'rali-lite', 'rali-lite-v1'], 3, 2, ['RALI', 'ReasoningScorer', 'Cascade'],
+                     ['SyntheticNRDataset', 'ManifestNRDataset'], ['pyiqa_rali.register']]
 
 
 def test_way_4_pyiqas_own_command(installed, picture):

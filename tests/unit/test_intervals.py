@@ -22,7 +22,7 @@ from pyiqa_rali.training.rali.intervals import chosen_datasets, fit_interval
 from pyiqa_rali.training.rali.options import IntervalOptions
 from tests.unit.test_rali import random_rali, tensors_of
 
-SMALL = {'references': 60, 'learned_from': 100, 'neighbours': 5}
+SMALL = {'references': 60, 'neighbours': 5, 'folds': 4}
 
 
 def table(scorer, count, seed, noise=0.1, uneven=True, shift=0.0):
@@ -50,8 +50,7 @@ def label_scorer(net):
 def calibrated(net, seed=0, images=200, **options):
     """Return tensors and metadata of a net with intervals."""
     scorer = label_scorer(net)
-    state, values = fit_interval(scorer, table(scorer, 100, seed), table(scorer, images, seed + 1),
-                                 IntervalOptions(**{**SMALL, **options}), seed)
+    state, values = fit_interval(scorer, table(scorer, images, seed), IntervalOptions(**{**SMALL, **options}), seed)
     return with_interval(tensors_of(net), net.metadata, state, {**values, 'calibrated_on': ['tiny']})
 
 
@@ -65,8 +64,7 @@ def net(request, tmp_path):
 def test_intervals_hold_the_promised_share_whatever_the_signal_is_worth(signals):
     scorer, found = label_scorer(random_rali()), []
     for seed in range(0, 50, 10):
-        options = IntervalOptions(signals=signals, references=100, learned_from=200)
-        state, values = fit_interval(scorer, table(scorer, 200, seed), table(scorer, 800, seed + 1), options, seed)
+        state, values = fit_interval(scorer, table(scorer, 800, seed), IntervalOptions(signals=signals, references=300), seed)
         head = IntervalHead({**values, 'scorer': ''}, 6, 9, (0, 1))
         head.load_state_dict(state)
         test = table(scorer, 4000, seed + 2)
@@ -85,7 +83,7 @@ def test_intervals_hold_the_promised_share_whatever_the_signal_is_worth(signals)
 def test_the_signal_finds_where_errors_are_large():
     from scipy.stats import spearmanr
     scorer = label_scorer(random_rali())
-    state, values = fit_interval(scorer, table(scorer, 1000, 1), table(scorer, 100, 2), IntervalOptions(), 0)
+    state, values = fit_interval(scorer, table(scorer, 1000, 1), IntervalOptions(), 0)
     head = IntervalHead({**values, 'scorer': ''}, 6, 9, (0, 1))
     head.load_state_dict(state)
     test = table(scorer, 1000, 3)
@@ -99,8 +97,7 @@ def test_the_signal_finds_where_errors_are_large():
 def test_pictures_from_elsewhere_are_called_unlike():
     net = random_rali()
     scorer = label_scorer(net)
-    state, values = fit_interval(scorer, table(scorer, 100, 0, shift=2.0), table(scorer, 200, 1, shift=2.0),
-                                 IntervalOptions(**SMALL), 0)
+    state, values = fit_interval(scorer, table(scorer, 200, 1, shift=2.0), IntervalOptions(**SMALL), 0)
     tensors, metadata = with_interval(tensors_of(net), net.metadata, state, values)
     net.load_state_dict({**tensors, '_extra_state': metadata_to_extra_state(metadata)})
     near, far = (table(scorer, 300, 5, shift=shift).image_features for shift in (2.0, -2.0))
@@ -187,7 +184,7 @@ def test_what_cannot_be_promised_is_refused(net):
             net.score_with_interval(images, coverage)
     scorer = label_scorer(net)
     with pytest.raises(DataError, match='interval: 19 calibration images are too few; at least 20'):
-        fit_interval(scorer, table(scorer, 100, 0), table(scorer, 19, 1), IntervalOptions(), 0)
+        fit_interval(scorer, table(scorer, 19, 1), IntervalOptions(), 0)
     state = {'reference_features': torch.zeros(20_000, 64, dtype=torch.float16)}
     with pytest.raises(CheckpointError, match='the interval takes 2.56 MB, and 2 MB is allowed'):
         with_interval(tensors_of(net), net.metadata, state, {})
@@ -206,7 +203,7 @@ def test_the_kernel_is_one_at_no_distance_and_falls():
     points = torch.randn(4, 8)
     found = kernel(points, points)
     assert torch.allclose(found.diagonal(), torch.ones(4), atol=1e-5) and (found <= 1 + 1e-5).all()
-    assert torch.allclose(kernel(torch.zeros(1, 2), torch.tensor([[2.0, 0.0]])), torch.tensor([[-4 / 4]]).exp())
+    assert torch.allclose(kernel(torch.zeros(1, 2), torch.tensor([[2.0, 0.0]])), torch.tensor([[-3 * 4 / 2]]).exp())
 
 
 def test_data_sets_are_named_or_the_first():

@@ -9,6 +9,7 @@ from pyiqa_rali.data.sections import LabelledOptions, dataset_section
 from pyiqa_rali.evaluation.options import evaluate_options
 from pyiqa_rali.studies.ablation.plan import ablation_options, plan
 from pyiqa_rali.studies.carry import carry_options
+from pyiqa_rali.studies.cascade import cascade_options
 from pyiqa_rali.studies.chain.options import chain_options
 from pyiqa_rali.training.rali.options import train_options
 from pyiqa_rali.training.vlm.options import grpo_options, sft_options
@@ -18,7 +19,7 @@ FOR_PYIQA = ('metric_rali', 'data_papers')  # pyiqa's own format; see test_bench
 OPTIONS = Path(__file__).parents[2] / 'options'
 FILES = sorted(path for path in OPTIONS.rglob('*.yml') if path.stem not in FOR_PYIQA)
 READERS = {'RALI': train_options, 'GRPO': grpo_options, 'SFT': sft_options, 'CHAIN': chain_options, 'RACT': ract_options,
-           'EVALUATE': evaluate_options, 'ABLATION': ablation_options, 'CARRY': carry_options}
+           'EVALUATE': evaluate_options, 'ABLATION': ablation_options, 'CARRY': carry_options, 'CASCADE': cascade_options}
 
 
 @pytest.mark.parametrize('path', FILES, ids=[path.stem for path in FILES])
@@ -47,7 +48,7 @@ def test_it_says_how_it_is_run(path):
 def test_there_are_all():
     names = {'rali', 'rali_siglip2', 'rali_lite', 'rali_ract', 'demo', 'chain', 'chain_distortions', 'grpo', 'grpo_rank',
              'grpo_lora', 'grpo_vision', 'ract', 'evaluate', 'evaluate_koniq', 'evaluate_four_sets', 'ablation',
-             'ablation_koniq', 'biq2021', 'mmp2k', 'hybrid', 'people'}
+             'ablation_koniq', 'biq2021', 'mmp2k', 'hybrid', 'people', 'cascade', 'cascade_people'}
     assert {path.stem for path in FILES} >= names
 
 

@@ -42,7 +42,7 @@ print(json.dumps([list(DEFAULT_CONFIGS), list(ARCH_REGISTRY.lazy), list(DATASET_
                   [name for name in ('torch', 'transformers', 'trl') if name in sys.modules],
                   type(vars(sys.modules['pyiqa.models.inference_model'].InferenceModel).get('score_range')).__name__]))
 """
-ALL = [['psnr', *register.METRICS], ['RALI', 'ReasoningScorer'], ['SyntheticNRDataset', 'ManifestNRDataset'], 0, [],
+ALL = [['psnr', *register.METRICS], ['RALI', 'ReasoningScorer', 'Cascade'], ['SyntheticNRDataset', 'ManifestNRDataset'], 0, [],
        'FactOfNet']
 NONE = [['psnr'], [], [], 0, [], 'NoneType']
 START = 'import pyiqa_rali_hook\npyiqa_rali_hook.install()\n'

@@ -1,4 +1,4 @@
-"""Adding intervals to a checkpoint that exists, from the option file of its training, or one with its data sets."""
+"""Adding intervals to a checkpoint that exists, on validation images that people scored."""
 
 import os
 from collections.abc import Mapping
@@ -32,8 +32,9 @@ class Calibrated:
         path: the file that was written.
         calibrated_on: the data sets.
         images: how many of their images.
-        references: how many training images are kept.
+        references: how many of them the checkpoint keeps.
         half_width: of intervals of 90 %, in the unit of the scores, on average over the calibration images.
+        srcc: of width signal and absolute error over the calibration images, each judged by a signal learned without it.
         megabytes: what the intervals add to the file.
     """
 
@@ -42,6 +43,7 @@ class Calibrated:
     images: int
     references: int
     half_width: float
+    srcc: float
     megabytes: float
 
 
@@ -53,7 +55,7 @@ def calibrate(checkpoint: str | os.PathLike, options: Mapping[str, Any], out: st
 
     Args:
         checkpoint: file or folder of an export, or 'rali-lite'.
-        options: an option file of a training, as read from YAML: its data sets, and its section `interval` if there is one.
+        options: an option file of a training, as read from YAML: its validation sets, and its section `interval` if it has one.
         out: the .safetensors or .pth file to write.
 
     Raises:
@@ -64,22 +66,20 @@ def calibrate(checkpoint: str | os.PathLike, options: Mapping[str, Any], out: st
     tensors, metadata = load_checkpoint(path)
     net = RALI(pretrained_model_path=path)
     wanted = read.interval or IntervalOptions()
-    train = sections_for(read.datasets, 'basis') or sections_for(read.datasets, 'train')
-    references = chosen_datasets('interval: reference_datasets', wanted.reference_datasets, train)
     calibration = chosen_datasets('interval: datasets', wanted.datasets, sections_for(read.datasets, 'val', 'test'))
     for name in calibration:
         _refuse_trained_on(net, build_table(name, read.datasets[name], read.manual_seed), str(checkpoint))
     scale = MosScale(metadata['mos_range'], metadata['lower_better'])
     with torch.no_grad():  # the width signal speaks of labels in [0, 1], higher better, as in training
         net.scorer.basis_scores.copy_(scale.normalise(net.scorer.basis_scores))
-    learned, held_out = (FeatureTable.join([features_of(net, read, name) for name in names])
-                         for names in (references, calibration))
-    state, values = fit_interval(net.scorer, learned, held_out, wanted, read.manual_seed)
+    features = FeatureTable.join([features_of(net, read, name) for name in calibration])
+    state, values = fit_interval(net.scorer, features, wanted, read.manual_seed)
     names = [str(read.datasets[name].name) for name in calibration]
     write_checkpoint(out, *with_interval(tensors, metadata, state, {**values, 'calibrated_on': names}))
     low, high = scale.mos_range
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     return Calibrated(Path(out), names, values['images'], values['references'], values['half_width'] * (high - low),
-                      sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 1e6)
+                      values['srcc'], size / 1e6)
 
 
 def remove_interval(checkpoint: str | os.PathLike, out: str | os.PathLike) -> Path:
@@ -103,12 +103,24 @@ def features_of(net: RALI, options: TrainOptions, section: str) -> FeatureTable:
         options: of the option file.
         section: name of the data set.
     """
-    encoder, device = net.image_encoder, net.scorer.basis_vectors.device
     table = build_table(section, options.datasets[section], options.manual_seed)
     workers = dataset_section(section, options.datasets[section]).options.num_worker_per_gpu or 0
     cache = options.path.feature_cache or str(Path(options.path.experiments_root) / 'feature_cache')
-    kept = Embedding.of_backbone(encoder, FeatureStore(cache), device).features(table, workers, encoder.project)
-    return kept or embed(encoder, table, device, num_workers=workers)
+    return features_of_table(net, table, cache, workers)
+
+
+def features_of_table(net: RALI, table: QualityTable, cache: str, num_workers: int = 0) -> FeatureTable:
+    """Return the image features of a data set, kept ones where the same weights have computed them.
+
+    Args:
+        net: the weights.
+        table: the data set.
+        cache: folder where features are kept.
+        num_workers: processes that read.
+    """
+    encoder, device = net.image_encoder, net.scorer.basis_vectors.device
+    kept = Embedding.of_backbone(encoder, FeatureStore(cache), device).features(table, num_workers, encoder.project)
+    return kept or embed(encoder, table, device, num_workers=num_workers)
 
 
 def _refuse_trained_on(net: RALI, table: QualityTable, checkpoint: str) -> None:

@@ -1,4 +1,4 @@
-"""Intervals at the end of stage 3: a width signal from the errors at training images, and its calibration on others."""
+"""Intervals at the end of stage 3: a width signal and its calibration, from the errors at validation images, by folds."""
 
 import logging
 import math
@@ -11,111 +11,119 @@ from torch import Tensor
 
 from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean
 from pyiqa_rali.model.basis_scorer import BasisScorer
-from pyiqa_rali.model.interval import COVERAGE, IntervalHead, kernel
+from pyiqa_rali.model.interval import COVERAGE, IntervalHead, coordinate_scale_of, kernel
 from pyiqa_rali.training.rali.features import FeatureTable
 from pyiqa_rali.training.rali.options import IntervalOptions
 
-FOLDS = 5  # of the regression that combines the signals
 FEWEST = 20  # calibration images: with fewer, an interval of 90 % rests on one or two of them
-JITTER = 1e-4  # on the diagonal of the kernel's matrix, whose smallest eigenvalues are below float32's precision
+JITTER = 1e-6  # on the diagonal of the kernel's matrix, whose smallest eigenvalues are below the precision of its entries
 
 logger = logging.getLogger(__name__)
 
 Interval = tuple[dict[str, Tensor], dict[str, Any]]
 
 
-def fit_interval(scorer: BasisScorer, references: FeatureTable, calibration: FeatureTable, options: IntervalOptions,
-                 seed: int) -> Interval:
-    """Return the state of an `IntervalHead` and its section of the metadata.
+def fit_interval(scorer: BasisScorer, calibration: FeatureTable, options: IntervalOptions, seed: int) -> Interval:
+    """Return the state of an `IntervalHead` and its section of the metadata, which `with_interval` completes.
 
-    The section lacks the digest of the scorer, which `with_interval` adds: exports have their basis scores in another unit.
-
-    The signal is learned from the references alone. Calibration images give the ratios, whose order statistics are q, and the
-    limit of the distance, and nothing else; the epoch of stage 3 was chosen on them, and so may have been options of the
-    training.
+    Errors at training images would be the wrong teachers: the weights have seen their MOS. So both the signal and its
+    calibration come from images that the weights were not trained on, and no image is judged by a signal that has seen its
+    error: the images are split into folds, and the ratio and the distance of each come from a head learned from the other folds
+    (cross-conformal prediction, Vovk 2015, Annals of Mathematics and Artificial Intelligence 74). The head that is kept learns
+    from all of them. The epoch of stage 3 was chosen on these images too, and so may have been options of the training.
 
     Args:
         scorer: with basis scores in [0, 1], higher better, as labels are.
-        references: training images.
         calibration: images that the weights were not trained on.
         options: of the intervals.
-        seed: of the draws.
+        seed: of the folds and of which references are kept.
 
     Raises:
         DataError: there are too few images.
     """
-    for name, table, least in (('references', references, 2 * FOLDS), ('calibration images', calibration, FEWEST)):
-        if len(table.mos_label) < least:
-            raise DataError(f'interval: {len(table.mos_label)} {name} are too few; at least {least} are needed.')
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(references.mos_label), generator=generator)[:options.learned_from]
+    count = len(calibration.mos_label)
+    if count < FEWEST:
+        raise DataError(f'interval: {count} calibration images are too few; at least {FEWEST} are needed.')
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        learned = _Learned(scorer, references.image_features[order], references.mos_label[order], options)
-        kept = torch.arange(min(options.references, len(order)))
-        head = learned.head(torch.arange(len(order)), kept, len(calibration.mos_label))
-        head.coefficients.copy_(learned.coefficients())
-        compressed = scorer.compress(calibration.image_features)
-        sigma, distance = head.sigma_and_distance(scorer, compressed)
-        errors = (scorer.score_compressed(compressed).squeeze(-1) - calibration.mos_label).abs()
-        head.ratios.copy_((errors / sigma).sort().values)
-        # of the same order statistic as q: a picture like these is farther with a probability of false_alarms at most
-        rank = min(len(distance), math.ceil((len(distance) + 1) * (1 - options.false_alarms) - 1e-9))
+        learned = _Learned(scorer, calibration.image_features[order], calibration.mos_label[order], options)
+        signals, distance = learned.out_of_fold()
+        coefficients = _regression(signals, learned.log_errors)
+        sigma = (signals @ coefficients[:-1] + coefficients[-1]).exp()
+        head = learned.head(torch.arange(count))
+        head.coefficients.copy_(coefficients)
+        head.ratios.copy_((learned.errors / sigma).sort().values)
+        # the order statistic of a quantile of a new picture: it is farther with a probability of false_alarms at most
+        rank = min(count, math.ceil((count + 1) * (1 - options.false_alarms) - 1e-9))
         head.distance_limit.copy_(distance.sort().values[rank - 1])
     half_width = float(head.quantile(COVERAGE) * sigma.mean())
-    logger.info('intervals: %d references, calibrated on %d images; intervals of %g %% reach %.3f of the range to each side, '
-                'on average', len(kept), len(errors), 100 * COVERAGE, half_width)
-    return head.state_dict(), {**head.values, 'false_alarms': options.false_alarms, 'learned_from': len(order),
-                               'half_width': half_width}
+    srcc = _rank_correlation(sigma, learned.errors)
+    logger.info('intervals: calibrated on %d images; intervals of %g %% reach %.3f of the range to each side, on average',
+                count, 100 * COVERAGE, half_width)
+    return head.state_dict(), {**head.values, 'folds': options.folds, 'false_alarms': options.false_alarms,
+                               'half_width': half_width, 'srcc': srcc}
+
+
+def _rank_correlation(sigma: Tensor, errors: Tensor) -> float:
+    """Return Spearman's correlation, 0 where one is constant."""
+    from scipy.stats import spearmanr
+    if float(sigma.max() - sigma.min()) == 0 or float(errors.max() - errors.min()) == 0:
+        return 0.0
+    return float(spearmanr(sigma.numpy(), errors.numpy())[0])
+
+
+def _regression(signals: Tensor, wanted: Tensor) -> Tensor:
+    """Return the coefficients (J + 1,) of least squares: of each of the signals (n, J), then the constant."""
+    design = torch.cat([signals, torch.ones(len(signals), 1)], dim=1).double()
+    found = torch.linalg.lstsq(design, wanted.double().unsqueeze(-1), driver='gelsd')
+    return found.solution.squeeze(-1).float()
 
 
 class _Learned:
-    """Training images with their errors, from which heads are learned."""
+    """Images with their errors, in random order, from which heads are learned."""
 
     def __init__(self, scorer: BasisScorer, features: Tensor, labels: Tensor, options: IntervalOptions):
         self.scorer, self.options, self.labels = scorer, options, labels
         self.directions = F.normalize(scorer.compress(features), dim=-1)
-        scores = scorer.score_compressed(self.directions).squeeze(-1)
-        self.log_errors = ((scores - labels).abs() + options.offset).log()
+        self.errors = (scorer.score_compressed(self.directions).squeeze(-1) - labels).abs()
+        self.log_errors = (self.errors + options.offset).log()
 
-    def head(self, learned: Tensor, kept: Tensor, images: int = 0) -> IntervalHead:
-        """Return a head that learned from some of the images, and keeps some of these; its coefficients are zero.
+    def out_of_fold(self) -> tuple[Tensor, Tensor]:
+        """Return the signals (n, J) and the distances (n,) of images, by heads that were learned from the other folds."""
+        count, names = len(self.labels), self.options.signals
+        fold = torch.arange(count) % min(self.options.folds, count)
+        signals, distance = torch.zeros(count, len(names)), torch.zeros(count)
+        for number in range(int(fold.max()) + 1):
+            left, others = (fold == number).nonzero().squeeze(-1), (fold != number).nonzero().squeeze(-1)
+            found = self.head(others).signals(self.scorer, self.directions[left])
+            signals[left], distance[left] = torch.stack([found[name] for name in names], dim=1), found['distance']
+        return signals, distance
 
-        Args:
-            learned: places of the former.
-            kept: places of the latter.
-            images: of the calibration.
-        """
+    def head(self, learned: Tensor) -> IntervalHead:
+        """Return a head that is learned from the images at these places, and keeps the first of them; no coefficients yet."""
         options, (num_basis, pca_dim) = self.options, self.scorer.basis_vectors.shape
+        kept = learned[:options.references]
         values = {'signals': list(options.signals), 'neighbours': options.neighbours, 'offset': options.offset,
-                  'references': len(kept), 'images': images, 'scorer': ''}
+                  'references': len(kept), 'images': len(self.labels), 'scorer': ''}
         head = IntervalHead(values, pca_dim, num_basis, (0.0, 1.0))
         head.reference_features.copy_(self.directions[kept])
         head.reference_mos.copy_(self.labels[kept])
         head.reference_errors.copy_(self.log_errors[kept])
-        weights = self.scorer.weights(self.directions[learned])
-        coordinates = torch.cat([weights, self.directions[learned]], dim=1)
+        found = self.directions[learned]
+        weights = self.scorer.weights(found)
+        coordinates = torch.cat([weights, found, (weights @ head.shares(self.scorer)).unsqueeze(1)], dim=1)
         head.coordinate_mean.copy_(coordinates.mean(dim=0))
-        head.coordinate_scale.copy_(coordinates.std(dim=0).clamp(min=1e-6))
+        head.coordinate_scale.copy_(coordinate_scale_of(coordinates))
         if 'kernel' in options.signals:
             head.kernel_weights.copy_(self._kernel_weights(head, weights, learned))
         return head
-
-    def coefficients(self) -> Tensor:
-        """Return the regression of log errors on signals of images that the signals were not learned from, by folds."""
-        count = len(self.labels)
-        signals, fold = torch.zeros(count, len(self.options.signals)), torch.arange(count) % FOLDS  # they are in random order
-        for number in range(FOLDS):
-            left, others = (fold == number).nonzero().squeeze(-1), (fold != number).nonzero().squeeze(-1)
-            found = self.head(others, others[:self.options.references]).signals(self.scorer, self.directions[left])
-            signals[left] = torch.stack([found[name] for name in self.options.signals], dim=1)
-        design = torch.cat([signals, torch.ones(count, 1)], dim=1).double()
-        return torch.linalg.lstsq(design, self.log_errors.double().unsqueeze(-1), driver='gelsd').solution.squeeze(-1).float()
 
     def _kernel_weights(self, head: IntervalHead, weights: Tensor, learned: Tensor) -> Tensor:
         """Return the kernel regression of log errors on the references of a head, by regularised least squares."""
         # the regression on all n images that learn, with the M that are kept as its centres: (K'K + ridge k + jitter) a = K'y
         centres = head.reference_coordinates(self.scorer)
-        rows = kernel(head.standardised(weights, self.directions[learned]), centres).double()
+        scores = weights @ head.shares(self.scorer)
+        rows = kernel(head.standardised(weights, self.directions[learned], scores), centres).double()
         wanted = (self.log_errors[learned] - self.log_errors[learned].mean()).double()
         among = kernel(centres, centres).double()
         matrix = rows.T @ rows + self.options.ridge * among

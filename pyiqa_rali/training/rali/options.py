@@ -268,25 +268,22 @@ class IntervalOptions:
     Attributes:
         datasets: validation sets that they are calibrated on; None takes the first one. Intervals hold the promised share of
             MOS for pictures like those.
-        reference_datasets: training sets whose errors the width signal learns from; None takes the first one, whose scale the
-            scores have.
         signals: what tells how far off a score is (see `IntervalHead.signals`), combined by regression.
-        references: number M of training images that the export keeps, drawn at random.
-        learned_from: number of training images that the signal learns from, drawn at random, the references among them.
+        references: at most so many of the calibration images are kept in the export.
         neighbours: number of the nearest references that are asked.
         ridge: of the kernel regression.
         offset: added to an error, as a share of the MOS range, before its logarithm is taken.
-        false_alarms: share of the calibration images that are farther from the references than the warning's limit.
+        folds: no image is judged by a signal that was learned from its own fold.
+        false_alarms: share of images like those of the calibration that are called unlike them.
     """
 
     datasets: list[str] | None = None
-    reference_datasets: list[str] | None = None
-    signals: Annotated[list[Signal], MinLen(1)] = field(default_factory=lambda: ['kernel', 'scatter', 'errors', 'distance'])
+    signals: Annotated[list[Signal], MinLen(1)] = field(default_factory=lambda: ['kernel'])
     references: Count = 2000
-    learned_from: Count = 4000
     neighbours: Count = 20
     ridge: Positive = 3.0
     offset: Positive = 0.025
+    folds: Annotated[int, Ge(2)] = 10
     false_alarms: Annotated[float, Gt(0), Lt(1)] = 0.05
 
 

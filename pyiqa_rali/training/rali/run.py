@@ -314,17 +314,15 @@ class Run:
     def _with_interval(self, tensors: dict[str, torch.Tensor], metadata: dict[str, Any], scorer: BasisScorer,
                        options: IntervalOptions) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Return the checkpoint with intervals, from the features that stage 2 has written."""
-        references, calibration = self._interval_sections(options)
-        learned, held_out = (FeatureTable.join([load_features(self.folder.features(name)) for name in names])
-                             for names in (references, calibration))
-        state, values = fit_interval(scorer, learned, held_out, options, self.options.manual_seed)
-        names = [str(self.sections[name].options.name) for name in calibration]
+        sections = self._interval_sections(options)
+        features = FeatureTable.join([load_features(self.folder.features(section)) for section in sections])
+        state, values = fit_interval(scorer, features, options, self.options.manual_seed)
+        names = [str(self.sections[section].options.name) for section in sections]
         return with_interval(tensors, metadata, state, {**values, 'calibrated_on': names})
 
-    def _interval_sections(self, options: IntervalOptions) -> tuple[list[str], list[str]]:
-        """Return the data sets that the width signal learns from, and those that it is calibrated on."""
-        return (chosen_datasets('interval: reference_datasets', options.reference_datasets, self._basis_sections()),
-                chosen_datasets('interval: datasets', options.datasets, self._val_sections()))
+    def _interval_sections(self, options: IntervalOptions) -> list[str]:
+        """Return the data sets that intervals are calibrated on."""
+        return chosen_datasets('interval: datasets', options.datasets, self._val_sections())
 
     def _write_bank(self, parts: list[AlignmentDataset], towers: Towers) -> None:
         """Write the text bank while the text encoder is at hand: a trained one is kept nowhere else."""

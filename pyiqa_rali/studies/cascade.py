@@ -1,0 +1,428 @@
+"""When to ask a slow metric: a rule fitted on validation images, and accuracy against cost on test images.
+
+Beside the width of the interval, pictures are handed on at random, and by an oracle that knows how much each gains.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import torch
+from annotated_types import Ge, Le, MinLen
+
+from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.files import write_json, write_text, write_yaml
+from pyiqa_rali.core.messages import progress_bar
+from pyiqa_rali.core.options import Count, Seed, from_known_keys, plain
+from pyiqa_rali.core.tables import markdown_table, write_csv
+from pyiqa_rali.data.image_files import UnreadableImage, read_rgb
+from pyiqa_rali.data.sections import DatasetOptions, dataset_section
+from pyiqa_rali.data.tables import QualityTable
+from pyiqa_rali.evaluation.metrics import describe_metric, make_metric, metric_section
+from pyiqa_rali.evaluation.run import open_table, tested_section
+from pyiqa_rali.evaluation.score_cache import ScoreCache, image_key
+from pyiqa_rali.model.cascade_rule import Rule, interpolated
+from pyiqa_rali.scoring.cascade import COVERAGE, NAME, scores_and_widths, tells_width
+from pyiqa_rali.training.rali.run import choose_device
+
+KIND = 'CASCADE'
+PEOPLE = 'people'  # as the slow judge: their scores, the best that there can be
+CHOICES = ('width', 'ranks', 'random', 'oracle')
+MEASURES = ('srcc', 'plcc', 'rmse')
+COLUMNS = ('share', 'choice', *MEASURES, 'seconds_per_image')
+SUMMARY_SHARE = 0.2
+WIDTHS_KEPT = 101
+BINS = 20  # of the map from slow to fast scores, and of the widths of a metric without intervals
+SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclass
+class CascadePaths:
+    """Folders.
+
+    Attributes:
+        experiments_root: the results are written to the folder `name` in it.
+        score_cache: scores and widths that have been computed, shared by all runs.
+    """
+
+    experiments_root: str = './experiments'
+    score_cache: str = './experiments/score_cache'
+
+
+@dataclass
+class CascadeOptions:
+    """One study of a cascade.
+
+    Attributes:
+        name: of the results' folder.
+        manual_seed: of the random choices.
+        datasets: `val`, which the rule is fitted on, and `test`, which accuracy is measured on; sections as in training.
+        fast: the metric that scores every picture: `name` and keywords of `pyiqa.create_metric`.
+        slow: the same of the metric that pictures are handed on to; or `name: people`, their scores.
+        share: of the images that the metric file hands on.
+        by: what the metric file hands them on by: the 'width' of the interval, or its width in 'ranks' (see `Cascade`).
+        shares: that accuracy is measured for.
+        random_draws: over which the accuracy of handing on at random is averaged.
+        timed: so many validation images are scored one by one to measure seconds an image.
+        coverage: of the intervals whose width counts.
+        num_gpu: 'auto', 0 or 1.
+        path: folders.
+    """
+
+    name: str
+    manual_seed: Seed
+    datasets: dict[str, DatasetOptions]
+    fast: dict[str, Any]
+    slow: dict[str, Any]
+    share: Annotated[float, Ge(0), Le(1)] = SUMMARY_SHARE
+    by: Literal['width', 'ranks'] = 'width'
+    shares: Annotated[list[Annotated[float, Ge(0), Le(1)]], MinLen(1)] = field(default_factory=lambda: list(SHARES))
+    random_draws: Count = 20
+    timed: Count = 8
+    coverage: Annotated[float, Ge(0), Le(1)] = COVERAGE
+    num_gpu: Literal['auto', 0, 1] = 'auto'
+    path: CascadePaths = field(default_factory=CascadePaths)
+    model_type: Literal['CASCADE'] = 'CASCADE'
+
+
+def cascade_options(values: Mapping[str, Any]) -> CascadeOptions:
+    """Turn plain values into checked options.
+
+    Raises:
+        OptionError: a key is unknown or missing, or has a value that cannot be used.
+    """
+    options = from_known_keys(CascadeOptions, values)
+    if set(options.datasets) != {'val', 'test'}:
+        raise OptionError(f'datasets: {", ".join(options.datasets)} must be val and test: the rule is fitted on one and '
+                          'measured on the other.')
+    for role in ('fast', 'slow'):
+        name = getattr(options, role).get('name')
+        if name is None or name == NAME or (role == 'fast' and name == PEOPLE):
+            raise OptionError(f'{role}: name: {name} must be a no-reference metric of pyiqa'
+                              f'{f", or {PEOPLE}" if role == "slow" else ""}, and not {NAME}.')
+    return options
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What both metrics say of the images of one data set, in its order.
+
+    Attributes:
+        images: n paths.
+        mos: (n,) on the scale of the data set.
+        fast: (n,) scores.
+        widths: (n,) of the intervals around them; NaN for a metric that does not tell.
+        slow: (n,) scores of the slow metric on its own scale; NaN where it has none.
+    """
+
+    images: list[str]
+    mos: np.ndarray
+    fast: np.ndarray
+    widths: np.ndarray
+    slow: np.ndarray
+
+
+@dataclass(frozen=True)
+class CascadeResults:
+    """What a study has found.
+
+    Attributes:
+        root: its folder.
+        rows: with `COLUMNS`: accuracy for each share and choice.
+        summary: what is gained at `SUMMARY_SHARE`, as numbers.
+        markdown: the same as a table.
+    """
+
+    root: Path
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+    markdown: str
+
+
+def run_cascade(options: CascadeOptions) -> CascadeResults:
+    """Score both data sets with both metrics, fit the rule, write the metric's option file, and measure.
+
+    Raises:
+        OptionError, DataError, CheckpointError: with what to do.
+    """
+    root = Path(options.path.experiments_root) / options.name
+    device = choose_device(options.num_gpu)
+    sections = {name: tested_section(name, given) if name == 'test' else dataset_section(name, given)
+                for name, given in options.datasets.items()}
+    tables = {name: open_table(section, options.manual_seed) for name, section in sections.items()}
+    if sections['val'].scale.mos_range != sections['test'].scale.mos_range:
+        raise OptionError('datasets: val and test must have one mos_range: the rule is fitted on one and measured on the '
+                          'other.')
+    parts = {role: metric_section(role, getattr(options, role)) for role in ('fast', 'slow')
+             if getattr(options, role)['name'] != PEOPLE}
+    fast = make_metric(parts['fast'], device)
+    slow = make_metric(parts['slow'], device) if 'slow' in parts else None
+    write_yaml(root / 'options.yml', plain(options))
+    described = {role: describe_metric(part, {'fast': fast, 'slow': slow}[role]) for role, part in parts.items()}
+    judged = {name: judge(table, fast, slow, described, options) for name, table in tables.items()}
+    seconds = _seconds(tables['val'], fast, slow, device, options.timed)
+    towards = 1.0 if bool(fast.lower_better) == tables['val'].scale.lower_better else -1.0
+    rule = fit_rule(judged['val'], fast.net, towards, {'images': len(judged['val'].mos), 'data': tables['val'].name,
+                                                       'fast': options.fast, 'slow': options.slow})
+    rule.save(root / 'rule.json')
+    if slow is not None:
+        _write_metric(root, options)
+    rows = curves(judged['test'], rule, options, seconds, towards)
+    write_csv(root / 'results.csv', COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+    write_csv(root / 'scores.csv', ['image', 'mos', 'fast', 'width', 'slow'],
+              zip(judged['test'].images, *(map(repr, values.tolist()) for values in (
+                  judged['test'].mos, judged['test'].fast, widths_by(rule, judged['test']), judged['test'].slow)), strict=True))
+    summary = {**summary_of(rows), 'seconds': seconds, 'images': len(judged['test'].mos),
+               'without_slow_score': int(np.isnan(judged['test'].slow).sum())}
+    write_json(root / 'results.json', {'summary': summary, 'rows': rows})
+    from pyiqa_rali.figures.cascade import draw_cascade
+    draw_cascade(rows, CHOICES, root / 'figures' / 'accuracy_against_cost.png', f'{options.fast["name"]} and '
+                 f'{options.slow["name"]}: {len(judged["test"].mos)} images of {tables["test"].name}')
+    text = markdown_of(rows, summary)
+    write_text(root / 'results.md', text)
+    return CascadeResults(root, rows, summary, text)
+
+
+def judge(table: QualityTable, fast: Any, slow: Any | None, described: Mapping[str, Any], options: CascadeOptions) -> Judged:
+    """Return what both metrics say of a data set; what they have said before is taken from the cache.
+
+    Args:
+        table: the data set.
+        fast: the fast metric.
+        slow: the slow one; None takes the MOS in its place.
+        described: what the scores of each depend on.
+        options: of the study.
+    """
+    pairs = table.images_and_mos()
+    mos = np.array([value for _, value in pairs])
+
+    def of_fast(images: torch.Tensor) -> list[float]:
+        return [float(each[0]) for each in scores_and_widths(fast.net, images, None, options.coverage)]
+
+    def of_slow(images: torch.Tensor) -> list[float]:
+        return [float(cast(Any, slow).net(images))]
+
+    told = tells_width(fast.net)
+    what = [{**described['fast'], 'coverage': options.coverage, 'value': value} for value in ('score', 'width')]
+    found = _cached(table, of_fast, what, options, 'fast')
+    widths = np.array(found[1]) if told else np.full(len(mos), np.nan)
+    slow_scores = mos if slow is None else np.array(_cached(table, of_slow, [described['slow']], options, 'slow')[0])
+    return Judged([path for path, _ in pairs], mos, np.array(found[0]), widths, slow_scores.astype(float))
+
+
+def _cached(table: QualityTable, ask: Any, described: list[dict[str, Any]], options: CascadeOptions,
+            role: str) -> list[list[float]]:
+    """Return one list for each description: what is said of each image, NaN where nothing is.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    caches = [ScoreCache(options.path.score_cache, each) for each in described]
+    device, found = choose_device(options.num_gpu), []
+    for path in progress_bar(table.image_names(), desc=f'{role} on {table.name}', unit='image'):
+        key = image_key([path], {'upright': table.reading.upright})
+        values = [cache.get(key) for cache in caches]
+        if any(value is None for value in values):
+            try:
+                pixels = read_rgb(path, table.reading)
+            except UnreadableImage as error:
+                raise DataError(f'{path}: {error.reason}. Fix the image or leave it out of the table.') from error
+            with torch.no_grad():
+                values = ask(torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).to(device) / 255)
+            for cache, value in zip(caches, values, strict=True):
+                if key is not None and math.isfinite(value):
+                    cache.add(key, value, path)
+        found.append([math.nan if value is None else float(value) for value in values])
+    return [list(column) for column in zip(*found, strict=True)]
+
+
+def fit_rule(judged: Judged, fast: Any, towards: float, fitted_on: dict[str, Any]) -> Rule:
+    """Return the map from slow to fast scores and the widths of validation images.
+
+    A slow score goes where the fast metric's score means the same MOS: with f(s) and g(s) the isotonic regressions of MOS on
+    slow and on fast scores, the map is the inverse of g after f.
+
+    Args:
+        judged: validation images.
+        fast: net of the fast metric.
+        towards: 1 where high fast scores mean high MOS, -1 otherwise.
+        fitted_on: what the rule says of itself.
+
+    Raises:
+        DataError: one of the metrics has too few different scores.
+    """
+    from scipy.stats import spearmanr
+    there = np.isfinite(judged.slow) & np.isfinite(judged.fast)
+    slow, scores, mos = judged.slow[there], judged.fast[there], judged.mos[there]
+    meaning = isotonic(scores, mos, towards)
+    knots, expected = isotonic(slow, mos, 1.0 if spearmanr(slow, mos)[0] >= 0 else -1.0)
+    if min(len(knots), len(meaning[0])) < 2:
+        raise DataError(f'fast, slow: one of these has too few different scores on {len(mos)} validation images for a map '
+                        'between them. Give more images, or another metric.')
+    profile = ([], []) if tells_width(fast) else _profile(scores, mos, meaning)
+    widths = judged.widths if tells_width(fast) else np.interp(judged.fast, *profile)
+    fast_scores = np.unique(_at_shares(judged.fast))
+    rule = Rule(knots.tolist(), same_meaning(expected, meaning).tolist(), _at_shares(widths).tolist(), [], fast_scores.tolist(),
+                list(profile[0]), list(profile[1]), fitted_on, meaning[0].tolist(), meaning[1].tolist())
+    ranks = rule.in_ranks(torch.from_numpy(judged.fast), torch.from_numpy(widths)).numpy()
+    return replace(rule, rank_widths=_at_shares(ranks).tolist())
+
+
+def _at_shares(values: np.ndarray) -> np.ndarray:
+    return np.quantile(values[np.isfinite(values)], np.linspace(0, 1, WIDTHS_KEPT))
+
+
+def same_meaning(mos: np.ndarray, meaning: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return the fast scores (n,) that mean these MOS (n,).
+
+    Args:
+        mos: of pictures.
+        meaning: knots of the fast scores, and the MOS that they mean.
+    """
+    scores, means = meaning
+    rising = slice(None) if means[0] < means[-1] else slice(None, None, -1)
+    return interpolated(torch.from_numpy(mos), means[rising].tolist(), scores[rising].tolist()).numpy()
+
+
+def isotonic(inputs: np.ndarray, outputs: np.ndarray, direction: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return knots of a strictly monotone piecewise linear regression: rising inputs (k,) and outputs (k,).
+
+    Inputs are put into bins of equally many images; the means of neighbouring bins that break the order are pooled, weighted by
+    their numbers (pool adjacent violators).
+
+    Args:
+        inputs: (n,).
+        outputs: (n,).
+        direction: 1 for a rising map, -1 for a falling one.
+    """
+    pooled: list[list[float]] = []  # sum of inputs, sum of outputs, images
+    for part in np.array_split(np.argsort(inputs, kind='stable'), min(BINS, len(inputs))):
+        pooled.append([float(inputs[part].sum()), float(direction * outputs[part].sum()), float(len(part))])
+        while len(pooled) > 1 and (pooled[-1][1] / pooled[-1][2] <= pooled[-2][1] / pooled[-2][2]
+                                   or pooled[-1][0] / pooled[-1][2] <= pooled[-2][0] / pooled[-2][2]):
+            last = pooled.pop()
+            pooled[-1] = [one + other for one, other in zip(pooled[-1], last, strict=True)]
+    found = np.array(pooled)
+    return found[:, 0] / found[:, 2], direction * found[:, 1] / found[:, 2]
+
+
+def _profile(scores: np.ndarray, mos: np.ndarray, meaning: tuple[np.ndarray, np.ndarray]) -> tuple[list[float], list[float]]:
+    """Return rising scores, and how far MOS, put on the scale of the scores, are from them on average."""
+    errors = np.abs(same_meaning(mos, meaning) - scores)
+    parts = [part for part in np.array_split(np.argsort(scores, kind='stable'), min(BINS, len(scores))) if len(part)]
+    knots = {float(scores[part].mean()): float(errors[part].mean()) for part in parts}
+    return list(knots), list(knots.values())
+
+
+def widths_by(rule: Rule, judged: Judged) -> np.ndarray:
+    """Return (n,) how unsure the fast metric is: its own widths, or those that the rule has learned."""
+    return np.interp(judged.fast, rule.profile_scores, rule.profile_widths) if rule.profile_scores else judged.widths
+
+
+def curves(judged: Judged, rule: Rule, options: CascadeOptions, seconds: Mapping[str, float],
+           towards: float) -> list[dict[str, Any]]:
+    """Return accuracy for each share and each way to choose.
+
+    Args:
+        judged: test images.
+        rule: of the validation images.
+        options: of the study.
+        seconds: an image takes, by 'fast' and 'slow'.
+        towards: 1 where high fast scores mean high MOS, -1 otherwise.
+    """
+    slow = rule.mapped(torch.from_numpy(judged.slow)).numpy()
+    slow = np.where(np.isfinite(slow), slow, judged.fast)  # no slow score: the fast one stays, as in the metric
+    meaning = np.array(rule.meaning_scores), np.array(rule.meaning_mos)
+    mos = same_meaning(judged.mos, meaning)  # for distances alone; correlations take the MOS themselves
+    gain = np.abs(judged.fast - mos) - np.abs(slow - mos)
+    generator = np.random.default_rng(options.manual_seed)
+    widths = widths_by(rule, judged)
+    ranks = rule.in_ranks(torch.from_numpy(judged.fast), torch.from_numpy(widths)).numpy()
+    orders = {'width': [np.argsort(-widths, kind='stable')], 'ranks': [np.argsort(-ranks, kind='stable')],
+              'oracle': [np.argsort(-gain, kind='stable')],
+              'random': [generator.permutation(len(slow)) for _ in range(options.random_draws)]}
+    rows = []
+    for share in sorted(options.shares):
+        count = int(share * len(slow) + 0.5)
+        cost = seconds['fast'] + count / len(slow) * seconds['slow']
+        for choice in CHOICES:
+            found = []
+            for order in orders[choice]:
+                scores = judged.fast.copy()
+                scores[order[:count]] = slow[order[:count]]
+                found.append(_accuracy(scores, judged.mos, mos, towards))
+            mean = {name: float(np.mean([each[name] for each in found])) for name in MEASURES}
+            rows.append({'share': share, 'choice': choice, **mean, 'seconds_per_image': cost})
+    return rows
+
+
+def _accuracy(scores: np.ndarray, mos: np.ndarray, on_scale: np.ndarray, towards: float) -> dict[str, float]:
+    from scipy.stats import pearsonr, spearmanr
+    return {'srcc': towards * float(spearmanr(scores, mos)[0]), 'plcc': towards * float(pearsonr(scores, mos)[0]),
+            'rmse': float(np.sqrt(np.mean((scores - on_scale) ** 2)))}
+
+
+def summary_of(rows: list[dict[str, Any]], share: float = SUMMARY_SHARE) -> dict[str, Any]:
+    """Return what handing on this share gains, and which part of the oracle's gain that is.
+
+    Raises:
+        OptionError: accuracy was not measured for that share, or for 0.
+    """
+    by = {(row['share'], row['choice']): row for row in rows}
+    if (0.0, 'width') not in by or (share, 'width') not in by:
+        raise OptionError(f'shares: must have 0 and {share:g}, which are compared.')
+    found: dict[str, Any] = {'share': share}
+    for name, sign in (('srcc', 1), ('plcc', 1), ('rmse', -1)):
+        start = by[0.0, 'width'][name]
+        gains = {choice: sign * (by[share, choice][name] - start) for choice in CHOICES}
+        found[name] = {'fast': start, **{choice: by[share, choice][name] for choice in CHOICES},
+                       'of_oracle': {choice: gains[choice] / gains['oracle'] if gains['oracle'] > 0 else math.nan
+                                     for choice in CHOICES}}
+    return found
+
+
+def markdown_of(rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
+    """Return the curves and the summary as Markdown."""
+    by = {(row['share'], row['choice']): row for row in rows}
+    shares = sorted({row['share'] for row in rows})
+    table = markdown_table(['handed on', *(f'SRCC, {choice}' for choice in CHOICES), *(f'RMSE, {choice}' for choice in CHOICES),
+                            's an image'],
+                           [[f'{share:.0%}', *(f'{by[share, choice]["srcc"]:.3f}' for choice in CHOICES),
+                             *(f'{by[share, choice]["rmse"]:.3f}' for choice in CHOICES),
+                             f'{by[share, "width"]["seconds_per_image"]:.3f}'] for share in shares])
+    gained = markdown_table([f'handing on {summary["share"]:.0%}: part of the oracle\'s gain', *CHOICES],
+                            [[name.upper(), *(f'{summary[name]["of_oracle"][choice]:.0%}' for choice in CHOICES)]
+                             for name in MEASURES])
+    return f'{table}\n\n{gained}\n\n{summary["images"]} images.\n'
+
+
+def _seconds(table: QualityTable, fast: Any, slow: Any | None, device: torch.device, count: int) -> dict[str, float]:
+    """Return the median seconds that one picture takes, the first one not counted; NaN for people."""
+    paths = table.image_names()[:count + 1]
+    pictures = [torch.from_numpy(read_rgb(path, table.reading)).permute(2, 0, 1).unsqueeze(0).to(device) / 255
+                for path in paths]
+    found = {}
+    for role, metric in (('fast', fast), ('slow', slow)):
+        taken = []
+        for picture in pictures if metric is not None else []:
+            start = time.perf_counter()
+            with torch.no_grad():
+                float(cast(Any, metric).net(picture))
+            taken.append(time.perf_counter() - start)
+        found[role] = float(np.median(taken[1:])) if len(taken) > 1 else math.nan
+    return found
+
+
+def _write_metric(root: Path, options: CascadeOptions) -> None:
+    """Write the cascade as a metric in pyiqa's format, for `--metric_opt` of its scripts and for `evaluate`."""
+    parts = {role: {key: value for key, value in getattr(options, role).items() if key not in ('name', 'paper_name')}
+             for role in ('fast', 'slow')}
+    write_yaml(root / 'metric.yml', {f'{NAME}-{options.name}': {
+        'metric_opts': {'type': 'Cascade', 'fast': options.fast['name'], 'slow': options.slow['name'],
+                        'fast_options': parts['fast'], 'slow_options': parts['slow'], 'rule': str(root / 'rule.json'),
+                        'share': options.share, 'by': options.by, 'coverage': options.coverage},
+        'metric_mode': 'NR', 'lower_better': False}})
