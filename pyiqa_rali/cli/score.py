@@ -71,7 +71,6 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali score folder/ --interval 90 --aspects --out s.csv', 'with further columns'),
         ('pyiqa-rali score "data/**/*.jpg" --out scores.parquet', 'quoted; ** goes into folders'),
         ('pyiqa-rali score "s3://bucket/{000..099}.tar" --out s.csv', 'images are named 000.tar::member'),
-        ('find . -name "*.png" | pyiqa-rali score - --out s.jsonl', 'a list, one path per line'),
         ('pyiqa-rali score folder/ -m rali-lite -m piqe --out s.csv', 's.rali-lite.csv and s.piqe.csv'),
         ('pyiqa-rali score --opt options/demo.yml --out s.csv --sheet s.png', ''),
         ('pyiqa-rali score folder/ --engine ray --out scores/', 'all cores, GPUs or machines'),
