@@ -98,8 +98,8 @@ def score_by_cluster(args: argparse.Namespace, cluster: ClusterOptions, sources:
     from pyiqa_rali.scoring.cluster.engine import score_on_cluster
     from pyiqa_rali.scoring.progress import Progress
     settings = ClusterSettings(Path(args.out).absolute(), sources, args.metric, args.weights, args.device, options,
-                               batch_size=args.batch_size, workers=args.workers, reading=reading, further=tuple(further),
-                               retry=args.retry_failed)
+                               batch_size=args.batch_size, workers=args.workers, reading=reading,
+                               further=tuple(further), aspects=args.aspects, retry=args.retry_failed)
     with Progress() as progress:
         try:
             totals, metric = score_on_cluster(settings, cluster, args.resume, progress.advance)

@@ -21,7 +21,6 @@ NO_CPU = 0  # for the process that yields items, which mostly waits for the othe
 ENVIRONMENT = {  # of Ray, before it is imported
     'RAY_USAGE_STATS_ENABLED': '0',  # no telemetry
     'RAY_worker_niceness': '0',  # scoring is the job, not something behind it
-    'RAY_raylet_start_wait_time_s': '300',  # a busy machine takes longer than the 30 s that Ray allows
     'RAY_TQDM': '0',
 }
 

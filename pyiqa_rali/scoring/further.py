@@ -22,9 +22,6 @@ class Further(Protocol):
     columns: Sequence[str]
     label: str
 
-    def check(self, metric: Any, name: str) -> None:
-        """Raise OptionError or CheckpointError where a metric does not have these columns."""
-
     def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
         """Return the columns (N, len(columns)) for image features (N, C) and scores (N, 1) of a `RALI`.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.data.image_files import READING
 from pyiqa_rali.scoring.cluster import actors, tasks
 from pyiqa_rali.scoring.cluster.actors import LISTED, ClusterSettings, TaskResult, TaskScorer, in_order
@@ -355,3 +355,18 @@ def test_columns_beside_the_score_are_written_and_kept(folder, monkeypatch):
     rows = list(read_parts(folder / 'out', ['twice']))
     assert all(row.further == {'twice': pytest.approx(2 * row.score)} for row in rows if not row.error)
     assert sum(not row.error for row in rows) == 8
+
+
+def test_columns_that_follow_the_metric_are_told_with_it(folder, monkeypatch):
+    from pyiqa_rali.scoring.cluster.engine import describe_metric
+    from tests.integration.test_bulk_scoring import ENCODERS, tiny_metric
+    made = tiny_metric(ENCODERS['fixed'])
+    monkeypatch.setattr('pyiqa_rali.scoring.metrics.make_metric', lambda *given: made)
+    monkeypatch.setattr('pyiqa_rali.scoring.metrics.with_fastest_backend', lambda metric, options, may_export: options)
+    plain = describe_metric(settings(folder, ['p']))
+    assert plain.further == () and 'aspects' not in plain.label
+    with pytest.raises(CheckpointError, match='has no'):
+        describe_metric(settings(folder, ['p'], aspects=True))
+    made.net.diagnosis = type('Diagnosis', (), {'aspects': ('sharpness', 'noise')})()
+    with_aspects = describe_metric(settings(folder, ['p'], aspects=True))
+    assert with_aspects.further[0].columns == ('sharpness', 'noise') and with_aspects.label.endswith(' aspects')

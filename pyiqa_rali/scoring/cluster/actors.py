@@ -37,6 +37,7 @@ class ClusterSettings:
         workers: processes that read, for a metric on a GPU.
         reading: how pictures are read.
         further: what is computed beside the score.
+        aspects: add the columns of aspects that the metric has.
         retry: try images without a score again.
         run: name of this run.
         folder: that relative paths start from.
@@ -53,6 +54,7 @@ class ClusterSettings:
     workers: int | None = None
     reading: ReadingOptions = READING
     further: tuple[Further, ...] = ()
+    aspects: bool = False
     retry: bool = False
     run: str = ''
     folder: str = field(default_factory=os.getcwd)

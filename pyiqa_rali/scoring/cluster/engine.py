@@ -17,7 +17,7 @@ from pyiqa_rali.core.runs import read_claim
 from pyiqa_rali.scoring.cluster.actors import LISTED, ClusterSettings, TaskResult, TaskScorer, go_to
 from pyiqa_rali.scoring.cluster.part_files import RECORD, claim_table, tidy
 from pyiqa_rali.scoring.cluster.tasks import ListingEnd, ScoreTask, tasks_of
-from pyiqa_rali.scoring.further import with_labels
+from pyiqa_rali.scoring.further import AspectColumns, Further, IntervalColumns, with_labels
 from pyiqa_rali.scoring.progress import Totals
 
 logger = logging.getLogger(__name__)
@@ -32,12 +32,14 @@ class MetricFacts:
         options: of its architecture, with the backend that scores.
         lower_better: the direction of its scores.
         score_range: in words.
+        further: what is computed beside the score.
     """
 
     label: str
     options: dict[str, Any]
     lower_better: bool
     score_range: str
+    further: tuple[Further, ...] = ()
 
 
 def score_on_cluster(settings: ClusterSettings, cluster: ClusterOptions, resume: bool,
@@ -61,7 +63,7 @@ def score_on_cluster(settings: ClusterSettings, cluster: ClusterOptions, resume:
     with connected(cluster.address, cluster.dashboard):
         try:
             facts = _metric_facts(settings, cluster)
-            settings = replace(settings, label=facts.label, options=facts.options, run=uuid.uuid4().hex)
+            settings = replace(settings, label=facts.label, options=facts.options, further=facts.further, run=uuid.uuid4().hex)
             claim_table(settings.out, {'metric': facts.label}, resume)
             totals, numbers = _gathered(streamed(partial(_tasks, settings), TaskScorer, (settings,), cluster), progress)
         except Exception as error:
@@ -88,16 +90,20 @@ def describe_metric(settings: ClusterSettings) -> MetricFacts:
     from pyiqa_rali.scoring.metrics import make_metric, metric_label, with_fastest_backend
     go_to(settings.folder)
     metric = make_metric(settings.metric, settings.weights, settings.device, settings.options)
-    for each in settings.further:
-        each.check(metric, settings.weights or settings.metric)
+    name, further = settings.weights or settings.metric, settings.further
+    for each in further:
+        if isinstance(each, IntervalColumns):
+            each.check(metric, name)
+    if settings.aspects:
+        further = (*further, AspectColumns(metric, name))
 
     def label(options: dict[str, Any]) -> str:
         as_stored = '' if settings.reading.upright else ' as-stored'
-        return with_labels(metric_label(settings.metric, settings.weights, options, metric) + as_stored, settings.further)
+        return with_labels(metric_label(settings.metric, settings.weights, options, metric) + as_stored, further)
     options, before = settings.options, read_claim(settings.out / RECORD)
     if before is None or before.get('metric') != label(options):  # a table continues with the backend that it was begun with
         options = with_fastest_backend(metric, options, may_export=True)
-    return MetricFacts(label(options), options, bool(metric.lower_better), str(metric.score_range))
+    return MetricFacts(label(options), options, bool(metric.lower_better), str(metric.score_range), further)
 
 
 def _tasks(settings: ClusterSettings) -> Iterator[ScoreTask | ListingEnd]:
