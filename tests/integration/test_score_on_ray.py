@@ -34,15 +34,26 @@ def nodes():
     os.environ.update(ENVIRONMENT, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER='0')  # which is Ray's name for: loopback only
     import ray
     from ray.cluster_utils import Cluster
-    cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 1, 'include_dashboard': False, **LOOPBACK})
+    cluster = Cluster()
     try:
-        cluster.add_node(num_cpus=1, **LOOPBACK)
+        add_node(cluster, include_dashboard=False)
+        add_node(cluster)
         cluster.wait_for_nodes()
         with connected(cluster.address):
             yield cluster
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def add_node(cluster, **options):
+    """Add a node with room for one actor; Ray waits for it for 30 s, which may be too short while others use the machine."""
+    for attempt in range(5):
+        try:
+            return cluster.add_node(num_cpus=1, **LOOPBACK, **options)
+        except Exception as error:
+            if 'timed out during startup' not in str(error) or attempt == 4:
+                raise
 
 
 @pytest.fixture
@@ -160,7 +171,7 @@ def kill_at_random(nodes, out, kills, job):
         before = len(part_files(out))
         if len(kills) % 4 == 3:
             nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
-            nodes.add_node(num_cpus=1, **LOOPBACK)
+            add_node(nodes)
             kills.append('node')
         else:
             os.kill(rng.choice(there), signal.SIGKILL)

@@ -71,10 +71,19 @@ def test_a_cluster_writes_the_file_of_one_process_although_its_processes_are_kil
     assert vars(report) == vars(first) and report.unparsed and report.repeated
 
 
+def load_as_the_command_does(settings, with_rating):
+    reasoner = settings.load_without_weights()
+    reasoner.asked.with_rating = with_rating
+    return reasoner, by_seed
+
+
 @pytest.mark.slow
-def test_the_command_continues_on_a_cluster_what_one_process_began(nodes, model, images, tmp_path, capsys):  # noqa: F811
-    words = ['write-texts', str(tmp_path / 'images'), '--model', model, '--no-rating', '--texts-per-image', '2',
-             '--max-new-tokens', '8', '--attempts', '2', '--batch-size', '3', '--device', 'cpu']
+def test_the_command_continues_on_a_cluster_what_one_process_began(nodes, model, images, tmp_path, capsys,  # noqa: F811
+                                                                   monkeypatch):
+    monkeypatch.setattr('pyiqa_rali.vlm.write_texts.complete', by_seed)
+    monkeypatch.setattr(cluster_writing, 'load_for_texts', load_as_the_command_does)
+    words = ['write-texts', str(tmp_path / 'images'), '--model', model, '--texts-per-image', '2', '--max-new-tokens', '40',
+             '--batch-size', '3', '--device', 'cpu']
     assert main([*words, '--out', str(tmp_path / 'alone.jsonl')]) == 0
     wanted = (tmp_path / 'alone.jsonl').read_bytes()
     (tmp_path / 'texts.jsonl.part').write_bytes(b''.join(wanted.splitlines(keepends=True)[:4]))
