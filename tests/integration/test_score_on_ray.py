@@ -50,7 +50,8 @@ def add_node(cluster, **options):
     """Add a node with room for one actor; Ray waits for it for 30 s, which may be too short while others use the machine."""
     for attempt in range(5):
         try:
-            return cluster.add_node(num_cpus=1, **LOOPBACK, **options)
+            cluster.add_node(num_cpus=1, **LOOPBACK, **options)
+            return
         except Exception as error:
             if 'timed out during startup' not in str(error) or attempt == 4:
                 raise
