@@ -436,7 +436,7 @@ function why(verdict) {
   const parts = [];
   if (verdict.aspects) parts.push(make('h3', {text: 'Aspects'}), bars(aspectRows(verdict)));
   if (verdict.votes?.length) {
-    parts.push(make('h3', {text: 'What it looks like, by the vote of the texts'}), bars(voteRows(verdict, 5)));
+    parts.push(make('h3', {text: 'What it looks like'}), bars(voteRows(verdict, 5)));
   }
   if (verdict.texts?.length) {
     parts.push(make('h3', {text: 'Nearest texts, and how near'}), make('ul', {className: 'texts'}, ...verdict.texts.map(near =>
