@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LARGEST_EXPONENT = 3.0  # of an image's own temperature: features from far outside must not make it 0 or infinite
+
 
 class BasisScorer(nn.Module):
     """Standardise, project on principal components, compare with the basis, and average the basis scores.
@@ -17,13 +19,15 @@ class BasisScorer(nn.Module):
         feature_dim: width C of the image features.
         pca_dim: width D after the projection, at most C.
         num_basis: number K of basis vectors.
+        own_temperature: whether each image has a temperature of its own, tau(x) = tau exp(u z), with one direction u (D,) for
+            all; u is 0 at first, which is one temperature for all.
     """
 
     pca_mean: Tensor
     pca_scale: Tensor
     pca_components: Tensor
 
-    def __init__(self, feature_dim: int, pca_dim: int, num_basis: int):
+    def __init__(self, feature_dim: int, pca_dim: int, num_basis: int, own_temperature: bool = False):
         super().__init__()
         # buffers are fitted to the data once; parameters are what fine-tuning may change
         self.register_buffer('pca_mean', torch.zeros(feature_dim))
@@ -32,6 +36,8 @@ class BasisScorer(nn.Module):
         self.basis_vectors = nn.Parameter(torch.zeros(num_basis, pca_dim))
         self.basis_scores = nn.Parameter(torch.zeros(num_basis))
         self.temperature = nn.Parameter(torch.tensor(0.07))
+        # None is in no state dict: checkpoints with one temperature stay what they were
+        self.temperature_direction = nn.Parameter(torch.zeros(pca_dim)) if own_temperature else None
 
     def compress(self, image_features: Tensor) -> Tensor:
         """Return z (N, D) for image features (N, C), in float32 at least."""
@@ -46,7 +52,15 @@ class BasisScorer(nn.Module):
         cosine = F.normalize(compressed, dim=-1) @ basis_vectors.T
         # Cosines, not dot products: only directions count, so fine-tuning cannot win by longer basis vectors, and one
         # temperature suits them all. As tau falls the score becomes that of the nearest basis vector; as it grows, the mean.
-        return torch.softmax(cosine / self.temperature.to(compressed.dtype), dim=-1)
+        return torch.softmax(cosine / self.temperature_of(compressed), dim=-1)
+
+    def temperature_of(self, compressed: Tensor) -> Tensor:
+        """Return tau, one number or with `own_temperature` (N, 1), for compressed features (N, D)."""
+        temperature = self.temperature.to(compressed.dtype)
+        if self.temperature_direction is None:
+            return temperature
+        exponent = compressed @ self.temperature_direction.to(compressed.dtype)
+        return temperature * exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp().unsqueeze(-1)
 
     def score_compressed(self, compressed: Tensor) -> Tensor:
         """Return scores (N, 1) for compressed features (N, D)."""

@@ -13,11 +13,14 @@ from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.model.checkpoint_bank import check_bank
 from pyiqa_rali.model.checkpoint_diagnosis import DIAGNOSIS_FORMAT, check_diagnosis
 from pyiqa_rali.model.checkpoint_interval import INTERVAL_FORMAT, check_interval
+from pyiqa_rali.model.checkpoint_map import MAP_FORMAT, check_map
 from pyiqa_rali.model.foreign import EXPORT, what_foreign_tensors_are, why_no_tensors
 from pyiqa_rali.model.wrapping import state_dict_in, wrapping
 
 FORMAT_VERSION = 1  # of files that are written without a text bank
-NEWEST_FORMAT = max(DIAGNOSIS_FORMAT, INTERVAL_FORMAT)
+OWN_TEMPERATURE, DIRECTION = 'own_temperature', 'scorer.temperature_direction'  # key of the metadata, and its tensor
+OWN_TEMPERATURE_FORMAT = 4  # earlier versions reject such files with a hint, and not by a tensor's name
+NEWEST_FORMAT = max(OWN_TEMPERATURE_FORMAT, MAP_FORMAT, DIAGNOSIS_FORMAT, INTERVAL_FORMAT)
 METADATA_KEY = 'pyiqa_rali'
 FILE_NAME = 'rali.safetensors'
 NOT_OURS = f'has no "{METADATA_KEY}" metadata; it is not an export of pyiqa_rali.'
@@ -44,6 +47,7 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], metadat
     check_bank(tensors, metadata, path)
     check_diagnosis(tensors, metadata, path)
     check_interval(tensors, metadata, path)
+    check_map(tensors, metadata, path)
     with atomic_path(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
                   metadata={METADATA_KEY: json.dumps(metadata)})
@@ -73,6 +77,7 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[st
     check_bank(tensors, metadata, path)
     check_diagnosis(tensors, metadata, path)
     check_interval(tensors, metadata, path)
+    check_map(tensors, metadata, path)
     return tensors, metadata
 
 
@@ -179,14 +184,19 @@ def check_scorer_tensors(tensors: dict[str, Tensor], path: str | os.PathLike) ->
         raise CheckpointError(f'{path}: lacks the tensors {some(missing)}.')
     pca_dim, feature_dim = tensors['scorer.pca_components'].shape
     num_basis = tensors['scorer.basis_vectors'].shape[0]
-    expected = {'pca_mean': (feature_dim,), 'pca_scale': (feature_dim,), 'basis_vectors': (num_basis, pca_dim),
-                'basis_scores': (num_basis,), 'temperature': ()}
+    expected: dict[str, tuple[int, ...]] = {
+        'pca_mean': (feature_dim,), 'pca_scale': (feature_dim,), 'basis_vectors': (num_basis, pca_dim),
+        'basis_scores': (num_basis,), 'temperature': ()}
+    names = list(SCORER_TENSORS)
+    if DIRECTION in tensors:
+        names.append(DIRECTION.removeprefix('scorer.'))
+        expected[names[-1]] = (pca_dim,)
     for name, shape in expected.items():
         found = tuple(tensors[f'scorer.{name}'].shape)
         if found != shape:
             raise CheckpointError(f'{path}: scorer.{name} has shape {found}; with {feature_dim} features, '
                                   f'{pca_dim} components and {num_basis} basis vectors it must be {shape}.')
-    for name in SCORER_TENSORS:
+    for name in names:
         if not tensors[f'scorer.{name}'].isfinite().all():
             raise CheckpointError(f'{path}: scorer.{name} has values that are not finite. The file is damaged, or its training '
                                   'diverged; copy or export it again.')

@@ -62,4 +62,5 @@ def with_bank(tensors: dict[str, Tensor], metadata: dict[str, Any], text_feature
     if text_features.shape[1] != width:
         raise CheckpointError(f'the text encoder gives {text_features.shape[1]} features and the checkpoint has {width} for an '
                               'image. Use the text encoder that the images were aligned with.')
-    return {**tensors, TEXT_FEATURES: text_features}, {**metadata, 'format_version': BANK_FORMAT, BANK_KEY: bank}
+    version = max(int(metadata.get('format_version', BANK_FORMAT)), BANK_FORMAT)
+    return {**tensors, TEXT_FEATURES: text_features}, {**metadata, 'format_version': version, BANK_KEY: bank}

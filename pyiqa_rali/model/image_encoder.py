@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from pyiqa_rali.core.options import from_known_keys
 from pyiqa_rali.model.clip_tower import ClipTower, build_clip_tower, is_plain
 from pyiqa_rali.model.preprocessing import Preprocess, Preprocessing
 
+Computed = TypeVar('Computed')
 LIBRARIES = ('open_clip', 'timm')
 POOLINGS = ('head', 'mean_std')
 CPU_PIXELS_AT_ONCE = 50_000  # of a convolutional backbone without gradients
@@ -93,7 +94,7 @@ class ImageEncoder(nn.Module):
         """Return the backbone's output (N, W), which the projection takes, for preprocessed pictures (N, 3, h, w)."""
         return torch.cat(list(self.in_parts(prepared, self.backbone)))
 
-    def in_parts(self, prepared: Tensor, compute: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+    def in_parts(self, prepared: Tensor, compute: Callable[[Tensor], Computed]) -> Iterator[Computed]:
         """Yield what a function that calls the backbone returns for preprocessed pictures, a few pictures at a time.
 
         Args:

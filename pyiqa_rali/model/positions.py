@@ -19,60 +19,66 @@ from pyiqa_rali.model.preprocessing import Preprocessing, resized_shape
 
 CELL = 16  # pixels of the encoder's input, the side of a cell of the map, for statistics of feature maps
 WINDOW = 9  # cells, the side of the surroundings that statistics are taken over
-SHARE = 0.5  # of a position's difference from its picture
+SHARE = 0.5  # of a position's difference from its picture, where no shares were fitted
 
 
-def position_features(encoder: ImageEncoder, prepared: Tensor, share: float = SHARE) -> Tensor:
+def position_features(encoder: ImageEncoder, prepared: Tensor, share: float | Tensor = SHARE) -> Tensor:
     """Return image features (N, H', W', C) of the positions of preprocessed pictures (N, 3, h, w).
 
     Args:
         encoder: of the pictures.
         prepared: what its `preprocess` returns.
-        share: in [0, 1], how far a position may differ from its picture: 0 gives every position the picture's features.
+        share: how much of a position's difference from its picture counts: one number, or one for each of the W outputs of the
+            backbone; 0 gives every position the picture's features.
 
     Raises:
         OptionError: the encoder has no positions (see `position_rows`).
     """
-    rows = torch.cat(list(encoder.in_parts(prepared, lambda part: position_rows(encoder.backbone, part, share))))
+    def shared(part: Tensor) -> Tensor:
+        whole, differences = position_rows(encoder.backbone, part)
+        return whole[:, None, None] + share * differences
+
+    rows = torch.cat(list(encoder.in_parts(prepared, shared)))
     return encoder.project(rows.flatten(0, 2)).unflatten(0, rows.shape[:3])
 
 
-def position_rows(backbone: nn.Module, prepared: Tensor, share: float = SHARE) -> Tensor:
-    """Return for each position (N, H', W', W) what a backbone gives of a whole picture, (N, W).
+def position_rows(backbone: nn.Module, prepared: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a backbone gives of pictures, (N, W), and how far each position differs from it, (N, H', W', W).
 
     Args:
         backbone: statistics of stages, our CLIP tower, a model of timm, or open_clip's around one.
         prepared: (N, 3, h, w), in the backbone's type.
-        share: see `position_features`.
 
     Raises:
         OptionError: another backbone, or one whose tokens do not lie on a grid.
     """
     if isinstance(backbone, StageStatistics):
         height, width = prepared.shape[-2:]
-        return local_statistics(backbone.features(prepared), (height, width), share)
+        whole, places = local_statistics(backbone.features(prepared), (height, width))
+        return whole, places - whole[:, None, None]
     whole, places = _reader_of(backbone)(prepared)
-    return whole[:, None, None] + share * (places - places.mean(dim=(1, 2), keepdim=True))
+    return whole, places - places.mean(dim=(1, 2), keepdim=True)
 
 
-def local_statistics(stages: list[Tensor], size: tuple[int, int], share: float = SHARE, cell: int = CELL,
-                     window: int = WINDOW) -> Tensor:
-    """Return mean and standard deviation of each stage around each position, (N, H', W', 2 * sum of channels).
+def local_statistics(stages: list[Tensor], size: tuple[int, int], cell: int = CELL,
+                     window: int = WINDOW) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each stage, over the picture and around each position.
 
-    With the mean m and the variance v of a channel over the whole picture, m_p and v_p over the window around a position p, and
-    a bar for the mean over all positions, a position gets m + share (m_p - m) and v + share (v_p v / bar v - v). The factor
-    v / bar v is there because the variance within windows lacks what windows differ by: without it a picture whose
-    places are all alike would look smoother in each place than as a whole.
+    With the variance v of a channel over the whole picture, v_p over the window around a position p, and a bar for the mean
+    over all positions, a position's variance is v_p v / bar v: the variance within windows lacks what windows differ by, and
+    without the factor a picture whose places are all alike would look smoother in each place than as a whole.
 
     Args:
         stages: feature maps (N, C, h, w) of any strides.
         size: height and width of the pictures, in pixels.
-        share: see `position_features`.
         cell: pixels of a cell's side; H' and W' are the picture's size over it, rounded, at least 1.
         window: cells of a window's side, odd; windows are cut off at the picture's edges.
+
+    Returns:
+        (N, W) of pictures, as `StageStatistics` has them, and (N, H', W', W) of positions; W is 2 * sum of channels.
     """
     grid = (max(1, round(size[0] / cell)), max(1, round(size[1] / cell)))
-    rows = []
+    whole, places = [], []
     for stage in stages:
         maps = stage.to(torch.promote_types(stage.dtype, torch.float32))
         mean = maps.mean(dim=(2, 3), keepdim=True)
@@ -81,8 +87,9 @@ def local_statistics(stages: list[Tensor], size: tuple[int, int], share: float =
         local = _averaged(F.adaptive_avg_pool2d(centred, grid), window)
         within = (_averaged(F.adaptive_avg_pool2d(centred.square(), grid), window) - local.square()).clamp(min=0)
         within = within * (variance / within.mean(dim=(2, 3), keepdim=True).clamp(min=1e-12))
-        rows += [mean + share * local, torch.sqrt(variance + share * (within - variance) + 1e-6)]
-    return torch.cat(rows, dim=1).permute(0, 2, 3, 1)
+        whole += [mean, torch.sqrt(variance + 1e-6)]
+        places += [mean + local, torch.sqrt(within + 1e-6)]
+    return torch.cat(whole, dim=1).flatten(1), torch.cat(places, dim=1).permute(0, 2, 3, 1)
 
 
 def _averaged(maps: Tensor, window: int) -> Tensor:

@@ -24,9 +24,10 @@ from pyiqa_rali.model.metric_net import MetricNet
 from pyiqa_rali.model.onnx.backend import OnnxScorer, check_backend
 from pyiqa_rali.model.positions import SHARE, region_of
 from pyiqa_rali.model.precision import check_device, check_precision, reason_for_fp32, warn_of_fp32
-from pyiqa_rali.model.quality_map import quality_map
+from pyiqa_rali.model.quality_map import build_map, quality_map
 from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.model.text_bank import build_bank
+from pyiqa_rali.model.windows import EMPHASIS, WindowScores, is_larger, means_under, side_of, weights_of, windows_of
 from pyiqa_rali.model.wrapping import unwrapped
 
 _DECIDING = threading.Lock()
@@ -58,6 +59,8 @@ class RALI(MetricNet):
             a checkpoint the model is always trainable.
         backend: what computes on CPUs: 'torch', or 'onnx', onnxruntime, which is faster for convolutional
             encoders, gives scores within 1e-4 of the range, and has no gradient. The first use of weights exports them.
+        windows: score pictures that are larger than the encoder takes by windows of their own pixels, in the place of scaling
+            them down (see `score_windows`).
         upright: turn pictures that are given as files or by Pillow as their EXIF orientation says.
         pixel_limit: refuse such pictures with more pixels than this.
 
@@ -66,15 +69,20 @@ class RALI(MetricNet):
         OptionError: an argument has a value that cannot be used.
     """
 
+    windows = False  # of nets that an earlier version has pickled
+
     def __init__(self, pretrained: bool | str = True, pretrained_model_path: str | os.PathLike | None = None,
                  image_encoder: dict[str, Any] | None = None, pca_dim: int | None = None, num_basis: int | None = None,
                  mos_range: tuple[float, float] | None = None, lower_better: bool | None = None, precision: str = 'fp32',
                  exact: bool = False, revision: str | None = None, trainable: bool | None = None,
-                 backend: str = 'torch', upright: bool = True, pixel_limit: int = PIXEL_LIMIT):
+                 backend: str = 'torch', upright: bool = True, pixel_limit: int = PIXEL_LIMIT, windows: bool = False):
         super().__init__()
         self.reading = ReadingOptions(upright, pixel_limit)
         bound_primitive_cache()
         check_trainable(trainable)
+        if windows not in (True, False):
+            raise OptionError(f'windows: {windows!r} must be true or false.')
+        self.windows = bool(windows)
         self.precision, self._dtype, self.exact = precision, check_precision(precision), exact
         self._undecided = precision == 'bf16'  # whether it is faster on this CPU
         described = {'image_encoder': image_encoder, 'pca_dim': pca_dim, 'num_basis': num_basis, 'mos_range': mos_range,
@@ -165,7 +173,39 @@ class RALI(MetricNet):
         Args:
             images: (N, 3 or 1, H, W) in [0, 1] of any float type, or uint8 or uint16.
         """
+        if self.windows and is_larger(self.image_encoder.config.preprocessing, *images.shape[-2:]):
+            found = [each.score for each in self.score_windows(images)]
+            return torch.tensor(found, device=images.device).unsqueeze(-1)
         return self.score_prepared(self.prepare(images))
+
+    @torch.no_grad()
+    def score_windows(self, images: Tensor, emphasis: float = EMPHASIS) -> list[WindowScores]:
+        """Return the scores of large pictures at their own resolution: of windows, weighted by the map of quality.
+
+        Windows cover the picture evenly, as few as possible with the longest edge that the encoder takes. A window's weight is
+        softmax(emphasis q), q the mean of the map under it, as quality from 0 to 1. A picture no larger than a window is one.
+
+        Args:
+            images: as `forward` takes them; no gradient is kept.
+            emphasis: 0 weights all windows alike; below 0 the worse ones count more, above 0 the better ones.
+
+        Raises:
+            OptionError: the emphasis is not a finite number, or the encoder has no positions, which 0 needs none of.
+        """
+        side = side_of(self.image_encoder.config.preprocessing)
+        low, high = self._metadata['mos_range']
+        found = []
+        for picture in images.split(1):
+            height, width = picture.shape[-2:]
+            windows = windows_of(height, width, side or max(height, width))
+            scores = torch.cat([self.score_prepared(self.prepare(picture[..., top:bottom, left:right])).flatten()
+                                for top, left, bottom, right in windows])
+            means = torch.zeros_like(scores)
+            if emphasis != 0 and len(windows) > 1:
+                means = means_under(self.quality_map(picture)[0], self.map_region(height, width), windows)
+            weights = weights_of(means, emphasis, (low, high), self.lower_better)
+            found.append(WindowScores(float(weights @ scores), windows, scores.tolist(), weights.tolist()))
+        return found
 
     @property
     def fixed_input(self) -> bool:
@@ -253,22 +293,24 @@ class RALI(MetricNet):
         with self._own_precision(images):
             return aspects_of(self.diagnosis, self.image_encoder(images))
 
-    def quality_map(self, images: Tensor, share: float = SHARE) -> Tensor:
+    def quality_map(self, images: Tensor, share: float | None = None) -> Tensor:
         """Return where pictures are good and bad: the score of each position (N, H', W'), float32, in the unit of the score.
 
-        Each position is scored as a picture that is everywhere what this one is there, by the same encoder and scorer. Its
-        rows and columns cover `map_region` evenly: with `pooling: mean_std` cells of 16 pixels, otherwise the encoder's
-        patches or positions. The map's mean is near the picture's score, not equal to it.
+        Each position is scored as a picture that is everywhere what this one is there, by the same encoder and scorer. Rows and
+        columns cover `map_region` evenly: with `pooling: mean_std` cells of 16 pixels, otherwise the encoder's patches or
+        positions. The map's mean is near the picture's score, not equal to it.
 
         Args:
             images: as `forward` takes them; no gradient is kept.
-            share: in [0, 1], how much of a position's difference from its picture counts; 0 gives the score everywhere.
+            share: in [0, 1], how much of a position's difference from its picture counts; 0 gives the score everywhere. None
+                takes the shares that the checkpoint has (`pyiqa-rali fit-map`), or half where it has none.
 
         Raises:
             OptionError: `share` is outside its range, or the encoder has no positions.
         """
+        shares = share if share is not None else SHARE if self.map is None else self.map.shares
         with self._own_precision(images):
-            return quality_map(self.image_encoder, self.scorer, images, share)
+            return quality_map(self.image_encoder, self.scorer, images, shares)
 
     def map_region(self, height: int, width: int) -> tuple[float, float, float, float]:
         """Return the part of a picture that its map covers: (top, left, bottom, right), in pixels of the picture.
@@ -312,7 +354,8 @@ class RALI(MetricNet):
         checkpoint_format.check_bank(tensors, metadata, 'these weights')
         checkpoint_format.check_diagnosis(tensors, metadata, 'these weights')
         checkpoint_format.check_interval(tensors, metadata, 'these weights')
-        parts = ('image_encoder', 'scorer', 'bank', 'diagnosis', 'interval', '_metadata')
+        checkpoint_format.check_map(tensors, metadata, 'these weights')
+        parts = ('image_encoder', 'scorer', 'bank', 'diagnosis', 'interval', 'map', '_metadata')
         before = {name: getattr(self, name) for name in parts}
         current, training = self.scorer.basis_vectors, self.training
         try:
@@ -410,9 +453,10 @@ class RALI(MetricNet):
         with _float32_by_default():
             self.image_encoder = build_image_encoder(config)
             self.image_encoder.preprocess.exact = self.exact
-            self.scorer = BasisScorer(feature_dim, pca_dim, num_basis)
+            self.scorer = BasisScorer(feature_dim, pca_dim, num_basis, bool(metadata.get(checkpoint_format.OWN_TEMPERATURE)))
             self.bank = build_bank(metadata, feature_dim)
             self.diagnosis = build_diagnosis(metadata, feature_dim)
+            self.map = build_map(metadata)
             self.interval = build_interval(metadata, pca_dim, num_basis)
 
 

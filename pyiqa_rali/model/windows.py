@@ -21,14 +21,12 @@ class WindowScores:
 
     Attributes:
         score: of the picture, the weighted mean of the windows' scores.
-        whole: of the picture as `forward` sees it, scaled down.
         windows: (top, left, bottom, right) of each window, in pixels.
         scores: of each window.
         weights: of each window; they add up to 1.
     """
 
     score: float
-    whole: float
     windows: list[tuple[int, int, int, int]]
     scores: list[float]
     weights: list[float]
@@ -37,6 +35,12 @@ class WindowScores:
 def side_of(preprocessing: Preprocessing) -> int | None:
     """Return the longest edge, in pixels, that an encoder takes as it is; None where it takes any."""
     return preprocessing.image_size or preprocessing.resize_size
+
+
+def is_larger(preprocessing: Preprocessing, height: int, width: int) -> bool:
+    """Whether a picture is larger than an encoder takes it."""
+    side = side_of(preprocessing)
+    return side is not None and max(height, width) > side
 
 
 def starts_of(length: int, side: int) -> list[int]:

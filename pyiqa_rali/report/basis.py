@@ -15,7 +15,7 @@ from pyiqa_rali.data.sections import dataset_section
 from pyiqa_rali.figures.scored import histogram
 from pyiqa_rali.figures.style import svg_and_png
 from pyiqa_rali.model.basis_scorer import BasisScorer
-from pyiqa_rali.model.checkpoint import load_checkpoint
+from pyiqa_rali.model.checkpoint import DIRECTION, load_checkpoint
 from pyiqa_rali.report.blocks import Block, Figure, Section, Table, Text, number
 from pyiqa_rali.training.rali.features import FeatureTable, load_features
 from pyiqa_rali.training.rali.options import TrainOptions
@@ -67,7 +67,7 @@ def basis_section(run: RunFolder, options: TrainOptions, anchor: str, validated:
 def scorer_of(tensors: dict[str, Tensor]) -> BasisScorer:
     """Return the scorer of a checkpoint's tensors."""
     scorer = BasisScorer(tensors['scorer.pca_components'].shape[1], tensors['scorer.pca_components'].shape[0],
-                         len(tensors['scorer.basis_scores']))
+                         len(tensors['scorer.basis_scores']), DIRECTION in tensors)
     scorer.load_state_dict({name: tensors[f'scorer.{name}'] for name in scorer.state_dict()})
     return scorer.eval()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.core.errors import DataError, first_line
+from pyiqa_rali.core.errors import DataError, OptionError, first_line
 from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage
 from pyiqa_rali.scoring.entries import ImageEntry, as_entry, chunks, read_entry
 from pyiqa_rali.scoring.further import Further, columns_of
@@ -246,6 +246,9 @@ class Scorer:
     def __init__(self, metric: Any, batch_size: int, factor: float = 1.0, further: Sequence[Further] = ()):
         self.metric, self.batch_size, self.factor, self.further = metric, batch_size, factor, tuple(further)
         self.columns = columns_of(self.further)
+        if self.further and getattr(getattr(metric, 'net', None), 'windows', False):
+            raise OptionError('windows: true has no further columns, such as those of --interval: they belong to the score of '
+                              'the whole picture. Leave one of the two out.')
         self.draws = False
 
     def start(self, decoded: Decoded) -> Passes:
@@ -259,7 +262,8 @@ class Scorer:
             torch.AcceleratorError: the device is broken; every further picture would fail.
             DataError: the metric does not return one score per picture.
         """
-        if hasattr(getattr(self.metric, 'net', None), 'score_prepared') and self.factor == 1:
+        net = getattr(self.metric, 'net', None)
+        if hasattr(net, 'score_prepared') and not getattr(net, 'windows', False) and self.factor == 1:
             return self._with_preparation(decoded)
         results: Passes = []
         for indices, inputs in decoded.equal_sizes(self.metric.device):

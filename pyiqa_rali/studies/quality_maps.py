@@ -17,8 +17,8 @@ from pyiqa_rali.figures.quality_maps import MappedPicture, draw_maps
 from pyiqa_rali.model.digest import weights_digest
 from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.studies.explanations import COMMON_TYPES
+from pyiqa_rali.training.rali.map_shares import HALVES, half_distorted, positions_inside
 
-HALVES = ('left', 'right', 'top', 'bottom')
 PICTURES, RESULTS, SETTINGS, FIGURE = 'pictures.jsonl', 'results.json', 'settings.json', 'maps.png'
 SHOWN = 4  # pictures of the figure
 
@@ -113,26 +113,6 @@ def evaluate_maps(net: RALI, settings: HalvesSettings, out: str | os.PathLike) -
     return MapResult(root, found, rows)
 
 
-def half_distorted(reference: np.ndarray, distorted: np.ndarray, half: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a picture of which one half is distorted, and where it is.
-
-    Args:
-        reference: uint8 (H, W, 3).
-        distorted: the same picture, all of it distorted.
-        half: one of `HALVES`.
-
-    Returns:
-        The picture, and bool (H, W), true where it is distorted.
-    """
-    height, width = reference.shape[:2]
-    where = np.zeros((height, width), dtype=bool)
-    rows, columns = {'left': (height, width // 2), 'top': (height // 2, width)}.get(half, (0, 0))
-    where[:rows, :columns] = True
-    if half in ('right', 'bottom'):
-        where[height // 2 if half == 'bottom' else 0:, width // 2 if half == 'right' else 0:] = True
-    return np.where(where[..., None], distorted, reference), where
-
-
 def area_under_curve(values: np.ndarray, where: np.ndarray) -> float:
     """Return the probability that a position outside has a higher value than one inside, ties counted by half.
 
@@ -161,7 +141,7 @@ def _measured(net: RALI, dataset: SyntheticNRDataset, index: int, settings: Halv
     kind = dataset.types[(index // len(settings.levels)) % len(dataset.types)]
     return {'image': str(index), 'photograph': draw.photograph, 'distortion': kind, 'half': half,
             'level': float(settings.levels[index % len(settings.levels)]), 'visible': bool(draw.distortions),
-            'auc': area_under_curve(sign * values, _inside(where, values.shape)), 'map_score': _score(net, mixed),
+            'auc': area_under_curve(sign * values, positions_inside(where, values.shape)), 'map_score': _score(net, mixed),
             'map_mean': float(values.mean()), 'score_of_distorted': scores['distorted'],
             'score_of_pristine': scores['pristine'],
             'map_mean_of_distorted': float(net.quality_map(distorted, *_share(settings)).mean()),
@@ -179,13 +159,6 @@ def _map(net: RALI, pixels: np.ndarray, settings: HalvesSettings) -> np.ndarray:
 
 def _score(net: RALI, pixels: np.ndarray) -> float:
     return float(net(as_tensor([pixels]).to(net.scorer.basis_vectors.device)).detach())
-
-
-def _inside(where: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return whether the middle of each position of a map over the whole picture is true in (H, W)."""
-    rows, columns = (((np.arange(count) + 0.5) * length / count).astype(int)
-                     for count, length in zip(shape, where.shape, strict=True))
-    return where[np.ix_(rows, columns)]
 
 
 def measure_maps(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -242,7 +242,8 @@ def test_a_stage_without_the_one_before_says_so(tmp_path, stage):
 
 @pytest.mark.parametrize('changes', [
     {'align__total_iter': 0}, {'compress__pca_dim': None}, {'compress__num_buckets': 1}, {'align__texts_per_image': 1},
-    {'score__fine_tune': False}, {'score__plcc_weight': 0.5, 'score__train_temperature': True},
+    {'score__fine_tune': False}, {'score__own_temperature': True},
+    {'score__plcc_weight': 0.5, 'score__train_temperature': True},
     {'align__loss': 'sigmoid', 'align__chunk_size': 2}, {'align__freeze_layers': -1}, {'align__layer_decay': 0.8},
     {'text_encoder__train': True, 'text_encoder__split_sentences': True}, {'align__amp': 'bfloat16'},
     {'export__dtype': 'float16'}, {'compress__backend': 'torch'},

@@ -54,3 +54,25 @@ def test_half_precision_features_are_scored_in_float32():
         half = scorer(features.half())
     assert half.dtype == torch.float32
     assert torch.allclose(half, scorer(features).detach(), atol=0.05)
+
+
+def test_an_image_has_a_temperature_of_its_own():
+    scorer, one = BasisScorer(12, 5, 7, own_temperature=True), random_scorer()
+    scorer.load_state_dict({**one.state_dict(), 'temperature_direction': torch.zeros(5)})
+    compressed = torch.randn(6, 5)
+    assert torch.allclose(scorer.weights(compressed), one.weights(compressed))  # 0 is one temperature for all
+    with torch.no_grad():
+        scorer.temperature_direction.copy_(torch.tensor([0.5, 0, 0, 0, 0]))
+        expected = 0.07 * torch.exp(0.5 * compressed[:, :1])
+        assert torch.allclose(scorer.temperature_of(compressed), expected)
+        cosine = torch.nn.functional.normalize(compressed, dim=1) @ torch.nn.functional.normalize(scorer.basis_vectors, dim=1).T
+        assert torch.allclose(scorer.weights(compressed), torch.softmax(cosine / expected, dim=1), atol=1e-6)
+        assert torch.isfinite(scorer.weights(compressed * 1e4)).all()  # what is far outside does not overflow
+    assert 'temperature_direction' not in one.state_dict()
+
+
+def test_the_direction_of_the_temperature_has_a_gradient():
+    scorer = BasisScorer(12, 5, 7, own_temperature=True)
+    scorer.load_state_dict({**random_scorer().state_dict(), 'temperature_direction': torch.zeros(5)})
+    scorer.score_compressed(torch.randn(6, 5)).square().sum().backward()
+    assert scorer.temperature_direction.grad.abs().min() > 0

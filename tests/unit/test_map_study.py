@@ -11,13 +11,12 @@ from pyiqa_rali.figures.quality_maps import MappedPicture, draw_maps, span_of
 from pyiqa_rali.model.checkpoint import save_checkpoint
 from pyiqa_rali.report.maps import maps_section
 from pyiqa_rali.studies.quality_maps import (
-    HALVES,
     HalvesSettings,
     area_under_curve,
     evaluate_maps,
-    half_distorted,
     measure_maps,
 )
+from pyiqa_rali.training.rali.map_shares import HALVES, half_distorted
 from tests.unit.test_rali import random_rali, tensors_of
 
 

@@ -48,7 +48,7 @@ def test_it_says_how_it_is_run(path):
 def test_there_are_all():
     names = {'rali', 'rali_siglip2', 'rali_lite', 'rali_ract', 'demo', 'chain', 'chain_distortions', 'grpo', 'grpo_rank',
              'grpo_lora', 'grpo_vision', 'ract', 'evaluate', 'evaluate_koniq', 'evaluate_four_sets', 'ablation',
-             'ablation_koniq', 'biq2021', 'mmp2k', 'hybrid', 'people', 'cascade', 'cascade_people'}
+             'ablation_koniq', 'biq2021', 'mmp2k', 'hybrid', 'people', 'cascade', 'cascade_people', 'evaluate_basis'}
     assert {path.stem for path in FILES} >= names
 
 

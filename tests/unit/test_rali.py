@@ -208,3 +208,19 @@ def test_weights_that_do_not_fit_leave_the_model_as_it_was(strict):
     with pytest.raises(CheckpointError, match='do not fit'):
         net.load_state_dict(state, strict=strict)
     assert torch.equal(net(images), before)
+
+
+def test_a_temperature_of_the_images_own_travels_with_the_checkpoint(tmp_path):
+    net = random_rali()
+    tensors = {**tensors_of(net), 'scorer.temperature_direction': torch.randn(6)}
+    metadata = {**net.metadata, 'own_temperature': True, 'format_version': 4}
+    for path, save in ((tmp_path / 'rali.safetensors', save_checkpoint), (tmp_path / 'rali.pth', save_pth)):
+        save(path, tensors, metadata)
+        loaded = RALI(pretrained_model_path=path)
+        assert torch.equal(loaded.scorer.temperature_direction, tensors['scorer.temperature_direction'])
+    images = torch.rand(2, 3, 40, 48)
+    assert not torch.allclose(loaded(images), net(images))
+    net.load_state_dict(loaded.state_dict())
+    assert torch.allclose(loaded(images), net(images), atol=1e-5)
+    with pytest.raises(CheckpointError, match=r'temperature_direction has shape \(5,\)'):
+        save_checkpoint(tmp_path / 'bad.safetensors', {**tensors, 'scorer.temperature_direction': torch.zeros(5)}, metadata)

@@ -66,6 +66,8 @@ def _optimizer(scorer: BasisScorer, maps: LabelMaps, options: ScoreOptions) -> t
               {'params': [scorer.basis_scores], 'lr': options.lr_scores or options.lr}]
     if options.train_temperature:
         groups.append({'params': [scorer.temperature], 'lr': options.lr})
+    if scorer.temperature_direction is not None:
+        groups.append({'params': [scorer.temperature_direction], 'lr': options.lr})
     if any(True for _ in maps.parameters()):
         groups.append({'params': list(maps.parameters()), 'lr': options.lr_scores or options.lr})
     return torch.optim.Adam(groups)

@@ -164,6 +164,7 @@ class ScoreOptions:
         fine_tune: train basis vectors and scores; False keeps stage 2's (the paper's ablation).
         temperature: tau of the softmax over the basis, at the start.
         train_temperature: whether tau is trained too.
+        own_temperature: give each image a temperature of its own, tau exp(u z), and train the direction u, 0 at first.
         total_epochs: passes over the training features.
         batch_size: features a step.
         lr: learning rate of the basis vectors.
@@ -178,6 +179,7 @@ class ScoreOptions:
     temperature: Positive = 0.07
     fine_tune: bool = True
     train_temperature: bool = False
+    own_temperature: bool = False
     total_epochs: Count = 30
     batch_size: Count = 256
     lr: NotNegative = 1e-3

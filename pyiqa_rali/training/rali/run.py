@@ -24,7 +24,13 @@ from pyiqa_rali.data.training_images import KEY, Overlap, overlap, record_in_fil
 from pyiqa_rali.figures.scored import draw_run
 from pyiqa_rali.measures.correlations import correlations
 from pyiqa_rali.model.basis_scorer import BasisScorer
-from pyiqa_rali.model.checkpoint import FORMAT_VERSION, save_checkpoint, save_pth
+from pyiqa_rali.model.checkpoint import (
+    FORMAT_VERSION,
+    OWN_TEMPERATURE,
+    OWN_TEMPERATURE_FORMAT,
+    save_checkpoint,
+    save_pth,
+)
 from pyiqa_rali.model.checkpoint_bank import with_bank
 from pyiqa_rali.model.checkpoint_diagnosis import with_diagnosis
 from pyiqa_rali.model.checkpoint_interval import with_interval
@@ -265,8 +271,10 @@ class Run:
             raise CheckpointError(f'{self.folder.basis}: does not exist. Run stage 2 first (stages: [compress, score]).')
         tensors = load_file(self.folder.basis)
         pca_dim, feature_dim = tensors['pca_components'].shape
-        scorer = BasisScorer(feature_dim, pca_dim, len(tensors['basis_scores']))
-        scorer.load_state_dict({**tensors, 'temperature': torch.tensor(self.options.score.temperature)})
+        options = self.options.score
+        scorer = BasisScorer(feature_dim, pca_dim, len(tensors['basis_scores']), options.own_temperature)
+        start = {'temperature_direction': torch.zeros(pca_dim)} if options.own_temperature else {}
+        scorer.load_state_dict({**tensors, 'temperature': torch.tensor(options.temperature), **start})
         return scorer
 
     @torch.no_grad()
@@ -296,6 +304,8 @@ class Run:
                     'image_encoder': encoder.config.to_dict(), 'mos_range': list(scale.mos_range),
                     'lower_better': scale.lower_better, 'temperature': float(scorer.temperature.detach()),
                     'training': self._training_metadata(), 'versions': versions(), 'licence': self.options.export.licence}
+        if scorer.temperature_direction is not None:
+            metadata.update({OWN_TEMPERATURE: True, 'format_version': OWN_TEMPERATURE_FORMAT})
         record = record_in_file(self.folder.training_images)
         if record is not None:  # a run of version 0.1 has none
             metadata[KEY] = record.to_dict()
