@@ -16,8 +16,9 @@ from pyiqa_rali.training.vlm.options import grpo_options, sft_options
 from pyiqa_rali.training.vlm.ract import ract_options
 
 FOR_PYIQA = ('metric_rali', 'data_papers')  # pyiqa's own format; see test_benchmark_script.py and test_manifests.py
+DATA_SETS = ('evaluate_levels',)  # sections of data sets alone, for `analyse levels`
 OPTIONS = Path(__file__).parents[2] / 'options'
-FILES = sorted(path for path in OPTIONS.rglob('*.yml') if path.stem not in FOR_PYIQA)
+FILES = sorted(path for path in OPTIONS.rglob('*.yml') if path.stem not in (*FOR_PYIQA, *DATA_SETS))
 READERS = {'RALI': train_options, 'GRPO': grpo_options, 'SFT': sft_options, 'CHAIN': chain_options, 'RACT': ract_options,
            'EVALUATE': evaluate_options, 'ABLATION': ablation_options, 'CARRY': carry_options, 'CASCADE': cascade_options}
 
