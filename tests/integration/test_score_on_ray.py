@@ -193,20 +193,24 @@ def scoring_processes(cluster):
     return found
 
 
+REPOSITORY = Path(__file__).parents[2]
 JOB = """
-import sys
+import os, sys
 from pathlib import Path
 from pyiqa_rali.core.ray_cluster import ClusterOptions
 from pyiqa_rali.scoring.cluster.engine import score_on_cluster
 from tests.integration.test_score_on_ray import settings
-score_on_cluster(settings(Path(sys.argv[1]), 0.01), ClusterOptions(sys.argv[2], actors=2), resume=True)
+repository = os.getcwd()  # whose tests the processes of the cluster import
+os.chdir(sys.argv[1])
+made = settings(Path(sys.argv[1]), 0.01)
+os.chdir(repository)
+score_on_cluster(made, ClusterOptions(sys.argv[2], actors=2), resume=True)
 """
 
 
 def test_a_job_whose_own_process_is_killed_goes_on(nodes, many):
     (many / 'many' / '0777.png').unlink()
-    process = subprocess.Popen([sys.executable, '-c', JOB, str(many), nodes.address], cwd=many, stderr=subprocess.PIPE,
-                               env={**os.environ, 'PYTHONPATH': f'{Path(__file__).parents[2]}:{os.environ["PYTHONPATH"]}'})
+    process = subprocess.Popen([sys.executable, '-c', JOB, str(many), nodes.address], cwd=REPOSITORY, stderr=subprocess.PIPE)
     try:
         while len(part_files(many / 'table')) < 3:
             assert process.poll() is None, process.stderr.read().decode()
