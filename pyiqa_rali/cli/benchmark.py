@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from pyiqa_rali.studies.benchmark.options import benchmark_options, size_of
     from pyiqa_rali.studies.benchmark.run import Benchmark
-    of_command = ('command', 'preset', 'out', 'resume', 'weights_folder')
+    of_command = ('command', 'preset', 'out', 'resume', 'weights_folder', 'log_format')
     changes = {name: value for name, value in vars(args).items() if name not in of_command}
     for name in ('sizes', 'peer_sizes', 'pipeline_sizes'):
         if changes[name] is not None:

@@ -89,7 +89,7 @@ def rows_of(section: str, options: DatasetOptions | Mapping[str, Any], card: Rea
     classes = [''] * len(images) if class_column is None else table.column(class_column)
     ratings = MosScale(card.rating_range, False)
     return [Row(path, table.name, mos=table.scale.on(ratings, mos), distortion_class=kind,
-                **vars(table.reading))
+                upright=table.reading.upright, pixel_limit=table.reading.pixel_limit)
             for (path, mos), kind in zip(images, classes, strict=True)]
 
 

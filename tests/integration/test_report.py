@@ -66,7 +66,7 @@ def test_report_of_a_training_run_tells_what_the_run_found(page, run_folder):
     for text in (content, markdown):
         assert f'{best["val/srcc"]:.3f}' in text
         assert 'Where the scores come from' in text and 'The picture is' in text  # a reasoning text beside a basis vector
-    assert content.count('<svg') == 3 and content.count('class="case"') == 6
+    assert content.count('<svg') == 4 and content.count('class="case"') == 6
     assert 'cannot be shown' not in content
 
 

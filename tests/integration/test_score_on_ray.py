@@ -117,7 +117,7 @@ def many(folder):
     """A folder of 2000 small pictures, one over which every process ends, and a shard that cannot be read."""
     (folder / 'many').mkdir()
     for index in range(2000):
-        colour = DEADLY if index == 777 else (index % 251 + 8,) * 3
+        colour = DEADLY if index == 777 else (index % 240 + 8,) * 3
         Image.fromarray(np.full((16, 16, 3), colour, np.uint8)).save(folder / 'many' / f'{index:04d}.png')
     (folder / 'many' / 'x.png').write_bytes(b'')
     return folder
@@ -131,7 +131,7 @@ def expected_rows(folder, words):
             found.append((entry.name, None))
         else:
             index = int(Path(entry.name).stem)
-            found.append((entry.name, None if index == 777 else (index % 251 + 8) / 255))
+            found.append((entry.name, None if index == 777 else (index % 240 + 8) / 255))
     return found
 
 

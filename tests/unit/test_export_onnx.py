@@ -222,11 +222,11 @@ def test_arguments_are_checked_before_any_work(tmp_path, monkeypatch, capsys, ar
 
 
 @pytest.mark.parametrize(('arguments', 'expected'), [
-    ([], (None, None, None, None, None)),
+    ([], (None, None, None, None, None, None)),
     (['-m', 'rali', '--opset', '18', '--int8', '--keep-float', '2', '--check', 'photos'],
-     ('rali', None, 18, Int8Options(keep_float=2), ComparisonOptions('photos', 100))),
+     ('rali', None, 18, Int8Options(keep_float=2), ComparisonOptions('photos', 100), None)),
     (['--weights', 'w', '--int8', '--calibrate', 'c', '--calibration-pictures', '7', '--check', 'bundled', '--pictures', '9'],
-     (None, 'w', None, Int8Options('c', 7), ComparisonOptions('bundled', 9)))])
+     (None, 'w', None, Int8Options('c', 7), ComparisonOptions('bundled', 9), None))])
 def test_the_command_hands_its_arguments_on(monkeypatch, capsys, arguments, expected):
     called = []
 

@@ -121,7 +121,7 @@ def test_what_cannot_be_read_is_named(metric, tmp_path):
 
 @pytest.mark.parametrize('picture', [PHOTO, [PHOTO], ['a.png'], None, 3])
 def test_what_is_no_picture_is_refused_with_advice(metric, picture):
-    with pytest.raises(OptionError, match='a picture was given as .*must be a path, the bytes .*PIL.Image.fromarray'):
+    with pytest.raises(OptionError, match='a picture was given as .*must be a path, the bytes .*An array may be RGB or BGR'):
         metric(picture)
 
 

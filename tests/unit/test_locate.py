@@ -197,7 +197,8 @@ class FakeHub:
     def __init__(self, folder, cache):
         self.folder, self.cache, self.calls, self.fetched = folder, cache, [], set()
 
-    def __call__(self, repository, revision=None, allow_patterns=None, local_files_only=False, etag_timeout=None):
+    def __call__(self, repository, revision=None, allow_patterns=None, local_files_only=False, etag_timeout=None,
+                 endpoint=None):
         from huggingface_hub.errors import LocalEntryNotFoundError
         commit = {None: COMMIT, 'main': COMMIT, 'v1': COMMIT[::-1]}.get(revision, revision)
         snapshot = self.cache / 'snapshots' / commit

@@ -57,7 +57,7 @@ def test_the_published_layout_gives_the_scores_of_its_weights(folders, name):
 def test_the_metric_asks_the_hub_for_the_published_folder(folders, name, monkeypatch):
     asked = []
 
-    def from_hub(source, choices, **options):
+    def from_hub(source, choices, revision=None, **options):
         asked.append(source)
         return folders[1]
 
@@ -262,7 +262,7 @@ def test_info_asks_nothing_of_other_checkpoints(capsys):
 
 
 def test_commands_know_the_published_models(folders, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(vlm, 'from_hub', lambda source, choices, **options: folders[1])
+    monkeypatch.setattr(vlm, 'from_hub', lambda source, choices, revision=None, **options: folders[1])
     picture().save(tmp_path / 'a.png')
     longest = []
 
