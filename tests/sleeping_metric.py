@@ -29,7 +29,7 @@ class SleepingBrightness(torch.nn.Module):
         time.sleep(self.seconds * len(pictures))
         if min(pictures.shape[-2:]) < 16:
             raise RuntimeError('too small')
-        if (pictures * 255 == torch.tensor(DEADLY)[:, None, None]).all():
+        if ((pictures * 255).round() == torch.tensor(DEADLY)[:, None, None]).flatten(1).all(1).any():
             os._exit(9)
         return pictures.mean((1, 2, 3))[:, None]
 
