@@ -135,6 +135,7 @@ def expected_rows(folder, words):
     return found
 
 
+@pytest.mark.cluster
 def test_ten_kills_lose_and_double_nothing(nodes, many):
     """Processes that score and a whole node are killed with SIGKILL at random moments, while a picture kills processes too.
 
@@ -208,6 +209,7 @@ score_on_cluster(made, ClusterOptions(sys.argv[2], actors=2), resume=True)
 """
 
 
+@pytest.mark.cluster
 def test_a_job_whose_own_process_is_killed_goes_on(nodes, many):
     (many / 'many' / '0777.png').unlink()
     process = subprocess.Popen([sys.executable, '-c', JOB, str(many), nodes.address], cwd=REPOSITORY, stderr=subprocess.PIPE)
