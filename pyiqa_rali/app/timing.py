@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -71,8 +72,7 @@ def measure(metrics: Sequence[str], weights: str | None, device: str | None) -> 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_one_core,
                                env={**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'})
     try:
-        assert process.stdout is not None  # it is a pipe
-        line = process.stdout.readline().strip()
+        line = cast(IO[str], process.stdout).readline().strip()  # it is a pipe
         if not line.startswith('http'):
             raise DataError(f'the command ended before the page was there: {line or "see above"}')
         page = time.perf_counter() - started

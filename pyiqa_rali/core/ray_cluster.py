@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 OBJECT_STORE = 200 << 20  # bytes of shared memory: names and counts pass through it, pictures do not
 LOCAL = 'local'
 ITEM = 'item'  # the one column of a stream
+OWN = (OptionError, DataError, CheckpointError, FileNotFoundError)  # what users are told of as it is
 IN_FLIGHT = 2  # items that an actor has been given: one to work on, one to go on with
 NO_CPU = 0  # for the process that yields items, which mostly waits for the others
 ENVIRONMENT = {  # of Ray, before it is imported
@@ -101,7 +102,7 @@ def own_error(error: BaseException) -> BaseException:
         seen.add(id(found))
         cause: Any = getattr(found, 'cause', None)
         for each in (found, cause):
-            if type(each) in (OptionError, DataError, CheckpointError, FileNotFoundError):  # Ray's own are subclasses of both
+            if type(each) in OWN:  # Ray's own are subclasses of both
                 return each
         found = cause if isinstance(cause, BaseException) else found.__cause__ or found.__context__
     return error
@@ -136,6 +137,9 @@ def streamed(items: Callable[[], Iterator[Any]], worker: Callable[..., Any], arg
         worker: called with `arguments` once in each process; what it returns is called with each item.
         arguments: of `worker`.
         cluster: how many processes there are; the program must be connected.
+
+    Raises:
+        OptionError, DataError, CheckpointError, FileNotFoundError: as a process raised it for an item.
     """
     from ray.data import ActorPoolStrategy, DataContext
     context = DataContext.get_current()
@@ -148,9 +152,20 @@ def streamed(items: Callable[[], Iterator[Any]], worker: Callable[..., Any], arg
         done = stream.map_batches(_Worker, fn_constructor_args=(worker, arguments), batch_size=1, batch_format='numpy',
                                   compute=pool, num_cpus=1, num_gpus=cluster.gpus_per_actor or None)
         for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
-            yield from map(pickle.loads, batch[ITEM])
+            for result in map(pickle.loads, batch[ITEM]):
+                if isinstance(result, _Failed):
+                    raise result.kind(result.message)
+                yield result
     finally:
         context.target_max_block_size = before
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """An error of ours instead of a result: Ray would wrap it, and lose it on the way as the cause of another."""
+
+    kind: type[Exception]
+    message: str
 
 
 class _Worker:
@@ -160,7 +175,13 @@ class _Worker:
         self.work = worker(*arguments)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[bytes]]:
-        return {ITEM: [pickle.dumps(self.work(pickle.loads(row))) for row in rows[ITEM]]}
+        return {ITEM: [pickle.dumps(self._result(pickle.loads(row))) for row in rows[ITEM]]}
+
+    def _result(self, item: Any) -> Any:
+        try:
+            return self.work(item)
+        except OWN as error:
+            return _Failed(next(kind for kind in OWN if isinstance(error, kind)), str(error))
 
 
 def dataset_of(columns: Callable[[], Iterator[dict[str, list[Any]]]]) -> 'Dataset':

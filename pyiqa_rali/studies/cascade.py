@@ -291,23 +291,23 @@ def same_meaning(mos: np.ndarray, meaning: tuple[np.ndarray, np.ndarray]) -> np.
 def isotonic(inputs: np.ndarray, outputs: np.ndarray, direction: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Return knots of a strictly monotone piecewise linear regression: rising inputs (k,) and outputs (k,).
 
-    Inputs are put into bins of equally many images; the means of neighbouring bins that break the order are pooled, weighted by
-    their numbers (pool adjacent violators).
+    Inputs are put into bins of equally many images. scikit-learn's isotonic regression of their means pools neighbouring bins
+    that break the order; each pool is one knot.
 
     Args:
         inputs: (n,).
         outputs: (n,).
         direction: 1 for a rising map, -1 for a falling one.
     """
-    pooled: list[list[float]] = []  # sum of inputs, sum of outputs, images
-    for part in np.array_split(np.argsort(inputs, kind='stable'), min(BINS, len(inputs))):
-        pooled.append([float(inputs[part].sum()), float(direction * outputs[part].sum()), float(len(part))])
-        while len(pooled) > 1 and (pooled[-1][1] / pooled[-1][2] <= pooled[-2][1] / pooled[-2][2]
-                                   or pooled[-1][0] / pooled[-1][2] <= pooled[-2][0] / pooled[-2][2]):
-            last = pooled.pop()
-            pooled[-1] = [one + other for one, other in zip(pooled[-1], last, strict=True)]
-    found = np.array(pooled)
-    return found[:, 0] / found[:, 2], direction * found[:, 1] / found[:, 2]
+    from sklearn.isotonic import IsotonicRegression
+    parts = np.array_split(np.argsort(inputs, kind='stable'), min(BINS, len(inputs)))
+    images = np.array([len(part) for part in parts])
+    places, means = (np.array([values[part].mean() for part in parts]) for values in (inputs, outputs))
+    regression = IsotonicRegression(increasing=direction > 0).fit(places, means, sample_weight=images)
+    fitted = direction * regression.predict(places)
+    pool = np.r_[0, np.cumsum(np.diff(fitted) > 1e-9 * np.ptp(fitted))]
+    shares = np.bincount(pool, images)
+    return np.bincount(pool, images * places) / shares, np.bincount(pool, images * means) / shares
 
 
 def _profile(scores: np.ndarray, mos: np.ndarray, meaning: tuple[np.ndarray, np.ndarray]) -> tuple[list[float], list[float]]:

@@ -4,6 +4,7 @@ A text depends on the model, the picture and the text's seed alone. So processes
 started adds what they return to the same file.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -237,16 +238,13 @@ def _processor_builder() -> tuple[Any, Any]:
     return build_processor, vLLMEngineProcessorConfig
 
 
-class _cluster:
-    """Connects to a cluster, and lets errors of its processes reach the user as those of one process."""
-
-    def __init__(self, options: ClusterOptions):
-        self._connection = connected(options.address, options.dashboard)
-
-    def __enter__(self) -> None:
-        self._connection.__enter__()
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._connection.__exit__(kind, error, trace)
-        if isinstance(error, Exception) and (found := own_error(error)) is not error:
-            raise found from None
+@contextlib.contextmanager
+def _cluster(options: ClusterOptions) -> Iterator[None]:
+    """Connect to a cluster, and let errors of its processes reach the user as those of one process."""
+    try:
+        with connected(options.address, options.dashboard):
+            yield
+    except Exception as error:
+        if (found := own_error(error)) is error:
+            raise
+        raise found from None

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.studies.carry import Carry, carry_options, markdown, sections_of, summarised, with_intervals
+from pyiqa_rali.studies.carry import Carry, carry_options, sections_of
+from pyiqa_rali.studies.carry_results import markdown, summarised, with_intervals
 from tests.tiny import tiny_options
 
 
@@ -97,7 +98,7 @@ def test_seeds_are_put_together_and_compared_seed_by_seed(tmp_path):
     found = {(result.arm, result.tested_on): result for result in results}
     assert found['texts', 'A'].srcc == (0.7, 0.65) and found['texts', 'A'].change == pytest.approx((0.2, 0.05))
     assert found['regression', 'B'].change == (0.0, 0.0) and not found['regression', 'B'].in_domain
-    text = markdown(results, carry_options(study(tmp_path)))
+    text = markdown(results, ['regression', 'texts'], ['A'], 2)
     assert '| A | regression | *.550 [.500, .600]* | .250 [.200, .300] |' in text
     assert '| A | texts | *.675 [.650, .700]* (+.125) | .375 [.350, .400] (+.125) |' in text
 
@@ -114,7 +115,7 @@ def test_intervals_of_changes_are_over_images_and_hold_both_arms_against_the_sam
     low, high = found['texts', 'A']
     change = np.mean([stats.spearmanr(*better[seed].T)[0] - stats.spearmanr(*noisy[seed].T)[0] for seed in (0, 1)])
     assert 0 < low < change < high < low + 0.3
-    text = markdown(results, carry_options(study(tmp_path)))
+    text = markdown(results, ['regression', 'texts'], ['A'], 2)
     assert '(**+.125 [+' in text and '(+.125 [+.000, +.000])' in text
 
 

@@ -78,7 +78,6 @@ def load_as_the_command_does(settings, with_rating):
 
 
 @pytest.mark.slow
-@pytest.mark.cluster
 def test_the_command_continues_on_a_cluster_what_one_process_began(nodes, model, images, tmp_path, capsys,  # noqa: F811
                                                                    monkeypatch):
     monkeypatch.setattr('pyiqa_rali.vlm.write_texts.complete', by_seed)

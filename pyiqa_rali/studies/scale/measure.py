@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.ray_cluster import ClusterOptions, connected, streamed
 from pyiqa_rali.scoring.cluster.part_files import PartFacts, part_path, write_part
 from pyiqa_rali.scoring.cluster.tasks import LARGEST, SMALLEST, ScoreTask, seen_names, tasks_of
@@ -200,7 +200,8 @@ class _Timed:
         cpu, wall = time.process_time(), time.perf_counter()
         if kind == 'plain':
             scored = sum(len(window) for window in score_files(task.images, self.scorer.metric, self.scorer.batch_size, 0))
-            assert scored == len(task.images)
+            if scored != len(task.images):
+                raise DataError(f'{scored} of {len(task.images)} images were scored; their times cannot be compared.')
         else:
             self.scorer(task)
         cpu_end, wall_end = time.process_time(), time.perf_counter()
