@@ -54,8 +54,9 @@ def reason(source, *options, **names):
 @pytest.mark.parametrize(('name', 'mode'), [('a.png', 'RGB'), ('a.png', 'L'), ('a.png', 'RGBA'), ('a.png', 'LA'),
                                             ('a.png', 'P'), ('a.png', '1'), ('a.jpg', 'CMYK'), ('a.gif', 'P'), ('a.mpo', 'RGB'),
                                             ('a.webp', 'RGB'), ('a.bmp', 'RGB'), ('a.tif', 'LAB'), ('a.tif', 'YCbCr')])
-def test_opaque_8_bit_pictures_are_read_as_pyiqas_metrics_read_a_path(tmp_path, name, mode):
+def test_opaque_8_bit_pictures_are_read_as_pyiqas_metrics_read_a_path(tmp_path, monkeypatch, name, mode):
     from pyiqa.utils.img_util import imread2tensor
+    monkeypatch.setattr('PIL.ImageFile.LOAD_TRUNCATED_IMAGES', False)  # pyiqa.data, which other tests import, switches it on
     path = save(tmp_path / name, mode)
     if mode == 'YCbCr' and int(PIL.__version__.split('.')[0]) < 13:  # Pillow cannot read the YCbCr TIFF that it has written
         with pytest.raises(OSError, match='truncated'):
