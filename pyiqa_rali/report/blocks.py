@@ -47,6 +47,26 @@ class Figure:
     command: str = ''
 
 
+@dataclass(frozen=True)
+class Aspect:
+    """How good one aspect of a picture is.
+
+    Attributes:
+        name: such as 'focus'.
+        value: in [0, 1], 1 the best.
+        fault: what is wrong, such as 'motion blur'; empty where nothing is.
+    """
+
+    name: str
+    value: float
+    fault: str = ''
+
+    @property
+    def remark(self) -> str:
+        """The fault, where its name says more than that of the aspect."""
+        return '' if self.fault == self.name else self.fault
+
+
 @dataclass
 class Case:
     """One picture with remarks on it.
@@ -58,6 +78,7 @@ class Case:
         lines: scores and texts.
         jpeg: a small version of the picture; empty when the file no longer exists.
         problem: why it is not shown.
+        aspects: what is good and bad about it; empty where nothing tells.
     """
 
     anchor: str
@@ -66,6 +87,7 @@ class Case:
     lines: Sequence[str] = ()
     jpeg: bytes = b''
     problem: str = ''
+    aspects: Sequence[Aspect] = ()
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import yaml
 
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.evaluation.paper import FITS
+from pyiqa_rali.report.aspects import MetricAspects
 from pyiqa_rali.report.blocks import Block, Case, Commands, Section, Table, Text, number
 from pyiqa_rali.report.scored import ScoredSet, case, overlap_block, scored_section
 
@@ -41,8 +42,10 @@ def evaluation_section(folder: Path, anchor: str) -> Section:
     if missing:
         blocks.append(Text(f'{missing} scores are missing; missing.csv in the folder names each image and the reason.'))
     section = Section(f'Evaluation: {folder.name}', blocks)
+    aspects = {label: MetricAspects(label, options.get('metrics') or {}, told) for label, told in results['metrics'].items()}
+    blocks += [Text(each.remark) for each in aspects.values() if each.remark]
     for dataset, facts in results['datasets'].items():
-        section.sections += _scatters(folder, anchor, dataset, facts, results['metrics'], command)
+        section.sections += _scatters(folder, anchor, dataset, facts, results['metrics'], aspects, command)
     return section
 
 
@@ -76,7 +79,7 @@ def _paper(results: dict[str, Any], command: str) -> Table | None:
 
 
 def _scatters(folder: Path, anchor: str, dataset: str, facts: dict[str, Any], metrics: dict[str, Any],
-              command: str) -> list[Section]:
+              aspects: Mapping[str, MetricAspects], command: str) -> list[Section]:
     with open(folder / 'scores' / f'{dataset}.csv', encoding='utf-8', newline='') as stream:
         rows = list(csv.DictReader(stream))
     sections = []
@@ -87,7 +90,7 @@ def _scatters(folder: Path, anchor: str, dataset: str, facts: dict[str, Any], me
                           np.array([float(row['mos']) for row in scored]), np.array([float(row[label]) for row in scored]),
                           same_scale=False, opposite=bool(metric['lower_better']) != bool(facts['lower_better']),
                           missing=len(rows) - len(scored), command=command)
-        sections.append(scored_section(found, _case_of(images)))
+        sections.append(scored_section(found, _case_of(images), aspects[label].of(images)))
     return sections
 
 

@@ -58,7 +58,9 @@ class _Writer:
 
     def _case(self, item: Case) -> list[str]:
         shown = f'![{_plain(item.title)}]({self._picture(item.jpeg, "jpg")})' if item.jpeg else item.problem
-        return [shown, item.kind, '<br>'.join(map(_plain, [item.title, *item.lines]))]
+        aspects = [', '.join(f'{each.name} {each.value:.2f}' + (f' ({each.remark})' if each.remark else '')
+                             for each in item.aspects)] if item.aspects else []
+        return [shown, item.kind, '<br>'.join(map(_plain, [item.title, *item.lines, *aspects]))]
 
     def _commands(self, block: Commands) -> list[str]:
         return ['```bash', *block.lines, '```']

@@ -7,7 +7,19 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from pyiqa_rali.report.blocks import NOT_DEFINED, Block, Case, Cases, Commands, Figure, Report, Section, Table, Text
+from pyiqa_rali.report.blocks import (
+    NOT_DEFINED,
+    Aspect,
+    Block,
+    Case,
+    Cases,
+    Commands,
+    Figure,
+    Report,
+    Section,
+    Table,
+    Text,
+)
 
 _NUMBER = re.compile(rf'^[-+~]?(\d[\d.,]*(e[-+]?\d+)?( ?%)?|{NOT_DEFINED}|\.\d+)( ?[±/(\[].*)?$')
 
@@ -88,9 +100,17 @@ def _case(item: Case) -> str:
     else:
         shown = f'<div class="missing">{escape(item.problem)}</div>'
     lines = ''.join(f'<span>{escape(line)}</span>' for line in item.lines)
+    aspects = f'<dl class="aspects">{"".join(map(_aspect, item.aspects))}</dl>' if item.aspects else ''
     kind = f'<span class="kind kind-{escape(item.kind)}">{escape(item.kind)}</span>' if item.kind else ''
     return (f'<div class="case" id="{escape(item.anchor)}">{shown}<div class="words">{kind}<b>{escape(item.title)}</b>{lines}'
-            '</div></div>')
+            f'{aspects}</div></div>')
+
+
+def _aspect(aspect: Aspect) -> str:
+    bar = f'<dd class="bar" aria-hidden="true"><i style="width: {aspect.value:.0%}"></i></dd>'
+    fault = f'<dd class="fault">{escape(aspect.remark)}</dd>' if aspect.remark else ''
+    return (f'<div{" class=wrong" if aspect.fault else ""}><dt>{escape(aspect.name)}</dt>{bar}<dd>{aspect.value:.2f}</dd>'
+            f'{fault}</div>')
 
 
 def _commands(block: Commands) -> str:

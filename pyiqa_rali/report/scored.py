@@ -14,11 +14,13 @@ from pyiqa_rali.data.training_images import overlap_told
 from pyiqa_rali.figures.scored import score_scatter
 from pyiqa_rali.figures.style import svg_and_png
 from pyiqa_rali.measures.correlations import correlations, measures_of
+from pyiqa_rali.report.aspects import AspectsOf
 from pyiqa_rali.report.blocks import Block, Case, Cases, Figure, Section, Table, Text, number
 
 METRICS = measures_of('plcc', 'srcc', 'krcc')
 FEWEST_FOR_CORRELATIONS = 3
 MEANING = {'best': 'the smallest errors', 'typical': 'errors near the median', 'worst': 'the largest errors'}
+ASPECTS_SAID = ' Bars are aspects of quality, from 0 to 1 for the best; where one is wrong, its clearest fault is named.'
 LONGEST_EDGE = 280  # pixels of a picture in a page
 UNKNOWN = Text('Whether test images were trained on is unknown: these results are of a version that did not look.')
 
@@ -50,12 +52,14 @@ class ScoredSet:
     command: str = ''
 
 
-def scored_section(found: ScoredSet, case_of: Callable[[str, str, int, list[str]], Case]) -> Section:
+def scored_section(found: ScoredSet, case_of: Callable[[str, str, int, list[str]], Case],
+                   aspects_of: AspectsOf | None = None) -> Section:
     """Return table, scatter plot and pictures of one set.
 
     Args:
         found: the scores.
         case_of: (anchor, kind, position, lines) to the picture of an image.
+        aspects_of: the aspects of an image by its position; None where nothing tells.
     """
     blocks: list[Block] = [_table(found)]
     if len(found.scores):
@@ -69,7 +73,9 @@ def scored_section(found: ScoredSet, case_of: Callable[[str, str, int, list[str]
         blocks.append(Figure('Each point is an image. The marked ones lead to their pictures below.', svg, png, found.command))
         items = [case_of(anchor, kind, position, _lines(found, position, errors[position]))
                  for kind, points in chosen.items() for position, anchor in points]
-        blocks.append(Cases(_caption(chosen, found), items))
+        for item, position in zip(items, [position for points in chosen.values() for position, _ in points], strict=True):
+            item.aspects = aspects_of(position) if aspects_of else ()
+        blocks.append(Cases(_caption(chosen, found) + (ASPECTS_SAID if aspects_of else ''), items))
     return Section(found.name, blocks)
 
 

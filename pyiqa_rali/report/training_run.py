@@ -18,6 +18,7 @@ from pyiqa_rali.data.synthetic.options import SyntheticOptions
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.figures.scored import curves
 from pyiqa_rali.figures.style import svg_and_png
+from pyiqa_rali.report.aspects import aspects_of_run
 from pyiqa_rali.report.basis import basis_section
 from pyiqa_rali.report.blocks import Block, Case, Commands, Figure, Section, Table, Text
 from pyiqa_rali.report.intervals import intervals_section
@@ -49,7 +50,8 @@ def training_section(folder: Path, anchor: str) -> Section:
         section.blocks.append(overlap_block(_overlaps(run), {'val': vars(options.val)}, 'val', folder))
     for name, (images, mos, scores) in scored.items():
         found = ScoredSet(f'{name}: scores and MOS', f'{anchor}-{name}', images, mos, scores, True, command=command)
-        section.sections.append(scored_section(found, functools.partial(_case, options, name, images)))
+        section.sections.append(scored_section(found, functools.partial(_case, options, name, images),
+                                               aspects_of_run(run, name)))
     maps = maps_section(run.export, {name: (images, scores) for name, (images, _, scores) in scored.items()},
                         functools.partial(_pixels, options, scored), command)
     section.sections += [part for part in (_curves(run, command), maps, intervals_section(run, options, list(scored), command),

@@ -13,9 +13,13 @@ from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.options import read_yaml
+from pyiqa_rali.model.checkpoint import load_checkpoint, save_checkpoint
+from pyiqa_rali.model.checkpoint_diagnosis import with_diagnosis
+from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.training.rali.options import train_options
 from pyiqa_rali.training.rali.run import train
 from tests.tiny import tiny_options
+from tests.unit.test_diagnosis import VALUES, random_tensors
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +39,7 @@ addEventListener('load', () => {
   const colours = getComputedStyle(document.querySelector('main > section'));
   parent.postMessage({faults, wide, width: innerWidth, scroll: document.documentElement.scrollWidth,
     peek: shown.style.display, peekImages: shown.querySelectorAll('img, .missing').length,
+    bars: [...document.querySelectorAll('main .aspects .bar')].map(bar => bar.firstChild.offsetWidth / bar.offsetWidth),
     broken: [...document.images].filter(image => image.complete && !image.naturalWidth).length,
     paper: colours.backgroundColor, ink: colours.color,
     text: getComputedStyle(document.querySelector('svg text') || document.body).fill}, '*');
@@ -49,7 +54,10 @@ def run_folder(tmp_path_factory) -> Path:
     path = folder / 'options.yml'
     path.write_text(yaml.safe_dump(tiny_options(folder)))
     train(str(path))
-    return folder / 'experiments' / 'tiny'
+    run = folder / 'experiments' / 'tiny'
+    export = run / 'models' / 'rali.safetensors'
+    save_checkpoint(export, *with_diagnosis(*load_checkpoint(export), random_tensors(width=16), VALUES))
+    return run
 
 
 @pytest.fixture(scope='module')
@@ -68,6 +76,18 @@ def test_report_of_a_training_run_tells_what_the_run_found(page, run_folder):
         assert 'Where the scores come from' in text and 'The picture is' in text  # a reasoning text beside a basis vector
     assert content.count('<svg') == 4 and content.count('class="case"') == 6
     assert 'cannot be shown' not in content
+
+
+def test_cards_of_a_training_run_tell_the_aspects_that_its_export_reads(page, run_folder):
+    content, net = page.read_text(), RALI(pretrained_model_path=str(run_folder / 'models' / 'rali.safetensors'))
+    _, *cards = content.split('class="case"')
+    for card in cards:
+        name, = re.findall(r'<b>([^<]*)</b>', card)
+        found = net.aspects(run_folder.parents[1] / 'data' / name).of(0)
+        told = re.findall(r'<dt>(\w+)</dt>.*?<dd>([\d.]+)</dd>', card)
+        assert [aspect for aspect, _ in told] == ['focus', 'noise']
+        assert {aspect: float(value) for aspect, value in told} == pytest.approx(found, abs=0.011)  # as kept and as read again
+    assert 'aspects of quality' in content and re.search(r'<br>focus \d\.\d\d', page.with_suffix('.md').read_text())
 
 
 def test_the_options_that_a_report_names_start_the_run_again(run_folder):
@@ -158,4 +178,5 @@ def test_browser_shows_the_report(page, tmp_path, width, dark):
     assert found['scroll'] <= width
     assert found['peek'] == 'block' and found['peekImages'] == 1  # the picture behind a point of the scatter plot
     assert (luminance(found['paper']) < luminance(found['ink'])) == dark
+    assert len(found['bars']) == 2 * 6 and max(found['bars']) <= 1 and len(set(found['bars'])) > 4  # of the aspects
     assert found['text'] == found['ink']  # figures follow the page's colours

@@ -7,19 +7,37 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.figures.scored import curves, histogram, score_scatter
 from pyiqa_rali.figures.style import INK, MOST_VECTOR_POINTS, svg_and_png
-from pyiqa_rali.report.blocks import NOT_DEFINED, Case, Cases, Commands, Figure, Report, Section, Table, Text, number
+from pyiqa_rali.model.diagnosis import Aspects
+from pyiqa_rali.model.digest import weights_digest
+from pyiqa_rali.model.rali import RALI
+from pyiqa_rali.report.aspects import MetricAspects, shown_aspects
+from pyiqa_rali.report.blocks import (
+    NOT_DEFINED,
+    Aspect,
+    Case,
+    Cases,
+    Commands,
+    Figure,
+    Report,
+    Section,
+    Table,
+    Text,
+    number,
+)
 from pyiqa_rali.report.build import section_of, write_report
 from pyiqa_rali.report.files_run import MOST_ROWS, ROWS_OF_LONG_TABLES
 from pyiqa_rali.report.markdown import write_markdown
 from pyiqa_rali.report.page import page
 from pyiqa_rali.report.reasoning_run import chain_section
 from pyiqa_rali.report.scored import ScoredSet, case, choose_cases, errors_of, scored_section
+from tests.unit.test_diagnosis import VALUES, with_random_diagnosis
 
 
 def read(svg: str) -> ElementTree.Element:
@@ -115,6 +133,55 @@ def test_a_metric_of_opposite_direction_agrees():
 def test_a_picture_that_is_gone_says_so(tmp_path):
     found = case('a', 'best', tmp_path / 'gone.png', ['score 1'])
     assert not found.jpeg and 'cannot be shown' in found.problem
+
+
+# ---------------------------------- aspects ----------------------------------
+
+def test_a_wrong_aspect_is_told_with_its_clearest_fault():
+    clear = torch.tensor([[0.2, 0.8, 0.6], [0.1, 0.2, 0.3]])
+    found = Aspects(('focus', 'noise'), 1 - torch.stack([clear[:, :2].amax(dim=1), clear[:, 2]], dim=1),
+                    tuple(VALUES['faults']), clear)
+    bad, noisy, *others = [each for row in (0, 1) for each in shown_aspects(found, VALUES['faults'], row)]
+    assert (bad.remark, noisy.fault, noisy.remark) == ('motion blur', 'noise', '')  # an aspect's own name adds nothing
+    assert [each.fault for each in others] == ['', '']
+    assert (bad.name, bad.value) == ('focus', pytest.approx(0.2))
+    item = Case('a', '', 'x.png', problem='-', aspects=[bad, Aspect('noise', 0.9)])
+    content = page(Report('T', [Section('S', [Cases('', [item])])]))
+    assert '<div class=wrong><dt>focus</dt>' in content and '<i style="width: 90%">' in content
+    assert content.count('<dd class="fault">') == 1 and '<dd class="fault">motion blur</dd>' in content
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """The weights of a metric with a diagnosis, what an evaluation says of it, and a picture."""
+    with_random_diagnosis(tmp_path)
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / 'p.png')
+    options = {'mine': {'name': 'rali', 'pretrained_model_path': str(tmp_path / 'rali.safetensors')}}
+    net = RALI(pretrained_model_path=str(tmp_path / 'rali.safetensors'))
+    return options, {'weights_sha256': weights_digest(net), 'lower_better': False}, net, tmp_path
+
+
+def test_aspects_in_an_evaluation_are_those_of_the_metric(evaluated):
+    options, described, net, folder = evaluated
+    images = [str(folder / 'p.png'), str(folder / 'gone.png')]
+    made = MetricAspects('mine', options, described)
+    read = made.of(images)
+    assert {each.name: each.value for each in read(0)} == pytest.approx(net.aspects(images[0]).of(0), abs=1e-6)
+    assert read(1) == [] and made.remark == ''
+
+
+def test_aspects_of_other_weights_are_not_shown(evaluated):
+    options, described, _, folder = evaluated
+    changed = MetricAspects('mine', options, {**described, 'weights_sha256': 'other'})
+    assert changed.of(['x']) is None and 'weights of mine have changed since' in changed.remark
+    (folder / 'rali.safetensors').unlink()
+    gone = MetricAspects('mine', options, described)
+    assert gone.of(['x']) is None and 'Aspects are not shown: metrics: mine' in gone.remark
+    without = MetricAspects('mine', {'mine': {**options['mine'], 'pretrained_model_path': str(folder / 'plain.safetensors')}},
+                            {'weights_sha256': weights_digest(RALI(pretrained_model_path=str(folder / 'plain.safetensors')))})
+    assert without.of(['x']) is None and without.remark == ''
+    others = MetricAspects('brisque', {'brisque': {}}, described)
+    assert others.of(['x']) is None and others.remark == ''
 
 
 class References(HTMLParser):
