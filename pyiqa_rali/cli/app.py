@@ -46,10 +46,12 @@ def run(args: argparse.Namespace) -> int:
     from pyiqa_rali.app.albums import Albums, Limits
     from pyiqa_rali.app.metrics import PageMetrics, choices
     from pyiqa_rali.app.server import Address, launch
+    from pyiqa_rali.core.memory import without_collections
     address, limits = Address(args.host, args.port), Limits(args.max_file_mb, args.max_pictures, args.memory_mb)
     metrics = PageMetrics(choices(args.metric, args.weights), args.device)
-    metrics.load(metrics.labels[0])  # an error is told here, and not on the page
-    server, url = launch(metrics, Albums(limits, reading_settings(args)), address)
+    with without_collections():
+        metrics.load(metrics.labels[0])  # an error is told here, and not on the page
+        server, url = launch(metrics, Albums(limits, reading_settings(args)), address)
     print(url, flush=True)
     if args.open:
         import webbrowser

@@ -1,8 +1,11 @@
+import gc
 import os
 import subprocess
 import sys
 
 import pytest
+
+from pyiqa_rali.core.memory import without_collections
 
 SCORE = """
 import sys, warnings
@@ -28,3 +31,22 @@ def test_pictures_of_many_sizes_do_not_fill_the_memory_with_primitives(given, ke
     convolutions = [line for line in again.splitlines() if ',convolution,' in line and 'create:cache_' in line]
     misses = sum('create:cache_miss' in line for line in convolutions)  # layers of one shape share a primitive
     assert len(convolutions) > 8 and (misses == 0 if kept else misses > 4)
+
+
+def test_what_a_start_makes_is_never_looked_through():
+    before = gc.get_freeze_count()
+    try:
+        with without_collections():
+            assert not gc.isenabled()
+            made = [[] for _ in range(50_000)]
+        assert gc.isenabled() and gc.get_freeze_count() >= before + len(made)
+        with pytest.raises(ValueError, match='no start'), without_collections():
+            raise ValueError('no start')
+        assert gc.isenabled()
+        gc.disable()
+        with without_collections():
+            pass
+        assert not gc.isenabled()  # as it was
+    finally:
+        gc.enable()
+        gc.unfreeze()
