@@ -8,7 +8,7 @@ import pytest
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.cli import score
-from pyiqa_rali.data import fetching
+from pyiqa_rali.data.fetching import tries
 from tests.integration.test_score_command import Brightness
 from tests.stand_ins import Files, busy, running
 from tests.unit.test_fetching import SECRET, png, row_file, tar
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(fetching, 'FIRST_PAUSE', 0.0)
+    monkeypatch.setattr(tries, 'FIRST_PAUSE', 0.0)
     monkeypatch.setattr(score, 'make_metric', lambda *arguments: Brightness())
 
 

@@ -12,9 +12,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.data import fetching
 from pyiqa_rali.data.addresses import extension_of, is_address, shown, without_secrets
-from pyiqa_rali.data.fetching import FetchError, FetchOptions, fetch, open_address
+from pyiqa_rali.data.fetching import FetchError, FetchOptions, fetch, open_address, tries, web
 from pyiqa_rali.data.image_files import ReadingOptions, UnreadableImage, read_rgb
 from pyiqa_rali.scoring.entries import read_entry
 from pyiqa_rali.scoring.sources import ImageSources
@@ -27,7 +26,7 @@ SECRET = 'wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY'
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
     """Tries follow each other at once."""
-    monkeypatch.setattr(fetching, 'FIRST_PAUSE', 0.0)
+    monkeypatch.setattr(tries, 'FIRST_PAUSE', 0.0)
 
 
 def png(value=0, size=(8, 6)):
@@ -135,14 +134,14 @@ def test_a_web_page_in_place_of_a_picture_is_a_reason():
 def test_netrc_is_one_of_the_usual_means(tmp_path, monkeypatch):
     (tmp_path / 'netrc').write_text(f'machine 127.0.0.1 login me password {SECRET}\n')
     monkeypatch.setenv('NETRC', str(tmp_path / 'netrc'))
-    fetching._client.cache_clear()
+    web._client.cache_clear()
     import base64
     expected = 'Basic ' + base64.b64encode(f'me:{SECRET}'.encode()).decode()
     try:
         with running(Files({'/a.png': png()}, password=expected)) as server:
             assert fetch(f'{server.address}/a.png', QUICK) == png()
     finally:
-        fetching._client.cache_clear()
+        web._client.cache_clear()
 
 
 @pytest.mark.parametrize(('values', 'message'), [((0, 1), 'timeout: 0 must be'), ((1, -1), 'retries: -1 must be'),
