@@ -4,6 +4,7 @@ Training and evaluation take their options as objects of the same classes that o
 `pyiqa_rali.__all__` for all names. Everything heavy is imported by the function that needs it.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pyiqa_rali.model.rali import RALI
     from pyiqa_rali.scoring.explaining import ExplainedImage
     from pyiqa_rali.scoring.score_table import ImageScore
+
+logger = logging.getLogger(__name__)
 
 READERS = {'RALI': 'training.rali.options:train_options', 'GRPO': 'training.vlm.options:grpo_options',
            'SFT': 'training.vlm.options:sft_options', 'RACT': 'training.vlm.ract:ract_options',
@@ -122,7 +125,7 @@ def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = N
     from pyiqa_rali.core.messages import progress_bar
     from pyiqa_rali.data.image_files import READING
     from pyiqa_rali.scoring.engine import score_files, suitable_sizes
-    from pyiqa_rali.scoring.further import AspectColumns, IntervalColumns, further_of, with_labels
+    from pyiqa_rali.scoring.further import IntervalColumns, further_of, with_labels
     from pyiqa_rali.scoring.given import entries_of
     from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, with_fastest_backend
     entries, empty = entries_of(images, channels, (reading or READING).fetching)
@@ -133,9 +136,7 @@ def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = N
     else:
         _refuse_for_made_metric(weights=weights, device=device, **options)
         made, label = metric, str(getattr(metric, 'metric_name', type(metric).__name__))
-    further = further_of(made, None if interval is None else IntervalColumns(interval), label)
-    if aspects:
-        further.append(AspectColumns(made, label))
+    further = further_of(made, label, None if interval is None else IntervalColumns(interval), aspects)
     label = with_labels(label, further)
     found: list[ImageScore] = []
     with progress_bar(total=len(entries), desc=f'scores: {label}', unit='image') as bar:
@@ -148,7 +149,7 @@ def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = N
 
 def score_metrics(images: Any, metrics: Iterable[str], *, device: str | None = None, batch_size: int | None = None,
                   workers: int | None = None, reading: 'ReadingOptions | None' = None,
-                  channels: str | None = None) -> dict[str, Scores]:
+                  channels: str | None = None, interval: float | None = None, aspects: bool = False) -> dict[str, Scores]:
     """Score images with several metrics, reading each image once, as `pyiqa-rali score -m A -m B` does.
 
     Args:
@@ -159,16 +160,20 @@ def score_metrics(images: Any, metrics: Iterable[str], *, device: str | None = N
         workers: processes; None chooses what suits the device.
         reading: how pictures are read; None turns them upright.
         channels: the order of the colours of arrays; see `score`.
+        interval: see `score`; of the metrics that have intervals. The others are logged.
+        aspects: see `score`; of the metrics that have aspects. The others are logged.
 
     Returns:
         The scores of each metric, by its name.
 
     Raises:
-        FileNotFoundError, OptionError, CheckpointError: see `score`; a metric must not be named twice.
+        FileNotFoundError, OptionError, CheckpointError: see `score`; a metric must not be named twice, and one must have
+            what is asked for.
     """
     from pyiqa_rali.core.messages import progress_bar
     from pyiqa_rali.data.image_files import READING
     from pyiqa_rali.scoring.engine import suitable_sizes
+    from pyiqa_rali.scoring.further import IntervalColumns, further_of_several, with_labels
     from pyiqa_rali.scoring.given import entries_of
     from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, with_fastest_backend
     from pyiqa_rali.scoring.several import check_names, score_with_several
@@ -178,12 +183,15 @@ def score_metrics(images: Any, metrics: Iterable[str], *, device: str | None = N
     check_names(names, 'metrics')
     entries, empty = entries_of(images, channels, (reading or READING).fetching)
     made = [make_metric(name, None, device) for name in names]
-    labels = [metric_label(name, None, with_fastest_backend(each, {}, may_export=len(entries) >= MANY), each)
-              for name, each in zip(names, made, strict=True)]
+    further, told = further_of_several(made, names, None if interval is None else IntervalColumns(interval), aspects)
+    for message in told:
+        logger.warning('%s', message)
+    labels = [with_labels(metric_label(name, None, with_fastest_backend(each, {}, may_export=len(entries) >= MANY), each), its)
+              for name, each, its in zip(names, made, further, strict=True)]
     found: list[list[ImageScore]] = [[] for _ in names]
     with progress_bar(total=len(entries), desc=f'scores: {", ".join(names)}', unit='image') as bar:
         for window in score_with_several(entries, made, *suitable_sizes(made[0], batch_size, workers),
-                                         reading=reading or READING):
+                                         reading=reading or READING, further=further):
             for own, scores in zip(found, window, strict=True):
                 own += scores
             bar.update(len(window[0]))

@@ -13,6 +13,7 @@ from pyiqa_rali.core.ray_cluster import ClusterOptions, require_ray
 
 if TYPE_CHECKING:
     from pyiqa_rali.data.image_files import ReadingOptions
+    from pyiqa_rali.scoring.further import IntervalColumns
 
 ENGINES = PROCESS, RAY = 'process', 'ray'
 SPOOLED = '.list'  # after the name of the table
@@ -91,22 +92,45 @@ def words_for_cluster(words: list[str], out: Path) -> tuple[list[str], Any]:
     return words, seen_names(words)
 
 
-def score_by_cluster(args: argparse.Namespace, cluster: ClusterOptions, sources: Any, options: dict[str, Any],
-                     reading: 'ReadingOptions', further: Sequence[Any] = ()) -> int:
-    """Score, report, and return the exit status of `score`."""
-    from pyiqa_rali.scoring.cluster.actors import ClusterSettings
+def interval_columns(args: argparse.Namespace) -> 'IntervalColumns | None':
+    """Return the columns that `--interval` asks for, or None.
+
+    Raises:
+        OptionError: it is not between 0 and 100.
+    """
+    from pyiqa_rali.scoring.further import IntervalColumns
+    return None if args.interval is None else IntervalColumns(args.interval)
+
+
+def score_by_cluster(jobs: Sequence[argparse.Namespace], options: Sequence[dict[str, Any]], cluster: ClusterOptions,
+                     sources: Any, reading: 'ReadingOptions') -> int:
+    """Score, report, and return the exit status of `score`.
+
+    Args:
+        jobs: arguments of `score`, for each metric as if it were the only one.
+        options: of the architecture of each metric.
+        cluster: how the cluster is used.
+        sources: the images.
+        reading: how pictures are read.
+    """
+    from pyiqa_rali.scoring.cluster.actors import ClusterSettings, TableSettings
     from pyiqa_rali.scoring.cluster.engine import score_on_cluster
     from pyiqa_rali.scoring.progress import Progress
-    settings = ClusterSettings(Path(args.out).absolute(), sources, args.metric, args.weights, args.device, options,
-                               batch_size=args.batch_size, workers=args.workers, reading=reading,
-                               further=tuple(further), aspects=args.aspects, retry=args.retry_failed)
+    args = jobs[0]  # they differ in metric, weights and table alone
+    made = tuple(TableSettings(Path(job.out).absolute(), job.metric, job.weights, its)
+                 for job, its in zip(jobs, options, strict=True))
+    settings = ClusterSettings(made, sources, args.device, batch_size=args.batch_size, workers=args.workers, reading=reading,
+                               interval=interval_columns(args), aspects=args.aspects, retry=args.retry_failed)
     with Progress() as progress:
         try:
-            totals, metric = score_on_cluster(settings, cluster, args.resume, progress.advance)
+            results = score_on_cluster(settings, cluster, args.resume, progress.advance)
         except KeyboardInterrupt:
             progress.clear()
-            print(f'interrupted after {progress.count} images; --resume continues {args.out}', file=sys.stderr)
+            tables = ', '.join(job.out for job in jobs)
+            print(f'interrupted after {progress.count} images; --resume continues {tables}', file=sys.stderr)
             raise
-    totals.rate = progress.rate
-    print('\n'.join(totals.lines(metric, args.out)), file=sys.stderr)
-    return 1 if totals.failed or totals.empty else 0
+    for job, (totals, metric) in zip(jobs, results, strict=True):
+        totals.rate = progress.rate
+        name = f'{job.metric}: ' if len(jobs) > 1 else ''
+        print(name + '\n'.join(totals.lines(metric, job.out)), file=sys.stderr)
+    return 1 if any(totals.failed or totals.empty for totals, _ in results) else 0

@@ -14,6 +14,7 @@ from pyiqa_rali.cli.cluster import (
     add_cluster,
     check_folder,
     cluster_options,
+    interval_columns,
     score_by_cluster,
     words_for_cluster,
 )
@@ -23,7 +24,7 @@ from pyiqa_rali.data.image_files import ReadingOptions
 from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.scoring.engine import BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS, score_files, suitable_sizes
 from pyiqa_rali.scoring.entries import ImageEntry
-from pyiqa_rali.scoring.further import AspectColumns, Further, IntervalColumns, columns_of, further_of, with_labels
+from pyiqa_rali.scoring.further import Further, columns_of, further_of, with_labels
 from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, parse_options, with_fastest_backend
 from pyiqa_rali.scoring.progress import Progress, Totals
 from pyiqa_rali.scoring.score_table import ImageScore, refuse_overwriting
@@ -91,11 +92,11 @@ def run(args: argparse.Namespace) -> int:
     if len(args.metric) > 1:
         from pyiqa_rali.cli.several import score_several
         _check(args)
-        return score_several(args)
+        return score_several(args, cluster)
     args.metric, = args.metric
     _check(args)
     options, reading = parse_options(args.metric_options), reading_settings(args)
-    interval = None if args.interval is None else IntervalColumns(args.interval)
+    interval = interval_columns(args)
     known: QualityTable | None = None
     if args.opt:
         section, values, reading = data_set_of(args.opt, args.dataset)
@@ -106,14 +107,11 @@ def run(args: argparse.Namespace) -> int:
         words, seen = words_for_cluster(words, Path(args.out)) if cluster else (words, None)
         sources = ImageSources(words, seen=seen, image_column=args.image_column, fetching=reading.fetching)
     if cluster:
-        asked: list[Further] = [] if interval is None else [interval]
-        return score_by_cluster(args, cluster, sources, options, reading, asked)
+        return score_by_cluster([args], [options], cluster, sources, reading)
     if args.out:
         refuse_overwriting(Path(args.out), args.resume)  # before anything is loaded
     metric = make_metric(args.metric, args.weights, args.device, options)
-    further = further_of(metric, interval, args.weights or args.metric)
-    if args.aspects:
-        further.append(AspectColumns(metric, args.weights or args.metric))
+    further = further_of(metric, args.weights or args.metric, interval, args.aspects)
     images, many = _peeked(sources, args)
     options = _with_backend(args, metric, options, many, further)
     label = _label(args, metric, options, reading, further)
@@ -220,5 +218,9 @@ def _check(args: argparse.Namespace) -> None:
 def _print_scores(scores: list[ImageScore], progress: Progress) -> None:
     progress.clear()
     for each in scores:
-        further = ''.join(f'\t{name} {value:.6g}' for name, value in each.further.items())
-        print(f'{each.image}\terror: {each.error}' if each.error else f'{each.image}\t{each.score:.4f}{further}', flush=True)
+        print(f'{each.image}\t' + (f'error: {each.error}' if each.error else _numbers(each)), flush=True)
+
+
+def _numbers(score: ImageScore) -> str:
+    """Return a score and what was computed beside it, for the screen."""
+    return f'{score.score:.4f}' + ''.join(f'\t{name} {value:.6g}' for name, value in score.further.items())

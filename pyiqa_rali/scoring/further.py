@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,9 +93,6 @@ class AspectColumns:
             raise CheckpointError(f'{name}: {NO_ASPECTS}')
         self.columns: Sequence[str] = net.diagnosis.aspects
 
-    def check(self, metric: Any, name: str) -> None:
-        """Checked where it was made."""
-
     def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
         """Return the aspects (N, number of aspects)."""
         return net.diagnosis.read(features).values.to(scores.dtype)
@@ -108,30 +105,58 @@ class HandedOn:
         self.columns: Sequence[str] = (HANDED_ON,)
         self.label = ''
 
-    def check(self, metric: Any, name: str) -> None:
-        """Every cascade can say so."""
-
     def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
         """Return (N, 1), for the pictures that the net has just scored."""
         return net.handed_on.to(scores).unsqueeze(1)
 
 
-def further_of(metric: Any, interval: IntervalColumns | None, name: str) -> list[Further]:
+def further_of(metric: Any, name: str, interval: IntervalColumns | None = None, aspects: bool = False) -> list[Further]:
     """Return the columns beside the score of a metric: its own, and those that were asked for.
 
     Args:
         metric: of pyiqa.
+        name: its name, for messages.
         interval: that was asked for.
-        name: of the metric, for messages.
+        aspects: whether they were.
 
     Raises:
-        OptionError, CheckpointError: it has no intervals.
+        OptionError, CheckpointError: it does not have what was asked for.
     """
     from pyiqa_rali.scoring.cascade import Cascade
+    found: list[Further] = [HandedOn()] if isinstance(getattr(metric, 'net', None), Cascade) else []
     if interval is not None:
         interval.check(metric, name)
-        return [interval]
-    return [HandedOn()] if isinstance(getattr(metric, 'net', None), Cascade) else []
+        found.append(interval)
+    return [*found, AspectColumns(metric, name)] if aspects else found
+
+
+def further_of_several(metrics: Sequence[Any], names: Sequence[str], interval: IntervalColumns | None = None,
+                       aspects: bool = False) -> tuple[list[list[Further]], list[str]]:
+    """Return the columns beside the score of each of several metrics, of those that were asked for the ones that it has.
+
+    Returns:
+        The columns of each metric, and what is to be told of metrics that do not have some; a single metric must have all.
+
+    Raises:
+        OptionError: no metric has what was asked for.
+    """
+    if len(metrics) == 1:
+        return [further_of(metrics[0], names[0], interval, aspects)], []
+    told: list[str] = []
+    found = [further_of(metric, name) for metric, name in zip(metrics, names, strict=True)]
+    options = (('--interval', interval, False), ('--aspects', None, aspects))
+    for option, own_interval, own_aspects in [each for each in options if each[1] is not None or each[2]]:
+        reasons: list[str] = []
+        for own, metric, name in zip(found, metrics, names, strict=True):
+            try:
+                own += [each for each in further_of(metric, name, own_interval, own_aspects)
+                        if not isinstance(each, HandedOn)]
+            except (OptionError, CheckpointError) as error:
+                reasons.append(first_line(error).removeprefix(f'{option}: ').removesuffix(' Leave it out.'))
+        if len(reasons) == len(metrics):
+            raise OptionError(f'{option}: no metric has these columns. ' + ' '.join(reasons))
+        told += [f'No columns of {option} for one of the metrics: {reason}' for reason in reasons]
+    return found, told
 
 
 def columns_of(further: Sequence[Further]) -> tuple[str, ...]:

@@ -4,16 +4,17 @@ The part is kept as JSON lines in the folder `TABLE.parts`; after a kill at any 
 hold several: in version 0.1, several processes shared the images of a table of any format.
 """
 
+import contextlib
 import heapq
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.files import atomic_path
 from pyiqa_rali.core.runs import RowFile
-from pyiqa_rali.scoring.entries import chunks
 from pyiqa_rali.scoring.score_table import (
     BestRows,
     CsvLines,
@@ -52,15 +53,36 @@ class Parquet:
             rows: taken one group at a time.
             facts: returns metadata of the file, once all rows have been taken.
         """
+        with self.growing(path, facts) as add:
+            for row in rows:
+                add(row)
+
+    @contextlib.contextmanager
+    def growing(self, path: Path, facts: Callable[[], Mapping[str, str]] | None = None) -> Iterator[Callable[[ScoreRow], None]]:
+        """Write a whole file in row groups, atomically, of the rows that the yielded function is called with.
+
+        Args:
+            path: the file; it is there when the block has ended without an error.
+            facts: returns metadata of the file, at the end of the block.
+        """
         import pyarrow as pa
         from pyarrow import parquet
         columns = columns_with(self.further)
         numbers = {'score', *self.further}
         schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in columns])
+        group: list[dict[str, Any]] = []
         with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
-            for group in chunks(rows, ROW_GROUP):
-                values = [{**row_values(row, self.further, None), 'image': self.stored(row.score.image)} for row in group]
-                writer.write_table(pa.Table.from_pylist(values, schema))
+            def flush() -> None:
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                group.clear()
+
+            def add(row: ScoreRow) -> None:
+                group.append({**row_values(row, self.further, None), 'image': self.stored(row.score.image)})
+                if len(group) == ROW_GROUP:
+                    flush()
+            yield add
+            if group:
+                flush()
             if facts is not None:
                 writer.add_key_value_metadata(dict(facts()))
 

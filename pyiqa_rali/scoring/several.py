@@ -9,6 +9,7 @@ from pyiqa_rali.core.errors import OptionError, some
 from pyiqa_rali.data.image_files import READING, ReadingOptions
 from pyiqa_rali.scoring.engine import Decoded, EntryReader, Passes, Scorer, score_windows, window_of
 from pyiqa_rali.scoring.entries import ImageEntry, as_entry, chunks
+from pyiqa_rali.scoring.further import Further
 from pyiqa_rali.scoring.score_table import ImageScore
 
 
@@ -38,8 +39,9 @@ class SeveralScorers:
 
 
 def score_with_several(images: Iterable[ImageEntry | str], metrics: Sequence[Any], batch_size: int, workers: int,
-                       skip: Callable[[str], bool] | None = None,
-                       reading: ReadingOptions = READING) -> Iterator[list[list[ImageScore]]]:
+                       window: int | None = None, skip: Callable[[str], bool] | None = None,
+                       reading: ReadingOptions = READING,
+                       further: Sequence[Sequence[Further]] = ()) -> Iterator[list[list[ImageScore]]]:
     """Read images once, in their order, and score them with every metric; see `engine.score_files`.
 
     Args:
@@ -47,8 +49,10 @@ def score_with_several(images: Iterable[ImageEntry | str], metrics: Sequence[Any
         metrics: no-reference metrics of pyiqa, on one device.
         batch_size: how many images are scored in one pass.
         workers: processes; on the CPU they read and score, for a GPU they read.
+        window: how many images are held together; None: see `engine.window_of`.
         skip: whether no metric needs an image of this name; a window of such images is not read.
         reading: how pictures are read.
+        further: for each metric, what is computed beside its score; none for all of them by default.
 
     Yields:
         For each window, the scores of each metric; those of skipped images are among them where others of their window were
@@ -57,10 +61,11 @@ def score_with_several(images: Iterable[ImageEntry | str], metrics: Sequence[Any
     Raises:
         DataError: a worker process died, or a metric does not return one score per picture.
     """
-    size = max(window_of(metric, batch_size) for metric in metrics)
+    size = window or max(window_of(metric, batch_size) for metric in metrics)
     windows = (window for window in chunks(map(as_entry, images), size)
                if skip is None or not all(skip(entry.name) for entry in window))
-    scorers: Any = SeveralScorers([Scorer(metric, batch_size) for metric in metrics])
+    scorers: Any = SeveralScorers([Scorer(metric, batch_size, further=its)
+                                   for metric, its in zip(metrics, further or [()] * len(metrics), strict=True)])
     yield from cast(Iterator[list[list[ImageScore]]], score_windows(EntryReader(reading), windows, scorers, workers))
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.ray_cluster import ENVIRONMENT, ClusterOptions, connected
-from pyiqa_rali.scoring.cluster.actors import ClusterSettings
+from pyiqa_rali.scoring.cluster.actors import ClusterSettings, TableSettings
 from pyiqa_rali.scoring.cluster.engine import score_on_cluster
 from pyiqa_rali.scoring.cluster.part_files import part_files, read_parts
 from tests.sleeping_metric import DEADLY, NAME, Sleeping
@@ -108,8 +108,28 @@ def test_the_table_is_that_of_one_process_in_the_order_of_the_input(nodes, folde
     assert main([*words, '--engine', 'ray', '--out', 'table', '--resume', '-m', 'entropy']) == 2
 
 
+def test_several_metrics_in_one_pass_have_the_tables_of_one_process(nodes, folder, capsys):
+    words = ['score', 's.tar', 'p', '--batch-size', '4', '--metric-opt', 'rali-lite:backend=torch', '--device', 'cpu',
+             '-m', 'rali-lite', '-m', 'entropy', '--aspects', '--interval', '90']
+    assert main([*words, '--out', 'alone.parquet']) == 1
+    assert main([*words, '--engine', 'ray', '--out', 'table']) == 1
+    told = capsys.readouterr().err
+    for name, columns in (('rali-lite', ['low', 'high', 'unlike', 'focus']), ('entropy', [])):
+        found, expected = rows_of(f'table.{name}'), rows_of(f'alone.{name}.parquet')
+        assert [row['image'] for row in found] == [row['image'] for row in expected] and set(columns) <= set(found[0])
+        assert list(found[0]) == list(expected[0]) and (columns or list(found[0]) == ['image', 'score', 'error', 'metric'])
+        for one, other in zip(found, expected, strict=True):
+            for key, value in other.items():
+                assert one[key] == (pytest.approx(value, abs=1e-6) if isinstance(value, float) else value), key
+        assert f'{name}: ' in told
+    assert told.count('No columns of --aspects for one of the metrics: "entropy"') == 2
+    assert main([*words, '--engine', 'ray', '--out', 'table']) == 2
+    assert 'table.rali-lite already exists' in capsys.readouterr().err
+
+
 def settings(folder, seconds, words=('many',), table='table'):
-    return ClusterSettings(folder / table, Sleeping(words), NAME, None, 'cpu', {'seconds': seconds}, batch_size=8)
+    made = TableSettings(folder / table, NAME, None, {'seconds': seconds})
+    return ClusterSettings((made,), Sleeping(words), 'cpu', batch_size=8)
 
 
 @pytest.fixture
@@ -149,9 +169,9 @@ def test_ten_kills_lose_and_double_nothing(nodes, many):
         made = settings(many, 0.02, words, f'table{jobs}')
         with ThreadPoolExecutor(1) as thread:  # nodes can be started in the main thread alone
             job = thread.submit(score_on_cluster, made, ClusterOptions(actors=2), False)
-            kill_at_random(nodes, made.out, kills, job)
-            totals, _ = job.result()
-        found = list(read_parts(made.out))
+            kill_at_random(nodes, made.tables[0].out, kills, job)
+            (totals, _), = job.result()
+        found = list(read_parts(made.tables[0].out))
         assert [row.image for row in found] == [name for name, _ in wanted], kills
         for row, (_, score) in zip(found, wanted, strict=True):
             assert row.score == (score and pytest.approx(score, abs=1e-6)) and bool(row.error) == (score is None), kills
@@ -221,7 +241,7 @@ def test_a_job_whose_own_process_is_killed_goes_on(nodes, many):
         process.kill()
         process.communicate()
     before = {path: path.stat().st_mtime_ns for path in part_files(many / 'table')}
-    totals, _ = score_on_cluster(settings(many, 0.01), ClusterOptions(actors=2), resume=True)
+    (totals, _), = score_on_cluster(settings(many, 0.01), ClusterOptions(actors=2), resume=True)
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     assert totals.finished >= 3 * 64 and totals.count + totals.finished + totals.failed == 2000
     assert [(row.image, row.score) for row in read_parts(many / 'table')] == [

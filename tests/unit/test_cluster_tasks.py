@@ -12,7 +12,14 @@ from PIL import Image
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.data.image_files import READING
 from pyiqa_rali.scoring.cluster import actors, tasks
-from pyiqa_rali.scoring.cluster.actors import LISTED, ClusterSettings, TaskResult, TaskScorer, in_order
+from pyiqa_rali.scoring.cluster.actors import (
+    LISTED,
+    ClusterSettings,
+    RowsInOrder,
+    TableSettings,
+    TaskResult,
+    TaskScorer,
+)
 from pyiqa_rali.scoring.cluster.attempts import Attempts
 from pyiqa_rali.scoring.cluster.engine import _gathered
 from pyiqa_rali.scoring.cluster.part_files import claim_table, part_files, part_path, read_facts, read_parts, tidy
@@ -72,13 +79,19 @@ def metric(monkeypatch):
 
 def settings(folder, words, run='first', **more):
     (folder / 'out').mkdir(exist_ok=True)
-    return ClusterSettings(folder / 'out', ImageSources(words), 'brightness', None, 'cpu', {}, 'brightness', 4, run=run, **more)
+    table = TableSettings(folder / 'out', 'brightness', label='brightness', further=more.pop('further', ()))
+    return ClusterSettings((table,), ImageSources(words), 'cpu', 4, run=run, **more)
 
 
 def run(made):
     """Do all tasks as a cluster would, in one process, and return the results by number."""
     scorer = TaskScorer(made)
     return {result.number: result for result in map(scorer, tasks_of(pickle.loads(pickle.dumps(made.sources))))}
+
+
+def counts(result, place=0):
+    totals = result.totals[place]
+    return totals.count, totals.failed, totals.finished
 
 
 def table(folder):
@@ -98,7 +111,7 @@ def test_the_files_of_all_tasks_are_the_table_of_one_process(folder, metric, mon
     assert table(folder) == alone(words, metric)
     listing = results.pop(LISTED).listing
     assert listing.tasks == len(results) == len(part_files(folder / 'out'))
-    assert sum(result.totals.failed for result in results.values()) == sum(bool(error) for *_, error in table(folder))
+    assert sum(result.totals[0].failed for result in results.values()) == sum(bool(error) for *_, error in table(folder))
 
 
 def test_tasks_grow_so_that_large_jobs_have_few_files():
@@ -146,7 +159,7 @@ def test_a_folder_needs_no_memory_of_names_and_everything_else_has_it_on_disk(fo
 
 def test_a_task_that_runs_again_in_the_same_run_counts_as_its_first_time(folder, metric):
     made = settings(folder, ['p'])
-    first, again = run(made)[0].totals, run(made)[0].totals
+    first, again = run(made)[0].totals[0], run(made)[0].totals[0]
     assert vars(first) == vars(again) and (first.count, first.failed, first.finished) == (8, 2, 0)
     assert metric.pictures == 9  # one cannot be read; and none was scored twice
 
@@ -155,13 +168,13 @@ def test_a_later_run_takes_what_is_there_and_retries_only_what_failed(folder, me
     run(settings(folder, ['p', 's.tar']))
     before = table(folder)
     later = run(settings(folder, ['p', 's.tar'], 'second'))
-    assert [(later[n].totals.count, later[n].totals.failed, later[n].totals.finished) for n in (0, 1)] == [(0, 2, 10)] * 2
+    assert [counts(later[n]) for n in (0, 1)] == [(0, 2, 10)] * 2
     assert table(folder) == before
     Image.fromarray(np.full((20, 24, 3), 51, np.uint8)).save(folder / 'p' / '5.png')
     metric.pictures = 0
     retried = run(settings(folder, ['p', 's.tar'], 'third', retry=True))
-    assert (retried[0].totals.count, retried[0].totals.failed, retried[0].totals.finished) == (1, 1, 8)
-    assert (retried[1].totals.count, retried[1].totals.failed) == (0, 2)
+    assert counts(retried[0]) == (1, 1, 8)
+    assert counts(retried[1])[:2] == (0, 2)
     assert [row for row in table(folder) if row not in before] == [('p/5.png', pytest.approx(0.2), '')]
     assert [image for image, *_ in table(folder)] == [image for image, *_ in before]
     assert metric.pictures == 8 + 7  # of the batches with an image that had no score; the others are not read
@@ -175,7 +188,7 @@ def test_other_images_under_the_same_sources_keep_the_scores_that_are_there(fold
     result = run(settings(folder, ['p'], 'second'))[0]
     assert result.replaced and metric.pictures == 3  # the batch of the new one
     assert table(folder) == alone(['p'], metric)
-    assert (result.totals.count, result.totals.failed, result.totals.finished) == (1, 2, 9)
+    assert counts(result) == (1, 2, 9)
 
 
 def test_a_shard_that_has_changed_is_read_again(folder, metric):
@@ -209,7 +222,7 @@ def test_a_shard_without_an_image_is_told(folder, metric):
         shard.addfile(tarfile.TarInfo('notes.json'))
     for name in ('first', 'second'):  # also when a later run only looks at the file
         result = run(settings(folder, ['none.tar', 'p'], name))[0]
-        assert result.totals.empty == ['none.tar'] and result.totals.others == {'.json': 1}
+        assert result.totals[0].empty == ['none.tar'] and result.totals[0].others == {'.json': 1}
 
 
 def test_the_folder_is_neither_overwritten_nor_continued_with_another_metric(tmp_path):
@@ -244,7 +257,7 @@ def test_an_image_over_which_processes_died_gets_a_reason(folder, metric, monkey
             run(made)
     assert (folder / 'out' / '_attempts' / '000000000.jsonl').exists() and not part_files(folder / 'out')
     result = run(made)[0]
-    assert (result.totals.count, result.totals.failed) == (7, 3)
+    assert counts(result)[:2] == (7, 3)
     assert [error for image, _, error in table(folder) if image == 'p/6.png'] == [
         'its process ended without an error, 2 times, while this image was read or scored']
     others = [row for row in table(folder) if row[0] != 'p/6.png']
@@ -264,19 +277,18 @@ def test_an_attempt_that_was_cut_short_in_a_line_counts(tmp_path):
 @pytest.mark.parametrize('done', [set(), {'b'}, {'a', 'b', 'c', 'd'}, {'a'}, {'d'}])
 def test_rows_of_an_earlier_run_stand_where_their_images_are(done):
     kept = {name: ImageScore(name, 1.0) for name in done}
-    images = [ImageEntry(name, name) for name in 'abcd']
-
-    def score(rest):
-        names = [image.name for image in rest]
-        yield [ImageScore(name, 2.0) for name in names[:2] if name not in kept]
-        yield [ImageScore(name, 2.0) for name in names[2:] if name not in kept]
-    found = list(in_order(images, kept, score))
+    order, found = RowsInOrder(kept), []
+    for name in 'abcd':
+        order.expect(name)
+    for window in ('ab', 'cd'):  # of another table, which has no earlier rows
+        found += order.add([ImageScore(name, 2.0) for name in window])
+    found += order.rest()
     assert [(row.image, row.score) for row in found] == [(name, 1.0 if name in done else 2.0) for name in 'abcd']
 
 
 def results(*numbers, tasks=None):
-    return iter([*(TaskResult(number, Totals()) for number in numbers),
-                 *([] if tasks is None else [TaskResult(LISTED, Totals(), listing=ListingEnd(tasks))])])
+    return iter([*(TaskResult(number, [Totals()]) for number in numbers),
+                 *([] if tasks is None else [TaskResult(LISTED, [], listing=ListingEnd(tasks))])])
 
 
 @pytest.mark.parametrize('found', [results(0, 1, tasks=3), results(0, 1, 1, tasks=2), results(0, 1), results(0, 1, 1, tasks=3)])
@@ -358,15 +370,81 @@ def test_columns_beside_the_score_are_written_and_kept(folder, monkeypatch):
 
 
 def test_columns_that_follow_the_metric_are_told_with_it(folder, monkeypatch):
-    from pyiqa_rali.scoring.cluster.engine import describe_metric
+    from pyiqa_rali.scoring.cluster.engine import describe_metrics
     from tests.integration.test_bulk_scoring import ENCODERS, tiny_metric
     made = tiny_metric(ENCODERS['fixed'])
     monkeypatch.setattr('pyiqa_rali.scoring.metrics.make_metric', lambda *given: made)
     monkeypatch.setattr('pyiqa_rali.scoring.metrics.with_fastest_backend', lambda metric, options, may_export: options)
-    plain = describe_metric(settings(folder, ['p']))
+    (plain,), _ = describe_metrics(settings(folder, ['p']))
     assert plain.further == () and 'aspects' not in plain.label
     with pytest.raises(CheckpointError, match='has no'):
-        describe_metric(settings(folder, ['p'], aspects=True))
+        describe_metrics(settings(folder, ['p'], aspects=True))
     made.net.diagnosis = type('Diagnosis', (), {'aspects': ('sharpness', 'noise')})()
-    with_aspects = describe_metric(settings(folder, ['p'], aspects=True))
+    (with_aspects,), _ = describe_metrics(settings(folder, ['p'], aspects=True))
     assert with_aspects.further[0].columns == ('sharpness', 'noise') and with_aspects.label.endswith(' aspects')
+
+
+class Darkness(Brightness):
+    """Another metric, which takes pictures of any size."""
+
+    def __call__(self, images):
+        self.pictures += len(images)
+        return 1 - images.mean((1, 2, 3))[:, None]
+
+
+@pytest.fixture
+def two_metrics(monkeypatch):
+    made = {'brightness': Brightness(), 'darkness': Darkness()}
+    monkeypatch.setattr('pyiqa_rali.scoring.metrics.make_metric', lambda name, *given: made[name])
+    return made
+
+
+def test_two_metrics_share_the_pictures_and_each_has_a_whole_table(folder, two_metrics, monkeypatch):
+    from pyiqa_rali.scoring import engine
+    opened = []
+    read = engine.read_entry
+    monkeypatch.setattr(engine, 'read_entry', lambda entry, options: opened.append(entry.name) or read(entry, options))
+    tables = tuple(TableSettings(folder / name, name, label=name) for name in two_metrics)
+    for each in tables:
+        each.out.mkdir()
+    made = ClusterSettings(tables, ImageSources(['p', 's.tar', 'broken.tar']), 'cpu', 4, run='first')
+    results = run(made)
+    assert len(opened) == len(set(opened))
+    assert counts(results[0]) == (8, 2, 0) and counts(results[0], 1) == (9, 1, 0)
+    names = {}
+    for name, metric in two_metrics.items():
+        rows = [(row.image, row.score, row.error) for row in read_parts(folder / name)]
+        names[name] = [image for image, *_ in rows]
+        assert rows == alone(['p', 's.tar', 'broken.tar'], metric)
+    assert names['brightness'] == names['darkness']
+    before = {name: list(read_parts(folder / name)) for name in two_metrics}
+    part_path(folder / 'darkness', 0).unlink()  # as if the process had been killed between the two
+    Image.fromarray(np.full((20, 24, 3), 51, np.uint8)).save(folder / 'p' / '5.png')
+    for metric in two_metrics.values():
+        metric.pictures = 0
+    again = run(ClusterSettings(tables, made.sources, 'cpu', 4, run='second'))
+    assert (two_metrics['brightness'].pictures, two_metrics['darkness'].pictures) == (0, 10)
+    assert counts(again[0]) == (0, 2, 10) and counts(again[0], 1) == (10, 0, 0)
+    assert list(read_parts(folder / 'brightness')) == before['brightness']
+    assert [row for row in read_parts(folder / 'darkness') if row not in before['darkness']] == [
+        ImageScore('p/5.png', pytest.approx(0.8))]
+    run(ClusterSettings(tables, made.sources, 'cpu', 4, run='third', retry=True))
+    for name, metric in two_metrics.items():
+        assert [(row.image, row.score, row.error) for row in read_parts(folder / name)] == alone(
+            ['p', 's.tar', 'broken.tar'], metric)
+
+
+def test_of_several_metrics_those_that_have_a_column_get_it(folder, two_metrics, monkeypatch):
+    from pyiqa_rali.scoring.cluster.engine import describe_metrics
+    from tests.integration.test_bulk_scoring import ENCODERS, tiny_metric
+    monkeypatch.setattr('pyiqa_rali.scoring.metrics.with_fastest_backend', lambda metric, options, may_export: options)
+    tables = tuple(TableSettings(folder / name, name) for name in two_metrics)
+    made = ClusterSettings(tables, ImageSources(['p']), 'cpu', aspects=True)
+    with pytest.raises(OptionError, match='--aspects: no metric has these columns. "brightness" has no aspects.*"darkness"'):
+        describe_metrics(made)
+    two_metrics['darkness'] = tiny_metric(ENCODERS['fixed'])
+    two_metrics['darkness'].net.diagnosis = type('Diagnosis', (), {'aspects': ('sharpness', 'noise')})()
+    (first, second), told = describe_metrics(made)
+    assert first.further == () and second.further[0].columns == ('sharpness', 'noise')
+    assert told == ['No columns of --aspects for one of the metrics: "brightness" has no aspects; those of RALI '
+                    'that have a diagnosis have.']

@@ -112,14 +112,64 @@ def test_options_of_one_of_several():
         own_options(['x:a=1'], 'rali', ['rali', 'piqe'])
 
 
+class Aspects:
+    """A column that one of the metrics has."""
+
+    columns, label = ('redness',), 'aspects'
+
+    def __call__(self, net, features, scores):
+        return scores / 2
+
+
+@pytest.fixture
+def of_brisque(metrics, monkeypatch):
+    """Aspects, as if brisque had a diagnosis."""
+    from pyiqa_rali.scoring import further
+    metrics['brisque'].net = None
+    whole = further.further_of
+    monkeypatch.setattr(further, 'further_of', lambda metric, name, interval=None, aspects=False: (
+        [Aspects()] if aspects and name == 'brisque' else whole(metric, name, interval, aspects)))
+
+
+def test_columns_of_one_metric_beside_another(of_brisque, folder, tmp_path, capsys):
+    assert run(folder, tmp_path / 's.csv', '--aspects') == 1
+    told = capsys.readouterr().err
+    assert 'No columns of --aspects for one of the metrics: "piqe" has no aspects' in told
+    first, second = rows(tmp_path / 's.brisque.csv'), rows(tmp_path / 's.piqe.csv')
+    assert list(first[0]) == ['image', 'score', 'redness', 'error', 'metric']
+    assert list(second[0]) == ['image', 'score', 'error', 'metric']
+    assert {row['metric'] for row in first} == {'brisque aspects'}
+    for row in first:
+        assert bool(row['redness']) != bool(row['error'])
+        assert not row['redness'] or float(row['redness']) == pytest.approx(float(row['score']) / 2, rel=1e-4)
+    kept = (tmp_path / 's.brisque.csv').read_bytes()
+    (tmp_path / 's.brisque.csv').write_bytes(b''.join(kept.splitlines(keepends=True)[:5]))
+    assert run(folder, tmp_path / 's.csv', '--aspects', '--resume') == 1
+    assert (tmp_path / 's.brisque.csv').read_bytes() == kept
+    assert run(folder, tmp_path / 's.csv', '--resume') == 2
+    assert "its first line is 'image,score,redness,error,metric', not 'image,score,error,metric'" in capsys.readouterr().err
+    assert main(['score', str(folder / '01.png'), '-m', 'brisque', '-m', 'piqe', '--aspects']) == 0
+    assert capsys.readouterr().out == f'{folder}/01.png\tbrisque 0.0039\tredness 0.00196078\tpiqe 0.0078\n'
+
+
+def test_columns_that_no_metric_has_are_rejected(metrics, folder, capsys):
+    for option in (['--aspects'], ['--interval', '90']):
+        assert main(['score', str(folder), '-m', 'brisque', '-m', 'piqe', *option]) == 2
+        told = capsys.readouterr().err
+        assert f'{option[0]}: no metric has these columns. "brisque" has no ' in told and '"piqe" has no ' in told
+
+
 @pytest.mark.slow
 def test_ours_and_pyiqas_together_give_what_each_gives_alone(folder, tmp_path):
     rng = np.random.default_rng(0)
     for index in range(3):
         Image.fromarray(rng.integers(0, 255, (96, 80 + 16 * (index % 2), 3), np.uint8)).save(folder / f'{index}.png')
     pictures = [str(folder / f'{index}.png') for index in range(3)]
-    assert main(['score', *pictures, '-m', 'rali-lite', '-m', 'piqe', '--out', str(tmp_path / 's.csv'), '--workers', '2']) == 0
+    assert main(['score', *pictures, '-m', 'rali-lite', '-m', 'piqe', '--out', str(tmp_path / 's.csv'), '--workers', '2',
+                 '--interval', '90', '--aspects']) == 0
     for name in ('rali-lite', 'piqe'):
         assert main(['score', *pictures, '-m', name, '--out', str(tmp_path / f'{name}.csv')]) == 0
         both = [[float(row['score']) for row in rows(tmp_path / path)] for path in (f's.{name}.csv', f'{name}.csv')]
         assert torch.tensor(both[0]).allclose(torch.tensor(both[1]), atol=1e-5)
+    for row in rows(tmp_path / 's.rali-lite.csv'):
+        assert float(row['low']) < float(row['score']) < float(row['high']) and 0 <= float(row['noise']) <= 1

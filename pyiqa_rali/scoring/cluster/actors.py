@@ -1,8 +1,9 @@
-"""What one process of the cluster does: it makes the metric once, and scores task after task."""
+"""What one process of the cluster does: it makes the metrics once, and scores task after task."""
 
+import contextlib
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.addresses import shown
 from pyiqa_rali.data.image_files import READING, ReadingOptions
 from pyiqa_rali.scoring.cluster.attempts import Attempts
-from pyiqa_rali.scoring.cluster.part_files import PartFacts, part_path, read_facts, read_part, write_part
+from pyiqa_rali.scoring.cluster.part_files import PartFacts, growing_part, part_path, read_facts, read_part
 from pyiqa_rali.scoring.cluster.tasks import ListingEnd, ScoreTask
 from pyiqa_rali.scoring.entries import ImageEntry
-from pyiqa_rali.scoring.further import Further, columns_of
+from pyiqa_rali.scoring.further import Further, IntervalColumns, columns_of
 from pyiqa_rali.scoring.progress import Totals
 from pyiqa_rali.scoring.score_table import ImageScore, ScoreRow
 
@@ -22,38 +23,51 @@ LISTED = -1  # number of the row that ends the listing
 
 
 @dataclass(frozen=True)
+class TableSettings:
+    """One metric and its table.
+
+    Attributes:
+        out: the folder of the table.
+        metric: name of a no-reference metric.
+        weights: file or folder of an export.
+        options: of the metric's architecture.
+        label: of the metric, in every row.
+        further: what is computed beside the score.
+    """
+
+    out: Path
+    metric: str
+    weights: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    label: str = ''
+    further: tuple[Further, ...] = ()
+
+
+@dataclass(frozen=True)
 class ClusterSettings:
     """All that a process needs to know.
 
     Attributes:
-        out: the folder of the table.
+        tables: one for each metric; all of them score the pictures in one pass.
         sources: `ImageSources` or `NamedImages`, to open files with.
-        metric: name of a no-reference metric.
-        weights: file or folder of an export.
-        device: of the metric.
-        options: of the metric's architecture.
-        label: of the metric, in every row.
+        device: of the metrics.
         batch_size: images in one pass.
-        workers: processes that read, for a metric on a GPU.
+        workers: processes that read, for metrics on a GPU.
         reading: how pictures are read.
-        further: what is computed beside the score.
-        aspects: add the columns of aspects that the metric has.
+        interval: columns that are asked for, of the metrics that have them.
+        aspects: whether their columns are asked for.
         retry: try images without a score again.
         run: name of this run.
         folder: that relative paths start from.
     """
 
-    out: Path
+    tables: tuple[TableSettings, ...]
     sources: Any
-    metric: str
-    weights: str | None
     device: str | None
-    options: dict[str, Any]
-    label: str = ''
     batch_size: int | None = None
     workers: int | None = None
     reading: ReadingOptions = READING
-    further: tuple[Further, ...] = ()
+    interval: IntervalColumns | None = None
     aspects: bool = False
     retry: bool = False
     run: str = ''
@@ -66,14 +80,14 @@ class TaskResult:
 
     Attributes:
         number: of the task.
-        totals: of its images; those that an earlier run scored are `finished`.
-        replaced: whether an earlier run's file was about other images.
+        totals: of its images, for each table; those that an earlier run scored are `finished`.
+        replaced: how many files of an earlier run were about other images.
         listing: what the listing found, in place of a task.
     """
 
     number: int
-    totals: Totals
-    replaced: bool = False
+    totals: list[Totals]
+    replaced: int = 0
     listing: ListingEnd | None = None
 
 
@@ -86,36 +100,32 @@ class TaskScorer:
 
     def __init__(self, settings: ClusterSettings):
         from pyiqa_rali.scoring.engine import suitable_sizes
-        from pyiqa_rali.scoring.metrics import make_metric
         go_to(settings.folder)
         self.settings = settings
-        self.metric = make_metric(settings.metric, settings.weights, settings.device, settings.options)
-        self.batch_size, self.workers = suitable_sizes(self.metric, settings.batch_size, settings.workers)
+        self.metrics = make_metrics(settings)
+        self.batch_size, self.workers = suitable_sizes(self.metrics[0], settings.batch_size, settings.workers)
 
     def __call__(self, task: ScoreTask | ListingEnd) -> TaskResult:
-        """Return what became of a task, once its file is there."""
+        """Return what became of a task, once its files are there."""
         if isinstance(task, ListingEnd):
-            return TaskResult(LISTED, Totals(), listing=task)
-        path, identity = part_path(self.settings.out, task.number), task.identity()
-        before = read_facts(path)
-        if before is not None and before.identity == identity:
-            again = self.settings.retry and before.failed and before.run != self.settings.run
-            if not again:
-                return TaskResult(task.number, _totals(task, before, before.run != self.settings.run))
-        kept = {} if before is None else self._kept(path)
-        whole, fresh = Totals(), Totals()
-        with Attempts(self.settings.out, task.number) as attempts:
-            images = self._images(task, attempts, whole)
-            scores = in_order(images, kept, lambda rest: self._scored(rest, kept, attempts))
-            rows = (ScoreRow(score, self.settings.label) for score in _counted(scores, kept, whole, fresh))
-            write_part(path, rows, lambda: _facts(identity, self.settings.run, whole), columns_of(self.settings.further))
-        fresh.damaged, fresh.others, fresh.empty = whole.damaged, whole.others, whole.empty
-        return TaskResult(task.number, fresh, before is not None and before.identity != identity)
+            return TaskResult(LISTED, [], listing=task)
+        tables = [_TaskTable(table, metric, task, self.settings)
+                  for table, metric in zip(self.settings.tables, self.metrics, strict=True)]
+        missing = [table for table in tables if table.found is None]
+        if missing:
+            self._score(task, missing)
+        return TaskResult(task.number, [table.totals() for table in tables], sum(table.replaced for table in tables))
 
-    def _kept(self, path: Path) -> dict[str, ImageScore]:
-        """Return the rows of an earlier run that need no new ones, by the names as they are stored."""
-        rows = (row.score for row in read_part(path, columns_of(self.settings.further)))
-        return {score.image: score for score in rows if not (score.error and self.settings.retry)}
+    def _score(self, task: ScoreTask, tables: 'list[_TaskTable]') -> None:
+        """Write the files of a task that are not there, from one pass over its pictures."""
+        counts = Totals()
+        with Attempts(self.settings.tables[0].out, task.number) as attempts, contextlib.ExitStack() as files:
+            adds = [files.enter_context(table.growing(counts)) for table in tables]
+            for window in self._scored(self._images(task, attempts, counts), tables, attempts):
+                for table, add, scores in zip(tables, adds, window, strict=True):
+                    table.write(add, table.order.add(scores))
+            for table, add in zip(tables, adds, strict=True):
+                table.write(add, table.order.rest())
 
     def _images(self, task: ScoreTask, attempts: Attempts, counts: Totals) -> Iterator[ImageEntry]:
         if task.file is None:
@@ -130,44 +140,128 @@ class TaskScorer:
         if task.file is not None:
             counts.others, counts.empty = self.settings.sources.others, self.settings.sources.empty
 
-    def _scored(self, images: Iterator[ImageEntry], kept: dict[str, ImageScore],
-                attempts: Attempts) -> Iterator[list[ImageScore]]:
-        from pyiqa_rali.scoring.engine import score_files
+    def _scored(self, images: Iterator[ImageEntry], tables: 'list[_TaskTable]',
+                attempts: Attempts) -> Iterator[list[list[ImageScore]]]:
+        from pyiqa_rali.scoring.several import score_with_several
+
+        def is_kept(name: str) -> bool:
+            return all(table.order.has(name) for table in tables)
 
         def named() -> Iterator[ImageEntry]:
             for image in images:
-                if attempts.careful and not image.error and stored(image.name) not in kept:
+                if attempts.careful and not image.error and not is_kept(image.name):
                     attempts.begin(image.name)
+                for table in tables:
+                    table.order.expect(image.name)
                 yield image
         careful = attempts.careful
-        return score_files(named(), self.metric, 1 if careful else self.batch_size, 0 if careful else self.workers,
-                           window=1 if careful else None, skip=lambda name: stored(name) in kept,
-                           reading=self.settings.reading, further=self.settings.further)
+        return score_with_several(named(), [table.metric for table in tables], 1 if careful else self.batch_size,
+                                  0 if careful else self.workers, window=1 if careful else None, skip=is_kept,
+                                  reading=self.settings.reading, further=[table.settings.further for table in tables])
 
 
-def in_order(images: Iterable[ImageEntry], kept: dict[str, ImageScore],
-             score: Callable[[Iterator[ImageEntry]], Iterable[list[ImageScore]]]) -> Iterator[ImageScore]:
-    """Yield one row for each image, in their order: an earlier run's where there is one, otherwise what `score` finds.
+def make_metrics(settings: ClusterSettings) -> list[Any]:
+    """Return the metrics of all tables, in their order."""
+    from pyiqa_rali.scoring.metrics import make_metric
+    return [make_metric(table.metric, table.weights, settings.device, table.options) for table in settings.tables]
+
+
+class _TaskTable:
+    """What a task has to do for one table.
 
     Args:
-        images: consumed one by one.
-        kept: rows of an earlier run, by name as it is stored.
-        score: scores the images that have no such row, in their order.
-    """
-    passed: deque[str] = deque()
+        settings: of the table.
+        metric: of pyiqa.
+        task: the task.
+        run: settings of the run.
 
-    def passing() -> Iterator[ImageEntry]:
-        for image in images:
-            passed.append(image.name)
-            yield image
-    for window in score(passing()):
-        for found in window:
-            while passed[0] != found.image:
-                yield kept[stored(passed.popleft())]
-            passed.popleft()
+    Attributes:
+        found: counts of a file that is there and stays; None where there is none.
+        replaced: whether the file that was there is about other images.
+        order: the rows, those of an earlier run among them.
+    """
+
+    def __init__(self, settings: TableSettings, metric: Any, task: ScoreTask, run: ClusterSettings):
+        self.settings, self.metric, self.run = settings, metric, run.run
+        self.path, self.identity = part_path(settings.out, task.number), task.identity()
+        before = read_facts(self.path)
+        same = before is not None and before.identity == self.identity
+        self.replaced = before is not None and not same
+        again = before is not None and run.retry and before.failed and before.run != run.run
+        self.found = _totals(task, before, before.run != run.run) if before is not None and same and not again else None
+        self.order = RowsInOrder(self._kept(run.retry) if self.found is None and before is not None else {})
+        self._whole, self._fresh = Totals(), Totals()
+
+    def totals(self) -> Totals:
+        """Return the counts of this table: of images that an earlier run scored, and of those that this one did."""
+        if self.found is not None:
+            return self.found
+        self._fresh.damaged, self._fresh.others, self._fresh.empty = self._whole.damaged, self._whole.others, self._whole.empty
+        return self._fresh
+
+    @contextlib.contextmanager
+    def growing(self, counts: Totals) -> Iterator[Callable[[ScoreRow], None]]:
+        """Write the file, of the rows that the yielded function is called with.
+
+        Args:
+            counts: of what the task's file holds beside images; complete at the end of the block.
+        """
+        def facts() -> PartFacts:
+            self._whole.others, self._whole.empty = counts.others, counts.empty
+            return _facts(self.identity, self.run, self._whole)
+        with growing_part(self.path, facts, columns_of(self.settings.further)) as add:
+            yield add
+
+    def write(self, add: Callable[[ScoreRow], None], scores: Iterable[ImageScore]) -> None:
+        """Write rows, and count them: all of the file, and apart from an earlier run's."""
+        for score in scores:
+            self._whole.add([score])
+            if self.order.has(score.image):
+                self._fresh.finished += 1
+                self._fresh.failed += bool(score.error)
+            else:
+                self._fresh.add([score])
+            add(ScoreRow(score, self.settings.label))
+
+    def _kept(self, retry: bool) -> dict[str, ImageScore]:
+        """Return the rows of an earlier run that need no new ones, by the names as they are stored."""
+        rows = (row.score for row in read_part(self.path, columns_of(self.settings.further)))
+        return {score.image: score for score in rows if not (score.error and retry)}
+
+
+class RowsInOrder:
+    """The rows of a file in the order of its images: an earlier run's where there is one, otherwise new ones.
+
+    Args:
+        kept: rows of an earlier run, by the names as they are stored.
+    """
+
+    def __init__(self, kept: Mapping[str, ImageScore]):
+        self._kept = kept
+        self._expected: deque[str] = deque()
+
+    def has(self, name: str) -> bool:
+        """Whether there is an earlier run's row of an image."""
+        return bool(self._kept) and stored(name) in self._kept
+
+    def expect(self, name: str) -> None:
+        """Note the next image of the file."""
+        self._expected.append(name)
+
+    def add(self, scores: Iterable[ImageScore]) -> Iterator[ImageScore]:
+        """Yield the rows up to the last of some new ones; new ones of images that have an earlier row are left out."""
+        for found in scores:
+            if self.has(found.image):
+                continue
+            while self._expected[0] != found.image:
+                yield self._kept[stored(self._expected.popleft())]
+            self._expected.popleft()
             yield found
-    while passed:
-        yield kept[stored(passed.popleft())]
+
+    def rest(self) -> Iterator[ImageScore]:
+        """Yield the rows after the last new one."""
+        while self._expected:
+            yield self._kept[stored(self._expected.popleft())]
 
 
 def stored(name: str) -> str:
@@ -188,19 +282,6 @@ def go_to(folder: str) -> None:
         raise OptionError(f'--engine: the machine {os.uname().nodename} of the cluster has no folder {folder}, where the '
                           'command was started. All machines must see the same files; start from a folder that they '
                           'share.') from error
-
-
-def _counted(scores: Iterable[ImageScore], kept: dict[str, ImageScore], whole: Totals,
-             fresh: Totals) -> Iterator[ImageScore]:
-    """Count rows as they pass: all of a file, and apart from an earlier run's."""
-    for score in scores:
-        whole.add([score])
-        if stored(score.image) in kept:
-            fresh.finished += 1
-            fresh.failed += bool(score.error)
-        else:
-            fresh.add([score])
-        yield score
 
 
 def _facts(identity: str, run: str, counts: Totals) -> PartFacts:

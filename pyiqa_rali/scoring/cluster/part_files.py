@@ -4,6 +4,7 @@ A file is done when it is there: no process keeps a record of what others have d
 file twice. The order of the files' paths is the order of the input.
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -74,7 +75,17 @@ def write_part(path: Path, rows: Iterator[ScoreRow], facts: Callable[[], PartFac
         facts: returns what the file says about itself, once all rows have been taken.
         further: columns after the score.
     """
-    Parquet(further).write(path, rows, lambda: {FACTS: json.dumps(asdict(facts()))})
+    with growing_part(path, facts, further) as add:
+        for row in rows:
+            add(row)
+
+
+@contextlib.contextmanager
+def growing_part(path: Path, facts: Callable[[], PartFacts],
+                 further: Sequence[str] = ()) -> Iterator[Callable[[ScoreRow], None]]:
+    """Write the file of a task, of the rows that the yielded function is called with; see `write_part`."""
+    with Parquet(further).growing(path, lambda: {FACTS: json.dumps(asdict(facts()))}) as add:
+        yield add
 
 
 def read_facts(path: Path) -> PartFacts | None:
@@ -99,14 +110,19 @@ def read_parts(out: Path, further: Sequence[str] = ()) -> Iterator[ImageScore]:
             yield row.score
 
 
+def refuse_begun(out: Path, resume: bool) -> None:
+    """Raise OptionError if a table was begun in a folder and is not to be continued."""
+    if not resume and (out / RECORD).exists():
+        raise OptionError(f'--out: {out} already exists. Give --resume to continue it, or another name.')
+
+
 def claim_table(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
     """Make the folder of a table, or check that it was begun with the same settings and is to be continued.
 
     Raises:
         OptionError: the folder is there and `resume` is not set, it holds something else, or was begun with other settings.
     """
-    if not resume and (out / RECORD).exists():
-        raise OptionError(f'--out: {out} already exists. Give --resume to continue it, or another name.')
+    refuse_begun(out, resume)
     claim_folder(out / RECORD, settings, '--out', kind=KIND, remedy='Give another --out.')
 
 

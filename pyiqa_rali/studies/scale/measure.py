@@ -190,16 +190,16 @@ class _Timed:
     """Scores tasks as the engine does, or in a plain loop, and tells the seconds."""
 
     def __init__(self, options: dict[str, Any], out: str):
-        from pyiqa_rali.scoring.cluster.actors import ClusterSettings, TaskScorer
-        settings = ClusterSettings(Path(out), None, 'rali-lite', None, 'cpu', options, 'rali-lite', run='measured')
-        self.scorer = TaskScorer(settings)
+        from pyiqa_rali.scoring.cluster.actors import ClusterSettings, TableSettings, TaskScorer
+        table = TableSettings(Path(out), 'rali-lite', None, options, 'rali-lite')
+        self.scorer = TaskScorer(ClusterSettings((table,), None, 'cpu', run='measured'))
 
     def __call__(self, given: tuple[str, ScoreTask]) -> dict[str, Any]:
         from pyiqa_rali.scoring.engine import score_files
         kind, task = given
         cpu, wall = time.process_time(), time.perf_counter()
         if kind == 'plain':
-            scored = sum(len(window) for window in score_files(task.images, self.scorer.metric, self.scorer.batch_size, 0))
+            scored = sum(len(window) for window in score_files(task.images, self.scorer.metrics[0], self.scorer.batch_size, 0))
             if scored != len(task.images):
                 raise DataError(f'{scored} of {len(task.images)} images were scored; their times cannot be compared.')
         else:
