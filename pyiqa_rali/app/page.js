@@ -326,7 +326,7 @@ function words(picture, verdict) {
   const votes = (verdict.votes || []).slice(0, 2).filter((vote, index) => index === 0 || vote.share >= 0.1);
   if (votes.length) {
     parts.push(make('p', {className: 'chips'}, ...votes.map(vote =>
-      make('span', {}, make('b', {text: vote.label}), ` ${percent(vote.share)}`))));
+      make('span', {title: vote.label}, make('b', {text: vote.label}), ` ${percent(vote.share)}`))));
   }
   if (verdict.aspects) parts.push(bars(aspectRows(verdict).map(row => ({...row, text: ''}))));
   return parts;

@@ -305,6 +305,16 @@ class Opened:
             .filter(each => each.getBoundingClientRect().right > innerWidth + 1)
             .map(each => each.tagName + each.id)""")
 
+    def overlapping(self) -> list:
+        """Return the names in rows of bars that reach into the numbers beside them."""
+        return self.page.evaluate("""[...document.querySelectorAll('.bars .number')]
+            .filter(each => each.offsetParent && each.parentElement.querySelector('.track'))
+            .map(each => [each, [...each.parentElement.children][[...each.parentElement.children].indexOf(each) - 2]])
+            .filter(([number, name]) => { const range = document.createRange(); range.selectNodeContents(name);
+                const other = range.getBoundingClientRect(), own = number.getBoundingClientRect();
+                return other.right > own.left + 1 && other.bottom > own.top + 1 && other.top < own.bottom - 1; })
+            .map(([number, name]) => name.textContent)""")
+
     def close(self) -> None:
         """Check that nothing was asked for elsewhere and nothing went wrong, and close."""
         hosts = {urlsplit(each).hostname for each in self.asked if not each.startswith('data:')}
@@ -370,15 +380,16 @@ def test_sliders_answer_with_a_picture_a_score_and_a_curve(chromium, url, folder
 
 
 @pytest.mark.browser
-def test_two_pictures_and_two_metrics_side_by_side(chromium, url, folder):
-    opened = Opened(chromium, url)
+@pytest.mark.parametrize('width', [1280, 360])
+def test_two_pictures_and_two_metrics_side_by_side(chromium, url, folder, width):
+    opened = Opened(chromium, url, width)
     page = opened.page
     opened.add(folder)
     for index in (0, 2):
         page.locator('.card .pick input').nth(index).check()
     page.click('#compare')
     opened.until("/left one is better by/.test(document.getElementById('versus-summary').textContent)")
-    assert not opened.unnamed() and not opened.wide()
+    assert not opened.unnamed() and not opened.wide() and not opened.overlapping()
     page.click('#swap')
     opened.until("/right one is better by/.test(document.getElementById('versus-summary').textContent)")
     page.get_by_label('Metric on the right').select_option(METRICS[1])
