@@ -6,7 +6,7 @@ Training and evaluation take their options as objects of the same classes that o
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas
 
     from pyiqa_rali.data.image_files import ReadingOptions
+    from pyiqa_rali.data.prompted import GivenPrompts
     from pyiqa_rali.model.rali import RALI
     from pyiqa_rali.scoring.explaining import ExplainedImage
     from pyiqa_rali.scoring.score_table import ImageScore
@@ -97,7 +98,7 @@ class Checkpoint:
 def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = None,
           *, device: str | None = None, batch_size: int | None = None, workers: int | None = None,
           reading: 'ReadingOptions | None' = None, channels: str | None = None, interval: float | None = None,
-          aspects: bool = False, **options: Any) -> Scores:
+          aspects: bool = False, prompts: 'Sequence[str] | Mapping[str, str] | None' = None, **options: Any) -> Scores:
     """Score images, as `pyiqa-rali score` does.
 
     Args:
@@ -115,12 +116,14 @@ def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = N
         channels: the order of the colours of arrays, 'rgb', 'bgr', 'rgba', 'bgra' or 'gray' (see `from_array`); without it
             arrays are rejected, because their numbers do not tell.
         aspects: also tell how good focus, noise, exposure and other aspects are, in [0, 1]; see `ImageScore.further`.
+        prompts: also tell how well generated pictures agree with the prompts that they were made from: one for each image, in
+            their order, or by the name of the image; see `ImageScore.further`.
         options: of the metric's architecture, for a metric by name, such as precision='bf16'.
 
     Raises:
         FileNotFoundError: a list, or everything that is named, does not exist.
         OptionError: a metric or an option cannot be used, or a glob matches nothing.
-        CheckpointError: the weights cannot be loaded, or have no interval or no diagnosis.
+        CheckpointError: the weights cannot be loaded, or have no interval, no diagnosis or no alignment with prompts.
     """
     from pyiqa_rali.core.messages import progress_bar
     from pyiqa_rali.data.image_files import READING
@@ -136,7 +139,8 @@ def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = N
     else:
         _refuse_for_made_metric(weights=weights, device=device, **options)
         made, label = metric, str(getattr(metric, 'metric_name', type(metric).__name__))
-    further = further_of(made, label, None if interval is None else IntervalColumns(interval), aspects)
+    given = None if prompts is None else _given_prompts(prompts, [entry.name for entry in entries])
+    further = further_of(made, label, None if interval is None else IntervalColumns(interval), aspects, given)
     label = with_labels(label, further)
     found: list[ImageScore] = []
     with progress_bar(total=len(entries), desc=f'scores: {label}', unit='image') as bar:
@@ -145,6 +149,23 @@ def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = N
             found += window
             bar.update(len(window))
     return Scores(label, str(made.score_range), bool(made.lower_better), found, empty)
+
+
+def _given_prompts(prompts: 'Sequence[str] | Mapping[str, str]', names: Sequence[str]) -> 'GivenPrompts':
+    """Return the prompts of images by their names.
+
+    Raises:
+        OptionError: there are not as many as images, one is empty, or an image has two.
+    """
+    from pyiqa_rali.data.prompted import GivenPrompts
+    from pyiqa_rali.model.prompt_scorer import checked_prompts
+    if isinstance(prompts, Mapping):
+        return GivenPrompts(prompts)
+    found: dict[str, str] = {}
+    for name, prompt in zip(names, checked_prompts(prompts, len(names)), strict=True):
+        if found.setdefault(name, prompt) != prompt:
+            raise OptionError(f'prompts: {name} is given twice, with two prompts. Score it twice.')
+    return GivenPrompts(found)
 
 
 def score_metrics(images: Any, metrics: Iterable[str], *, device: str | None = None, batch_size: int | None = None,

@@ -57,7 +57,7 @@ def _sections(cls: type, path: str, seen: set[type], without: set[str]) -> Itera
     yield heading + _summary(cls) + '\n\n' + _table(cls, hints, {'model_type', *without})
     for item in dataclasses.fields(cls):
         for part in _dataclasses_in(hints[item.name]):
-            if part not in seen and item.name != 'datasets':  # which have tables of their own
+            if part not in seen and item.name not in {'datasets', *without}:  # which have tables of their own
                 yield from _sections(part, f'{path} {item.name}:'.strip(), seen, set())
 
 

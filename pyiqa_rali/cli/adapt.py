@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
           + turned)
     if found.without_interval:
         print('Its intervals are left out, because they belong to the scores before: calibrate adds new ones.')
+    if found.without_prompts:
+        print('Its alignment with prompts is left out, because it belongs to the basis before.')
     for line in found.unreadable:
         print(f'not readable: {line}')
     return 1 if told_empty(sources.empty) or found.unreadable else 0

@@ -72,6 +72,8 @@ def check_folder(args: argparse.Namespace) -> None:
         raise OptionError(f'--out: {args.out} is a file; with --engine ray it is a folder. Give another name.')
     if args.sheet:
         raise OptionError('--sheet: is not drawn with --engine ray. Score a part of the images without it, or leave it out.')
+    if args.prompts is not None:
+        raise OptionError('--prompts: is not read with --engine ray. Leave one of the two out.')
     if args.device is None and not args.gpus_per_actor:
         args.device = 'cpu'  # Ray shows no GPU to a process that asked for none
 

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     pca_dim, feature_dim = tensors['scorer.pca_components'].shape
     found = {'file': str(path), **metadata, 'training_images': told_of(record_in(metadata, path)),
              'parameters': _parameters(tensors), 'bank': _bank(metadata), 'diagnosis': _diagnosis(metadata),
-             'interval': _interval(metadata),
+             'interval': _interval(metadata), 'prompts': _prompts(metadata),
              'scorer': {'features (C)': feature_dim, 'components (D)': pca_dim,
                         'basis vectors (K)': len(tensors['scorer.basis_scores'])}}
     print('\n'.join(readable(found)))
@@ -104,10 +104,21 @@ def _interval(metadata: dict[str, Any]) -> str | dict[str, Any]:
             'references (M)': found['references'], 'false alarms': found['false_alarms']}
 
 
+def _prompts(metadata: dict[str, Any]) -> str | dict[str, Any]:
+    """Return what alignment with prompts was learned from."""
+    found = metadata.get('prompts')
+    if found is None:
+        return 'none: it has no alignment with prompts'
+    return {'learned from': found.get('learned_from', []), 'mos_range': found['mos_range'],
+            'lower_better': found['lower_better']}
+
+
 def _parameters(tensors: dict[str, Any]) -> str:
     encoder = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith('image_encoder.'))
     every = sum(tensor.numel() for name, tensor in tensors.items() if not name.startswith(('bank.', 'interval.')))
-    return f'{every / 1e6:.2f} million, {encoder / 1e6:.2f} million of them in the image encoder'
+    text = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith('text_tower.'))
+    also = f', {text / 1e6:.2f} million in the text tower' if text else ''
+    return f'{every / 1e6:.2f} million, {encoder / 1e6:.2f} million of them in the image encoder{also}'
 
 
 def readable(values: dict[str, Any], indent: str = '') -> list[str]:

@@ -17,7 +17,8 @@ def add_arguments(parser: CommandParser) -> None:
         notes='Clone the sets first, such as: git clone --depth 1 https://github.com/nisarahmedrana/BIQ2021 '
               'datasets/repositories/BIQ2021. BIQ2021 is one repository. MMP-2k is two, '
               'SJHPCJS/MMP-2K-Subjective-Study-Platform and Future-IQA/MMP-2k, and so is the part of TID2013, '
-              'edoardore/MTurkImageQuality and parag2489/Image-Quality. Look at their licences.')
+              'edoardore/MTurkImageQuality and parag2489/Image-Quality. AGIQA-3K, lcysyzxdxc/AGIQA-3k-Database, is a table; '
+              'unpack its images into the folder images of the clone. Look at their licences.')
 
 
 def run(args: argparse.Namespace) -> int:

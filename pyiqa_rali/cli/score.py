@@ -21,15 +21,19 @@ from pyiqa_rali.cli.cluster import (
 from pyiqa_rali.core import processes
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.image_files import ReadingOptions
+from pyiqa_rali.data.prompted import GivenPrompts, PromptFile, prompts_in
+from pyiqa_rali.data.sections import dataset_section
 from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.scoring.engine import BATCH_SIZE, GPU_BATCH_SIZE, GPU_WORKERS, score_files, suitable_sizes
 from pyiqa_rali.scoring.entries import ImageEntry
-from pyiqa_rali.scoring.further import Further, columns_of, further_of, with_labels
+from pyiqa_rali.scoring.further import Further, Prompts, columns_of, further_of, with_labels
 from pyiqa_rali.scoring.metrics import MANY, make_metric, metric_label, parse_options, with_fastest_backend
 from pyiqa_rali.scoring.progress import Progress, Totals
 from pyiqa_rali.scoring.score_table import ImageScore, refuse_overwriting
 from pyiqa_rali.scoring.sources import LIST_MARK, STANDARD_INPUT, ImageSources, NamedImages, count_ahead
 from pyiqa_rali.scoring.tables import FORMATS, file_format, holds_metric, open_table, read_table
+
+OF_DATA_SET = ''  # --prompts without a file
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -62,6 +66,9 @@ def add_arguments(parser: CommandParser) -> None:
     group.add_argument('--metric-opt', action='append', default=[], metavar='KEY=VALUE', dest='metric_options',
                        help='an option of the metric, such as precision=bf16; may be given several times; for one of several '
                             'metrics NAME:KEY=VALUE')
+    group.add_argument('--prompts', nargs='?', const=OF_DATA_SET, metavar='FILE', help='column alignment: how well generated '
+                       'pictures agree with their prompts, which are in a table: names in its first column, and a column '
+                       'prompt; with --opt and without FILE those of the data set')
     group.add_argument('--image-column', metavar='NAME', help='of Parquet and Arrow files, the column with the pictures '
                        '(default: the only one that can hold them)')
     add_reading_settings(parser)
@@ -98,9 +105,13 @@ def run(args: argparse.Namespace) -> int:
     options, reading = parse_options(args.metric_options), reading_settings(args)
     interval = interval_columns(args)
     known: QualityTable | None = None
+    prompts: Prompts | None = PromptFile(args.prompts) if args.prompts else None
     if args.opt:
         section, values, reading = data_set_of(args.opt, args.dataset)
         known = build_table(section, values, 0)
+        if args.prompts == OF_DATA_SET:
+            found = prompts_in(known, dataset_section(section, values))
+            prompts = GivenPrompts(dict(zip(known.image_names(), found, strict=True)))
         sources: ImageSources | NamedImages = NamedImages(known.image_names())
     else:
         words = [*args.images, *(name if name == STANDARD_INPUT else LIST_MARK + name for name in args.lists)]
@@ -111,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         refuse_overwriting(Path(args.out), args.resume)  # before anything is loaded
     metric = make_metric(args.metric, args.weights, args.device, options)
-    further = further_of(metric, args.weights or args.metric, interval, args.aspects)
+    further = further_of(metric, args.weights or args.metric, interval, args.aspects, prompts)
     images, many = _peeked(sources, args)
     options = _with_backend(args, metric, options, many, further)
     label = _label(args, metric, options, reading, further)
@@ -205,6 +216,9 @@ def _check(args: argparse.Namespace) -> None:
         raise OptionError('PATH: give image files, folders, globs, tar shards, --list FILE, or --opt FILE.')
     if args.opt and (args.images or args.lists):
         raise OptionError('--opt: takes the images of a data set; give no others with it.')
+    if args.prompts == OF_DATA_SET and not args.opt:
+        raise OptionError('--prompts: give the table of prompts, with names of pictures in its first column and a column '
+                          '"prompt"; only with --opt the data set has them.')
     for option, purpose in (('resume', 'continue'), ('retry_failed', 'continue'), ('format', 'write'), ('sheet', 'draw')):
         if getattr(args, option) and not args.out:
             raise OptionError(f'--{option.replace("_", "-")}: needs --out, the table to {purpose}.')

@@ -63,6 +63,8 @@ def score_several(args: argparse.Namespace, cluster: ClusterOptions | None = Non
     names = args.metric
     check_names(names)
     _refuse_shared_weights(args)
+    if args.prompts is not None:
+        raise OptionError('--prompts: adds a column for one metric; give one -m with it.')
     reading, known, interval = reading_settings(args), None, interval_columns(args)
     if args.opt:
         section, values, reading = data_set_of(args.opt, args.dataset)

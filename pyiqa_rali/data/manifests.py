@@ -30,12 +30,14 @@ class ManifestRow:
         mos: in the file's unit.
         splits: its columns of splits.
         where: file and line, or entry, for messages.
+        further: its other columns that hold a text or a number.
     """
 
     image: str
     mos: float
     splits: dict[str, str] = field(default_factory=dict)
     where: str = ''
+    further: dict[str, str] = field(default_factory=dict)
 
 
 class ManifestNRDataset(GeneralNRDataset):
@@ -67,7 +69,7 @@ class ManifestNRDataset(GeneralNRDataset):
         scale = MosScale(opt['mos_range'], opt.get('lower_better'))  # type: ignore[arg-type]  # it refuses None
         scale.check_labels([row.mos for row in rows], f'{opt["meta_info_file"]} ({opt.get("mos_column") or "MOS"})')
         names, paths = _names_and_paths(rows, Path(opt['dataroot_target']), opt['format'])
-        self.meta_info = pd.DataFrame([{'image_name': name, 'mos': row.mos, **row.splits}
+        self.meta_info = pd.DataFrame([{'image_name': name, 'mos': row.mos, **row.splits, **row.further}
                                        for name, row in zip(names, rows, strict=True)])
         self.paths_mos = [[path, row.mos] for path, row in zip(paths, rows, strict=True)]
 
@@ -171,7 +173,9 @@ def _rows(records: list[tuple[str, dict[str, Any]]], image_column: str, mos_colu
             raise DataError(f'{where}: "{image_column}" is {record[image_column]!r}; it must be the path of one image.')
     labels = _labels([(where, record[mos_column]) for where, record in records], mos_column)
     return [ManifestRow(record[image_column], label,
-                        {str(key): str(value) for key, value in record.items() if key and 'split' in str(key)}, where)
+                        {str(key): str(value) for key, value in record.items() if key and 'split' in str(key)}, where,
+                        {str(key): str(value) for key, value in record.items() if isinstance(value, str | int | float)
+                         and key and 'split' not in str(key) and key not in ('image_name', 'mos')})
             for (where, record), label in zip(records, labels, strict=True)]
 
 

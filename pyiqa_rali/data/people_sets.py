@@ -5,7 +5,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyiqa_rali.core.errors import DataError, OptionError, some
@@ -16,8 +16,10 @@ from pyiqa_rali.data.synthetic.quality_texts import IMPRESSIONS
 
 BIQ2021, MMP2K_IMAGES, MMP2K = 'BIQ2021', 'MMP-2K-Subjective-Study-Platform', 'MMP-2k'
 TID2013_IMAGES, TID2013 = 'MTurkImageQuality', 'Image-Quality'
+AGIQA3K, AGIQA3K_IMAGES = 'AGIQA-3k-Database', 'images'
 REPOSITORIES = {BIQ2021: 'nisarahmedrana/BIQ2021', MMP2K_IMAGES: 'SJHPCJS/MMP-2K-Subjective-Study-Platform',
-                MMP2K: 'Future-IQA/MMP-2k', TID2013_IMAGES: 'edoardore/MTurkImageQuality', TID2013: 'parag2489/Image-Quality'}
+                MMP2K: 'Future-IQA/MMP-2k', TID2013_IMAGES: 'edoardore/MTurkImageQuality', TID2013: 'parag2489/Image-Quality',
+                AGIQA3K: 'lcysyzxdxc/AGIQA-3k-Database'}
 COLUMNS = ('name', 'mos', 'official_split', 'small_split')
 MMP2K_LEVELS = {'mild': 2.0, 'medium': 3.0, 'strong': 4.0}  # as the raters said it; medium is the middle of five levels
 VERDICT_WRITER = 'pyiqa_rali verdicts by MOS'
@@ -34,12 +36,14 @@ class ScoredImage:
         mos: as the raters' table has it, higher better.
         split: train, val or test.
         text: what people wrote on it, and what is wrong with it as (type, level).
+        further: of a generated picture, the MOS of its alignment with its prompt, and the prompt, by the name of the column.
     """
 
     name: str
     mos: float
     split: str
     text: ReasoningText | None = None
+    further: Mapping[str, str | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,13 @@ class Prepared:
 
 
 def prepare(repositories: Path, out: Path) -> list[Prepared]:
-    """Write a folder for every set that is there: biq2021, mmp2k, tid2013.
+    """Write a folder for every set that is there: biq2021, mmp2k, tid2013, agiqa3k.
 
     In it are `images`, a link to those of the clone; `meta.csv` with the columns name, mos, official_split (train, val, test),
     and small_split (a seeded sixth of train and a third of val and test keep their part there, the rest is '-', for
     experiments that have to be quick); `texts_verdict.jsonl`, sentences that say of each training image how good it is by its
-    MOS; and for MMP-2k `texts.jsonl`, what its raters wrote.
+    MOS; and for MMP-2k `texts.jsonl`, what its raters wrote. The table of AGIQA-3K also has mos_align and prompt, and its mos
+    is that of the quality.
 
     Args:
         repositories: folder of the clones, under the names that they have (see `REPOSITORIES`); they are only read.
@@ -76,7 +81,8 @@ def prepare(repositories: Path, out: Path) -> list[Prepared]:
     sets: dict[str, tuple[tuple[str, ...], str, tuple[float, float], Callable[[Path], list[ScoredImage]]]] = {
         'biq2021': ((BIQ2021,), f'{BIQ2021}/Images', (0, 1), biq2021),
         'mmp2k': ((MMP2K_IMAGES, MMP2K), f'{MMP2K_IMAGES}/backend/server/image_base', (0, 100), mmp2k),
-        'tid2013': ((TID2013_IMAGES, TID2013), f'{TID2013_IMAGES}/static/images', (0, 9), tid2013_part)}
+        'tid2013': ((TID2013_IMAGES, TID2013), f'{TID2013_IMAGES}/static/images', (0, 9), tid2013_part),
+        'agiqa3k': ((AGIQA3K,), f'{AGIQA3K}/{AGIQA3K_IMAGES}', (0, 5), agiqa3k)}
     written = []
     for name, (needed, images, mos_range, read) in sets.items():
         there = [each for each in needed if (repositories / each).is_dir()]
@@ -132,6 +138,24 @@ def tid2013_part(repositories: Path) -> list[ScoredImage]:
     return [ScoredImage(by_lower[name.lower()], float(mos), 'test') for mos, name in pairs if name.lower() in by_lower]
 
 
+def agiqa3k(repositories: Path) -> list[ScoredImage]:
+    """Return AGIQA-3K, split at random by 8 to 1 to 1 (it brings no split): all pictures of one prompt are in one part."""
+    folder = repositories / AGIQA3K
+    if not (folder / AGIQA3K_IMAGES).is_dir():
+        raise DataError(f'{folder / AGIQA3K_IMAGES}: is not a folder. The repository of AGIQA-3K has the table alone; its '
+                        'README says where the archive of the images is: unpack it there.')
+    path, by_lower = folder / 'data.csv', _files(folder / AGIQA3K_IMAGES)
+    with open(path, newline='', encoding='utf-8-sig') as stream:
+        rows = list(csv.DictReader(stream))
+    try:
+        # a picture of a prompt that was trained on would be easier than one of a new prompt
+        split = split_by_name(list({row['prompt'] for row in rows}), {'train': 0.8, 'val': 0.1, 'test': 0.1})
+        return [ScoredImage(_found(row['name'], by_lower, path), float(row['mos_quality']), split[row['prompt']],
+                            further={'mos_align': float(row['mos_align']), 'prompt': row['prompt']}) for row in rows]
+    except (KeyError, ValueError) as error:
+        raise DataError(f'{path}: is not the table of AGIQA-3K that was expected ({type(error).__name__}: {error}).') from error
+
+
 def split_by_name(names: Sequence[str], shares: Mapping[str, float]) -> dict[str, str]:
     """Return the part of each name: a seeded shuffle of the sorted names, cut by the shares, which add up to 1.
 
@@ -164,7 +188,8 @@ def _write(folder: Path, images: Path, rows: list[ScoredImage], mos_range: tuple
     small = {row.name for part, one_in in SMALL.items()
              for row in _drawn([row for row in rows if row.split == part], one_in)}
     table = folder / 'meta.csv'
-    write_csv(table, COLUMNS, [(row.name, row.mos, row.split, row.split if row.name in small else '-') for row in rows])
+    write_csv(table, (*COLUMNS, *rows[0].further),
+              [(row.name, row.mos, row.split, row.split if row.name in small else '-', *row.further.values()) for row in rows])
     _link(folder / 'images', images)
     low, high = mos_range
     verdicts = [(row.name, [ReasoningText(text, number, VERDICT_WRITER)

@@ -111,7 +111,21 @@ class LabelledOptions(DatasetOptions):
 
 LOADER_KEYS = ('batch_size_per_gpu', 'num_worker_per_gpu', 'use_shuffle', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory',
                'persistent_workers')
-NOT_PYIQAS = (*LOADER_KEYS, 'reasoning_texts', 'share', 'supervision', 'pyiqa_name', 'class_column', 'paper_name')
+NOT_PYIQAS = (*LOADER_KEYS, 'reasoning_texts', 'share', 'supervision', 'pyiqa_name', 'class_column', 'paper_name', 'aspects',
+              'prompt_column')
+
+
+@dataclass
+class AspectColumns:
+    """The columns of a table of generated pictures with the MOS of each aspect, all on the `mos_range` of the data set.
+
+    Attributes:
+        quality: of the picture by itself, what the MOS of other data sets are.
+        alignment: of the picture with the prompt that it was made from.
+    """
+
+    quality: Annotated[str, MinLen(1)]
+    alignment: Annotated[str, MinLen(1)]
 
 
 @dataclass(kw_only=True)
@@ -131,6 +145,8 @@ class TableOptions(LabelledOptions):
         img_range: factor on the pixels.
         class_column: column with each image's class of distortion, for the naming reward.
         paper_name: of the data set in the paper's tables; False switches the comparison off.
+        aspects: of generated pictures, the columns of their MOS; None for data sets with one MOS.
+        prompt_column: of generated pictures, the column of their prompts; goes with `aspects`.
     """
 
     pyiqa_name: str | None = None
@@ -145,6 +161,8 @@ class TableOptions(LabelledOptions):
     img_range: int | float | None = None
     class_column: str | None = None
     paper_name: str | Literal[False] | None = None
+    aspects: AspectColumns | None = None
+    prompt_column: Annotated[str, MinLen(1)] | None = None
 
 
 @of_type('ManifestNRDataset')
@@ -202,6 +220,9 @@ class DatasetSection:
     def for_pyiqa(self) -> dict[str, Any]:
         """Return what pyiqa's data set builder is given; it leaves the MOS as they are."""
         given = {key: value for key, value in self.values.items() if key not in NOT_PYIQAS}
+        aspects = self.values.get('aspects')
+        if aspects and self.options.type == 'ManifestNRDataset':  # other tables have the MOS where pyiqa expects it
+            given.setdefault('mos_column', aspects['quality'])
         return {**given, 'phase': self.images, 'mos_normalize': False}
 
 

@@ -111,10 +111,10 @@ class QualityTable(Dataset):
         of_image: dict[str, str] = {}
         two: dict[str, set[str]] = {}
         for image, cell in zip(self.table_names(), cells, strict=True):
-            path = os.path.join(self.base.opt['dataroot_target'], image)
+            path = os.path.normpath(os.path.join(self.base.opt['dataroot_target'], image))
             if of_image.setdefault(path, cell) != cell:
                 two.setdefault(path, {of_image[path]}).add(cell)
-        found = [path for path, _ in self.images_and_mos()]
+        found = [os.path.normpath(path) for path, _ in self.images_and_mos()]  # manifests write ./data/ without the ./
         ambiguous = [path for path in dict.fromkeys(found) if path in two]
         if ambiguous:
             raise DataError(f'{self.name}: {self.base.opt["meta_info_file"]}: {len(ambiguous)} images have two values in the '

@@ -92,7 +92,8 @@ def evaluate_options(values: Mapping[str, Any]) -> EvaluateOptions:
         if isinstance(value, SyntheticOptions):
             raise OptionError(f'datasets: {key}: SyntheticNRDataset draws pictures that are in no file. Make files with '
                               'make-dataset, and give their table.')
-    refuse_keys(options.datasets, ('class_column', 'share', 'supervision'), 'has no effect in an evaluation')
+    refuse_keys(options.datasets, ('class_column', 'share', 'supervision', 'aspects', 'prompt_column'),
+                'has no effect in an evaluation')
     for label in RESERVED_LABELS:
         if label in options.metrics:
             raise OptionError(f'metrics: "{label}" is the name of a column of the tables. Choose another label, and give name.')

@@ -14,13 +14,14 @@ from pyiqa_rali.model.checkpoint_bank import check_bank
 from pyiqa_rali.model.checkpoint_diagnosis import DIAGNOSIS_FORMAT, check_diagnosis
 from pyiqa_rali.model.checkpoint_interval import INTERVAL_FORMAT, check_interval
 from pyiqa_rali.model.checkpoint_map import MAP_FORMAT, check_map
+from pyiqa_rali.model.checkpoint_prompts import PROMPTS_FORMAT, check_prompts
 from pyiqa_rali.model.foreign import EXPORT, what_foreign_tensors_are, why_no_tensors
 from pyiqa_rali.model.wrapping import state_dict_in, wrapping
 
 FORMAT_VERSION = 1  # of files that are written without a text bank
 OWN_TEMPERATURE, DIRECTION = 'own_temperature', 'scorer.temperature_direction'  # key of the metadata, and its tensor
 OWN_TEMPERATURE_FORMAT = 4  # earlier versions reject such files with a hint, and not by a tensor's name
-NEWEST_FORMAT = max(OWN_TEMPERATURE_FORMAT, MAP_FORMAT, DIAGNOSIS_FORMAT, INTERVAL_FORMAT)
+NEWEST_FORMAT = max(OWN_TEMPERATURE_FORMAT, MAP_FORMAT, DIAGNOSIS_FORMAT, INTERVAL_FORMAT, PROMPTS_FORMAT)
 METADATA_KEY = 'pyiqa_rali'
 FILE_NAME = 'rali.safetensors'
 NOT_OURS = f'has no "{METADATA_KEY}" metadata; it is not an export of pyiqa_rali.'
@@ -35,7 +36,8 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], metadat
 
     Args:
         path: the file to write.
-        tensors: `image_encoder.*`, `scorer.*` (`SCORER_TENSORS`) and, with a text bank or a diagnosis, `bank.*`, `diagnosis.*`.
+        tensors: `image_encoder.*`, `scorer.*` (`SCORER_TENSORS`) and, with a text bank or a diagnosis, `bank.*`, `diagnosis.*`;
+            with an alignment with prompts `prompts.*` and `text_tower.*`.
         metadata: JSON values; `REQUIRED_METADATA` must be among them.
 
     Raises:
@@ -48,6 +50,7 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, Tensor], metadat
     check_diagnosis(tensors, metadata, path)
     check_interval(tensors, metadata, path)
     check_map(tensors, metadata, path)
+    check_prompts(tensors, metadata, path)
     with atomic_path(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
                   metadata={METADATA_KEY: json.dumps(metadata)})
@@ -78,6 +81,7 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[st
     check_diagnosis(tensors, metadata, path)
     check_interval(tensors, metadata, path)
     check_map(tensors, metadata, path)
+    check_prompts(tensors, metadata, path)
     return tensors, metadata
 
 

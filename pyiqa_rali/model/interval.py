@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.model.basis_scorer import BasisScorer
-from pyiqa_rali.model.checkpoint_interval import AGAIN, INTERVAL_KEY, scorer_digest
+from pyiqa_rali.model.checkpoint_interval import AGAIN, INTERVAL_KEY
+from pyiqa_rali.model.of_one_scorer import OfOneScorer
 
 COVERAGE = 0.9  # unless another is asked for
 NO_INTERVAL = ('no interval: the checkpoint was not calibrated. Calibrate it on images that people scored: python -m '
@@ -61,7 +62,7 @@ class ScoreIntervals:
         return scores, low, high, unlike
 
 
-class IntervalHead(nn.Module):
+class IntervalHead(OfOneScorer):
     """Width signal, its calibration, and the distance at which the warning begins.
 
     Args:
@@ -93,8 +94,7 @@ class IntervalHead(nn.Module):
     distance_limit: Tensor
 
     def __init__(self, values: Mapping[str, Any], pca_dim: int, num_basis: int, mos_range: tuple[float, float]):
-        super().__init__()
-        self.values = dict(values)
+        super().__init__(values)
         self.signal_names: tuple[str, ...] = tuple(values['signals'])
         self.neighbours, self.offset = int(values['neighbours']), float(values['offset'])
         self.mos_range = (float(mos_range[0]), float(mos_range[1]))
@@ -107,7 +107,6 @@ class IntervalHead(nn.Module):
         self.register_buffer('coefficients', torch.zeros(len(self.signal_names) + 1))
         self.register_buffer('ratios', torch.zeros(int(values['images'])))
         self.register_buffer('distance_limit', torch.ones(()))
-        self._checked: tuple[tuple[int, int], ...] | None = None  # the state of the scorer that is known to be the right one
 
     def around(self, scorer: BasisScorer, features: Tensor, scores: Tensor, coverage: float) -> ScoreIntervals:
         """Return the intervals around scores (N, 1) that come from image features (N, C).
@@ -129,22 +128,6 @@ class IntervalHead(nn.Module):
         """Raise CheckpointError when the scorer has changed since the calibration."""
         if not self.belongs_to(scorer):
             raise CheckpointError(f'no interval: the scorer has changed since its interval was calibrated. {AGAIN}')
-
-    def belongs_to(self, scorer: BasisScorer) -> bool:
-        """Whether this was calibrated for a scorer with these weights."""
-        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
-            return True
-        state = tuple((id(tensor), 0 if tensor.is_inference() else tensor._version)
-                      for tensor in (*scorer.parameters(), *scorer.buffers()))
-        if state != self._checked:
-            if scorer_digest(scorer.state_dict()) != self.values['scorer']:
-                return False
-            self._checked = state
-        return True
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Forget in copies that the scorer was checked: its tensors are others there."""
-        return {**self.__dict__, '_checked': None}
 
     def quantile(self, coverage: float) -> float:
         """Return q: the ceil((n + 1) coverage)-th smallest of the n ratios.

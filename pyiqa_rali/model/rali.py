@@ -3,7 +3,7 @@
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,15 +18,22 @@ from pyiqa_rali.model import checkpoint as checkpoint_format
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.diagnosis import Aspects, aspects_of, build_diagnosis
 from pyiqa_rali.model.explanation import NUM_BASIS, NUM_TEXTS, Explanation, explain
-from pyiqa_rali.model.image_encoder import ImageEncoderConfig, build_image_encoder, is_own_tower
+from pyiqa_rali.model.image_encoder import (
+    ImageEncoderConfig,
+    build_image_encoder,
+    is_own_tower,
+    open_clip_model_config,
+)
 from pyiqa_rali.model.interval import COVERAGE, NO_INTERVAL, ScoreIntervals, build_interval
 from pyiqa_rali.model.metric_net import MetricNet
 from pyiqa_rali.model.onnx.backend import OnnxScorer, check_backend
 from pyiqa_rali.model.positions import SHARE, region_of
 from pyiqa_rali.model.precision import check_device, check_precision, reason_for_fp32, warn_of_fp32
+from pyiqa_rali.model.prompt_scorer import NO_ALIGNMENT, PromptScores, build_prompt_scorer, checked_prompts
 from pyiqa_rali.model.quality_map import build_map, quality_map
 from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.model.text_bank import build_bank
+from pyiqa_rali.model.text_tower import TextTower
 from pyiqa_rali.model.windows import EMPHASIS, WindowScores, is_larger, means_under, side_of, weights_of, windows_of
 from pyiqa_rali.model.wrapping import unwrapped
 
@@ -255,6 +262,35 @@ class RALI(MetricNet):
             raise CheckpointError(NO_INTERVAL)
         return self.interval.around(self.scorer, features, scores, coverage)
 
+    def score_with_prompts(self, images: Any, prompts: str | Sequence[str]) -> PromptScores:
+        """Return both aspects of generated pictures: their quality, and their alignment with the prompts they were made from.
+
+        Args:
+            images: as `forward` takes them, or a path, the bytes of a file or a Pillow image. No gradient is kept.
+            prompts: of the pictures, in their order; one text for one picture.
+
+        Raises:
+            CheckpointError: the checkpoint has no alignment with prompts; the message says how to train one.
+            OptionError: there are more or fewer prompts than pictures, or one is empty.
+        """
+        with torch.no_grad():
+            images = self.as_images(images).to(self.scorer.basis_vectors.device)
+            checked = checked_prompts(prompts, len(images))
+            if self.prompts is None:  # before any picture is encoded
+                raise CheckpointError(NO_ALIGNMENT)
+            scores, features = self.scores_and_features(self.prepare(images))
+            return self.prompt_scores_of(features, scores, checked)
+
+    def prompt_scores_of(self, features: Tensor, scores: Tensor, prompts: Sequence[str]) -> PromptScores:
+        """Return the scores of `score_with_prompts` for what `scores_and_features` returned."""
+        if self.prompts is None or self.text_tower is None:
+            raise CheckpointError(NO_ALIGNMENT)
+        unique = list(dict.fromkeys(prompts))
+        with self._own_precision(features):
+            text_features = self.text_tower(unique)[[unique.index(prompt) for prompt in prompts]]
+            alignment, agreement = self.prompts(self.scorer, features, text_features)
+        return PromptScores(scores, alignment.float(), agreement.float())
+
     def _torch_scores_and_features(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
         device = self.scorer.basis_vectors.device
         check_device(self.precision, device)
@@ -355,7 +391,8 @@ class RALI(MetricNet):
         checkpoint_format.check_diagnosis(tensors, metadata, 'these weights')
         checkpoint_format.check_interval(tensors, metadata, 'these weights')
         checkpoint_format.check_map(tensors, metadata, 'these weights')
-        parts = ('image_encoder', 'scorer', 'bank', 'diagnosis', 'interval', 'map', '_metadata')
+        checkpoint_format.check_prompts(tensors, metadata, 'these weights')
+        parts = ('image_encoder', 'scorer', 'bank', 'diagnosis', 'interval', 'map', 'prompts', 'text_tower', '_metadata')
         before = {name: getattr(self, name) for name in parts}
         current, training = self.scorer.basis_vectors, self.training
         try:
@@ -458,6 +495,9 @@ class RALI(MetricNet):
             self.diagnosis = build_diagnosis(metadata, feature_dim)
             self.map = build_map(metadata)
             self.interval = build_interval(metadata, pca_dim, num_basis)
+            self.prompts = build_prompt_scorer(metadata, feature_dim, num_basis)
+            self.text_tower = None if self.prompts is None else TextTower(
+                config.name, config.model_config or open_clip_model_config(config.name))
 
 
 def check_trainable(trainable: bool | None) -> None:

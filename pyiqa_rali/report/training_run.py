@@ -13,6 +13,7 @@ from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.core.options import plain
 from pyiqa_rali.core.records import read_record
 from pyiqa_rali.data.image_files import read_rgb
+from pyiqa_rali.data.prompted import prompts_in
 from pyiqa_rali.data.sections import DatasetOptions, dataset_section
 from pyiqa_rali.data.synthetic.options import SyntheticOptions
 from pyiqa_rali.data.tables import build_table
@@ -25,7 +26,8 @@ from pyiqa_rali.report.intervals import intervals_section
 from pyiqa_rali.report.maps import maps_section
 from pyiqa_rali.report.scored import ScoredSet, case, overlap_block, scored_section, thumbnail
 from pyiqa_rali.training.rali.options import TrainOptions, train_options
-from pyiqa_rali.training.rali.run_folder import RunFolder, read_scores
+from pyiqa_rali.training.rali.run_folder import RunFolder, read_alignment, read_scores
+from pyiqa_rali.training.rali.run_prompts import RunPrompts
 
 
 def training_section(folder: Path, anchor: str) -> Section:
@@ -43,7 +45,8 @@ def training_section(folder: Path, anchor: str) -> Section:
     run = RunFolder(options)
     command = f'python -m pyiqa_rali.train -opt {folder / "options.yml"}'
     section = Section(f'RALI: {options.name}', [_facts(options, run), Commands([command])])
-    scored = {path.stem: read_scores(path, options) for path in sorted(run.score.glob('*.csv')) if path.stem != 'log'}
+    scored = {path.stem: read_scores(path, options) for path in sorted(run.score.glob('*.csv'))
+              if path.stem in options.datasets}
     if not scored:
         section.blocks.append(Text('The run has no scores yet: its last stage has not run, or has no validation set.'))
     if scored:
@@ -52,11 +55,32 @@ def training_section(folder: Path, anchor: str) -> Section:
         found = ScoredSet(f'{name}: scores and MOS', f'{anchor}-{name}', images, mos, scores, True, command=command)
         section.sections.append(scored_section(found, functools.partial(_case, options, name, images),
                                                aspects_of_run(run, name)))
+        prompts = _alignment(options, run, name, images, f'{anchor}-{name}', command)
+        section.sections += [prompts] if prompts is not None else []
     maps = maps_section(run.export, {name: (images, scores) for name, (images, _, scores) in scored.items()},
                         functools.partial(_pixels, options, scored), command)
     section.sections += [part for part in (_curves(run, command), maps, intervals_section(run, options, list(scored), command),
                                            basis_section(run, options, anchor, list(scored), command)) if part is not None]
     return section
+
+
+def _alignment(options: TrainOptions, run: RunFolder, name: str, images: list[str], anchor: str,
+               command: str) -> Section | None:
+    """Return the section on the alignment of a validation set's pictures with their prompts; None where it has none."""
+    read = read_alignment(run.scores(name))
+    if read is None:
+        return None
+    mos, scores = read
+    sections = {each: dataset_section(each, values) for each, values in options.datasets.items()}
+    mos = sections[name].scale.on(RunPrompts(options, run, sections).scale, mos)
+    prompts = prompts_in(build_table(name, options.datasets[name], options.manual_seed), sections[name])
+
+    def with_prompt(anchor: str, kind: str, position: int, lines: list[str]) -> Case:
+        return _case(options, name, images, anchor, kind, position, [f'\N{LEFT DOUBLE QUOTATION MARK}{prompts[position]}'
+                                                                     '\N{RIGHT DOUBLE QUOTATION MARK}', *lines])
+
+    found = ScoredSet(f'{name}: alignment with prompts', f'{anchor}-alignment', images, mos, scores, True, command=command)
+    return scored_section(found, with_prompt)
 
 
 def _overlaps(run: RunFolder) -> list[dict[str, Any]] | None:

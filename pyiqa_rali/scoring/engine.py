@@ -295,18 +295,19 @@ class Scorer:
                         prepared.setdefault(made.shape[1:], []).extend(zip(done, made, strict=True))
             for same in prepared.values():
                 for batch in chunks(sorted(same, key=lambda pair: pair[0]), self.batch_size):
+                    names = [decoded.scores[index].image for index, _ in batch]
                     results += _passes(self._of_prepared, [index for index, _ in batch],
-                                       [torch.stack([picture for _, picture in batch])], self.batch_size)
+                                       [torch.stack([picture for _, picture in batch]), names], self.batch_size)
         return results
 
-    def _of_prepared(self, prepared: Any) -> Any:
-        """Return the scores (N,) of prepared pictures; with further columns, (N, 1 + n)."""
+    def _of_prepared(self, prepared: Any, images: Sequence[str]) -> Any:
+        """Return the scores (N,) of prepared pictures with these names; with further columns, (N, 1 + n)."""
         import torch
         net = self.metric.net
         if not self.further:
             return net.score_prepared(prepared).flatten()
         scores, features = net.scores_and_features(prepared)
-        return torch.cat([scores, *(each(net, features, scores) for each in self.further)], dim=1)
+        return torch.cat([scores, *(each(net, features, scores, images) for each in self.further)], dim=1)
 
     def _ask(self, *inputs: Any) -> Any:
         """Return the scores (N,) of pictures of one size, with the same random numbers for each of them.
@@ -332,7 +333,7 @@ class Scorer:
             raise _Drew
         if self.further:
             scores = found.unsqueeze(1)
-            return torch.cat([scores, *(each(self.metric.net, scores, scores) for each in self.further)], dim=1)
+            return torch.cat([scores, *(each(self.metric.net, scores, scores, ()) for each in self.further)], dim=1)
         return found
 
     def _in_range(self, pictures: Any) -> Any:

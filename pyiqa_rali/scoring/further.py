@@ -8,7 +8,7 @@ from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOW, HIGH, UNLIKE, HANDED_ON = 'low', 'high', 'unlike', 'handed_on'
+LOW, HIGH, UNLIKE, HANDED_ON, ALIGNMENT = 'low', 'high', 'unlike', 'handed_on', 'alignment'
 
 
 class Further(Protocol):
@@ -22,10 +22,16 @@ class Further(Protocol):
     columns: Sequence[str]
     label: str
 
-    def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
+    def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor', images: Sequence[str]) -> 'Tensor':
         """Return the columns (N, len(columns)) for image features (N, C) and scores (N, 1) of a `RALI`.
 
         Other nets have no image features to give: `features` are the scores then.
+
+        Args:
+            net: that scored.
+            features: (N, C).
+            scores: (N, 1).
+            images: names of the N pictures.
         """
 
 
@@ -63,7 +69,7 @@ class IntervalColumns:
             raise CheckpointError(f'{name}: {NO_INTERVAL}')
         net.interval.quantile(self.coverage)
 
-    def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
+    def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor', images: Sequence[str]) -> 'Tensor':
         """Return low, high and unlike (N, 3)."""
         import torch
         found = net.intervals_of(features, scores, self.coverage)
@@ -93,9 +99,47 @@ class AspectColumns:
             raise CheckpointError(f'{name}: {NO_ASPECTS}')
         self.columns: Sequence[str] = net.diagnosis.aspects
 
-    def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
+    def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor', images: Sequence[str]) -> 'Tensor':
         """Return the aspects (N, number of aspects)."""
         return net.diagnosis.read(features).values.to(scores.dtype)
+
+
+class Prompts(Protocol):
+    """Where the prompts of pictures are found; see `data.prompted`."""
+
+    def prompt_of(self, image: str) -> str:
+        """Return the prompt of the picture of this name, or raise DataError where it has none."""
+
+
+class AlignmentColumn:
+    """How well each generated picture agrees with the prompt that it was made from, in the unit of the training MOS.
+
+    Args:
+        prompts: of the pictures. One without a prompt has a reason in place of its score.
+        metric: of pyiqa.
+        name: its name, for messages.
+
+    Raises:
+        OptionError: it is no RALI.
+        CheckpointError: its checkpoint has no alignment with prompts.
+    """
+
+    def __init__(self, prompts: Prompts, metric: Any, name: str):
+        self.columns: Sequence[str] = (ALIGNMENT,)
+        self.label = ALIGNMENT
+        self._prompts = prompts
+        from pyiqa_rali.model.prompt_scorer import NO_ALIGNMENT
+        from pyiqa_rali.model.rali import RALI
+        net = getattr(metric, 'net', None)
+        if not isinstance(net, RALI):
+            raise OptionError(f'--prompts: "{name}" looks at no prompt; a RALI that was trained with aspects does. Leave it '
+                              'out.')
+        if net.prompts is None:
+            raise CheckpointError(f'{name}: {NO_ALIGNMENT}')
+
+    def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor', images: Sequence[str]) -> 'Tensor':
+        """Return the alignment (N, 1)."""
+        return net.prompt_scores_of(features, scores, [self._prompts.prompt_of(image) for image in images]).alignment
 
 
 class HandedOn:
@@ -105,12 +149,13 @@ class HandedOn:
         self.columns: Sequence[str] = (HANDED_ON,)
         self.label = ''
 
-    def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor') -> 'Tensor':
+    def __call__(self, net: Any, features: 'Tensor', scores: 'Tensor', images: Sequence[str]) -> 'Tensor':
         """Return (N, 1), for the pictures that the net has just scored."""
         return net.handed_on.to(scores).unsqueeze(1)
 
 
-def further_of(metric: Any, name: str, interval: IntervalColumns | None = None, aspects: bool = False) -> list[Further]:
+def further_of(metric: Any, name: str, interval: IntervalColumns | None = None, aspects: bool = False,
+               prompts: Prompts | None = None) -> list[Further]:
     """Return the columns beside the score of a metric: its own, and those that were asked for.
 
     Args:
@@ -118,6 +163,7 @@ def further_of(metric: Any, name: str, interval: IntervalColumns | None = None, 
         name: its name, for messages.
         interval: that was asked for.
         aspects: whether they were.
+        prompts: of the pictures, where alignment with them was asked for.
 
     Raises:
         OptionError, CheckpointError: it does not have what was asked for.
@@ -127,7 +173,9 @@ def further_of(metric: Any, name: str, interval: IntervalColumns | None = None, 
     if interval is not None:
         interval.check(metric, name)
         found.append(interval)
-    return [*found, AspectColumns(metric, name)] if aspects else found
+    if aspects:
+        found.append(AspectColumns(metric, name))
+    return found if prompts is None else [*found, AlignmentColumn(prompts, metric, name)]
 
 
 def further_of_several(metrics: Sequence[Any], names: Sequence[str], interval: IntervalColumns | None = None,

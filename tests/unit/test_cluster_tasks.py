@@ -354,7 +354,7 @@ class Doubled:
 
     columns, label = ('twice',), 'doubled'
 
-    def __call__(self, net, features, scores):
+    def __call__(self, net, features, scores, images):
         return scores * 2
 
 

@@ -107,3 +107,27 @@ def test_what_is_missing_is_told(repositories, tmp_path):
     shutil.rmtree(repositories / 'MMP-2k')
     with pytest.raises(OptionError, match='MMP-2k is not a folder, and mmp2k needs it beside .*github.com/Future-IQA/MMP-2k'):
         prepare(repositories, tmp_path)
+
+
+def test_pictures_of_one_prompt_are_in_one_part(tmp_path):
+    clone, prompts = tmp_path / 'clones' / 'AGIQA-3k-Database', [f'a "{number}", large' for number in range(20)]
+    clone.mkdir(parents=True)
+    rows = [(f'{model}_{number:03d}.jpg', prompt, '', '', '', 0.1 * number, 0.2, 4 - 0.1 * number, 0.3)
+            for model in ('GAN', 'SD') for number, prompt in enumerate(prompts)]
+    columns = ('name', 'prompt', 'adj1', 'adj2', 'style', 'mos_quality', 'std_quality', 'mos_align', 'std_align')
+    with open(clone / 'data.csv', 'w', newline='', encoding='utf-8') as stream:
+        csv.writer(stream).writerows([columns, *rows])
+    with pytest.raises(DataError, match='images: is not a folder.*its README says where the archive of the images is'):
+        prepare(tmp_path / 'clones', tmp_path)
+    (clone / 'images').mkdir()
+    for name, *_ in rows:
+        (clone / 'images' / name).write_bytes(b'jpeg')
+    prepare(tmp_path / 'clones', tmp_path)
+    table = rows_of(tmp_path / 'agiqa3k' / 'meta.csv')
+    assert list(table[0]) == ['name', 'mos', 'official_split', 'small_split', 'mos_align', 'prompt']
+    assert [(row['name'], float(row['mos']), float(row['mos_align']), row['prompt']) for row in table] == [
+        (name, pytest.approx(quality), pytest.approx(alignment), prompt)
+        for name, prompt, _, _, _, quality, _, alignment, _ in rows]
+    parts = {prompt: {row['official_split'] for row in table if row['prompt'] == prompt} for prompt in prompts}
+    assert all(len(part) == 1 for part in parts.values())
+    assert sorted(part for each in parts.values() for part in each) == ['test'] * 2 + ['train'] * 16 + ['val'] * 2

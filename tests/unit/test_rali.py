@@ -184,7 +184,7 @@ def test_tensors_that_do_not_fit_the_encoder_are_refused(tmp_path):
 
 def test_a_newer_format_is_refused(tmp_path):
     net = random_rali()
-    with pytest.raises(CheckpointError, match='format_version 99 is newer than the 4'):
+    with pytest.raises(CheckpointError, match='format_version 99 is newer than the 5'):
         save_checkpoint(tmp_path / 'rali.safetensors', tensors_of(net), {**net.metadata, 'format_version': 99})
 
 

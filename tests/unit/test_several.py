@@ -117,7 +117,7 @@ class Aspects:
 
     columns, label = ('redness',), 'aspects'
 
-    def __call__(self, net, features, scores):
+    def __call__(self, net, features, scores, images):
         return scores / 2
 
 

@@ -23,7 +23,9 @@ from pyiqa_rali.data.synthetic.dataset import as_tensor
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint import load_checkpoint, write_checkpoint
 from pyiqa_rali.model.checkpoint_interval import INTERVAL_KEY, without_interval
+from pyiqa_rali.model.checkpoint_prompts import without_prompts
 from pyiqa_rali.model.locate import locate_checkpoint
+from pyiqa_rali.model.prompt_scorer import PROMPTS_KEY
 from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.scoring.entries import ImageEntry, read_entry
 from pyiqa_rali.training.rali.compression import bucketed_kmeans
@@ -71,6 +73,7 @@ class Adapted:
         turned: mean angle between old and new basis vectors, in degrees; None where they are others.
         changed: mean absolute change of the images' scores, in the unit of the scores.
         without_interval: whether intervals were left out: they belong to the scores before.
+        without_prompts: whether the alignment with prompts was left out: its basis scores belong to the basis before.
     """
 
     path: Path
@@ -79,6 +82,7 @@ class Adapted:
     turned: float | None
     changed: float
     without_interval: bool
+    without_prompts: bool = False
 
 
 def adapt(checkpoint: str | os.PathLike, images: Iterable[ImageEntry], out: str | os.PathLike,
@@ -113,10 +117,13 @@ def adapt(checkpoint: str | os.PathLike, images: Iterable[ImageEntry], out: str 
     calibrated = INTERVAL_KEY in metadata
     if calibrated:
         tensors, metadata = without_interval(tensors, metadata)
+    prompted = PROMPTS_KEY in metadata
+    if prompted:
+        tensors, metadata = without_prompts(tensors, metadata)
     tensors = {**tensors, **{f'scorer.{name}': tensor for name, tensor in scorer.state_dict().items()}}
     told: dict[str, Any] = {'images': len(features), 'method': options.method, 'strength': options.strength}
     write_checkpoint(out, tensors, {**metadata, 'adapted': told})
-    return Adapted(Path(out), len(features), unreadable, turned, changed, calibrated)
+    return Adapted(Path(out), len(features), unreadable, turned, changed, calibrated, prompted)
 
 
 @torch.no_grad()

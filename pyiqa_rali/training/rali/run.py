@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +36,7 @@ from pyiqa_rali.model.checkpoint_diagnosis import with_diagnosis
 from pyiqa_rali.model.checkpoint_interval import with_interval
 from pyiqa_rali.model.encoder_file import as_loaded, load_encoder, round_to_half, save_encoder
 from pyiqa_rali.model.image_encoder import ImageEncoder
+from pyiqa_rali.model.prompt_scorer import PromptScorer
 from pyiqa_rali.model.text_bank import loaded_bank
 from pyiqa_rali.training.rali.alignment import align
 from pyiqa_rali.training.rali.bank import bank_of_run, load_bank, save_bank
@@ -56,6 +57,7 @@ from pyiqa_rali.training.rali.picture_rows import Embedding
 from pyiqa_rali.training.rali.run_checks import check_sections
 from pyiqa_rali.training.rali.run_folder import RunFolder, exported_scale
 from pyiqa_rali.training.rali.run_images import RunImages, check_batch_sizes, check_images
+from pyiqa_rali.training.rali.run_prompts import RunPrompts
 from pyiqa_rali.training.rali.towers import Towers, build_towers
 from pyiqa_rali.training.rali.zero_shot import AlignmentValidation
 
@@ -71,7 +73,8 @@ class TrainingResults:
     Attributes:
         name: of the run.
         folder: its files.
-        best: the validation of the exported model: '<data set>/<metric>', and 'key', which chose it. Empty without stage 3.
+        best: the validation of the exported model: '<data set>/<metric>', of alignment with prompts
+            '<data set>/alignment/<metric>', and 'key', which chose it. Empty without stage 3.
         export: the checkpoint; None without stage 3, and in other processes than the first.
         overlap: for each validation set, how many of its images the run was trained on.
     """
@@ -119,6 +122,7 @@ class Run:
         self.folder = RunFolder(options)
         self.device = choose_device(options.num_gpu)
         self.sections = check_sections(options)
+        self.prompts = RunPrompts(options, self.folder, self.sections)
         if options.interval is not None and 'score' in options.stages:
             self._interval_sections(options.interval)  # what cannot be used is refused before the first step
         self.images: RunImages | None = None
@@ -134,6 +138,7 @@ class Run:
         if set(self.options.stages) & {'align', 'compress'}:
             trained = list(dict.fromkeys([*self._train_sections(), *self._basis_sections()]))
             self.images = check_images(self.sections, trained, self._val_sections(), self.options)
+            self.prompts.check()
 
     def note_images(self) -> None:
         """Write down what the model is trained on, for its export, which may be another process's work."""
@@ -165,6 +170,7 @@ class Run:
               resume, self.folder.tb_logger, self._validation(towers))
         if processes.is_main():
             self._write_bank(parts, towers)
+            self.prompts.write_tower(towers)
             save_encoder(self.folder.aligned_encoder, towers.image_encoder, self._half)
         processes.barrier()
 
@@ -185,6 +191,7 @@ class Run:
         for section in (*self._basis_sections(), *self._val_sections()):
             if not (keep and self.folder.features(section).exists()):
                 save_features(self.folder.features(section), self._embed(encoder, section))
+        self.prompts.embed(self.device, keep)
         train_features = self._basis_features()
         found = compress(train_features.image_features.numpy(), train_features.mos_label.numpy(), self.options.compress,
                          self.options.manual_seed, train_features.labels.sets.numpy(), self._ordered(self._basis_sections()))
@@ -207,11 +214,13 @@ class Run:
         scorer, best = fine_tune(scorer, train_features, self.options.score, self.options.manual_seed,
                                  lambda candidate: self._validate(candidate, val_features), self.folder.score_log,
                                  self.folder.tb_logger, self._ordered(self._basis_sections()))
-        self._export(scorer)
+        prompts, best_prompts = self.prompts.fit(scorer, val_features, self._correlate)
+        best |= {name: value for name, value in best_prompts.items() if name != 'key'}
+        self._export(scorer, prompts)
         results = TrainingResults(self.options.name, self.folder.root, best, self.folder.export,
                                   {name: found.plain() for name, found in self._overlaps().items()})
         write_json(self.folder.results, plain(results))
-        self._write_and_draw(scorer, val_features)
+        self._write_and_draw(scorer, val_features, prompts)
         return results
 
     @property
@@ -291,7 +300,7 @@ class Run:
     def _correlate(self, scores: np.ndarray, labels: np.ndarray, name: str) -> dict[str, float]:
         return correlations(scores, labels, self.options.val.metrics, f'datasets: {name}')
 
-    def _export(self, scorer: BasisScorer) -> None:
+    def _export(self, scorer: BasisScorer, prompts: PromptScorer | None) -> None:
         """Write the model with its metadata; scores leave in MOS units of the training set."""
         encoder = load_encoder(self.folder.aligned_encoder)
         scale = exported_scale(self.options)
@@ -318,6 +327,8 @@ class Run:
                                     loaded_bank(tensors, metadata), self.options)
             write_json(self.folder.diagnosis_report, made.report)
             tensors, metadata = with_diagnosis(tensors, metadata, made.tensors, made.values)
+        if prompts is not None:
+            tensors, metadata = self.prompts.exported(tensors, metadata, prompts)
         save_checkpoint(self.folder.export, tensors, metadata)
         save_pth(self.folder.export_pth, tensors, metadata)
 
@@ -367,7 +378,7 @@ class Run:
     def _val_sections(self) -> list[str]:
         return sections_for(self.sections, 'val', 'test')
 
-    def _write_and_draw(self, scorer: BasisScorer, tables: dict[str, FeatureTable]) -> None:
+    def _write_and_draw(self, scorer: BasisScorer, tables: dict[str, FeatureTable], prompts: PromptScorer | None) -> None:
         scale = exported_scale(self.options)
         with torch.no_grad():
             scored = {name: (scale.denormalise(scorer(table.image_features).squeeze(-1)).numpy(),
@@ -375,7 +386,7 @@ class Run:
                       for name, table in tables.items()}
         for name, table in tables.items():
             write_scores(self.folder.scores(name), table.image_names, table.mos_on(self.sections[name].scale),
-                         table.mos_label.numpy(), scored[name][0])
+                         table.mos_label.numpy(), scored[name][0], self.prompts.columns(name, scorer, prompts, table))
         if not self.options.logger.figures:
             return
         pictures = {name: self._pictures(name) for name in tables}
@@ -436,7 +447,8 @@ def choose_device(num_gpu: int | str) -> torch.device:
     return torch.device('cuda', torch.cuda.current_device())
 
 
-def write_scores(path: Path, image_names: list[str], mos: np.ndarray, mos_label: np.ndarray, scores: np.ndarray) -> None:
+def write_scores(path: Path, image_names: list[str], mos: np.ndarray, mos_label: np.ndarray, scores: np.ndarray,
+                 further: Mapping[str, np.ndarray] | None = None) -> None:
     """Write the scores of a validation set as CSV.
 
     Args:
@@ -445,9 +457,12 @@ def write_scores(path: Path, image_names: list[str], mos: np.ndarray, mos_label:
         mos: (n,) as the data set's table has them.
         mos_label: (n,) the same in [0, 1], higher better.
         scores: (n,) on the scale of the model.
+        further: (n,) by the name of a further column.
     """
-    numbers = (map(repr, values.tolist()) for values in (mos, mos_label, scores))  # 'nan' is a score, no empty cell
-    write_csv(path, ['image', 'mos', 'mos_label', 'score'], zip(image_names, *numbers, strict=True))
+    further = further or {}
+    # 'nan' is a score, no empty cell
+    numbers = (map(repr, values.tolist()) for values in (mos, mos_label, scores, *further.values()))
+    write_csv(path, ['image', 'mos', 'mos_label', 'score', *further], zip(image_names, *numbers, strict=True))
 
 
 def seed_everything(seed: int) -> None:

@@ -1,7 +1,10 @@
 """What is checked of the data set sections of a RALI run before any file is read."""
 
 from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.data.prompted import aspects_of
 from pyiqa_rali.data.sections import PHASES, DatasetSection, dataset_section, phase_of, refuse_keys, sections_for
+from pyiqa_rali.model.image_encoder import open_clip_model_config
+from pyiqa_rali.model.text_tower import check_text_tower
 from pyiqa_rali.training.rali.options import TrainOptions
 
 
@@ -36,7 +39,30 @@ def check_sections(options: TrainOptions) -> dict[str, DatasetSection]:
     check_cached_backbone(sections, options)
     check_supervision(sections, options)
     check_scales(sections, options)
+    check_prompts(sections, options)
     return sections
+
+
+def check_prompts(sections: dict[str, DatasetSection], options: TrainOptions) -> None:
+    """Check that alignment with prompts can be learned, where a data set has MOS of it.
+
+    Raises:
+        OptionError: `aspects` and `prompt_column` are not together, no set that stage 3 learns from has them, or the encoder
+            has no text tower that a checkpoint can keep.
+    """
+    found = [name for name, section in sections.items() if aspects_of(section) is not None]
+    if not found:
+        return
+    learned = sections_for(sections, 'basis') or sections_for(sections, 'train')
+    if not set(learned) & set(found):
+        raise OptionError(f'datasets: {found[0]}: aspects: alignment has to be learned to be validated, and none of '
+                          f'{", ".join(learned)} has aspects. Give aspects and prompt_column there too.')
+    encoder = options.network.get('image_encoder') or {}
+    if encoder.get('library') != 'open_clip' or options.text_encoder.library != 'open_clip':
+        raise OptionError(f'datasets: {found[0]}: aspects: alignment with prompts needs an encoder with its own text tower, '
+                          f'library: open_clip in network: image_encoder (here {encoder.get("library")}) and in text_encoder '
+                          f'(here {options.text_encoder.library}). Change them, or leave aspects out.')
+    check_text_tower(str(encoder.get('name')), open_clip_model_config(str(encoder.get('name'))))
 
 
 def check_supervision(sections: dict[str, DatasetSection], options: TrainOptions) -> None:

@@ -16,6 +16,9 @@ OF_LATER_STAGES = {'align': (), 'compress': ('compress', 'score', 'val', 'interv
                    'score': ('score', 'val', 'interval', 'diagnosis', 'export')}
 
 
+ALIGNMENT_MOS, ALIGNMENT = 'alignment_mos', 'alignment'  # further columns of a set's scores, where it has prompts
+
+
 class RunFolder:
     """Paths of one run's files.
 
@@ -27,6 +30,7 @@ class RunFolder:
         self.root = Path(options.path.experiments_root) / options.name
         self.align = self.root / 'align'
         self.bank = self.align / 'bank.safetensors'
+        self.text_tower = self.align / 'text_tower.safetensors'
         self.aligned_encoder = self.align / 'image_encoder.safetensors'
         self.compress = self.root / 'compress'
         self.basis = self.compress / 'basis.safetensors'
@@ -34,6 +38,7 @@ class RunFolder:
         self.training_images = self.root / 'training_images.json'
         self.score = self.root / 'score'
         self.score_log = self.score / 'log.csv'
+        self.alignment_log = self.score / 'log_alignment.csv'
         self.diagnosis_report = self.root / 'diagnosis.json'
         self.models = self.root / 'models'
         self.export = self.models / 'rali.safetensors'
@@ -47,6 +52,10 @@ class RunFolder:
     def features(self, section: str) -> Path:
         """Return the file of a data set's image features."""
         return self.compress / f'features_{section}.safetensors'
+
+    def prompts(self, section: str) -> Path:
+        """Return the file of a data set's prompts: their features, and the MOS of alignment."""
+        return self.compress / f'prompts_{section}.safetensors'
 
     def scores(self, section: str) -> Path:
         """Return the table of a validation set's scores."""
@@ -84,6 +93,20 @@ def read_scores(path: Path, options: TrainOptions | None = None) -> tuple[list[s
         return names, mos, scores
     own = dataset_section(path.stem, options.datasets[path.stem]).scale
     return names, own.on(exported_scale(options), mos), scores
+
+
+def read_alignment(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return MOS (n,), in the data set's unit, and scores (n,) of alignment with prompts; None where a set has none.
+
+    Args:
+        path: the table of a set's scores.
+    """
+    with open(path, encoding='utf-8', newline='') as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows or ALIGNMENT not in rows[0]:
+        return None
+    mos, scores = (np.array([float(row[name]) for row in rows]) for name in (ALIGNMENT_MOS, ALIGNMENT))
+    return mos, scores
 
 
 def exported_scale(options: TrainOptions) -> MosScale:

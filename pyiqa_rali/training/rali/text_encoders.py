@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line
 from pyiqa_rali.core.hub import from_hub
 from pyiqa_rali.core.messages import bars_of_transformers, progress_bar
+from pyiqa_rali.model.text_tower import num_tokens
 from pyiqa_rali.training.rali.feature_store import FeatureStore, Stored, identity_of, text_key
 
 CHOICES = 'give the folder of a copy, or installed:PACKAGE; or, with a network, set HF_ENDPOINT to a mirror that can be reached'
@@ -101,10 +102,7 @@ class OpenClipText(TextEncoder):
 
     def num_tokens(self, text: str) -> int:
         """Return the number of tokens, start and end included."""
-        encoded = self.tokenizer.encode(text) if hasattr(self.tokenizer, 'encode') else None
-        if encoded is not None:
-            return len(encoded) + 2
-        return len(self.tokenizer.tokenizer(text)['input_ids'])
+        return num_tokens(self.tokenizer, text)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Return features (N, C)."""

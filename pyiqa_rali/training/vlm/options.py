@@ -272,7 +272,8 @@ def _check_common(options: ReasoningOptions) -> None:
     network = options.network
     if (network.train == 'lora') != (network.lora is not None):
         raise OptionError('network: lora: must be given with train: lora, and only then.')
-    refuse_keys(options.datasets, ('paper_name', 'share', 'supervision'), 'has no effect in training')
+    refuse_keys(options.datasets, ('paper_name', 'share', 'supervision', 'aspects', 'prompt_column'),
+                'has no effect in training')
     if not sections_for(options.datasets, 'train'):
         raise OptionError('datasets: train: must be given.')
     for task in ('score', 'degradation'):
