@@ -98,7 +98,7 @@ class Checkpoint:
 def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = None,
           *, device: str | None = None, batch_size: int | None = None, workers: int | None = None,
           reading: 'ReadingOptions | None' = None, channels: str | None = None, interval: float | None = None,
-          aspects: bool = False, prompts: 'Sequence[str] | Mapping[str, str] | None' = None, **options: Any) -> Scores:
+          aspects: bool = False, image_prompts: 'Sequence[str] | Mapping[str, str] | None' = None, **options: Any) -> Scores:
     """Score images, as `pyiqa-rali score` does.
 
     Args:
@@ -116,8 +116,8 @@ def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = N
         channels: the order of the colours of arrays, 'rgb', 'bgr', 'rgba', 'bgra' or 'gray' (see `from_array`); without it
             arrays are rejected, because their numbers do not tell.
         aspects: also tell how good focus, noise, exposure and other aspects are, in [0, 1]; see `ImageScore.further`.
-        prompts: also tell how well generated pictures agree with the prompts that they were made from: one for each image, in
-            their order, or by the name of the image; see `ImageScore.further`.
+        image_prompts: also tell how well generated pictures agree with the prompts that they were made from: one for each
+            image, in their order, or by the name of the image; see `ImageScore.further`.
         options: of the metric's architecture, for a metric by name, such as precision='bf16'.
 
     Raises:
@@ -139,7 +139,7 @@ def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = N
     else:
         _refuse_for_made_metric(weights=weights, device=device, **options)
         made, label = metric, str(getattr(metric, 'metric_name', type(metric).__name__))
-    given = None if prompts is None else _given_prompts(prompts, [entry.name for entry in entries])
+    given = None if image_prompts is None else _given_prompts(image_prompts, [entry.name for entry in entries])
     further = further_of(made, label, None if interval is None else IntervalColumns(interval), aspects, given)
     label = with_labels(label, further)
     found: list[ImageScore] = []
@@ -164,7 +164,7 @@ def _given_prompts(prompts: 'Sequence[str] | Mapping[str, str]', names: Sequence
     found: dict[str, str] = {}
     for name, prompt in zip(names, checked_prompts(prompts, len(names)), strict=True):
         if found.setdefault(name, prompt) != prompt:
-            raise OptionError(f'prompts: {name} is given twice, with two prompts. Score it twice.')
+            raise OptionError(f'image_prompts: {name} is given twice, with two prompts. Score it twice.')
     return GivenPrompts(found)
 
 

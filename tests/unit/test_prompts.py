@@ -443,21 +443,21 @@ def test_each_picture_is_scored_with_its_own_prompt(metric, workers):
 def test_prompts_in_python(metric):
     made, paths = metric
     prompts = ['a red disc', 'a tree', 'a blue square']
-    found = api.score(paths, made, prompts=prompts)
-    by_name = api.score(paths, made, prompts=dict(zip(paths, prompts, strict=True)))
+    found = api.score(paths, made, image_prompts=prompts)
+    by_name = api.score(paths, made, image_prompts=dict(zip(paths, prompts, strict=True)))
     rows = found.rows()
     assert [row['alignment'] for row in rows] == [row['alignment'] for row in by_name.rows()]
     assert rows[1]['alignment'] == pytest.approx(made.net.score_with_prompts(paths[1], 'a tree').alignment.item(), abs=1e-5)
     assert found.metric.endswith(' alignment')
     with pytest.raises(OptionError, match='prompts: 2 for 3 pictures'):
-        api.score(paths, made, prompts=prompts[:2])
+        api.score(paths, made, image_prompts=prompts[:2])
     picture = Image.open(paths[0])
     with pytest.raises(OptionError, match='is given twice, with two prompts'):
-        api.score([paths[0], picture, paths[0]], made, prompts=prompts)
+        api.score([paths[0], picture, paths[0]], made, image_prompts=prompts)
     with pytest.raises(CheckpointError, match='has no alignment with prompts'):
-        api.score(paths, 'rali-lite', prompts=prompts)
+        api.score(paths, 'rali-lite', image_prompts=prompts)
     with pytest.raises(OptionError, match='"piqe" looks at no prompt'):
-        api.score(paths, 'piqe', prompts=prompts)
+        api.score(paths, 'piqe', image_prompts=prompts)
 
 
 def test_the_command_writes_a_column(metric, tmp_path, capsys):
