@@ -255,7 +255,8 @@ def score_column(column: 'pandas.Series[Any]', metric: Any = None, weights: str 
 
 def explain(images: Any, metric: str | None = None, weights: str | os.PathLike | None = None, *, device: str | None = None,
             num_texts: int = 3, num_basis: int = 5, reading: 'ReadingOptions | None' = None,
-            channels: str | None = None, with_map: bool = False) -> list['ExplainedImage']:
+            channels: str | None = None, with_map: bool = False,
+            image_prompts: 'Sequence[str] | Mapping[str, str] | None' = None) -> list['ExplainedImage']:
     """Explain the scores of images, as `pyiqa-rali explain` does: nearest texts, distortions, basis, uncertainty.
 
     Args:
@@ -267,6 +268,7 @@ def explain(images: Any, metric: str | None = None, weights: str | os.PathLike |
         num_basis: basis vectors with the largest weights.
         reading: how pictures are read; None turns them upright.
         with_map: whether each has a map of where it is good and bad too (see `RALI.quality_map`).
+        image_prompts: of generated pictures, as in `score`: the alignment with them is told too.
         channels: the order of the colours of arrays; see `score`.
 
     Returns:
@@ -283,7 +285,8 @@ def explain(images: Any, metric: str | None = None, weights: str | os.PathLike |
     from pyiqa_rali.scoring.given import entries_of
     entries, _ = entries_of(images, channels, (reading or READING).fetching, once=False)
     made = make_explainer(metric, None if weights is None else os.fspath(weights), device)
-    found = explain_entries(made, entries, num_texts, num_basis, reading or READING, with_map)
+    given = None if image_prompts is None else _given_prompts(image_prompts, [entry.name for entry in entries])
+    found = explain_entries(made, entries, num_texts, num_basis, reading or READING, with_map, given)
     return [explained for explained, _ in progress_bar(found, total=len(entries), desc='explain', unit='image')]
 
 

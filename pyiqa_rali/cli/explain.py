@@ -14,7 +14,7 @@ from pyiqa_rali.cli.arguments import CommandParser, add_images, add_reading_sett
 if TYPE_CHECKING:
     from pyiqa_rali.figures.explanations import Beside
     from pyiqa_rali.model.quality_map import QualityMap
-    from pyiqa_rali.scoring.explaining import ExplainedImage, Interval
+    from pyiqa_rali.scoring.explaining import Aligned, ExplainedImage, Interval
 
 WIDTH, BAR, VOTES = 80, 20, 5
 
@@ -27,6 +27,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
     parser.add_argument('--out', metavar='FOLDER', help='draw each explanation as a PNG in this folder')
     parser.add_argument('--map', action='store_true', help='tell where the picture is good and bad; with --out, draw it too')
+    parser.add_argument('--prompts', metavar='FILE', help='of generated pictures, a table of names and prompt')
     parser.add_argument('--json', action='store_true', help='one JSON object per line instead of text')
     parser.add_argument('--num-texts', type=int, default=3, metavar='N', help='nearest texts (default: %(default)s)')
     parser.add_argument('--num-basis', type=int, default=5, metavar='N', help='basis vectors (default: %(default)s)')
@@ -48,20 +49,21 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError, CheckpointError, OSError: nothing can be explained at all; the message says why.
     """
+    from pyiqa_rali.data.prompted import PromptFile
     from pyiqa_rali.model.explanation import check_counts
     from pyiqa_rali.scoring.explaining import explain_entries, make_explainer
     from pyiqa_rali.scoring.sources import ImageSources
     check_counts(args.num_texts, args.num_basis)
-    reading = reading_settings(args)
+    reading, prompts = reading_settings(args), PromptFile(args.prompts) if args.prompts else None
     sources = ImageSources(args.images, once=False, fetching=reading.fetching)
     metric = make_explainer(args.metric, args.weights, args.device)
     names, count, failed = FigureNames(args.out) if args.out else None, 0, 0
-    for explained, pixels in explain_entries(metric, sources, args.num_texts, args.num_basis, reading, args.map):
+    for explained, pixels in explain_entries(metric, sources, args.num_texts, args.num_basis, reading, args.map, prompts):
         image, error = explained.image, explained.error
         found: Any = explained.explanation
         count, failed = count + 1, failed + (found is None)
         print(_as_json(explained) if args.json else as_text(image, found, error, metric, explained.quality_map,
-                                                            explained.interval), flush=True)
+                                                            explained.interval, explained.aligned), flush=True)
         if names is not None and found is not None and pixels is not None:
             from pyiqa_rali.figures.explanations import draw_explanation
             draw_explanation(pixels, found, names.next(image), metric.net.metadata['mos_range'], metric.lower_better,
@@ -97,20 +99,22 @@ def _beside(explained: 'ExplainedImage', pixels: np.ndarray) -> 'Beside':
     from pyiqa_rali.figures.quality_maps import MappedPicture
     where, interval = explained.quality_map, explained.interval
     mapped = None if where is None else MappedPicture(pixels, np.asarray(where.values), where.region)
+    aligned = None if explained.aligned is None else (explained.aligned.prompt, explained.aligned.alignment)
     if interval is None:
-        return Beside(mapped=mapped)
-    return Beside((interval.low, interval.high), interval.coverage, interval.unlike, mapped)
+        return Beside(mapped=mapped, aligned=aligned)
+    return Beside((interval.low, interval.high), interval.coverage, interval.unlike, mapped, aligned)
 
 
 def _as_json(explained: 'ExplainedImage') -> str:
     found, where, interval = explained.explanation, explained.quality_map, explained.interval
-    told = {**({'quality_map': where.to_dict()} if where else {}), **({'interval': asdict(interval)} if interval else {})}
+    told = {**({'quality_map': where.to_dict()} if where else {}), **({'interval': asdict(interval)} if interval else {}),
+            **({'aligned': asdict(explained.aligned)} if explained.aligned else {})}
     return json.dumps({'image': explained.image, **(found.to_dict() if found else {'error': explained.error}), **told},
                       ensure_ascii=False)
 
 
 def as_text(path: str, found: Any, error: str, metric: Any, where: 'QualityMap | None' = None,
-            interval: 'Interval | None' = None) -> str:
+            interval: 'Interval | None' = None, aligned: 'Aligned | None' = None) -> str:
     """Return an explanation for a terminal, 80 columns wide except for long file names.
 
     Args:
@@ -120,6 +124,7 @@ def as_text(path: str, found: Any, error: str, metric: Any, where: 'QualityMap |
         metric: that explained it.
         where: its map; None leaves that part out.
         interval: around the score; None leaves it out.
+        aligned: with its prompt; None leaves it out.
     """
     if found is None:
         return f'{path}\n  error: {error}\n'
@@ -129,6 +134,9 @@ def as_text(path: str, found: Any, error: str, metric: Any, where: 'QualityMap |
     if interval is not None:
         lines.append(f'  interval of {interval.coverage:.0%}: {interval.low:.2f} to {interval.high:.2f}'
                      + (', unlike the pictures of its calibration' if interval.unlike else ''))
+    if aligned is not None:
+        lines.append(f'  alignment {aligned.alignment:.2f} with its prompt, agreement {aligned.agreement:.2f}')
+        lines.append(textwrap.fill(f'"{aligned.prompt}"', WIDTH, initial_indent='    ', subsequent_indent='    '))
     if found.aspects:
         lines.append('  aspects, from 0 (bad) to 1')
         cells = [f'{name} {value:.2f}' for name, value in found.aspects.items()]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 VOTES, LEAST_SHARE = 5, 0.005
 WRONG = 0.5  # an aspect below is drawn as wrong, with its fault
 TEXT_WIDTH = 150
+PROMPT_WIDTH, PROMPT_LINE = 110, 52  # characters of a prompt, and of a line below the picture
 
 
 class Vote(Protocol):
@@ -108,12 +109,14 @@ class Beside:
         coverage: share of images whose MOS the interval holds.
         unlike: whether the picture is unlike those on which the interval was calibrated.
         mapped: the picture with its map of quality.
+        aligned: of a generated picture, its prompt and the alignment with it.
     """
 
     interval: tuple[float, float] | None = None
     coverage: float = 0.9
     unlike: bool = False
     mapped: MappedPicture | None = None
+    aligned: tuple[str, float] | None = None
 
 
 @styled
@@ -139,6 +142,10 @@ def draw_explanation(pixels: np.ndarray, found: Explained, out: Path, mos_range:
     picture.imshow(pixels)
     picture.set_title('picture')
     without_ticks(picture)
+    if beside.aligned is not None:
+        prompt, alignment = beside.aligned
+        shown_prompt = textwrap.shorten(prompt, PROMPT_WIDTH, placeholder=' ...', break_on_hyphens=False)
+        picture.set_xlabel(textwrap.fill(f'alignment {alignment:.2f} with "{shown_prompt}"', PROMPT_LINE))
     if beside.mapped is not None:
         where = figure.add_subplot(shown[1])
         painted = paint_map(where, beside.mapped, mos_range, lower_better)

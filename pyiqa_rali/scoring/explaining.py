@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from pyiqa_rali.core.errors import CheckpointError, OptionError, first_line
+from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError, first_line
 from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage
 from pyiqa_rali.model.explanation import NO_BANK, NUM_BASIS, NUM_TEXTS, Explanation, check_counts
+from pyiqa_rali.model.prompt_scorer import NO_ALIGNMENT
 from pyiqa_rali.model.quality_map import QualityMap
 from pyiqa_rali.scoring.entries import ImageEntry, read_entry
+from pyiqa_rali.scoring.further import Prompts
 from pyiqa_rali.scoring.metrics import make_metric
 
 RALI = {'metric_opts': {'type': 'RALI'}}  # a name that pyiqa does not know is rejected where the metric is created
@@ -34,6 +36,21 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Aligned:
+    """How well a generated picture agrees with the prompt that it was made from.
+
+    Attributes:
+        prompt: of the picture.
+        alignment: in the unit of the training MOS of alignment.
+        agreement: in [0, 1], that it comes from.
+    """
+
+    prompt: str
+    alignment: float
+    agreement: float
+
+
+@dataclass(frozen=True)
 class ExplainedImage:
     """The explanation of one image's score, or why it has none.
 
@@ -43,6 +60,7 @@ class ExplainedImage:
         error: why there is none; empty otherwise.
         quality_map: where the image is good and bad; None unless it was asked for.
         interval: around the score; None where the checkpoint has none.
+        aligned: with its prompt; None unless prompts were given.
     """
 
     image: str
@@ -50,6 +68,7 @@ class ExplainedImage:
     error: str = ''
     quality_map: QualityMap | None = None
     interval: 'Interval | None' = None
+    aligned: 'Aligned | None' = None
 
 
 def make_explainer(metric: str | None, weights: str | None, device: str | None) -> Any:
@@ -91,7 +110,8 @@ def make_rali(metric: str | None, weights: str | None, device: str | None) -> An
 
 def explain_entries(metric: Any, images: Iterable[ImageEntry], num_texts: int = NUM_TEXTS, num_basis: int = NUM_BASIS,
                     reading: ReadingOptions = READING,
-                    with_map: bool = False) -> Iterator[tuple[ExplainedImage, np.ndarray | None]]:
+                    with_map: bool = False,
+                    prompts: Prompts | None = None) -> Iterator[tuple[ExplainedImage, np.ndarray | None]]:
     """Explain images one by one, in their order.
 
     Args:
@@ -101,15 +121,19 @@ def explain_entries(metric: Any, images: Iterable[ImageEntry], num_texts: int = 
         num_basis: basis vectors.
         reading: how pictures are read.
         with_map: whether where an image is good and bad is told too.
+        prompts: of the images, to tell the alignment with them too; one without a prompt cannot be explained.
 
     Yields:
         The explanation and the pixels (H, W, 3) that it belongs to; None for a picture that cannot be explained.
 
     Raises:
         OptionError: fewer than one text or basis vector is asked for.
+        CheckpointError: there are prompts, and the checkpoint has no alignment with them.
     """
     from pyiqa_rali.data.synthetic.dataset import as_tensor
     check_counts(num_texts, num_basis)
+    if prompts is not None and metric.net.prompts is None:
+        raise CheckpointError(NO_ALIGNMENT)
     device = next(metric.net.parameters()).device
     for entry in images:
         try:
@@ -117,12 +141,13 @@ def explain_entries(metric: Any, images: Iterable[ImageEntry], num_texts: int = 
             pictures = as_tensor([pixels]).to(device)
             found = metric.net.explain(pictures, num_texts, num_basis)[0]
             where, interval = map_of(metric.net, pictures) if with_map else None, interval_of(metric.net, pictures)
+            aligned = None if prompts is None else aligned_of(metric.net, pictures, prompts.prompt_of(entry.name))
         except UnreadableImage as error:
             yield ExplainedImage(entry.name, None, error.reason), None
-        except (ValueError, RuntimeError) as error:  # such as a picture that is too small
+        except (ValueError, RuntimeError, DataError) as error:  # such as a picture that is too small, or without a prompt
             yield ExplainedImage(entry.name, None, first_line(error)), None
         else:
-            yield ExplainedImage(entry.name, found, quality_map=where, interval=interval), pixels
+            yield ExplainedImage(entry.name, found, quality_map=where, interval=interval, aligned=aligned), pixels
 
 
 def interval_of(net: Any, pictures: Any) -> Interval | None:
@@ -131,6 +156,12 @@ def interval_of(net: Any, pictures: Any) -> Interval | None:
         return None
     found = net.score_with_interval(pictures)
     return Interval(float(found.low), float(found.high), found.coverage, bool(found.unlike))
+
+
+def aligned_of(net: Any, pictures: Any, prompt: str) -> Aligned:
+    """Return how well a picture (1, 3, H, W) agrees with its prompt, by a net that can tell."""
+    found = net.score_with_prompts(pictures, prompt)
+    return Aligned(prompt, float(found.alignment), float(found.agreement))
 
 
 def map_of(net: Any, pictures: Any) -> QualityMap:

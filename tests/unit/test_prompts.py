@@ -21,6 +21,7 @@ from pyiqa_rali.evaluation.options import evaluate_options
 from pyiqa_rali.model import checkpoint as checkpoint_format
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint import load_checkpoint, save_checkpoint, save_pth
+from pyiqa_rali.model.checkpoint_bank import with_bank
 from pyiqa_rali.model.checkpoint_prompts import with_prompts
 from pyiqa_rali.model.image_encoder import open_clip_model_config
 from pyiqa_rali.model.of_one_scorer import scorer_digest
@@ -34,6 +35,8 @@ from pyiqa_rali.training.rali.options import CompressOptions, ScoreOptions, trai
 from pyiqa_rali.training.rali.prompts import PromptTable, aligned, fit_prompt_scorer, keep_order
 from pyiqa_rali.training.rali.run_checks import check_sections
 from tests.tiny import tiny_open_clip_config
+from tests.unit.test_explanation import TEXTS
+from tests.unit.test_explanation import values as bank_values
 from tests.unit.test_rali import open_clip_encoder, random_rali, tensors_of
 
 WIDTH, COMPONENTS, BASIS = 16, 6, 9
@@ -491,3 +494,30 @@ def test_the_command_writes_a_column(metric, tmp_path, capsys):
     assert main(['info', weights]) == 0
     shown = capsys.readouterr().out
     assert 'learned from: made up' in shown and 'million in the text tower' in shown
+
+
+def test_explanations_tell_the_alignment(metric, tmp_path, capsys):
+    made, paths = metric
+    tensors, metadata = load_checkpoint(tmp_path / 'rali.safetensors')
+    features = F.normalize(torch.randn(len(TEXTS), WIDTH), dim=-1).half()
+    save_checkpoint(tmp_path / 'bank.safetensors', *with_bank(tensors, metadata, features, bank_values()))
+    weights, prompt = str(tmp_path / 'bank.safetensors'), 'a red disc on a wooden table, with many words about it'
+    (tmp_path / 'p.csv').write_text(f'image,prompt\na.png,"{prompt}"\n')
+    assert main(['explain', *paths[:2], '--weights', weights, '--prompts', str(tmp_path / 'p.csv'), '--out',
+                 str(tmp_path / 'figures')]) == 1
+    found, told = made.net.score_with_prompts(paths[0], prompt), capsys.readouterr().out
+    line = f'  alignment {found.alignment.item():.2f} with its prompt, agreement {found.agreement.item():.2f}\n    "{prompt}"'
+    assert line in told and 'error: no prompt for it in' in told and max(map(len, told.split('\n')[1:8])) <= 80
+    assert main(['explain', paths[0], '--weights', weights, '--out', str(tmp_path / 'plain')]) == 0
+    drawn, plain = (Image.open(tmp_path / name / 'a_explained.png') for name in ('figures', 'plain'))
+    assert drawn.size == plain.size and (np.asarray(drawn) != np.asarray(plain)).any()
+    assert main(['explain', paths[0], '--weights', weights, '--prompts', str(tmp_path / 'p.csv'), '--json']) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out.splitlines()[-1])['aligned'] == {
+        'prompt': prompt, 'alignment': pytest.approx(found.alignment.item(), abs=1e-4),
+        'agreement': pytest.approx(found.agreement.item(), abs=1e-4)}
+    in_python = api.explain(paths[:1], weights=weights, image_prompts=[prompt])
+    assert in_python[0].aligned.alignment == pytest.approx(found.alignment.item(), abs=1e-4)
+    assert api.explain(paths[:1], weights=weights)[0].aligned is None
+    with pytest.raises(CheckpointError, match='has no alignment with prompts'):
+        api.explain(paths[:1], image_prompts=[prompt])
