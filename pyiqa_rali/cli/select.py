@@ -60,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
     for folder, option in ((args.links, '--links'), (args.copies, '--copies'), (args.shards, '--shards')):
         if folder:
             files.refuse_filled(folder, option)
+    for path, option in ((args.list_file, '--list'), (args.sheet, '--sheet')):
+        if path and os.path.exists(path) and os.path.exists(args.table) and os.path.samefile(path, args.table):
+            raise OptionError(f'{option}: {path} is the table itself. Give another name.')
     found = select(args.table, above=args.above, below=args.below, best=_share(args.best, '--best'),
                    worst=_share(args.worst, '--worst'), surely=args.surely, lower_better=_lower_better(args),
                    near=files.NEAR if args.sheet else 0)
@@ -69,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet:
         print(files.draw_bar_sheet(args.sheet, found, reading, args.image_column))
     if args.list_file:
-        files.write_list(args.list_file, found)
+        errors |= files.write_list(args.list_file, found).errors
     if args.links:
         errors |= _told(files.link_files(args.links, found), args.links)
     for folder, write in ((args.copies, _copies), (args.shards, _shards)):

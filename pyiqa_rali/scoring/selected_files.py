@@ -60,11 +60,15 @@ def container_of(name: str) -> str | None:
 
 
 def write_list(path: str | os.PathLike, selection: Selection) -> Written:
-    """Write the names of the kept images, one per line."""
+    """Write the names of the kept images, one per line; a name with a line break is an error."""
     written = Written()
     with atomic_open(path, 'wb') as stream:
         for row in selection.rows():
-            stream.write(os.fsencode(row.image) + b'\n')
+            name = os.fsencode(row.image)
+            if b'\n' in name or b'\r' in name:
+                written.errors[repr(row.image)] = 'a list cannot hold a name with a line break'
+                continue
+            stream.write(name + b'\n')
             written.count += 1
     return written
 

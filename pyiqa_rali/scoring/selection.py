@@ -2,6 +2,7 @@
 
 import array
 import heapq
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ class TableRow:
 
     Attributes:
         image: the name.
-        score: None without one.
+        score: None without one, or where it is not a finite number.
         metric: that gave it.
         low: the low end of the score's interval; None where the table has none.
         high: its high end.
@@ -94,7 +95,9 @@ def _checked(rows: Iterator[dict[str, Any]], path: Path) -> Iterator[TableRow]:
 
 
 def _number(value: Any) -> float | None:
-    return None if value in (None, '') else float(value)
+    """Return a cell's number; None where it is empty or, as other programs write that, not finite."""
+    found = None if value in (None, '') else float(value)
+    return found if found is not None and math.isfinite(found) else None
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,8 @@ def select(table: str | os.PathLike, *, above: float | None = None, below: float
     if len(given) != 1:
         raise OptionError('--above, --below, --best, --worst: give exactly one of them.')
     (name, value), = given.items()
+    if not math.isfinite(value):
+        raise OptionError(f'--{name}: {value} must be a finite number.')
     if surely and name in ('best', 'worst'):
         raise OptionError(f'--surely: goes with --above or --below, not with --{name}.')
     scores, metric = _read_scores(Path(table), surely)

@@ -110,10 +110,35 @@ def test_tables_that_say_too_little_are_rejected(table, change, message):
     ({'best': 0.1, 'lower_better': False}, '0.1 of 6 images is less than one'),
     ({'best': 1.5, 'lower_better': False}, '--best: 1.5 must be a share'),
     ({'best': 0.5, 'surely': True, 'lower_better': False}, '--surely: goes with'),
+    ({'above': float('nan')}, '--above: nan must be a finite number'), ({'below': float('inf')}, '--below: inf must be'),
     ({'worst': 0.5}, '--worst: whether high or low scores of rali-lite are good is not known')])
 def test_bars_that_cannot_be_applied_are_rejected(table, bar, message):
     with pytest.raises(OptionError, match=message):
         select(table, **bar)
+
+
+@pytest.mark.parametrize('written', ['nan', 'NaN', 'inf', '-inf'])
+def test_scores_that_are_no_finite_numbers_are_none(table, written):
+    table.write_text(table.read_text().replace('c.png,,', f'c.png,{written},'))
+    for bar in ({'above': 3.4}, {'best': 4 / 6, 'lower_better': False}):
+        found = select(table, **bar)
+        assert names(found) == 'bdfg' and (found.kept, found.left, found.without) == (4, 2, 1)
+
+
+def test_a_name_that_a_list_cannot_hold_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 's.csv').write_bytes(b'image,score,error,metric\r\n"a\nb.png",4,,m\r\nc.png,5,,m\r\n')
+    assert main(['select', 's.csv', '--above', '1', '--list', 'l.txt']) == 1
+    assert (tmp_path / 'l.txt').read_text() == 'c.png\n'
+    assert "'a\\nb.png'\terror: a list cannot hold a name with a line break" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('option', ['--list', '--sheet'])
+def test_the_table_itself_is_not_overwritten(table, option, capsys):
+    before = table.read_bytes()
+    assert main(['select', 's.csv', '--above', '3.4', option, '../' + table.parent.name + '/s.csv']) == 2
+    assert f'{option}: ../{table.parent.name}/s.csv is the table itself' in capsys.readouterr().err
+    assert table.read_bytes() == before
 
 
 def test_names_below_a_folder():
