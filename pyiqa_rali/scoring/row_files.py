@@ -1,6 +1,7 @@
 """Tables whose rows hold the bytes of pictures: Parquet and Arrow files, and what Hugging Face's `datasets` has saved.
 
-A column of pictures holds their bytes, or pairs of `bytes` and `path` as `datasets` writes them. Rows are read a few at a time,
+A column of pictures holds their bytes, or pairs of `bytes` and `path` as `datasets` writes them. A field within a column of
+structures is named with dots: `meta.image`. Rows are read a few at a time,
 and pictures are named by their row, counted from 0: `file.parquet::12`.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pyiqa_rali.core.errors import DataError, did_you_mean, first_line
+from pyiqa_rali.core.errors import DataError, did_you_mean, first_line, some
 from pyiqa_rali.data.addresses import extension_of, shown
 from pyiqa_rali.data.fetching import FETCHING, FetchOptions, on_disk
 from pyiqa_rali.scoring.entries import ImageEntry
@@ -61,7 +62,7 @@ def row_entries(path: str, number: int, column: str | None = None, fetching: Fet
     try:
         with on_disk(path, fetching) as file, _batches(file, extension_of(path), column) as batches:
             for batch in batches:
-                for value in batch.column(0):
+                for value in batch:
                     yield _entry(f'{name}{BETWEEN}{count}', path, (number, count + 1), value.as_py())
                     count += 1
     except Exception as error:  # what Arrow raises depends on where a file is damaged
@@ -91,7 +92,7 @@ def _entry(name: str, path: str, position: tuple[int, int], value: Any) -> Image
 
 @contextlib.contextmanager
 def _batches(path: str, extension: str, column: str | None) -> Iterator[Iterator[Any]]:
-    """Yield an iterator over batches of rows that have the column of pictures alone."""
+    """Yield an iterator over batches of rows, of each the column of pictures alone."""
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -99,11 +100,18 @@ def _batches(path: str, extension: str, column: str | None) -> Iterator[Iterator
         raise DataError(NEEDS_PYARROW) from None
     if extension == '.parquet':
         with parquet.ParquetFile(path) as file:
-            yield file.iter_batches(ROWS, columns=[picture_column(file.schema_arrow, column)])
+            chosen = picture_column(file.schema_arrow, column)
+            yield (_within(batch.column(0), chosen) for batch in file.iter_batches(ROWS, columns=['.'.join(chosen)]))
         return
     with pa.memory_map(path) as source, _arrow_reader(pa, source) as reader:
         chosen = picture_column(reader.schema, column)
-        yield (part for batch in _arrow_batches(reader) for part in _parts(batch.select([chosen])))
+        yield (_within(part.column(0), chosen) for batch in _arrow_batches(reader) for part in _parts(batch.select(chosen[:1])))
+
+
+def _within(column: Any, path: tuple[str, ...]) -> Any:
+    """Return a field within a column of structures; of rows without a structure it is null."""
+    from pyarrow import compute
+    return compute.struct_field(column, list(path[1:])) if path[1:] else column
 
 
 def _arrow_reader(pa: Any, source: Any) -> Any:
@@ -125,40 +133,60 @@ def _parts(batch: Any) -> Iterator[Any]:
     return (batch.slice(start, ROWS) for start in range(0, batch.num_rows, ROWS))
 
 
-def picture_column(schema: Any, asked: str | None) -> str:
-    """Return the name of the column with pictures.
+def picture_column(schema: Any, asked: str | None) -> tuple[str, ...]:
+    """Return the name of the column with pictures, and those of the fields within it that lead to them.
 
     Args:
         schema: Arrow's.
-        asked: the user's choice; None takes the only column that can hold pictures: one that `datasets` calls an image,
-            otherwise one of pairs of bytes and path, otherwise one of bytes.
+        asked: the user's choice, with dots; None takes the only column that can hold pictures: one that `datasets` calls an
+            image, otherwise one of pairs of bytes and path, otherwise one of bytes.
 
     Raises:
         DataError: there is no such column, it holds no bytes, or several could be meant.
     """
-    pairs = [field.name for field in schema if _is_pair(field.type)]
-    plain = [field.name for field in schema if _is_binary(field.type)]
-    if asked is not None:
-        if asked in (*pairs, *plain):
-            return asked
-        what = 'holds no bytes of pictures' if asked in schema.names else 'is not in it'
-        raise DataError(f'--image-column: "{asked}" {what}; its columns are {", ".join(schema.names)}.'
-                        f'{did_you_mean(asked, [*pairs, *plain])}')
-    told = [name for name in _told_images(schema) if name in (*pairs, *plain)]
+    fields = dict(_fields(schema))
+    pairs = [path for path, kind in fields.items() if _is_pair(kind)]
+    plain = [path for path, kind in fields.items() if _is_binary(kind)]
+    told = [path for path in _told_images(schema) if path in (*pairs, *plain)]
     found = told or pairs or plain
+    if asked is not None:
+        found = [path for path in (*pairs, *plain) if '.'.join(path) == asked]
+        if not found:
+            what = 'holds no bytes of pictures' if asked in map('.'.join, fields) else 'is not in it'
+            raise DataError(f'--image-column: "{asked}" {what}; its columns are {", ".join(map(".".join, fields))}.'
+                            f'{did_you_mean(asked, map(".".join, [*pairs, *plain]))}')
     if len(found) > 1:
-        raise DataError(f'several columns may hold the pictures: {", ".join(found)}. Give --image-column.')
+        raise DataError(f'several columns may hold the pictures: {", ".join(map(".".join, found))}. Give --image-column.')
     if not found:
-        raise DataError(f'no column holds bytes of pictures; its columns are {", ".join(schema.names)}')
+        lists = ['.'.join(path) for path, kind in fields.items() if _is_list(kind)]
+        hint = f'. Of lists, such as {some(lists)}, no pictures are read: a row has one' if lists else ''
+        raise DataError(f'no column holds bytes of pictures; its columns are {", ".join(map(".".join, fields))}{hint}')
     return found[0]
 
 
-def _told_images(schema: Any) -> list[str]:
+def _fields(schema: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield path and type of every column and, where columns are structures and no pictures, of the fields within."""
+    import pyarrow as pa
+    for field in schema:
+        path = (*above, field.name)
+        yield path, field.type
+        if pa.types.is_struct(field.type) and not _is_pair(field.type):
+            yield from _fields(field.type, path)
+
+
+def _told_images(schema: Any) -> list[tuple[str, ...]]:
     """Return the columns that a file's own record, as `datasets` writes it, calls images."""
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        features = json.loads((schema.metadata or {})[b'huggingface'])['info']['features']
-        return [name for name, feature in features.items() if feature.get('_type') == 'Image']
+        return list(_images(json.loads((schema.metadata or {})[b'huggingface'])['info']['features']))
     return []
+
+
+def _images(features: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, feature in features.items():
+        if isinstance(feature, dict) and feature.get('_type') == 'Image':
+            yield *above, name
+        elif isinstance(feature, dict) and not isinstance(feature.get('_type'), str):
+            yield from _images(feature, (*above, name))
 
 
 def _is_pair(kind: Any) -> bool:
@@ -168,4 +196,11 @@ def _is_pair(kind: Any) -> bool:
 
 def _is_binary(kind: Any) -> bool:
     import pyarrow as pa
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    types = pa.types
+    return (types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+            or (types.is_dictionary(kind) and _is_binary(kind.value_type)))
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)

@@ -313,6 +313,47 @@ def test_the_column_that_is_asked_for_or_recorded_is_taken(tmp_path):
     assert names_and_values(entries(str(tmp_path / 'b.parquet')))[0][1] == 2
 
 
+PICTURE = pa.struct([('bytes', pa.binary()), ('path', pa.string())])
+
+
+@pytest.mark.parametrize('kind', [
+    pa.binary(), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary()), PICTURE])
+@pytest.mark.parametrize('extension', ['parquet', 'arrow'])
+def test_pictures_in_fields_of_structures_however_they_are_stored(tmp_path, kind, extension):
+    values = [{'bytes': content, 'path': None} if kind is PICTURE else content for content in (png(1), png(2))]
+    pictures = pa.array(values, pa.binary()).dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(values, kind)
+    inside = pa.StructArray.from_arrays([pictures, pa.array([7, 8])], ['photo', 'number'])
+    rows = pa.table({'id': [1, 2], 'meta': pa.StructArray.from_arrays([inside], ['first'])})
+    path = str(tmp_path / f'a.{extension}')
+    if extension == 'parquet':
+        parquet.write_table(rows, path)
+    else:
+        with pa.OSFile(path, 'wb') as target, pa.ipc.new_file(target, rows.schema) as writer:
+            writer.write_table(rows)
+    for asked in (None, 'meta.first.photo'):
+        assert names_and_values(entries(path, image_column=asked)) == [(f'{path}::0', 1), (f'{path}::1', 2)]
+    entry, = entries(path, image_column='meta.first.number')
+    assert entry.error.startswith('--image-column: "meta.first.number" holds no bytes of pictures; its columns are id, meta, '
+                                  'meta.first, meta.first.photo, meta.first.number.')
+
+
+def test_a_row_without_a_structure_has_a_reason_and_lists_are_not_read(tmp_path):
+    path = str(tmp_path / 'a.parquet')
+    parquet.write_table(pa.table({'meta': pa.array([{'photo': png(1)}, None, {'photo': None}])}), path)
+    assert [entry.error for entry in entries(path)] == ['', 'the row holds no picture', 'the row holds no picture']
+    parquet.write_table(pa.table({'photos': pa.array([[png(1)], [png(2), png(3)]])}), path)
+    entry, = entries(path)
+    assert entry.error.endswith('its columns are photos. Of lists, such as photos, no pictures are read: a row has one')
+
+
+def test_a_record_may_name_an_image_within_a_structure(tmp_path):
+    both = pa.table({'meta': pa.array([{'a': png(1), 'b': png(2)}])})
+    features = {'meta': {'a': {'_type': 'Value'}, 'b': {'_type': 'Image'}}}
+    told = both.replace_schema_metadata({'huggingface': json.dumps({'info': {'features': features}})})
+    parquet.write_table(told, tmp_path / 'a.parquet')
+    assert names_and_values(entries(str(tmp_path / 'a.parquet')))[0][1] == 2
+
+
 def test_a_damaged_parquet_file_gives_a_row(tmp_path):
     path = row_file(tmp_path / 'a.parquet', [png(1)] * 3)
     Path(path).write_bytes(Path(path).read_bytes()[:-20])
