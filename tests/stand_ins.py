@@ -133,15 +133,11 @@ class Bucket(Server):
             self._list(request, query.get('prefix', ''), query.get('delimiter', ''))
 
     def _list(self, request, prefix, delimiter):
-        keys, folders = [], []
-        for key in sorted(self.objects):
-            if key.startswith(prefix):
-                before, found, _ = key[len(prefix):].partition(delimiter) if delimiter else (key, '', '')
-                (folders if found else keys).append(prefix + before + found if found else key)
+        keys, folders = below(self.objects, prefix, delimiter)
         contents = ''.join(f'<Contents><Key>{escape(key)}</Key><LastModified>1970-01-01T00:00:00.000Z</LastModified>'
                            f'<ETag>"0"</ETag><Size>{len(self.objects[key])}</Size><StorageClass>STANDARD</StorageClass>'
                            '</Contents>' for key in keys)
-        common = ''.join(f'<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>' for each in dict.fromkeys(folders))
+        common = ''.join(f'<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>' for each in folders)
         request.send(f'<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><Name>{self.name}</Name><Prefix>{escape(prefix)}'
                      f'</Prefix><KeyCount>{len(keys)}</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated>'
                      f'{contents}{common}</ListBucketResult>'.encode(), Content_Type='application/xml')
@@ -150,6 +146,146 @@ class Bucket(Server):
     def _refuse(request, status, code):
         request.send(f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode(), status,
                       Content_Type='application/xml')
+
+
+class GoogleBucket(Server):
+    """One bucket behind Google's JSON interface, and the place where a service account gets its token.
+
+    Args:
+        name: of the bucket.
+        objects: content by key.
+        token: what a service account gets, and what may read.
+    """
+
+    def __init__(self, name, objects, token):
+        super().__init__()
+        self.name, self.objects, self.token, self.readers = name, objects, token, {token}
+
+    def answer(self, request):
+        parts, body = urllib.parse.urlsplit(request.path), request.body()
+        if parts.path == '/token':
+            assert body
+            return self._json(request, {'access_token': self.token, 'expires_in': 3600, 'token_type': 'Bearer'})
+        if request.headers.get('Authorization', '').removeprefix('Bearer ') not in self.readers:
+            return self._json(request, {'error': {'code': 403, 'message': 'no access to the bucket'}}, 403)
+        begin = f'/storage/v1/b/{self.name}/o'
+        if parts.path == begin:
+            query = dict(urllib.parse.parse_qsl(parts.query))
+            keys, folders = below(self.objects, query.get('prefix', ''), query.get('delimiter', ''))
+            return self._json(request, {'prefixes': folders, 'items': [self._facts(key) for key in keys]})
+        key = urllib.parse.unquote(parts.path.removeprefix('/download').removeprefix(begin).lstrip('/'))
+        if key not in self.objects:
+            return self._json(request, {'error': {'code': 404, 'message': 'no such object'}}, 404)
+        if parts.path.startswith('/download'):
+            return request.send(self.objects[key])
+        return self._json(request, self._facts(key))
+
+    def _facts(self, key):
+        return {'name': key, 'bucket': self.name, 'size': str(len(self.objects[key])), 'generation': '1',
+                'updated': '2020-01-01T00:00:00.000Z', 'timeCreated': '2020-01-01T00:00:00.000Z',
+                'mediaLink': f'{self.address}/download/storage/v1/b/{self.name}/o/{urllib.parse.quote(key, safe="")}'}
+
+    @staticmethod
+    def _json(request, values, status=200):
+        request.send(json.dumps(values).encode(), status, Content_Type='application/json')
+
+
+class AzureContainer(Server):
+    """One container behind Azure's interface for blobs, for who has signed in the account's name.
+
+    Args:
+        name: of the container.
+        objects: content by key.
+    """
+
+    def __init__(self, name, objects):
+        super().__init__()
+        self.name, self.objects, self.account = name, objects, 'acc'
+
+    def answer(self, request):
+        parts = urllib.parse.urlsplit(request.path)
+        container, _, key = urllib.parse.unquote(parts.path).removeprefix('/acc/').partition('/')
+        query = dict(urllib.parse.parse_qsl(parts.query))
+        if not request.headers.get('Authorization', '').startswith(f'SharedKey {self.account}:'):
+            return self._refuse(request, 403, 'AuthenticationFailed')
+        if container == self.name and query.get('comp') == 'list':
+            return self._list(request, query.get('prefix', ''), query.get('delimiter', ''))
+        if container != self.name or key not in self.objects:
+            return self._refuse(request, 404, 'BlobNotFound')
+        if (asked := request.headers.get('x-ms-range')) and 'Range' not in request.headers:
+            request.headers['Range'] = asked
+        return request.send(self.objects[key], x_ms_blob_type='BlockBlob', ETag='"1"',
+                            Last_Modified=email.utils.formatdate(0, usegmt=True))
+
+    def _list(self, request, prefix, delimiter):
+        keys, folders = below(self.objects, prefix, delimiter)
+        blobs = ''.join(f'<Blob><Name>{escape(key)}</Name><Properties><Content-Length>{len(self.objects[key])}</Content-Length>'
+                        '<Etag>1</Etag><BlobType>BlockBlob</BlobType></Properties></Blob>' for key in keys)
+        common = ''.join(f'<BlobPrefix><Name>{escape(each)}</Name></BlobPrefix>' for each in folders)
+        request.send(f'<?xml version="1.0"?><EnumerationResults ServiceEndpoint="{self.address}" '
+                     f'ContainerName="{self.name}"><Blobs>{blobs}{common}</Blobs><NextMarker/></EnumerationResults>'.encode(),
+                     Content_Type='application/xml')
+
+    @staticmethod
+    def _refuse(request, status, code):
+        request.send(f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode(), status,
+                     Content_Type='application/xml', x_ms_error_code=code)
+
+
+class HubFiles(Server):
+    """The part of the hub's interface that reads the files of one repository of data.
+
+    Args:
+        repository: 'owner/name'.
+        files: content by path, of the branch main.
+        token: what may read.
+    """
+
+    COMMIT = '0123456789abcdef0123456789abcdef01234567'
+
+    def __init__(self, repository, files, token):
+        super().__init__()
+        self.repository, self.files, self.token = repository, files, token
+
+    def answer(self, request):
+        path, body = urllib.parse.unquote(urllib.parse.urlsplit(request.path).path), request.body()
+        api, resolved = f'/api/datasets/{self.repository}', f'/datasets/{self.repository}/resolve/'
+        if request.headers.get('Authorization') != f'Bearer {self.token}':
+            return Hub.json(request, {'error': 'no access'}, 401, X_Error_Code='RepoNotFound')
+        if path.startswith(resolved):
+            name = path.removeprefix(resolved).partition('/')[2]
+            if name in self.files:
+                return request.send(self.files[name], ETag=f'"{name}"', X_Repo_Commit=self.COMMIT)
+            return Hub.json(request, {'error': 'no such file'}, 404, X_Error_Code='EntryNotFound')
+        if path.startswith(f'{api}/paths-info/'):
+            asked = urllib.parse.parse_qs(body.decode()).get('paths') or json.loads(body)['paths']
+            return Hub.json(request, [each for name in asked for each in self._facts(name)])
+        if path.startswith(f'{api}/tree/'):
+            folder = path.removeprefix(f'{api}/tree/').partition('/')[2]
+            keys, folders = below(self.files, f'{folder}/' if folder else '', '/')
+            if not keys and not folders:
+                return Hub.json(request, {'error': 'no such folder'}, 404, X_Error_Code='EntryNotFound')
+            names = [each.rstrip('/') for each in folders] + keys
+            return Hub.json(request, [each for name in names for each in self._facts(name)])
+        if path == api or path.startswith(f'{api}/revision/'):
+            return Hub.json(request, {'id': self.repository, 'sha': self.COMMIT, 'private': True, 'siblings': []})
+        return Hub.json(request, {'error': 'not found'}, 404)
+
+    def _facts(self, name):
+        if name in self.files:
+            return [{'type': 'file', 'path': name, 'size': len(self.files[name]), 'oid': 'a' * 40}]
+        there = any(each.startswith(f'{name}/') for each in self.files)
+        return [{'type': 'directory', 'path': name, 'oid': 'b' * 40}] if there else []
+
+
+def below(names, prefix, delimiter):
+    """Return the names that begin so and, where they go on with a delimiter, what stands before it, once each."""
+    keys, folders = [], []
+    for name in sorted(names):
+        if name.startswith(prefix):
+            before, found, _ = name[len(prefix):].partition(delimiter) if delimiter else (name[len(prefix):], '', '')
+            (folders if found else keys).append(prefix + before + found if found else name)
+    return keys, list(dict.fromkeys(folders))
 
 
 class Hub(Server):

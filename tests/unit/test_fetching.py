@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import sys
 import tarfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pyiqa_rali.data.fetching import FetchError, FetchOptions, fetch, open_addre
 from pyiqa_rali.data.image_files import ReadingOptions, UnreadableImage, read_rgb
 from pyiqa_rali.scoring.entries import read_entry
 from pyiqa_rali.scoring.sources import ImageSources
-from tests.stand_ins import Bucket, Files, busy, cut, dripping, running, silent
+from tests.stand_ins import AzureContainer, Bucket, Files, GoogleBucket, HubFiles, busy, cut, dripping, running, silent
 
 QUICK = FetchOptions(timeout=30, retries=2)
 SECRET = 'wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY'
@@ -265,6 +266,113 @@ def test_s3_with_the_wrong_key_gives_reasons_without_it(bucket, monkeypatch):
             read_entry(entry, ReadingOptions(fetching=FetchOptions(30, 0)))
         assert 'fetched' in caught.value.reason or 'listed' in caught.value.reason
         assert SECRET not in str(caught.value) and 'readers-key' not in str(caught.value)
+
+
+STORED = {'set/a.png': png(1), 'set/deep/b.png': png(2), 'set/x.csv': b'', 's.tar': tar(('m.png', png(3)))}
+TOKEN = 'ya29.a0AfB-this-is-a-secret-word'
+
+
+@pytest.fixture
+def google(monkeypatch, tmp_path):
+    """A bucket that stands in for Google's, and a service account that is found as Google's library finds it."""
+    import gcsfs
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from gcsfs import extended_gcsfs
+    server = GoogleBucket('photos', STORED, TOKEN)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    (tmp_path / 'account.json').write_text(json.dumps({
+        'type': 'service_account', 'client_email': 'reader@project.iam.gserviceaccount.com', 'private_key': key,
+        'private_key_id': '1', 'project_id': 'project', 'token_uri': f'{server.address}/token'}))
+    monkeypatch.setenv('GOOGLE_APPLICATION_CREDENTIALS', str(tmp_path / 'account.json'))
+    monkeypatch.setenv('NO_GCE_CHECK', 'true')
+    monkeypatch.setenv('STORAGE_EMULATOR_HOST', server.address)
+
+    async def plain(system, name):  # asked by gRPC, of Google itself
+        return extended_gcsfs.BucketType.NON_HIERARCHICAL
+    monkeypatch.setattr(extended_gcsfs.ExtendedGcsFileSystem, '_get_bucket_type', plain)
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    with running(server):
+        yield server
+    gcsfs.GCSFileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def azure(monkeypatch):
+    """A container that stands in for Azure's, and the connection string that Azure's library looks for."""
+    import adlfs
+    server = AzureContainer('photos', STORED)
+    monkeypatch.setenv('AZURE_STORAGE_CONNECTION_STRING', 'DefaultEndpointsProtocol=http;AccountName=acc;'
+                       f'AccountKey=c2VjcmV0a2V5c2VjcmV0a2V5;BlobEndpoint={server.address}/acc;')
+    adlfs.AzureBlobFileSystem.clear_instance_cache()
+    with running(server):
+        yield server
+    adlfs.AzureBlobFileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A private repository of data that stands in for one of the hub, and a token where the hub's library looks for it."""
+    import huggingface_hub
+    from huggingface_hub import constants
+    server = HubFiles('me/photos', STORED, 'hf_readers_secret')
+    for name, value in (('HF_HUB_OFFLINE', False), ('HF_HUB_DISABLE_XET', True), ('ENDPOINT', server.address),
+                        ('HUGGINGFACE_CO_URL_TEMPLATE', server.address + '/{repo_id}/resolve/{revision}/{filename}')):
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv('HF_TOKEN', server.token)
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+    with running(server):
+        yield server
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize(('store', 'begin'), [('google', 'gs://photos'), ('google', 'gcs://photos'), ('azure', 'az://photos'),
+                                              ('azure', 'abfs://photos'), ('hub', 'hf://datasets/me/photos'),
+                                              ('hub', 'hf://datasets/me/photos@main')])
+def test_pictures_folders_globs_and_shards_in_other_stores(request, store, begin):
+    request.getfixturevalue(store)
+    assert names_and_values(entries(f'{begin}/set', f'{begin}/*.tar')) == [
+        (f'{begin}/set/a.png', 1), (f'{begin}/set/deep/b.png', 2), (f'{begin}/s.tar::m.png', 3)]
+    assert names_and_values(entries(f'{begin}/set/a.png', f'{begin}/**/b.png')) == [
+        (f'{begin}/set/a.png', 1), (f'{begin}/set/deep/b.png', 2)]
+
+
+@pytest.mark.parametrize(('store', 'begin', 'secrets'), [
+    ('google', 'gs://photos', [TOKEN]), ('azure', 'az://photos', ['c2VjcmV0a2V5c2VjcmV0a2V5']),
+    ('hub', 'hf://datasets/me/photos', ['hf_readers_secret'])])
+def test_who_may_not_read_is_told_once_and_without_secrets(request, store, begin, secrets, caplog):
+    server = request.getfixturevalue(store)
+    server.readers, server.account, server.token = set(), 'somebody-else', 'another'
+    asked = []
+    for address in (f'{begin}/set/a.png', f'{begin}/s.tar'):
+        with pytest.raises(FetchError) as caught, open_address(address, FetchOptions(30, 3)) as stream:
+            stream.read()
+        asked.append(str(caught.value))
+        assert 'tries' not in str(caught.value)  # it does not change by waiting
+        assert 'no permission' in str(caught.value) or 'not found' in str(caught.value)  # the hub says no more than that
+        with pytest.raises(FetchError) as caught:
+            fetch(address, FetchOptions(30, 3))
+        asked.append(str(caught.value))
+        assert 'tries' not in str(caught.value)
+    for secret in secrets:
+        assert not any(secret in text for text in [*asked, caplog.text])
+
+
+@pytest.mark.parametrize(('store', 'begin'), [('google', 'gs://photos'), ('azure', 'az://photos'),
+                                              ('hub', 'hf://datasets/me/photos')])
+def test_what_another_store_does_not_have(request, store, begin):
+    request.getfixturevalue(store)
+    with pytest.raises(FetchError, match='cannot be fetched: not found$'):
+        fetch(f'{begin}/none.png', FetchOptions(30, 3))
+
+
+@pytest.mark.parametrize(('protocol', 'module'), [('s3', 's3fs'), ('gs', 'gcsfs'), ('az', 'adlfs'), ('abfs', 'adlfs')])
+def test_a_protocol_whose_library_is_missing_says_what_to_install(monkeypatch, protocol, module):
+    monkeypatch.delitem(sys.modules['fsspec.registry']._registry, protocol, raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(OptionError, match=rf'a.png: {protocol}:// needs pip install pyiqa-rali\[remote\]'):
+        ImageSources([f'{protocol}://bucket/a.png'])
 
 
 def row_file(path, pictures, name='image', pairs=True, **others):

@@ -13,6 +13,8 @@ Result = TypeVar('Result')
 LARGEST = 1 << 30  # bytes of one picture
 BLOCK = 1 << 20  # bytes that are read at once
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two tries; the pause doubles
+BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers of HTTP that another try may change
+MEANINGS = {401: 'credentials are needed', 403: 'no permission', 404: 'not found', 410: 'not there any more'}
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, TypeError, ImportError)
 FINAL_NAMES = ('NoCredentialsError', 'PartialCredentialsError', 'CredentialRetrievalError', 'DefaultCredentialsError',
                'OfflineModeIsEnabled')  # of libraries that may not be installed
@@ -111,7 +113,21 @@ def in_time(work: Callable[[], Result], seconds: float) -> Result:
 
 
 def _is_final(error: Exception) -> bool:
-    return isinstance(error, FINAL) or type(error).__name__ in FINAL_NAMES
+    status = _status(error)
+    return isinstance(error, FINAL) or type(error).__name__ in FINAL_NAMES or (400 <= status < 500 and status not in BUSY)
+
+
+def _status(error: BaseException) -> int:
+    """Return the status of HTTP that a store has answered with, wherever its library keeps it; 0 where there is none."""
+    response = getattr(error, 'response', None)
+    fields = response.get('ResponseMetadata', {}) if isinstance(response, dict) else {}  # botocore's
+    for value in (fields.get('HTTPStatusCode'), getattr(response, 'status_code', None),
+                  *(getattr(error, name, None) for name in ('status_code', 'code', 'status'))):
+        if str(value).isdigit():
+            return int(str(value))
+    if isinstance(error, OSError) and str(error).startswith('Forbidden'):  # all that gcsfs keeps of it
+        return 403
+    return _status(error.__cause__) if error.__cause__ is not None else 0
 
 
 def _reason(error: Exception) -> str:
@@ -123,4 +139,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = first_line(error)
-    return text if isinstance(error, Busy | OSError) else f'{type(error).__name__}: {text}'
+    text = text if isinstance(error, Busy | OSError) else f'{type(error).__name__}: {text}'
+    meaning = MEANINGS.get(_status(error))
+    return f'{meaning} ({text})' if meaning else text

@@ -11,10 +11,8 @@ from typing import Any
 
 from pyiqa_rali.core.errors import first_line
 from pyiqa_rali.data.addresses import shown
-from pyiqa_rali.data.fetching.tries import LARGEST, Busy, FetchOptions, Final
+from pyiqa_rali.data.fetching.tries import BUSY, LARGEST, MEANINGS, Busy, FetchOptions, Final
 
-BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers that another try may change
-MEANINGS = {401: 'credentials are needed', 403: 'no permission', 404: 'not found', 410: 'not there any more'}
 _ASKING: ContextVar[bool] = ContextVar('asking', default=False)  # whether a request of this thread is ours
 
 
