@@ -142,7 +142,11 @@ def _member_entry(path: str, position: tuple[int, int], member: tarfile.TarInfo,
     elif member.size > LARGEST_MEMBER:
         yield ImageEntry(name, path, position, error=f'{member.size} bytes are too many for an image: damaged shard?')
     else:
-        content = stream.read_exactly(member.size)
+        try:
+            content = stream.read_exactly(member.size)
+        except (tarfile.TarError, DataError, OSError, EOFError, zlib.error) as error:  # its header is read: it has a row, too
+            yield ImageEntry(name, path, position, error=f'the shard breaks off within this image: {_reason(error)}')
+            raise
         yield ImageEntry(name, path, position, size=member.size, content=content)
 
 

@@ -70,7 +70,7 @@ def test_a_shard_cut_anywhere_gives_what_is_whole_and_says_so(tmp_path, name):
         assert {entry.name for entry in images} <= whole
         errors = [error_of(entry) for entry in images]
         assert not any(errors[:-1])
-        assert not errors or errors[-1] == '' or 'the shard ends after ' in errors[-1]
+        assert not errors or errors[-1] == '' or re.match('the shard (ends after|breaks off within this image)', errors[-1])
 
 
 def test_a_header_that_is_damaged_in_the_middle_is_told(tmp_path):
@@ -211,3 +211,15 @@ def test_zeros_that_may_be_a_hole_or_a_short_end_mark_are_told_and_every_image_i
     *images, error = shard_entries(str(tmp_path / 's.tar'), 0, Counter())
     assert [read_entry(entry).shape[1] for entry in images] == [24, 25, 26, 27]
     assert error.error == 'shard damaged after 2 members: zeros in the middle: shards that were joined, or a hole'
+
+
+def test_an_image_within_which_a_compressed_shard_breaks_off_has_a_row(tmp_path):
+    noise = [np.random.default_rng(value).integers(0, 255, 3000, np.uint8).tobytes() for value in range(3)]
+    write_shard(tmp_path / 's.tar', [(f'{place}.png', content) for place, content in enumerate(noise)])
+    packed = gzip.compress((tmp_path / 's.tar').read_bytes(), mtime=0)
+    (tmp_path / 's.tgz').write_bytes(packed[:len(packed) // 2])
+    found = list(shard_entries(str(tmp_path / 's.tgz'), 0, Counter()))
+    assert [entry.name.rpartition('::')[2] for entry in found] == ['0.png', '1.png', str(tmp_path / 's.tgz')]
+    assert found[0].content == noise[0] and not found[0].error
+    assert found[1].error.startswith('the shard breaks off within this image: Compressed file ended before')
+    assert found[2].error.startswith('shard damaged after 2 members: Compressed file ended before')
