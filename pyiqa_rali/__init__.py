@@ -10,7 +10,7 @@ from typing import Any
 
 from pyiqa_rali import register as _register
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 # where each public name is; type checkers read the same in __init__.pyi
 _PLACES = {

@@ -67,7 +67,7 @@ def test_way_1_entry_points_alone(installed):
 
 
 def test_way_2_importing_the_package_first_imports_nothing_heavy(installed):
-    assert installed.json(IMPORT_FIRST, PYIQA_RALI_AUTO='0') == [[], OURS, '0.1.0']
+    assert installed.json(IMPORT_FIRST, PYIQA_RALI_AUTO='0') == [[], OURS, '0.2.0']
 
 
 def test_way_3_our_own_command(installed, picture):
