@@ -40,6 +40,7 @@ class QualityTable(Dataset):
     def __init__(self, base: Any, scale: MosScale, name: str, seed: int, reading: ReadingOptions = READING):
         self.base, self.scale, self.name, self.seed, self.reading = base, scale, name, seed, reading
         self.draws_anew = bool(getattr(base, 'draws_anew', False))
+        self.siblings = int(getattr(base, 'siblings', 1))  # so many items in a row are one picture at different levels
 
     def __len__(self) -> int:
         return len(self.base)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,15 @@ from pyiqa_rali.data.sections import dataset_section
 from pyiqa_rali.data.tables import build_table, seeded
 from pyiqa_rali.model.preprocessing import Preprocessing
 from pyiqa_rali.training.rali.batches import (
+    AlignmentDataset,
     ResumableSampler,
     SharedSampler,
     alignment_dataset,
     collate,
+    make_sampler,
     pictures_of_shares,
 )
+from pyiqa_rali.training.rali.picture_rows import PictureRows
 from tests.tiny import tiny_table
 
 NATIVE = Preprocessing(image_size=None, resize_mode='native')
@@ -46,6 +51,18 @@ def test_two_ranks_see_the_batches_of_one():
     ranks = [draws(batch_size=2, rank=rank, world_size=2, total=6) for rank in range(2)]
     together = [pair for step in range(6) for rank in ranks for pair in rank[step * 2:step * 2 + 2]]
     assert together == one
+
+
+@pytest.mark.parametrize('size', [10, 11])
+def test_siblings_stay_together_in_an_order_that_changes(size):
+    found = list(ResumableSampler(size, 2, 0, 1, 5, 0, 10, siblings=2))
+    pairs = [(found[place][0], found[place + 1][0]) for place in range(0, 20, 2)]
+    epochs = pairs[:5], pairs[5:]
+    if size == 10:
+        assert all(sorted(epoch) == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)] for epoch in epochs) and epochs[0] != epochs[1]
+    else:  # one item has no sibling, and ends where its turn is
+        flat = [index for index, _ in found[:10]]
+        assert len(set(flat)) == 10 and sum(abs(a - b) == 1 for a, b in itertools.pairwise(flat)) >= 5
 
 
 def test_fresh_draws_have_indices_of_their_own():
@@ -157,3 +174,15 @@ def test_shares_add_up_to_the_batch(shares, batch_size):
 def test_a_share_without_a_picture_is_refused():
     with pytest.raises(OptionError, match='share: .* leave a training set without a picture in a batch of 4'):
         pictures_of_shares([100, 1], 4)
+
+
+def test_kept_rows_of_siblings_share_a_batch():
+    options = {'name': 'synthetic', 'type': 'SyntheticNRDataset', 'phase': 'train', 'crop_size': [96, 96],
+               'siblings': 2, 'samples_per_epoch': 8, 'mos_range': [1, 5], 'lower_better': False}
+    table = build_table('train', options, seed=0)
+    items = table.__getitems__(list(range(8)))
+    part = AlignmentDataset(PictureRows(table, items, torch.zeros(8, 3)), None, None, NATIVE)
+    drawn = list(make_sampler(part, None, 4, 5, 0, 6))
+    for start in range(0, 24, 4):
+        groups = [items[index]['group'] for index, _ in drawn[start:start + 4]]
+        assert groups[0] == groups[1] != groups[2] == groups[3]

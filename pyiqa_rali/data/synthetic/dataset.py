@@ -55,7 +55,7 @@ class SyntheticNRDataset(Dataset):
         check_options(options)
         self.reading = options.reading
         self.options, self.crop, self.types = options, crop_of(options), types_of(options)
-        self.draws_anew = options.levels is None
+        self.draws_anew, self.siblings = options.levels is None, options.siblings
         self.photographs = _photographs(options)
         check_sizes(self.photographs, self.crop, self.reading)
         self.labels = PseudoMos(options.metrics, load_calibration(options.calibration), options.label_noise)

@@ -111,12 +111,14 @@ class ResumableSampler(Sampler):
         start_iter: first step.
         total_iter: one past the last step.
         draws_anew: the draw's own number is the index, so that no picture comes twice.
+        siblings: so many items in a row stay together in every epoch's order.
     """
 
     def __init__(self, size: int, batch_size: int, rank: int, world_size: int, seed: int, start_iter: int, total_iter: int,
-                 draws_anew: bool = False):
+                 draws_anew: bool = False, siblings: int = 1):
         self.size, self.batch_size, self.rank, self.world_size = size, batch_size, rank, world_size
         self.seed, self.start_iter, self.total_iter, self.draws_anew = seed, start_iter, total_iter, draws_anew
+        self.siblings = siblings
 
     def __len__(self) -> int:
         return (self.total_iter - self.start_iter) * self.batch_size
@@ -131,12 +133,17 @@ class ResumableSampler(Sampler):
         for step in range(self.start_iter, self.total_iter):
             if not self.draws_anew and step // steps_per_epoch != epoch:
                 epoch = step // steps_per_epoch
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+                order = self._order(epoch)
             # ranks take adjacent slices of one global batch: two of 8 see the images and draws of one of 16
             for position in range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size):
                 draw = step * together + position
                 within = (step % steps_per_epoch) * together + position
                 yield (draw, draw) if self.draws_anew else (int(order[within]), draw)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        groups = np.random.default_rng([self.seed, epoch]).permutation(-(-self.size // self.siblings))
+        order = (groups[:, None] * self.siblings + np.arange(self.siblings)).ravel()
+        return order[order < self.size]
 
 
 class SharedSampler(Sampler):
@@ -246,12 +253,18 @@ def make_sampler(dataset: AlignmentDataset | JoinedAlignment, shares: Sequence[f
     place = processes.rank(), processes.world_size()
     if shares is None or not isinstance(dataset, JoinedAlignment):
         _check_batch(dataset, 'train', batch_size)
-        return ResumableSampler(len(dataset), batch_size, *place, seed, start, total, dataset.table.draws_anew)
+        return ResumableSampler(len(dataset), batch_size, *place, seed, start, total, dataset.table.draws_anew,
+                                _siblings_of(dataset))
     samplers = []
     for number, (part, count) in enumerate(zip(dataset.parts, pictures_of_shares(shares, batch_size), strict=True)):
         _check_batch(part, part.table.name, count)
-        samplers.append(ResumableSampler(len(part), count, *place, seed + number, start, total, part.table.draws_anew))
+        samplers.append(ResumableSampler(len(part), count, *place, seed + number, start, total, part.table.draws_anew,
+                                         part.table.siblings))
     return SharedSampler(samplers)
+
+
+def _siblings_of(dataset: AlignmentDataset | JoinedAlignment) -> int:
+    return 1 if isinstance(dataset, JoinedAlignment) else dataset.table.siblings  # several sets share one order
 
 
 def _check_batch(dataset: AlignmentDataset | JoinedAlignment, name: str, batch_size: int) -> None:

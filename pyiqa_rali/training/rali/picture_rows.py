@@ -32,7 +32,7 @@ class PictureRows(Dataset):
     draws_anew = False
 
     def __init__(self, table: QualityTable, items: Sequence[dict[str, Any]], rows: Tensor):
-        self.name, self.seed, self.scale = table.name, table.seed, table.scale
+        self.name, self.seed, self.scale, self.siblings = table.name, table.seed, table.scale, table.siblings
         self.items, self.rows = list(items), rows
 
     def __len__(self) -> int:
