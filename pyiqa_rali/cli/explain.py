@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         if names is not None and found is not None and pixels is not None:
             from pyiqa_rali.figures.explanations import draw_explanation
             draw_explanation(pixels, found, names.next(image), metric.net.metadata['mos_range'], metric.lower_better,
-                             _beside(explained, pixels))
+                             _beside(explained, pixels), Path(image).name)
     return 1 if told_empty(sources.empty) or failed else 0
 
 

@@ -121,7 +121,7 @@ class Beside:
 
 @styled
 def draw_explanation(pixels: np.ndarray, found: Explained, out: Path, mos_range: tuple[float, float], lower_better: bool,
-                     beside: Beside | None = None) -> None:
+                     beside: Beside | None = None, name: str | None = None) -> None:
     """Draw an image with its explanation: the score and how sure it is, where and what is wrong, and why.
 
     Args:
@@ -131,11 +131,12 @@ def draw_explanation(pixels: np.ndarray, found: Explained, out: Path, mos_range:
         mos_range: ends of the scale.
         lower_better: direction of the score.
         beside: interval and map; None draws neither.
+        name: of the picture, for the title; None takes the PNG's.
     """
     beside = beside or Beside()
     figure = empty_figure(12, 9)
     rows = figure.add_gridspec(4, 1, height_ratios=(0.7, 2.1, 1.5, 0.7))
-    _score_on_scale(figure.add_subplot(rows[0]), found, mos_range, lower_better, beside, out.stem)
+    _score_on_scale(figure.add_subplot(rows[0]), found, mos_range, lower_better, beside, name or out.stem)
     # the aspects' names and values need as much room as a picture
     shown = rows[1].subgridspec(1, 3 if beside.mapped else 2, width_ratios=(1, 1.12, 0.85) if beside.mapped else (1, 1))
     picture = figure.add_subplot(shown[0])
@@ -166,13 +167,13 @@ def _score_on_scale(axis: 'Axes', found: Explained, mos_range: tuple[float, floa
     ends, meaning = beside.interval, f'interval of {beside.coverage:.0%}'
     if ends is None:
         ends, meaning = (found.score - found.uncertainty, found.score + found.uncertainty), 'spread of the basis scores'
-    axis.axvspan(low, high, ymin=0.28, ymax=0.62, color=GRAY, alpha=0.15, linewidth=0)
-    axis.plot(ends, (-0.1, -0.1), color=ORANGE, linewidth=7, alpha=0.55, solid_capstyle='butt')
-    axis.plot(found.score, -0.1, 'o', color=BLUE, markersize=13)
+    axis.axvspan(low, high, ymin=0.08, ymax=0.5, color=GRAY, alpha=0.15, linewidth=0)
+    axis.plot(ends, (0, 0), color=ORANGE, linewidth=7, alpha=0.55, solid_capstyle='butt')
+    axis.plot(found.score, 0, 'o', color=BLUE, markersize=13)
     margin = 0.04 * (high - low)
     axis.set_xlim(min(low, ends[0]) - margin, max(high, ends[1]) + margin)
-    axis.set(ylim=(-1, 1), yticks=[], xticks=np.linspace(low, high, 5))
-    axis.annotate(f'{found.score:.2f}', (found.score, 0.3), ha='center', fontsize=19, fontweight='bold', color=BLUE)
+    axis.set(ylim=(-0.7, 1.7), yticks=[], xticks=np.linspace(low, high, 5))
+    axis.annotate(f'{found.score:.2f}', (found.score, 0.72), ha='center', fontsize=19, fontweight='bold', color=BLUE)
     told = f'{meaning}: {ends[0]:.2f} to {ends[1]:.2f}'
     if beside.unlike:
         told += '; unlike the pictures of its calibration'
