@@ -103,8 +103,9 @@ def score(images: Any, metric: Any = None, weights: str | os.PathLike | None = N
 
     Args:
         images: one or several of the following, of any sizes: an image, a folder (all images below it), a glob, a tar shard, a
-            Parquet file, `@FILE` (a list), an address; the bytes of a file, a picture of Pillow, an array, a tensor (3, H, W)
-            in [0, 1]. Pictures in memory are called `images[3]`, by their place.
+            Parquet file, `@FILE` (a list), an address; the bytes of a file or a file open for reading them, a picture of
+            Pillow, an array, a tensor (3, H, W) in [0, 1], or a stack (N, ...) of either. Pictures in memory are called
+            `images[3]`, by their place.
         metric: name of a no-reference metric of pyiqa, or a metric from `pyiqa.create_metric`; None takes 'rali-lite',
             with weights 'rali'.
         weights: file or folder of an export, for a metric by name.
@@ -225,8 +226,8 @@ def score_column(column: 'pandas.Series[Any]', metric: Any = None, weights: str 
     """Score a column of pandas: one picture in each cell, one score in each cell of the result.
 
     Args:
-        column: paths, addresses, bytes, pictures of Pillow, arrays, tensors or, as `datasets` writes them, {'bytes': ...}. An
-            empty cell has no score; a folder or a glob is no picture.
+        column: paths, addresses, bytes, pictures of Pillow, arrays, tensors or, as `datasets` writes them,
+            {'bytes': ..., 'path': ...}. An empty cell has no score; a folder or a glob is no picture.
         metric: see `score`.
         weights: see `score`.
         channels: the order of the colours of arrays; see `score`.

@@ -9,10 +9,10 @@ import os
 import random
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -143,27 +143,32 @@ class Decoded:
 
     Attributes:
         scores: a result for each picture, without a score; those that could not be read say why.
-        pixels: the pixels of one picture after the other, those of one size together.
-        groups: for each size (the shapes of the picture and its reference), the indices of its pictures in the order of
+        pixels: the bytes of one picture after the other, those of one size and type together.
+        groups: for each size and type (of the picture and its reference), the indices of its pictures in the order of
             `pixels`.
     """
 
     scores: list[ImageScore]
     pixels: Any
-    groups: dict[tuple[tuple[int, ...], ...], list[int]] = field(default_factory=dict)
+    groups: dict[tuple[tuple[tuple[int, ...], Any], ...], list[int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, read: Sequence[tuple[ImageScore, Pixels]]) -> 'Decoded':
         """Collect what was read."""
         import torch
-        groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        groups: dict[tuple[tuple[tuple[int, ...], Any], ...], list[int]] = {}
         for index, (_, pictures) in enumerate(read):
             if pictures:
-                groups.setdefault(tuple(picture.shape for picture in pictures), []).append(index)
-        flat = [read[index][1][place].reshape(-1) for shapes, indices in groups.items() for place in range(len(shapes))
-                for index in indices]
-        pixels = torch.from_numpy(np.concatenate(flat) if flat else np.zeros(0, np.uint8))
-        return cls([score for score, _ in read], pixels, groups)
+                groups.setdefault(tuple((picture.shape, picture.dtype) for picture in pictures), []).append(index)
+        blocks = list(_blocks(groups))
+        pixels = np.zeros(blocks[-1].end if blocks else 0, np.uint8)
+        for block in blocks:
+            start = block.start
+            for index in block.indices:
+                values = read[index][1][block.place].reshape(-1).view(np.uint8)
+                pixels[start:start + len(values)] = values
+                start += len(values)
+        return cls([score for score, _ in read], torch.from_numpy(pixels), groups)
 
     def pin_memory(self) -> 'Decoded':
         """Move the pixels to pinned memory, from which a GPU can fetch them; PyTorch's DataLoader calls this."""
@@ -172,15 +177,37 @@ class Decoded:
 
     def equal_sizes(self, device: Any) -> Iterator[tuple[list[int], list[Any]]]:
         """Yield indices and pictures on the device, for each size: (N, 3, H, W), the pictures and then their references."""
-        pixels, start = self.pixels.to(device, non_blocking=True), 0
-        for shapes, indices in self.groups.items():
-            inputs = []
-            for height, width, channels in shapes:
-                count = len(indices) * height * width * channels
-                pictures = pixels[start:start + count].view(len(indices), height, width, channels)
-                inputs.append(pictures.permute(0, 3, 1, 2))
-                start += count
-            yield indices, inputs
+        import torch
+        pixels = self.pixels.to(device, non_blocking=True)
+        inputs: list[Any] = []
+        for block in _blocks(self.groups):
+            kind = torch.from_numpy(np.zeros(0, block.dtype)).dtype
+            pictures = pixels[block.start:block.end].view(kind).view(len(block.indices), *block.shape)
+            inputs = [*(inputs if block.place else []), pictures.permute(0, 3, 1, 2)]
+            if block.last:
+                yield block.indices, inputs
+
+
+class _Block(NamedTuple):
+    """Where the pictures of one size and type, or their references, are among the bytes of a window."""
+
+    indices: list[int]
+    place: int
+    shape: tuple[int, ...]
+    dtype: Any
+    start: int
+    end: int
+    last: bool
+
+
+def _blocks(groups: Mapping[tuple[tuple[tuple[int, ...], Any], ...], list[int]]) -> Iterator[_Block]:
+    """Yield the blocks of a window, in their order; numbers of several bytes begin at multiples of their size."""
+    end = 0
+    for kinds, indices in groups.items():
+        for place, (shape, dtype) in enumerate(kinds):
+            start = -(-end // dtype.itemsize) * dtype.itemsize
+            end = start + len(indices) * math.prod(shape) * dtype.itemsize
+            yield _Block(indices, place, shape, dtype, start, end, place == len(kinds) - 1)
 
 
 class _ScoreThere:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from pyiqa_rali.scoring.entries import ImageEntry
 from pyiqa_rali.scoring.sources import ImageSources
 
 NO_PICTURE = 'there is no picture: the cell is empty'
-KINDS = ('a path or an address, the bytes of a file, a picture of Pillow, an array with channels=..., or a tensor (3, H, W) in '
-         '[0, 1]')
+KINDS = ('a path or an address, the bytes of a file or a file open for reading them, a picture of Pillow, an array with '
+         'channels=..., or a tensor (3, H, W) in [0, 1]')
 
 
 def entries_of(images: Any, channels: str | None = None, fetching: FetchOptions = FETCHING,
@@ -24,7 +25,8 @@ def entries_of(images: Any, channels: str | None = None, fetching: FetchOptions 
 
     Args:
         images: one picture, or several: words as the command line takes them (a folder or glob stands for its images), and
-            pictures in memory, which are called `images[3]` by their place.
+            pictures in memory, which are called `images[3]` by their place; also a tensor (N, 3, H, W) or an array
+            (N, H, W, C).
         channels: order of the colours of arrays; see `arrays.from_array`.
         fetching: how addresses are tried.
         once: leave out images that are named again, where only words are given.
@@ -35,7 +37,7 @@ def entries_of(images: Any, channels: str | None = None, fetching: FetchOptions 
     """
     if channels is not None and channels not in CHANNELS:
         raise OptionError(f'channels: {channels!r} is not one of {", ".join(CHANNELS)}.')
-    several = [images] if _is_one(images) else list(images)
+    several = [images] if _is_one(images) else list(images)  # of a stack (N, ...), its pictures
     if not several:
         raise OptionError('images: the list is empty; give image files, folders, globs, tar shards, or pictures.')
     if all(isinstance(each, str | os.PathLike) for each in several):
@@ -60,8 +62,7 @@ def cell_entry(value: Any, place: int, channels: str | None = None) -> ImageEntr
     if value is None or (isinstance(value, float) and np.isnan(value)) or type(value).__name__ in ('NAType', 'NaTType'):
         return ImageEntry(f'images[{place}]', '', (place, 0), error=NO_PICTURE)
     if isinstance(value, str | os.PathLike):
-        path = os.fspath(value)
-        return ImageEntry(shown(path) if is_address(path) else path, path, (place, 0))
+        return replace(_at_path(value, f'images[{place}]'), position=(place, 0))
     return picture_entry(value, f'images[{place}]', channels)
 
 
@@ -77,8 +78,12 @@ def picture_entry(picture: Any, name: str, channels: str | None = None) -> Image
         return ImageEntry(name, name, size=len(content), content=content)
     if isinstance(picture, Image.Image):
         return ImageEntry(name, name, picture=picture)
+    if hasattr(picture, 'read'):
+        return picture_entry(_content_of(picture, name), name)
     if isinstance(picture, dict) and picture.get('bytes'):  # as `datasets` keeps pictures that are not decoded
         return picture_entry(picture['bytes'], name)
+    if isinstance(picture, dict) and isinstance(picture.get('path'), str | os.PathLike):
+        return _at_path(picture['path'], name)
     if type(picture).__module__.split('.')[0] == 'torch':
         return ImageEntry(name, name, picture=_pixels_of_tensor(picture, name))
     if isinstance(picture, np.ndarray):
@@ -87,6 +92,18 @@ def picture_entry(picture: Any, name: str, channels: str | None = None) -> Image
                               f"'bgr' ({', '.join(CHANNELS)}).")
         return ImageEntry(name, name, picture=from_array(picture, channels))
     raise OptionError(f'{name}: is a {type(picture).__name__}; it must be {KINDS}.')
+
+
+def _content_of(file: Any, name: str) -> bytes:
+    content = file.read()
+    if not isinstance(content, bytes):
+        raise OptionError(f'{name}: the file is open for text; open it with "rb".')
+    return content
+
+
+def _at_path(path: str | os.PathLike, name: str) -> ImageEntry:
+    given = os.fspath(path)
+    return ImageEntry(shown(given) if is_address(given) else given or name, given)
 
 
 def _pixels_of_tensor(tensor: Any, name: str) -> np.ndarray:
@@ -109,6 +126,8 @@ def _pixels_of_tensor(tensor: Any, name: str) -> np.ndarray:
 
 def _is_one(images: Any) -> bool:
     """Whether this is one picture and not several."""
-    return (isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | dict | ImageEntry)
-            or not isinstance(images, Iterable) or type(images).__module__.split('.')[0] in ('torch', 'PIL')
-            or hasattr(images, 'getexif'))
+    if type(images).__module__.split('.')[0] in ('torch', 'numpy') and getattr(images, 'ndim', 0) == 4:
+        return False
+    kinds = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | dict | ImageEntry
+    return (isinstance(images, kinds) or hasattr(images, 'read') or not isinstance(images, Iterable)
+            or type(images).__module__.split('.')[0] in ('torch', 'PIL') or hasattr(images, 'getexif'))

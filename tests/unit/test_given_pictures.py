@@ -1,3 +1,4 @@
+import io
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,7 @@ def test_words_and_pictures_keep_what_words_mean(path):
     (PIXELS.transpose(2, 0, 1), 'rgb', r'array.transpose\(1, 2, 0\)'),
     (torch.ones(3, 20, 20) * 255, None, r'from 255 to 255; they must be in \[0, 1\]'),
     (torch.zeros(3, 20, 20, dtype=torch.int64), None, 'a tensor of torch.int64'),
-    (torch.zeros(2, 3, 20, 20), None, r'a tensor of shape \(2, 3, 20, 20\)'),
+    ([torch.zeros(2, 3, 20, 20)], None, r'a tensor of shape \(2, 3, 20, 20\)'),
     ([3.5], None, r'images\[0\]: is a float; it must be a path or an address'), ([], None, 'the list is empty')])
 def test_what_a_picture_is_is_not_guessed(given, channels, message):
     with pytest.raises(OptionError, match=message):
@@ -102,6 +103,32 @@ def test_a_column_in_and_a_column_out(path):
     assert len(score_column(pd.Series([], dtype=object), Red())) == 0
     with pytest.raises(OptionError, match='column: is a list'):
         score_column(['a.png'], Red())
+
+
+def test_pictures_of_8_bits_and_tensors_of_floats_in_one_list_have_their_own_scores(path):
+    """They share a window; one kind must not be taken for the other."""
+    tensor = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(0))
+    other = torch.rand(3, 18, 30, generator=torch.Generator().manual_seed(1))
+    given = [Image.open(path), tensor, path.read_bytes(), other, torch.from_numpy(PIXELS).permute(2, 0, 1), str(path)]
+    found = score(given, Red()).scores
+    assert found == [score(each, Red()).scores[0] for each in given]
+    red = PIXELS[..., 0].mean() / 255
+    assert found == pytest.approx([red, tensor[0].mean().item(), red, other[0].mean().item(), red, red])
+
+
+def test_open_files_stacks_and_paths_in_mappings(path):
+    expected = score(str(path), Red()).scores
+    with open(path, 'rb') as file:
+        assert score(file, Red()).scores == expected
+    assert score([io.BytesIO(path.read_bytes()), io.BytesIO(path.read_bytes())], Red()).scores == expected * 2
+    with pytest.raises(OptionError, match=r'images\[0\]: the file is open for text; open it with "rb"'):
+        score(io.StringIO('a.png'), Red())
+    stack = torch.from_numpy(PIXELS).permute(2, 0, 1)[None].repeat(3, 1, 1, 1)
+    found = score(stack, Red())
+    assert found.scores == expected * 3 and found.names == ['images[0]', 'images[1]', 'images[2]']
+    assert score(np.stack([PIXELS, PIXELS]), Red(), channels='rgb').scores == expected * 2
+    column = score_column(pd.Series([{'bytes': None, 'path': str(path)}, {'bytes': None, 'path': 'gone.png'}]), Red())
+    assert column[0] == expected[0] and column.attrs['errors'] == {1: 'No such file or directory'}
 
 
 def test_several_metrics_at_once(path, monkeypatch):
