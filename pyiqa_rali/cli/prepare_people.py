@@ -34,4 +34,6 @@ def run(args: argparse.Namespace) -> int:
         print(f'{found.table}: {counts}')
         for path in found.texts:
             print(f'  {path}')
+        if found.elsewhere is not None:
+            print(f'  images: those of {found.elsewhere}, which were there before')
     return 0

@@ -1,10 +1,13 @@
 """Tables and texts for images that people scored, from clones of the public repositories that hold them; nothing is copied."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,11 +57,13 @@ class Prepared:
         table: meta.csv.
         counts: of images in each part.
         texts: files of texts.
+        elsewhere: where `images` leads, if it was there before and is not the clone's folder.
     """
 
     table: Path
     counts: dict[str, int]
     texts: list[Path]
+    elsewhere: Path | None = None
 
 
 def prepare(repositories: Path, out: Path) -> list[Prepared]:
@@ -76,7 +81,8 @@ def prepare(repositories: Path, out: Path) -> list[Prepared]:
 
     Raises:
         OptionError: no set is there, or a set lacks one of its two repositories.
-        DataError: images of a table are missing, a table cannot be read, or no link can be made.
+        DataError: images of a table are missing, a table cannot be read, is not the one that was expected (MOS outside the
+            range of the set, an image twice, no images), or no link can be made.
     """
     sets: dict[str, tuple[tuple[str, ...], str, tuple[float, float], Callable[[Path], list[ScoredImage]]]] = {
         'biq2021': ((BIQ2021,), f'{BIQ2021}/Images', (0, 1), biq2021),
@@ -92,7 +98,9 @@ def prepare(repositories: Path, out: Path) -> list[Prepared]:
             missing = next(each for each in needed if each not in there)
             raise OptionError(f'--repositories: {repositories / missing} is not a folder, and {name} needs it beside '
                               f'{there[0]}. Clone github.com/{REPOSITORIES[missing]} there.')
-        written.append(_write(out / name, repositories / images, read(repositories), mos_range))
+        rows = read(repositories)
+        _check_rows(rows, repositories / there[-1], mos_range)  # the repository with the scores is the last one
+        written.append(_write(out / name, repositories / images, rows, mos_range))
     if not written:
         raise OptionError(f'--repositories: {repositories} has none of {", ".join(REPOSITORIES)}. Clone those of a set there: '
                           f'{", ".join(f"github.com/{each}" for each in REPOSITORIES.values())}.')
@@ -103,8 +111,13 @@ def biq2021(repositories: Path) -> list[ScoredImage]:
     """Return BIQ2021: its official test part, and a tenth of its training part as val."""
     folder = repositories / BIQ2021
     by_lower = _files(folder / 'Images')
-    rows = {part: [(cells[0], float(cells[1])) for cells in _cells(folder / f'{part.title()} (Images and MOS).csv')]
-            for part in ('train', 'test')}
+    rows: dict[str, list[tuple[str, float]]] = {}
+    for part in ('train', 'test'):
+        path = folder / f'{part.title()} (Images and MOS).csv'
+        with _read_as_expected(path, 'BIQ2021'):
+            rows[part] = [(cells[0], float(cells[1])) for cells in _cells(path)]
+        if not rows[part]:
+            raise DataError(f'{path}: has no images. Is the clone whole?')
     chosen = split_by_name([name for name, _ in rows['train']], {'train': 0.9, 'val': 0.1})
     return [ScoredImage(_found(name, by_lower, folder), mos, chosen[name] if part == 'train' else part)
             for part, members in rows.items() for name, mos in members]
@@ -114,17 +127,17 @@ def mmp2k(repositories: Path) -> list[ScoredImage]:
     """Return MMP-2k, split at random by 8 to 1 to 1 (it brings no split), with its raters' sentences and distortions."""
     path = repositories / MMP2K / 'MMP-2k.csv'
     by_lower = _files(repositories / MMP2K_IMAGES / 'backend' / 'server' / 'image_base')
-    with open(path, newline='', encoding='utf-8-sig') as stream:
-        rows = list(csv.DictReader(stream))
-    try:
+    with _read_as_expected(path, 'MMP-2k'):
+        rows = _records(path)
         split = split_by_name([row['file_name'] for row in rows], {'train': 0.8, 'val': 0.1, 'test': 0.1})
         return [ScoredImage(_found(Path(row['file_name']).name, by_lower, path), float(row['MOS']), split[row['file_name']],
                             _said(row)) for row in rows]
-    except (KeyError, ValueError) as error:
-        raise DataError(f'{path}: is not the table of MMP-2k that was expected ({type(error).__name__}: {error}).') from error
 
 
-def _said(row: Mapping[str, str]) -> ReasoningText:
+def _said(row: Mapping[str, str]) -> ReasoningText | None:
+    """Return what people wrote on an image, and what is wrong with it; None where they wrote nothing."""
+    if not row['quality report'].strip():
+        return None
     said = [each for each in json.loads(row['distortion annotation'] or '[]') if each['factor']]
     return ReasoningText(row['quality report'], 0, 'people (MMP-2k)',
                          [(each['factor'], MMP2K_LEVELS[each['magnitude']]) for each in said])
@@ -134,8 +147,9 @@ def tid2013_part(repositories: Path) -> list[ScoredImage]:
     """Return the part of TID2013 whose images are there, all of it test."""
     path = repositories / TID2013 / 'mos_with_names.txt'
     by_lower = _files(repositories / TID2013_IMAGES / 'static' / 'images')
-    pairs = [line.split() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
-    return [ScoredImage(by_lower[name.lower()], float(mos), 'test') for mos, name in pairs if name.lower() in by_lower]
+    with _read_as_expected(path, 'TID2013'):
+        pairs = [line.split() for line in _text(path).splitlines() if line.strip()]
+        return [ScoredImage(by_lower[name.lower()], float(mos), 'test') for mos, name in pairs if name.lower() in by_lower]
 
 
 def agiqa3k(repositories: Path) -> list[ScoredImage]:
@@ -145,15 +159,12 @@ def agiqa3k(repositories: Path) -> list[ScoredImage]:
         raise DataError(f'{folder / AGIQA3K_IMAGES}: is not a folder. The repository of AGIQA-3K has the table alone; its '
                         'README says where the archive of the images is: unpack it there.')
     path, by_lower = folder / 'data.csv', _files(folder / AGIQA3K_IMAGES)
-    with open(path, newline='', encoding='utf-8-sig') as stream:
-        rows = list(csv.DictReader(stream))
-    try:
+    with _read_as_expected(path, 'AGIQA-3K'):
+        rows = _records(path)
         # a picture of a prompt that was trained on would be easier than one of a new prompt
         split = split_by_name(list({row['prompt'] for row in rows}), {'train': 0.8, 'val': 0.1, 'test': 0.1})
         return [ScoredImage(_found(row['name'], by_lower, path), float(row['mos_quality']), split[row['prompt']],
                             further={'mos_align': float(row['mos_align']), 'prompt': row['prompt']}) for row in rows]
-    except (KeyError, ValueError) as error:
-        raise DataError(f'{path}: is not the table of AGIQA-3K that was expected ({type(error).__name__}: {error}).') from error
 
 
 def split_by_name(names: Sequence[str], shares: Mapping[str, float]) -> dict[str, str]:
@@ -184,13 +195,39 @@ def verdicts_of(mos_label: float) -> list[str]:
     return list(IMPRESSIONS[min(int(mos_label * len(IMPRESSIONS)), len(IMPRESSIONS) - 1)])
 
 
+@contextlib.contextmanager
+def _read_as_expected(path: Path, name: str) -> Iterator[None]:
+    """Turn what reading a table of another layout raises into an error that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f'{path}: is not the table of {name} that was expected ({type(error).__name__}: {error}). Is it '
+                        'another version of the repository?') from error
+
+
+def _check_rows(rows: Sequence[ScoredImage], where: Path, mos_range: tuple[float, float]) -> None:
+    """Reject what another version of a repository may hold, and what training would find out much later."""
+    if not rows:
+        raise DataError(f'{where}: none of the images that it has a MOS for is there. Is the clone whole?')
+    low, high = mos_range
+    outside = [f'{row.name} ({row.mos:g})' for row in rows if not low <= row.mos <= high]  # NaN is outside too
+    if outside:
+        raise DataError(f'{where}: {len(outside)} of {len(rows)} MOS are outside [{low:g}, {high:g}], the range of this set: '
+                        f'{some(outside)}. Is it another version of the repository?')
+    twice = [name for name, count in Counter(row.name for row in rows).items() if count > 1]
+    if twice:
+        raise DataError(f'{where}: {len(twice)} images appear twice: {some(twice)}. Is it another version of the repository?')
+
+
 def _write(folder: Path, images: Path, rows: list[ScoredImage], mos_range: tuple[float, float]) -> Prepared:
     small = {row.name for part, one_in in SMALL.items()
              for row in _drawn([row for row in rows if row.split == part], one_in)}
     table = folder / 'meta.csv'
     write_csv(table, (*COLUMNS, *rows[0].further),
               [(row.name, row.mos, row.split, row.split if row.name in small else '-', *row.further.values()) for row in rows])
-    _link(folder / 'images', images)
+    _link(folder / 'images', images, [row.name for row in rows])
     low, high = mos_range
     verdicts = [(row.name, [ReasoningText(text, number, VERDICT_WRITER)
                             for number, text in enumerate(verdicts_of((row.mos - low) / (high - low)))])
@@ -201,11 +238,23 @@ def _write(folder: Path, images: Path, rows: list[ScoredImage], mos_range: tuple
         if members:
             written.append(folder / name)
             _write_texts(written[-1], members)
-    return Prepared(table, {part: sum(row.split == part for row in rows) for part in ('train', 'val', 'test')}, written)
+    link = folder / 'images'
+    return Prepared(table, {part: sum(row.split == part for row in rows) for part in ('train', 'val', 'test')}, written,
+                    None if link.samefile(images) else link.resolve())
 
 
-def _link(link: Path, images: Path) -> None:
-    """Make a link to the images, unless there is one already, or a folder in its place."""
+def _link(link: Path, images: Path, names: Sequence[str]) -> None:
+    """Make a link to the images; a folder in its place is left, and so is a link to another one that holds them all.
+
+    Raises:
+        DataError: what is there lacks images of the table, or no link can be made.
+    """
+    if link.exists() and not link.samefile(images):
+        there = {path.name for path in link.iterdir()}
+        missing = [name for name in names if name not in there]
+        if missing:
+            raise DataError(f'{link}: is there already, and lacks {len(missing)} of the {len(names)} images of the table: '
+                            f'{some(missing)}. Remove it, to have it linked to {images}, or copy them there.')
     if link.exists():
         return
     try:
@@ -229,12 +278,20 @@ def _write_texts(path: Path, members: Sequence[tuple[str, Sequence[ReasoningText
             stream.write(json.dumps(line, ensure_ascii=False) + '\n')
 
 
-def _cells(path: Path) -> list[list[str]]:
-    """Return the rows of a table after its header."""
+def _text(path: Path) -> str:
     if not path.is_file():
         raise DataError(f'{path}: does not exist. Is the clone whole?')
-    with open(path, newline='', encoding='utf-8-sig') as stream:
-        return [row for row in csv.reader(stream) if any(row)][1:]
+    return path.read_bytes().decode('utf-8-sig')  # line ends within a text stay as they are
+
+
+def _cells(path: Path) -> list[list[str]]:
+    """Return the rows of a table after its header."""
+    return [row for row in csv.reader(io.StringIO(_text(path), newline='')) if any(row)][1:]
+
+
+def _records(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a table by its header."""
+    return list(csv.DictReader(io.StringIO(_text(path), newline='')))
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -131,3 +131,66 @@ def test_pictures_of_one_prompt_are_in_one_part(tmp_path):
     parts = {prompt: {row['official_split'] for row in table if row['prompt'] == prompt} for prompt in prompts}
     assert all(len(part) == 1 for part in parts.values())
     assert sorted(part for each in parts.values() for part in each) == ['test'] * 2 + ['train'] * 16 + ['val'] * 2
+
+
+def replace_in(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+TRAIN = 'BIQ2021/Train (Images and MOS).csv'
+
+
+@pytest.mark.parametrize(('table', 'old', 'new', 'told'), [
+    (TRAIN, '0.3846', '-0.3846', r'BIQ2021: 1 of 26 MOS are outside \[0, 1\], the range of this set: SS01 \(10\).jpg \(-0.38'),
+    (TRAIN, '0.', '4.', r'19 of 26 MOS are outside|20 of 26 MOS are outside'),
+    (TRAIN, '0.3846', 'nan', r'1 of 26 MOS are outside .* \(nan\)'),
+    (TRAIN, '0.3846', 'n/a', r'Train .*: is not the table of BIQ2021 that was expected \(ValueError.*another version'),
+    (TRAIN, ',', ';', r'is not the table of BIQ2021 that was expected \(IndexError'),
+    (TRAIN, 'ss01 (4).jpg', 'ss01 (24).jpg', r'BIQ2021: 1 images appear twice: SS01 \(24\).jpg'),
+    ('MMP-2k/MMP-2k.csv', 'strong', 'huge', r"MMP-2k.csv: is not the table of MMP-2k .*KeyError: 'huge'"),
+    ('Image-Quality/mos_with_names.txt', '5.5 ', '5.5 a b ', r'mos_with_names.txt: is not the table of TID2013 .*ValueError'),
+])
+def test_a_table_of_another_version_is_rejected_with_its_name(repositories, tmp_path, table, old, new, told):
+    replace_in(repositories / table, old, new)
+    with pytest.raises(DataError, match=told):
+        prepare(repositories, tmp_path / 'datasets')
+
+
+@pytest.mark.parametrize('table', [TRAIN, 'MMP-2k/MMP-2k.csv', 'Image-Quality/mos_with_names.txt'])
+def test_a_clone_without_its_table_is_told(repositories, tmp_path, table):
+    (repositories / table).unlink()
+    with pytest.raises(DataError, match=r'does not exist. Is the clone whole\?'):
+        prepare(repositories, tmp_path / 'datasets')
+
+
+def test_a_clone_without_images_or_rows_is_told(repositories, tmp_path):
+    (repositories / TRAIN).write_text('Image Name,MOS\n')
+    with pytest.raises(DataError, match='Train .*: has no images. Is the clone whole'):
+        prepare(repositories, tmp_path / 'datasets')
+    shutil.rmtree(repositories / 'BIQ2021')
+    for path in (repositories / 'MTurkImageQuality/static/images').iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match='Image-Quality: none of the images that it has a MOS for is there'):
+        prepare(repositories, tmp_path / 'datasets')
+
+
+def test_an_image_on_which_people_wrote_nothing_has_no_empty_text(repositories, tmp_path):
+    replace_in(repositories / 'MMP-2k/MMP-2k.csv', 'The image 3 is fair.', ' ')
+    prepare(repositories, tmp_path / 'datasets')
+    texts = load_reasoning_texts(tmp_path / 'datasets/mmp2k/texts.jsonl')  # rejects empty texts
+    assert sorted(texts) == [f'{number}.jpg' for number in range(10) if number != 3]
+
+
+def test_images_that_were_there_before_are_checked_and_told(repositories, tmp_path, capsys):
+    out = tmp_path / 'datasets'
+    (out / 'biq2021' / 'images').mkdir(parents=True)
+    with pytest.raises(DataError, match='images: is there already, and lacks 26 of the 26 images of the table: SS01'):
+        prepare(repositories, out)
+    for path in (repositories / 'BIQ2021/Images').iterdir():
+        shutil.copy(path, out / 'biq2021' / 'images')
+    assert main(['prepare-people', '--repositories', str(repositories), '--out', str(out)]) == 0
+    told = capsys.readouterr().out
+    assert f'images: those of {out / "biq2021" / "images"}, which were there before' in told
+    assert told.count('were there before') == 1
