@@ -235,7 +235,7 @@ def score_column(column: 'pandas.Series[Any]', metric: Any = None, weights: str 
 
     Returns:
         Scores with the same index, NaN where there is none, called as tables call the metric. `attrs['errors']` says why, by
-        the index.
+        the index; of rows with the same label, all reasons.
 
     Raises:
         OptionError, CheckpointError: see `score`.
@@ -250,7 +250,11 @@ def score_column(column: 'pandas.Series[Any]', metric: Any = None, weights: str 
         return pandas.Series([], index=column.index, dtype='float64')
     found = score(entries, metric, weights, **options)
     values = pandas.Series(found.scores, index=column.index, dtype='float64', name=found.metric)
-    values.attrs['errors'] = {label: each.error for label, each in zip(column.index, found, strict=True) if each.error}
+    errors: dict[Any, list[str]] = {}
+    for label, each in zip(column.index, found, strict=True):
+        if each.error and each.error not in errors.setdefault(label, []):
+            errors[label].append(each.error)
+    values.attrs['errors'] = {label: '; '.join(reasons) for label, reasons in errors.items() if reasons}
     return values
 
 

@@ -180,8 +180,12 @@ class ImageSources:
             elif is_address(word):
                 yield from self._at(word)
             elif word.startswith(LIST_MARK) and is_address(word[len(LIST_MARK):]):
-                with open_address(word[len(LIST_MARK):], self.fetching) as lines:
-                    yield from self._listed(lines, shown(word[len(LIST_MARK):]))
+                name = shown(word[len(LIST_MARK):])
+                try:
+                    with open_address(word[len(LIST_MARK):], self.fetching) as lines:
+                        yield from self._listed(lines, name)
+                except FetchError as error:
+                    raise FetchError(f'the list {name}: {first_line(error)}') from None
             elif word.startswith(LIST_MARK):
                 with open(word[len(LIST_MARK):], 'rb') as lines:
                     yield from self._listed(lines, word[len(LIST_MARK):])

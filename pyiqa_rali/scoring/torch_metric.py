@@ -76,7 +76,8 @@ class ImageQuality(Metric):
         """Score pictures.
 
         Args:
-            images: (N, 3 or 1, H, W) in [0, 1], or uint8; or several (3 or 1, H, W) of any sizes.
+            images: (N, 3 or 1, H, W) in [0, 1], or uint8; or several (3 or 1, H, W) of any sizes. Where one of them cannot be
+                scored, none counts.
 
         Raises:
             OptionError: something else.
@@ -85,7 +86,7 @@ class ImageQuality(Metric):
         for batch in batches:
             if batch.ndim != 4 or batch.shape[1] not in (1, 3):
                 raise OptionError(f'images: {tuple(batch.shape)} must be (N, 3, H, W), or a list of (3, H, W).')
-            scores = self._scores(batch)
+        for scores in [self._scores(batch) for batch in batches if len(batch)]:
             if self.reduction == 'mean':
                 self.total = self.total + scores.double().sum()
                 self.count = self.count + len(scores)
@@ -97,6 +98,11 @@ class ImageQuality(Metric):
         if self.reduction == 'none':
             return self.scores if isinstance(self.scores, Tensor) else torch.cat([torch.zeros(0), *self.scores])
         return (self.total / self.count).float()
+
+    def merge_state(self, incoming_state: Any) -> None:
+        """Add what another one has counted; `torchmetrics.Metric.merge_state` would go on returning an earlier average."""
+        super().merge_state(incoming_state)
+        self._computed = None
 
     def _scores(self, batch: Tensor) -> Tensor:
         if torch.device(self.metric.device) != batch.device:

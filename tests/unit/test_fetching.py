@@ -199,6 +199,14 @@ def test_lists_may_hold_addresses_and_be_at_one(tmp_path):
                     read_entry(entry)
 
 
+def test_a_list_that_cannot_be_fetched_is_named():
+    with running(Files({})) as server, pytest.raises(FetchError) as caught:
+        entries(f'@{server.address}/list.txt?token={SECRET}')
+    assert str(caught.value).startswith(f'the list {server.address}/list.txt?token=~')
+    assert str(caught.value).endswith(': cannot be fetched: the server answers 404: not found')
+    assert SECRET not in str(caught.value)
+
+
 @pytest.fixture
 def memory():
     """fsspec's memory as a store of objects."""

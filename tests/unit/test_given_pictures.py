@@ -158,6 +158,32 @@ def test_torchmetrics_averages_over_pictures():
         pyiqa_rali.ImageQuality(Red(), reduction='sum')
 
 
+def test_torchmetrics_counts_all_pictures_of_an_update_or_none():
+    class Picky(Red):
+        def __call__(self, images):
+            if images.shape[-1] < 16:
+                raise ValueError('too small')
+            return super().__call__(images)
+    quality = pyiqa_rali.ImageQuality(Picky())
+    quality.update(torch.zeros(0, 3, 16, 16))
+    quality.update([torch.full((3, 16, 16), 0.25)])
+    with pytest.raises(ValueError, match='too small'):
+        quality.update([torch.ones(3, 16, 16), torch.ones(3, 16, 8)])
+    assert quality.compute().item() == 0.25
+    other = pyiqa_rali.ImageQuality(Picky())
+    other.update(torch.full((3, 3, 16, 16), 0.75))
+    quality.merge_state(other)
+    assert quality.compute().item() == pytest.approx((0.25 + 3 * 0.75) / 4)  # over pictures, not over batches
+
+
+def test_rows_with_the_same_label_keep_all_their_reasons(path, tmp_path):
+    column = pd.Series([str(path), None, 'gone.png', 'gone.png'], index=['a', 'a', 'a', 'b'])
+    found = score_column(column, Red())
+    assert found.isna().tolist() == [False, True, True, True] and list(found.index) == ['a', 'a', 'a', 'b']
+    assert found.attrs['errors'] == {'a': 'there is no picture: the cell is empty; No such file or directory',
+                                     'b': 'No such file or directory'}
+
+
 @pytest.mark.slow
 def test_torchmetrics_with_the_embedded_weights(path):
     import pickle
