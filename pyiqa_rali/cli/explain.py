@@ -52,23 +52,26 @@ def run(args: argparse.Namespace) -> int:
     from pyiqa_rali.data.prompted import PromptFile
     from pyiqa_rali.model.explanation import check_counts
     from pyiqa_rali.scoring.explaining import explain_entries, make_explainer
-    from pyiqa_rali.scoring.sources import ImageSources
+    from pyiqa_rali.scoring.progress import Progress
+    from pyiqa_rali.scoring.sources import ImageSources, count_ahead
     check_counts(args.num_texts, args.num_basis)
     reading, prompts = reading_settings(args), PromptFile(args.prompts) if args.prompts else None
     sources = ImageSources(args.images, once=False, fetching=reading.fetching)
     metric = make_explainer(args.metric, args.weights, args.device)
-    names, count, failed = FigureNames(args.out) if args.out else None, 0, 0
-    for explained, pixels in explain_entries(metric, sources, args.num_texts, args.num_basis, reading, args.map, prompts):
-        image, error = explained.image, explained.error
-        found: Any = explained.explanation
-        count, failed = count + 1, failed + (found is None)
-        print(_as_json(explained) if args.json else as_text(image, found, error, metric, explained.quality_map,
-                                                            explained.interval, explained.aligned), flush=True)
-        if names is not None and found is not None and pixels is not None:
-            from pyiqa_rali.figures.explanations import draw_explanation
-            draw_explanation(pixels, found, names.next(image), metric.net.metadata['mos_range'], metric.lower_better,
-                             _beside(explained, pixels), Path(image).name)
-    return 1 if told_empty(sources.empty) or failed else 0
+    names = FigureNames(args.out) if args.out else None
+    with Progress('explain', count_ahead(sources)) as progress:
+        for explained, pixels in explain_entries(metric, sources, args.num_texts, args.num_basis, reading, args.map, prompts):
+            image, error = explained.image, explained.error
+            found: Any = explained.explanation
+            progress.clear()
+            print(_as_json(explained) if args.json else as_text(image, found, error, metric, explained.quality_map,
+                                                                explained.interval, explained.aligned), flush=True)
+            if names is not None and found is not None and pixels is not None:
+                from pyiqa_rali.figures.explanations import draw_explanation
+                draw_explanation(pixels, found, names.next(image), metric.net.metadata['mos_range'], metric.lower_better,
+                                 _beside(explained, pixels), Path(image).name)
+            progress.advance(1, int(found is None))
+    return 1 if told_empty(sources.empty) or progress.failed else 0
 
 
 class FigureNames:

@@ -214,3 +214,13 @@ def test_an_explanation_and_its_score_are_of_one_picture(pictures, tmp_path, cap
     scored = dict(line.split('\t') for line in capsys.readouterr().out.splitlines())
     assert explained == {image: pytest.approx(float(score), abs=1e-3) for image, score in scored.items()}
     assert len(set(scored.values())) == 3
+
+
+def test_many_pictures_tell_speed_and_time_left(pictures, capfd, monkeypatch):
+    monkeypatch.setattr('pyiqa_rali.scoring.progress.SECONDS_BETWEEN_LINES', 0.0)
+    assert main(['explain', str(pictures), '--json', '--log-format', 'json']) == 0
+    out, err = capfd.readouterr()
+    assert len([json.loads(line) for line in out.splitlines()]) == 2
+    progress = [each['progress'] for each in map(json.loads, err.splitlines()) if 'progress' in each]
+    assert [each['done'] for each in progress] == [1, 2]
+    assert all(each['what'] == 'explain' and each['per_second'] > 0 for each in progress)
