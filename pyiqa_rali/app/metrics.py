@@ -1,5 +1,6 @@
 """The metrics of the page: loaded when they are first asked, one picture at a time."""
 
+import math
 import re
 import threading
 from collections.abc import Sequence
@@ -98,7 +99,8 @@ class PageMetrics:
         """Return what a metric says about a picture (see `PageMetric.verdict`); `error` says why there is nothing."""
         try:
             with self._lock:
-                return self.load(label).verdict(pixels)
+                found = self.load(label).verdict(pixels)
+            return found if math.isfinite(found['score']) else {'error': f'the score is {found["score"]}'}
         except (ValueError, RuntimeError, ConnectionError) as error:  # such as a picture that is too small
             return {'error': first_line(error)}
 

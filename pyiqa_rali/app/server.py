@@ -130,11 +130,11 @@ class Answers:
 
     def score(self, album: str, picture: str, metric: str) -> dict[str, Any]:
         """Return a metric's verdict on a picture, and what the page needs to draw it."""
-        found = self.albums.picture(album, picture)
+        found, facts = self.albums.picture(album, picture), self.metrics.load(metric).facts()  # nothing is kept of others
         if metric not in found.verdicts:
             verdict = {'error': found.error} if found.error else self.metrics.verdict(metric, self.albums.pixels(found))
             found.verdicts[metric] = verdict
-        return {'verdict': found.verdicts[metric], 'facts': self.metrics.load(metric).facts()}
+        return {'verdict': found.verdicts[metric], 'facts': facts}
 
     def distort(self, album: str, picture: str, metric: str, values: str, draw: bool) -> dict[str, Any]:
         """Return the verdict on a picture of at most `WORKING` pixels as the sliders make it.

@@ -368,6 +368,13 @@ def test_a_metric_that_cannot_answer_says_why():
     assert PageMetric('plain', None, False).ends is None
 
 
+def test_a_score_that_is_not_finite_is_a_reason():
+    metrics = PageMetrics(choices(['piqe'], None), 'cpu')
+    black = np.zeros((64, 64, 3), np.uint8)  # in which PIQE finds no block to divide by
+    assert metrics.verdict('piqe', black) == {'error': 'the score is nan'}
+    assert metrics.verdict('piqe', photo(64, 64))['score'] > 0
+
+
 def test_labels_of_votes():
     assert label_of('jpeg') == 'JPEG blocking' and label_of(PRISTINE) == 'no distortion' and label_of('own_type') == 'own type'
 
@@ -391,10 +398,11 @@ def test_answers_have_a_reason_or_a_result():
             ('distort', (album, picture.key, 'rali-lite', '[', False), 'not JSON'),
             ('distort', (album, picture.key, 'rali-lite', '[]', False), 'is no object'),
             ('score', ('unknown', picture.key, 'rali-lite'), 'no longer there'),
+            ('score', (album, picture.key, 'x' * 99), 'is not one of the metrics rali-lite'),
             ('score', (album, '../../etc/passwd', 'rali-lite'), 'no longer there'),
             ('remove', (album, '{}'), 'is no list')):
         assert message in functions[name](*values)['error']
-    assert functions['start'](album)['pictures'][0]['verdicts']['rali-lite'] == first['verdict']
+    assert functions['start'](album)['pictures'][0]['verdicts'] == {'rali-lite': first['verdict']}  # nothing of 'xxx'
     assert functions['remove'](album, json.dumps([picture.key])) == {} and functions['start'](album)['pictures'] == []
 
 
