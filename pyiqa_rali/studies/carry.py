@@ -65,7 +65,7 @@ class ArmOptions:
     changes: dict[str, Any] = field(default_factory=dict)
     added: list[str] = field(default_factory=list)
     added_share: Annotated[float, Gt(0), Lt(1)] = 0.4
-    trained_on: list[str] | None = None
+    trained_on: Annotated[list[str], MinLen(1)] | None = None
 
 
 @dataclass(kw_only=True)
@@ -90,7 +90,7 @@ class CarryOptions:
     encoders: Annotated[dict[str, dict[str, Any]], MinLen(1)]
     seeds: Annotated[list[Seed], MinLen(1)]
     sets: Annotated[dict[str, SetOptions], MinLen(1)]
-    trained_on: Annotated[dict[str, list[str]], MinLen(1)]
+    trained_on: Annotated[dict[str, Annotated[list[str], MinLen(1)]], MinLen(1)]
     arms: Annotated[dict[str, ArmOptions], MinLen(1)]
     added: dict[str, dict[str, Any]] = field(default_factory=dict)
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -138,9 +138,13 @@ def carry_options(values: dict[str, Any]) -> CarryOptions:
     """Turn plain values into checked options.
 
     Raises:
-        OptionError: a key is unknown or missing, or names something that is not there.
+        OptionError: a key is unknown or missing, or names something that is not there, or one thing twice.
     """
     options = from_known_keys(CarryOptions, values)
+    _refuse_repeated('seeds', options.seeds)
+    for name in options.tests:
+        if name in options.sets:
+            raise OptionError(f'tests: {name}: is one of sets, which are all tested on. Remove it, or give it another name.')
     for name in SECTIONS:
         if name in options.training:
             raise OptionError(f'training: {name}: is made by the study. Remove it.')
@@ -154,7 +158,15 @@ def carry_options(values: dict[str, Any]) -> CarryOptions:
     return options
 
 
+def _refuse_repeated(option: str, values: Sequence[Any]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise OptionError(f'{option}: {value} is named {values.count(value)} times, and would count as often. Name it '
+                              'once.')
+
+
 def _check_names(option: str, names: Sequence[str], known: Any) -> None:
+    _refuse_repeated(option, names)
     for name in names:
         if name not in known:
             raise OptionError(f'{option}: "{name}" is not one of {", ".join(known) or "none"}.{did_you_mean(name, known)}')
@@ -215,6 +227,7 @@ class Carry:
         for encoder, (arm_name, arm) in itertools.product(options.encoders, options.arms.items()):
             for trained_on, seed in itertools.product(_trainings_of(arm, options), options.seeds):
                 sections, tested = sections_of(options, arm, options.trained_on[trained_on])
+                self._check_texts(arm_name, options.trained_on[trained_on])
                 values = {**options.training, 'datasets': sections, 'manual_seed': seed, 'bank': None}
                 values['path'] = {**(values.get('path') or {}), 'feature_cache': options.path.feature_cache
                                   or str(self.root / 'feature_cache')}
@@ -227,6 +240,16 @@ class Carry:
                 except OptionError as error:
                     raise OptionError(f'{encoder}, {arm_name}, {trained_on}: {error}') from error
                 yield Place(encoder, arm_name, trained_on, seed, cell, tested)
+
+    def _check_texts(self, arm_name: str, trained_on: Sequence[str]) -> None:
+        """Raise OptionError where an arm's texts are not there: a study that finds out after hours is no plan."""
+        kind = self.options.arms[arm_name].texts
+        for name in trained_on:
+            path = self.options.sets[name].texts[kind]
+            if not Path(path).is_file():
+                raise OptionError(f'sets: {name}: texts: {kind}: {path} is not a file, and the arm "{arm_name}" learns from '
+                                  'it. Write it first (pyiqa-rali prepare-people, measure-texts or write-texts), or name in '
+                                  "the arm's trained_on what it can be trained on.")
 
     def _result(self, place: Place) -> Path:
         return self.root / 'cells' / place.cell.key / CELL

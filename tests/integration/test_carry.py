@@ -81,10 +81,23 @@ def test_an_added_set_takes_its_share_of_each_step(tmp_path):
     ({'arms': {'x': {'texts': 'verdict', 'added': ['y']}}}, r'arms: x: added: "y" is not one of none'),
     ({'training': {'name': 'x'}}, 'training: name: is made by the study. Remove it.'),
     ({'arms': {'x': {'texts': 'verdict', 'added_share': 1}}}, 'added_share: 1.0 must be'),
+    ({'trained_on': {'A': []}}, 'trained_on: A: must hold at least one'),
+    ({'trained_on': {'both': ['A', 'A']}}, 'trained_on: both: A is named 2 times, and would count as often. Name it once.'),
+    ({'seeds': [0, 1, 0]}, 'seeds: 0 is named 2 times'),
+    ({'arms': {'x': {'texts': 'verdict', 'trained_on': []}}}, 'arms: x: trained_on: must hold at least one'),
+    ({'tests': {'B': {'type': 'GeneralNRDataset'}}}, 'tests: B: is one of sets, which are all tested on'),
 ])
 def test_names_that_are_not_there_are_told(tmp_path, changes, message):
     with pytest.raises(OptionError, match=message):
         carry_options(study(tmp_path, **changes))
+
+
+def test_an_arm_whose_texts_are_not_there_is_told_before_anything_is_trained(tmp_path):
+    values = study(tmp_path)
+    values['sets']['B']['texts']['people'] = str(tmp_path / 'none.jsonl')
+    with pytest.raises(OptionError, match=r'sets: B: texts: people: .*none.jsonl is not a file, and the arm "people" learns'):
+        Carry(carry_options(values))
+    assert not (tmp_path / 'out').exists()
 
 
 def rows():

@@ -1,6 +1,7 @@
 """Every option file of the repository is one that its trainer takes, and names nothing that is not there."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from pyiqa_rali.studies.carry import carry_options
 from pyiqa_rali.studies.cascade import cascade_options
 from pyiqa_rali.studies.chain.options import chain_options
 from pyiqa_rali.training.rali.options import train_options
+from pyiqa_rali.training.rali.run_checks import choosing_sections
 from pyiqa_rali.training.vlm.options import grpo_options, sft_options
 from pyiqa_rali.training.vlm.ract import ract_options
 
@@ -106,3 +108,12 @@ def test_published_values():
     for method, average in (('RALI', 0.798), ('Q-Insight', 0.806)):
         found = [float(row['plcc']) for (name, _), row in values.items() if name == method]
         assert sum(found) / 7 == pytest.approx(average, abs=1e-3)
+
+
+@pytest.mark.parametrize(('names', 'key_dataset', 'chosen'), [
+    (['train', 'test', 'val', 'val_2'], None, ['val', 'val_2']), (['train', 'test', 'test_2'], None, ['test', 'test_2']),
+    (['train', 'val', 'test'], 'test', ['test']), (['train', 'val', 'test'], ['val', 'test'], ['val', 'test']),
+    (['train'], None, [])])
+def test_test_sets_choose_the_epoch_only_where_they_are_asked_for_or_all_there_are(names, key_dataset, chosen):
+    options = SimpleNamespace(datasets=dict.fromkeys(names), val=SimpleNamespace(key_dataset=key_dataset))
+    assert choosing_sections(options) == chosen

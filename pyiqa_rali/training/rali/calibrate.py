@@ -66,7 +66,8 @@ def calibrate(checkpoint: str | os.PathLike, options: Mapping[str, Any], out: st
     tensors, metadata = load_checkpoint(path)
     net = RALI(pretrained_model_path=path)
     wanted = read.interval or IntervalOptions()
-    calibration = chosen_datasets('interval: datasets', wanted.datasets, sections_for(read.datasets, 'val', 'test'))
+    known = [*sections_for(read.datasets, 'val'), *sections_for(read.datasets, 'test')]  # by default no test set is taken
+    calibration = chosen_datasets('interval: datasets', wanted.datasets, known)
     for name in calibration:
         _refuse_trained_on(net, build_table(name, read.datasets[name], read.manual_seed), str(checkpoint))
     scale = MosScale(metadata['mos_range'], metadata['lower_better'])

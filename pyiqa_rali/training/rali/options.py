@@ -196,7 +196,8 @@ class ValOptions:
 
     Attributes:
         key_metric: the metric by which the best epoch of stage 3 is chosen.
-        key_dataset: the validation set that it is taken from, or several, which it is averaged over; None means all of them.
+        key_dataset: the validation set that it is taken from, or several, which it is averaged over; None means all for `val`,
+            and those for `test` only where there are no others.
         metrics: pyiqa's metric sections, by name.
         val_freq: steps between validations of stage 1; None validates at the end only.
         overlap: what validation images that are trained on do: 'fail' ends the run before its first step, 'count' continues and

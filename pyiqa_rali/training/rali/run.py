@@ -54,7 +54,7 @@ from pyiqa_rali.training.rali.fine_tuning import fine_tune
 from pyiqa_rali.training.rali.intervals import chosen_datasets, fit_interval
 from pyiqa_rali.training.rali.options import IntervalOptions, TrainOptions, train_options
 from pyiqa_rali.training.rali.picture_rows import Embedding
-from pyiqa_rali.training.rali.run_checks import check_sections
+from pyiqa_rali.training.rali.run_checks import check_sections, choosing_sections
 from pyiqa_rali.training.rali.run_folder import RunFolder, exported_scale
 from pyiqa_rali.training.rali.run_images import RunImages, check_batch_sizes, check_images
 from pyiqa_rali.training.rali.run_prompts import RunPrompts
@@ -289,11 +289,11 @@ class Run:
     @torch.no_grad()
     def _validate(self, scorer: BasisScorer, tables: dict[str, FeatureTable]) -> dict[str, float]:
         """Return every metric of every validation set, and 'key', which the best epoch is chosen by."""
-        values, keys, chosen_by = {}, [], self.options.val.key_dataset
+        values, keys, chosen_by = {}, [], choosing_sections(self.options)
         for name, table in tables.items():
             found = self._correlate(scorer(table.image_features).numpy(), table.mos_label.numpy(), name)
             values.update({f'{name}/{metric}': value for metric, value in found.items()})
-            if chosen_by is None or name in ([chosen_by] if isinstance(chosen_by, str) else chosen_by):
+            if name in chosen_by:
                 keys.append(found[self.options.val.key_metric])
         return {**values, 'key': float(np.mean(keys)) if keys else 0.0}
 
@@ -343,7 +343,8 @@ class Run:
 
     def _interval_sections(self, options: IntervalOptions) -> list[str]:
         """Return the data sets that intervals are calibrated on."""
-        return chosen_datasets('interval: datasets', options.datasets, self._val_sections())
+        known = [*sections_for(self.sections, 'val'), *sections_for(self.sections, 'test')]  # by default no test set is taken
+        return chosen_datasets('interval: datasets', options.datasets, known)
 
     def _write_bank(self, parts: list[AlignmentDataset], towers: Towers) -> None:
         """Write the text bank while the text encoder is at hand: a trained one is kept nowhere else."""

@@ -43,6 +43,14 @@ def check_sections(options: TrainOptions) -> dict[str, DatasetSection]:
     return sections
 
 
+def choosing_sections(options: TrainOptions) -> list[str]:
+    """Return the validation sets that choose the best epoch; test sets only where they are asked for or all there are."""
+    chosen_by = options.val.key_dataset
+    if chosen_by is None:
+        return sections_for(options.datasets, 'val') or sections_for(options.datasets, 'test')
+    return [chosen_by] if isinstance(chosen_by, str) else chosen_by
+
+
 def check_prompts(sections: dict[str, DatasetSection], options: TrainOptions) -> None:
     """Check that alignment with prompts can be learned, where a data set has MOS of it.
 

@@ -19,6 +19,7 @@ from pyiqa_rali.model.text_tower import load_text_tower, save_text_tower, tower_
 from pyiqa_rali.training.rali.features import FeatureTable, load_features
 from pyiqa_rali.training.rali.options import TrainOptions
 from pyiqa_rali.training.rali.prompts import PromptTable, aligned, embed_prompts, fit_prompt_scorer
+from pyiqa_rali.training.rali.run_checks import choosing_sections
 from pyiqa_rali.training.rali.run_folder import ALIGNMENT, ALIGNMENT_MOS, RunFolder
 from pyiqa_rali.training.rali.text_encoders import OpenClipText
 from pyiqa_rali.training.rali.towers import Towers
@@ -104,8 +105,7 @@ class RunPrompts:
         validated = {name: (tables[name].image_features, PromptTable.load(self.folder.prompts(name)))
                      for name in self.validated}
 
-        chosen_by = self.options.val.key_dataset
-        chosen = self.validated if chosen_by is None else [chosen_by] if isinstance(chosen_by, str) else chosen_by
+        chosen = choosing_sections(self.options)
 
         def validate(candidate: PromptScorer) -> dict[str, float]:
             values, keys = {}, []
