@@ -1,6 +1,7 @@
 """When a slow metric is asked, and how its scores follow the scale of a fast one: what was learned on validation images."""
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,12 +55,14 @@ class Rule:
         return interpolated(slow, self.slow_scores, self.scores)
 
     def threshold_of(self, share: float, by: str = 'width') -> float:
-        """Return the width that this share of the validation images exceeds.
+        """Return the width that this share of the validation images exceeds; of share 0 no width is above it, of 1 all are.
 
         Args:
             share: from 0 to 1.
             by: 'width', or 'ranks' for widths in ranks.
         """
+        if share in (0, 1):  # "none" and "all" hold for every picture, also for one that is wider or narrower than all those
+            return math.inf if share == 0 else -math.inf
         return float(np.quantile(self.widths if by == 'width' else self.rank_widths, 1 - share))
 
     def in_ranks(self, scores: Tensor, widths: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Two metrics as one: a fast one scores every picture, and those of which it is least sure are handed on to a slow one."""
 
+import math
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -30,13 +32,13 @@ class Cascade(MetricNet):
         slow_options: the same of the slow one.
         rule: file that `pyiqa-rali cascade` has written: the map from slow to fast scores, and validation widths.
         threshold: hand on pictures whose width is above this, in the unit of the fast score or, in ranks, from 0 to 1; or
-            `share`.
-        share: hand on the widest pictures, so many of them.
+            `share`. Below 0 all are handed on.
+        share: hand on the widest pictures, so many of them: 0 none, 1 all.
         share_of: 'validation': those whose width is above that of this share of the validation images, so that a score depends
             on its picture alone; or 'batch': this share of each batch, to the nearest whole number, whatever their widths.
         by: 'width' of the interval, or its width in 'ranks': the share of the validation images whose fast score lies within.
             The first finds large errors, the second what leaves the order of the pictures open.
-        coverage: of the intervals whose width counts.
+        coverage: of the intervals whose width counts; None takes that of the rule.
 
     Attributes:
         counts: pictures so far: 'scored', 'handed_on', and of the latter those 'without_slow_score', which keep the fast one.
@@ -50,7 +52,7 @@ class Cascade(MetricNet):
     def __init__(self, fast: str = 'rali-lite', slow: str | None = None, fast_options: Mapping[str, Any] | None = None,
                  slow_options: Mapping[str, Any] | None = None, rule: str | os.PathLike | None = None,
                  threshold: float | None = None, share: float | None = None, share_of: str = 'validation', by: str = 'width',
-                 coverage: float = COVERAGE):
+                 coverage: float | None = None):
         super().__init__()
         check_choice('share_of', share_of, SHARES_OF)
         check_choice('by', by, BY)
@@ -61,14 +63,17 @@ class Cascade(MetricNet):
         if (threshold is None) == (share is None):
             raise OptionError('threshold, share: give one of them: the width above which pictures are handed on, or how many '
                               'are.')
-        if share is not None and not 0 <= share <= 1:
-            raise OptionError(f'share: {share:g} must be from 0 to 1.')
-        self.rule, self.by, self.coverage = load_rule(rule), by, coverage
+        _check_numbers(threshold, share, share_of, by)
+        self.rule, self.by = load_rule(rule), by
+        check_fitted_for(self.rule, rule, {'fast': fast, 'slow': slow})
+        self.coverage = _coverage_of(self.rule, coverage, share is not None and share_of == 'validation')
         self.share = share if share_of == 'batch' else None
         self.threshold = self.rule.threshold_of(share, by) if share is not None else float(threshold or 0.0)
         self.fast, self._fast_facts = _net_of('fast', fast, fast_options)
         self.slow, _ = _net_of('slow', slow, slow_options)
         can_tell_width(self.fast, self.rule)
+        if getattr(self.fast, 'interval', None) is not None:
+            self.fast.interval.quantile(self.coverage)  # a coverage that it cannot promise is told here, not picture by picture
         self.counts = {'scored': 0, 'handed_on': 0, 'without_slow_score': 0}
         self.handed_on = torch.zeros(0, dtype=torch.bool)
         for name in ('slow_scores', 'scores', 'profile_scores', 'profile_widths'):  # in digests of the weights
@@ -85,22 +90,37 @@ class Cascade(MetricNet):
         return bool(getattr(self.fast, 'lower_better', self._fast_facts['lower_better']))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N, 1), on the scale of the fast metric, for pictures (N, 3, H, W) in [0, 1]."""
+        """Return scores (N, 1), on the scale of the fast metric, for pictures (N, 3, H, W) in [0, 1].
+
+        Raises:
+            OptionError: the pictures require a gradient: what decides and maps has none.
+        """
+        if images.requires_grad and torch.is_grad_enabled():
+            raise OptionError(f'{NAME}: has no gradient to the pixels, and cannot be a loss (as_loss). Take its fast metric '
+                              'for one.')
         scores, widths = scores_and_widths(self.fast, self.as_checked(images), self.rule, self.coverage)
         chosen = self.chosen(widths if self.by == 'width' else self.rule.in_ranks(scores, widths))
-        self.handed_on = chosen
-        self.counts['scored'] += len(scores)
+        answered = torch.ones(0, dtype=torch.bool)
         if chosen.any():
             slow = self.slow(self.as_checked(images)[chosen]).flatten().to(scores)
             answered = slow.isfinite()
-            self.counts['handed_on'] += int(chosen.sum())
-            self.counts['without_slow_score'] += int((~answered).sum())
             if not answered.all():
                 warnings.warn(f'{int((~answered).sum())} of {len(slow)} pictures that were handed on have no slow score; they '
                               'keep the fast one.', stacklevel=2)
             places = chosen.nonzero().squeeze(-1)[answered]
-            scores = scores.index_copy(0, places, self.rule.mapped(slow[answered]))
+            scores = scores.index_copy(0, places, self.rule.mapped(slow[answered]).clamp(*self._ends()))
+        self.handed_on = chosen  # and counted once both metrics have answered: a batch that fails is asked again, one by one
+        self.counts['scored'] += len(scores)
+        self.counts['handed_on'] += int(chosen.sum())
+        self.counts['without_slow_score'] += int((~answered).sum())
         return scores.unsqueeze(1)
+
+    def _ends(self) -> tuple[float, float]:
+        """Return the range of the fast metric and of its validation scores: the map does not leave it beyond its last knots."""
+        told = [float(number) for number in re.findall(r'-?\d+(?:\.\d+)?', self.score_range)]
+        seen = self.rule.fast_scores
+        low, high = told if len(told) == 2 else (-math.inf, math.inf)
+        return min(low, seen[0]), max(high, seen[-1])
 
     def chosen(self, widths: Tensor) -> Tensor:
         """Return (N,) whether each picture is handed on, for the widths (N,) of a batch."""
@@ -110,6 +130,52 @@ class Cascade(MetricNet):
         chosen = torch.zeros_like(widths, dtype=torch.bool)
         chosen[widths.topk(count).indices] = True
         return chosen
+
+
+def _check_numbers(threshold: Any, share: Any, share_of: str, by: str) -> None:
+    """Raise OptionError for a threshold or a share that cannot be meant."""
+    for name, value in (('threshold', threshold), ('share', share)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise OptionError(f'{name}: {value!r} must be a number.')
+    if share is not None and not 0 <= share <= 1:
+        raise OptionError(f'share: {share:g} must be from 0 to 1.')
+    if threshold is not None and math.isnan(threshold):
+        raise OptionError('threshold: nan is above no width and below none. Give a width.')
+    if threshold is not None and by == 'ranks' and threshold > 1:
+        raise OptionError(f'threshold: {threshold:g} must be at most 1 with by: ranks: a width in ranks is a share of the '
+                          'validation images.')
+    if threshold is not None and share_of == 'batch':
+        raise OptionError('threshold: has no effect with share_of: batch. Give share in its place, or leave share_of out.')
+
+
+def check_fitted_for(rule: Rule, path: str | os.PathLike, names: Mapping[str, str]) -> None:
+    """Raise OptionError when a rule was fitted for metrics of other names, whose scores and widths mean something else.
+
+    Args:
+        rule: as read.
+        path: its file, for the message.
+        names: of the metrics, by 'fast' and 'slow'.
+    """
+    for role, name in names.items():
+        fitted = (rule.fitted_on.get(role) or {}).get('name', name)
+        if fitted != name:
+            raise OptionError(f'rule: {path} was fitted for {role}: {fitted}, and not for {name}, whose scores mean something '
+                              f'else. {HOW}')
+
+
+def _coverage_of(rule: Rule, coverage: float | None, by_share: bool) -> float:
+    """Return the coverage of the intervals whose width counts.
+
+    Raises:
+        OptionError: a share is taken of validation widths of another coverage.
+    """
+    fitted = rule.fitted_on.get('coverage')
+    if coverage is None:
+        return COVERAGE if fitted is None else float(fitted)
+    if by_share and fitted is not None and not math.isclose(coverage, fitted):
+        raise OptionError(f'coverage: {coverage:g} is not that of the rule, {fitted:g}: its widths of validation images would '
+                          'be compared with others. Leave coverage out, or fit a rule with it.')
+    return coverage
 
 
 def scores_and_widths(net: Any, images: Tensor, rule: Rule | None, coverage: float) -> tuple[Tensor, Tensor]:

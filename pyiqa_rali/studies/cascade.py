@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.errors import DataError, OptionError, some
 from pyiqa_rali.core.files import write_json, write_text, write_yaml
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.options import Count, Seed, from_known_keys, plain
@@ -22,6 +22,7 @@ from pyiqa_rali.core.tables import markdown_table, write_csv
 from pyiqa_rali.data.image_files import UnreadableImage, read_rgb
 from pyiqa_rali.data.sections import DatasetOptions, dataset_section
 from pyiqa_rali.data.tables import QualityTable
+from pyiqa_rali.data.training_images import overlap, refuse_overlap
 from pyiqa_rali.evaluation.metrics import describe_metric, make_metric, metric_section
 from pyiqa_rali.evaluation.run import open_table, tested_section
 from pyiqa_rali.evaluation.score_cache import ScoreCache, image_key
@@ -69,6 +70,8 @@ class CascadeOptions:
         random_draws: over which the accuracy of handing on at random is averaged.
         timed: so many validation images are scored one by one to measure seconds an image.
         coverage: of the intervals whose width counts.
+        overlap: what to do about images that a metric was trained on, where its checkpoint keeps a record of them: 'fail', or
+            'count' and go on.
         num_gpu: 'auto', 0 or 1.
         path: folders.
     """
@@ -83,7 +86,8 @@ class CascadeOptions:
     shares: Annotated[list[Annotated[float, Ge(0), Le(1)]], MinLen(1)] = field(default_factory=lambda: list(SHARES))
     random_draws: Count = 20
     timed: Count = 8
-    coverage: Annotated[float, Ge(0), Le(1)] = COVERAGE
+    coverage: Annotated[float, Gt(0), Lt(1)] = COVERAGE
+    overlap: Literal['fail', 'count'] = 'fail'
     num_gpu: Literal['auto', 0, 1] = 'auto'
     path: CascadePaths = field(default_factory=CascadePaths)
     model_type: Literal['CASCADE'] = 'CASCADE'
@@ -157,27 +161,30 @@ def run_cascade(options: CascadeOptions) -> CascadeResults:
     if sections['val'].scale.mos_range != sections['test'].scale.mos_range:
         raise OptionError('datasets: val and test must have one mos_range: the rule is fitted on one and measured on the '
                           'other.')
+    _refuse_shared(tables)
     parts = {role: metric_section(role, getattr(options, role)) for role in ('fast', 'slow')
              if getattr(options, role)['name'] != PEOPLE}
     fast = make_metric(parts['fast'], device)
     slow = make_metric(parts['slow'], device) if 'slow' in parts else None
+    trained_on = _trained_on(tables, {'fast': fast, 'slow': slow}, options.overlap)
     write_yaml(root / 'options.yml', plain(options))
     described = {role: describe_metric(part, {'fast': fast, 'slow': slow}[role]) for role, part in parts.items()}
     judged = {name: judge(table, fast, slow, described, options) for name, table in tables.items()}
     seconds = _seconds(tables['val'], fast, slow, device, options.timed)
     towards = 1.0 if bool(fast.lower_better) == tables['val'].scale.lower_better else -1.0
     rule = fit_rule(judged['val'], fast.net, towards, {'images': len(judged['val'].mos), 'data': tables['val'].name,
-                                                       'fast': options.fast, 'slow': options.slow})
+                                                       'fast': options.fast, 'slow': options.slow,
+                                                       'coverage': options.coverage})
     rule.save(root / 'rule.json')
     if slow is not None:
-        _write_metric(root, options)
+        _write_metric(root, options, bool(fast.lower_better))
     rows = curves(judged['test'], rule, options, seconds, towards)
     write_csv(root / 'results.csv', COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
     write_csv(root / 'scores.csv', ['image', 'mos', 'fast', 'width', 'slow'],
               zip(judged['test'].images, *(map(repr, values.tolist()) for values in (
                   judged['test'].mos, judged['test'].fast, widths_by(rule, judged['test']), judged['test'].slow)), strict=True))
     summary = {**summary_of(rows), 'seconds': seconds, 'images': len(judged['test'].mos),
-               'without_slow_score': int(np.isnan(judged['test'].slow).sum())}
+               'without_slow_score': int(np.isnan(judged['test'].slow).sum()), 'trained_on': trained_on}
     write_json(root / 'results.json', {'summary': summary, 'rows': rows})
     from pyiqa_rali.figures.cascade import draw_cascade
     draw_cascade(rows, CHOICES, root / 'figures' / 'accuracy_against_cost.png', f'{options.fast["name"]} and '
@@ -417,7 +424,33 @@ def _seconds(table: QualityTable, fast: Any, slow: Any | None, device: torch.dev
     return found
 
 
-def _write_metric(root: Path, options: CascadeOptions) -> None:
+def _refuse_shared(tables: Mapping[str, QualityTable]) -> None:
+    """Raise DataError when the rule would be measured on images that it was fitted on."""
+    files = {name: {str(Path(path).resolve()) for path in table.image_names()} for name, table in tables.items()}
+    shared = sorted(files['val'] & files['test'])
+    if shared:
+        raise DataError(f'datasets: {len(shared)} of {len(files["test"])} images of test are those of val too: '
+                        f'{some(shared, 3)}. What a rule is worth shows on other images than those that it was fitted on: give '
+                        'each its own, such as by split_index or phase.')
+
+
+def _trained_on(tables: Mapping[str, QualityTable], metrics: Mapping[str, Any], choice: str) -> list[dict[str, Any]]:
+    """Return how many images of each data set each metric was trained on, where its checkpoint knows.
+
+    Raises:
+        DataError: there are some, and the choice is 'fail'.
+    """
+    rows = []
+    for role, metric in metrics.items():
+        record = getattr(getattr(metric, 'net', None), 'training_images', None)
+        for name, table in tables.items() if record is not None else ():
+            found = overlap(record, table.source_files())
+            refuse_overlap(found, f'{role} on {table.name} ({name})', 'overlap', choice)
+            rows.append({'dataset': name, 'metric': role, **found.plain()})
+    return rows
+
+
+def _write_metric(root: Path, options: CascadeOptions, lower_better: bool) -> None:
     """Write the cascade as a metric in pyiqa's format, for `--metric_opt` of its scripts and for `evaluate`."""
     parts = {role: {key: value for key, value in getattr(options, role).items() if key not in ('name', 'paper_name')}
              for role in ('fast', 'slow')}
@@ -425,4 +458,4 @@ def _write_metric(root: Path, options: CascadeOptions) -> None:
         'metric_opts': {'type': 'Cascade', 'fast': options.fast['name'], 'slow': options.slow['name'],
                         'fast_options': parts['fast'], 'slow_options': parts['slow'], 'rule': str(root / 'rule.json'),
                         'share': options.share, 'by': options.by, 'coverage': options.coverage},
-        'metric_mode': 'NR', 'lower_better': False}})
+        'metric_mode': 'NR', 'lower_better': lower_better}})

@@ -421,7 +421,13 @@ def _threshold(mode: str, threshold: float | None, share: float | None, rule: Ru
     if (threshold is None) == (share is None) or (share is not None and rule is None):
         raise OptionError('threshold, share: mode: adaptive needs one of them: the spread of the rating above which the model '
                           'reasons, or, with a rule, the share of pictures that it reasons about.')
+    for each in (rule.fitted_on.get(role) or {} for role in ('fast', 'slow') if rule is not None):
+        if each.get('mos_range') is not None:
+            raise OptionError(f'rule: was fitted for scores on mos_range {each["mos_range"]}, and mode: adaptive compares and '
+                              'maps ratings on their own scale. Fit it without mos_range; this metric may have one.')
     if threshold is not None:
+        if math.isnan(threshold):
+            raise OptionError('threshold: nan is above no spread and below none. Give a standard deviation of the rating.')
         return threshold
     if not 0 <= cast(float, share) <= 1:
         raise OptionError(f'share: {share:g} must be from 0 to 1.')

@@ -87,6 +87,7 @@ def test_nothing_reasons_above_every_spread_and_all_below(folder, images):
     ({'mode': 'adaptive'}, 'threshold, share: mode: adaptive needs one of them'),
     ({'mode': 'adaptive', 'share': 0.5}, 'or, with a rule, the share'),
     ({'mode': 'adaptive', 'threshold': 1.0, 'share': 0.5}, 'needs one of them'),
+    ({'mode': 'adaptive', 'threshold': math.nan}, 'threshold: nan is above no spread'),
     ({'mode': 'greedy', 'threshold': 1.0}, 'threshold: is only for mode: adaptive. Leave it out'),
 ])
 def test_what_cannot_be_used_is_refused(folder, options, message):
@@ -102,3 +103,10 @@ def test_a_cascade_of_one_model_with_and_without_reasoning(folder, images, at_on
                                  slow_options={'pretrained': folder, 'max_new_tokens': 12}, rule=str(tmp_path / 'rule.json'),
                                  threshold=(spreads[1] + spreads[2]) / 2)
     assert metric(images).shape == (4, 1) and metric.net.counts['handed_on'] == 2
+
+
+def test_a_rule_of_scores_on_another_scale_is_refused(folder, tmp_path):
+    Rule([0.0, 100.0], [0.0, 100.0], [0.0, 40.0], [0.0, 1.0], [0.0, 100.0],
+         fitted_on={'fast': {'name': 'rali-reasoning', 'mos_range': [0, 100]}}).save(tmp_path / 'rule.json')
+    with pytest.raises(OptionError, match=r'rule: was fitted for scores on mos_range \[0, 100\]'):
+        scorer(folder, share=0.5, rule=tmp_path / 'rule.json')

@@ -8,8 +8,9 @@ import pandas as pd
 import pyiqa
 import pytest
 import torch
+import yaml
 
-from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.model.cascade_rule import Rule, interpolated, load_rule
 from pyiqa_rali.model.checkpoint import save_checkpoint
 from pyiqa_rali.model.rali import RALI
@@ -79,6 +80,52 @@ def test_a_slow_metric_without_a_score_leaves_the_fast_one_and_is_counted(paths,
     assert torch.equal(scores, net.fast(images)) and net.counts['without_slow_score'] == 8
 
 
+def test_none_and_all_are_none_and_all_whatever_the_widths_are(paths, images, tmp_path):
+    # validation widths between which those of the pictures lie on both sides
+    replace(RULE, widths=[0.9999, 1.0], rank_widths=[0.5, 0.5001]).save(tmp_path / 'rule.json')
+    for by in ('width', 'ranks'):
+        for share in (0, 1):
+            net = Cascade(**options(paths, share=share, by=by, rule=str(tmp_path / 'rule.json')))
+            net(images)
+            assert net.handed_on.tolist() == [bool(share)] * 8
+
+
+def test_a_slow_score_stays_on_the_scale_of_the_fast_metric(paths, images, monkeypatch):
+    net = Cascade(**options(paths, share=1))
+    for slow, expected in ((100.0, 5.0), (-100.0, 1.0)):
+        monkeypatch.setattr(net.slow, 'forward', lambda pictures, slow=slow: torch.full((len(pictures), 1), slow))
+        assert net(images).flatten().tolist() == [expected] * 8
+
+
+def test_a_batch_that_fails_is_not_counted(paths, images, monkeypatch):
+    net = Cascade(**options(paths, share=1))
+
+    def fail(pictures):
+        raise RuntimeError('slow failed')
+    monkeypatch.setattr(net.slow, 'forward', fail)
+    with pytest.raises(RuntimeError, match='slow failed'):
+        net(images)
+    assert set(net.counts.values()) == {0}
+
+
+def test_it_is_no_loss(paths, images):
+    metric = pyiqa.create_metric('rali-cascade', device='cpu', as_loss=True, **options(paths, share=0.5))
+    with pytest.raises(OptionError, match='rali-cascade: has no gradient to the pixels'):
+        metric(images.clone().requires_grad_())
+
+
+def test_a_rule_of_other_metrics_or_another_coverage_is_refused(paths, tmp_path):
+    fitted = {'fast': {'name': 'rali'}, 'slow': {'name': 'people'}, 'coverage': 0.8}
+    replace(RULE, fitted_on=fitted).save(tmp_path / 'rule.json')
+    given = options(paths, share=0.5, rule=str(tmp_path / 'rule.json'))
+    with pytest.raises(OptionError, match='was fitted for slow: people, and not for rali'):
+        Cascade(**given)
+    replace(RULE, fitted_on={**fitted, 'slow': {'name': 'rali'}}).save(tmp_path / 'rule.json')
+    assert Cascade(**given).coverage == 0.8
+    with pytest.raises(OptionError, match=r'coverage: 0.9 is not that of the rule, 0.8'):
+        Cascade(**given, coverage=0.9)
+
+
 def test_it_is_a_metric_of_pyiqa(paths, images):
     metric = pyiqa.create_metric('rali-cascade', device='cpu', **options(paths, share=0.5))
     assert metric(images).shape == (8, 1) and metric.score_range == metric.net.fast.score_range
@@ -91,6 +138,11 @@ def test_it_is_a_metric_of_pyiqa(paths, images):
     ({'threshold': None}, 'threshold, share: give one of them'),
     ({'share': 0.5}, 'threshold, share: give one of them'),
     ({'threshold': None, 'share': 1.5}, 'share: 1.5 must be from 0 to 1'),
+    ({'threshold': None, 'share': '0.5'}, "share: '0.5' must be a number"),
+    ({'threshold': float('nan')}, 'threshold: nan is above no width'),
+    ({'threshold': 1.5, 'by': 'ranks'}, 'threshold: 1.5 must be at most 1 with by: ranks'),
+    ({'share_of': 'batch'}, 'threshold: has no effect with share_of: batch'),
+    ({'coverage': 90}, 'coverage: 90 must be above 0 and below 1'),
     ({'share_of': 'folder'}, 'share_of: "folder" is not one of validation, batch'),
     ({'fast': 'rali-cascade'}, 'fast: rali-cascade cannot be part of itself'),
     ({'slow': 'no_such'}, 'slow: --metric: "no_such" is not known to pyiqa'),
@@ -118,6 +170,22 @@ def test_a_broken_rule_is_refused(tmp_path, content):
         load_rule(tmp_path / 'rule.json')
     RULE.save(tmp_path / 'rule.json')
     assert load_rule(tmp_path / 'rule.json') == RULE
+
+
+def test_images_that_a_metric_was_trained_on_end_the_study_or_are_counted(tmp_path):
+    from types import SimpleNamespace
+
+    from pyiqa_rali.data.inspection import inspect_images
+    from pyiqa_rali.data.training_images import TrainingImages
+    from tests.unit.test_inspection import picture
+    paths = [str(picture(tmp_path / f'{number}.png', number)) for number in range(3)]
+    record = TrainingImages.of({'x': inspect_images(paths[:1])})
+    metric = SimpleNamespace(net=SimpleNamespace(training_images=record))
+    tables = {'test': SimpleNamespace(name='x', source_files=lambda: paths)}
+    with pytest.raises(DataError, match=r'fast on x \(test\): 1 of 3 test images were trained on.* set overlap: count'):
+        study._trained_on(tables, {'fast': metric}, 'fail')
+    row, = study._trained_on(tables, {'fast': metric, 'slow': None}, 'count')
+    assert (row['dataset'], row['metric'], row['trained_on']) == ('test', 'fast', 1)
 
 
 def test_isotonic_regression_is_strict_and_recovers_a_rising_curve():
@@ -192,8 +260,15 @@ def test_the_command_writes_rule_curves_and_metric(paths, tmp_path, capsys):
         'fast': {'name': 'rali', 'pretrained_model_path': str(paths / 'fast.safetensors')},
         'slow': {'name': 'rali', 'pretrained_model_path': str(paths / 'fast.safetensors')},
         'path': {'experiments_root': str(tmp_path), 'score_cache': str(tmp_path / 'cache')}})
+    same = ['--force_yml', f'datasets:test={json.dumps({**section, "phase": "val"})}']
+    assert main(['cascade', '-opt', str(tmp_path / 'cascade.yml'), *same]) == 2
+    assert '20 images of test are those of val too: ' in capsys.readouterr().err
     assert main(['cascade', '-opt', str(tmp_path / 'cascade.yml')]) == 0
     root = tmp_path / 'tiny'
+    metric = yaml.safe_load((root / 'metric.yml').read_text())['rali-cascade-tiny']
+    assert metric['lower_better'] is False and json.loads((root / 'rule.json').read_text())['fitted_on']['coverage'] == 0.9
+    study._write_metric(tmp_path, study.CascadeOptions('x', 0, {}, {'name': 'piqe'}, {'name': 'rali-lite'}), lower_better=True)
+    assert yaml.safe_load((tmp_path / 'metric.yml').read_text())['rali-cascade-x']['lower_better'] is True
     assert {path.name for path in root.iterdir()} >= {'rule.json', 'metric.yml', 'results.csv', 'results.json', 'scores.csv'}
     assert (root / 'figures' / 'accuracy_against_cost.png').stat().st_size > 1000
     assert 'part of the oracle' in capsys.readouterr().out
