@@ -88,7 +88,7 @@ class ImageEncoder(nn.Module):
 
     def encode(self, prepared: Tensor) -> Tensor:
         """Return image features (N, C) for preprocessed pictures (N, 3, h, w)."""
-        return self.project(self.backbone_rows(prepared))
+        return with_their_nan(self.project(self.backbone_rows(prepared)), prepared)
 
     def backbone_rows(self, prepared: Tensor) -> Tensor:
         """Return the backbone's output (N, W), which the projection takes, for preprocessed pictures (N, 3, h, w)."""
@@ -203,6 +203,18 @@ class ImageEncoder(nn.Module):
         else:
             self.backbone.to(dtype)
         self._keep_folded()
+
+
+def with_their_nan(values: Tensor, prepared: Tensor) -> Tensor:
+    """Return values (N, ...) with NaN in the place of those of pictures (N, 3, h, w) that have a pixel without a number.
+
+    Activations that are cut off at 0 and 6 turn a NaN into a number in some libraries, and the picture would have a score like
+    any other.
+    """
+    if torch.onnx.is_in_onnx_export():  # exported files stay what they are
+        return values
+    nothing = 0 * prepared.detach().sum(dim=(1, 2, 3))  # NaN where a pixel is NaN or infinite
+    return values + nothing.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
 
 
 def _dtype_of(module: nn.Module) -> torch.dtype | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint_map import MAP_KEY
-from pyiqa_rali.model.image_encoder import ImageEncoder
+from pyiqa_rali.model.image_encoder import ImageEncoder, with_their_nan
 from pyiqa_rali.model.positions import SHARE, position_features
 
 NINTHS = 3  # parts along each edge that `QualityMap.parts` has
@@ -63,5 +63,6 @@ def quality_map(image_encoder: ImageEncoder, scorer: BasisScorer, images: Tensor
     """Return the score (N, H', W') of each position of pictures (see `RALI.quality_map`, which calls this)."""
     if not isinstance(share, Tensor) and not 0 <= share <= 1:
         raise OptionError(f'share: {share} must be in [0, 1].')
-    features = position_features(image_encoder, image_encoder.preprocess(images), share)
-    return scorer(features.flatten(0, 2)).view(features.shape[:3]).float()
+    prepared = image_encoder.preprocess(images)
+    features = position_features(image_encoder, prepared, share)
+    return with_their_nan(scorer(features.flatten(0, 2)).view(features.shape[:3]).float(), prepared)

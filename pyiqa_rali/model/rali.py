@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from pyiqa_rali.model.image_encoder import (
     build_image_encoder,
     is_own_tower,
     open_clip_model_config,
+    with_their_nan,
 )
 from pyiqa_rali.model.interval import COVERAGE, NO_INTERVAL, ScoreIntervals, build_interval
 from pyiqa_rali.model.metric_net import MetricNet
@@ -175,25 +176,36 @@ class RALI(MetricNet):
         return super().train(mode and self.trainable)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N, 1), float32, in the unit of the training MOS.
+        """Return scores (N, 1), float32, in the unit of the training MOS; NaN for pictures with pixels that are not finite.
 
         Args:
             images: (N, 3 or 1, H, W) in [0, 1] of any float type, or uint8 or uint16.
         """
-        if self.windows and is_larger(self.image_encoder.config.preprocessing, *images.shape[-2:]):
-            found = [each.score for each in self.score_windows(images)]
-            return torch.tensor(found, device=images.device).unsqueeze(-1)
+        if self._takes_windows(images):  # what `score_windows` returns, EMPHASIS being 0, and with a gradient
+            (height, width), side = images.shape[-2:], cast(int, side_of(self.image_encoder.config.preprocessing))
+            return torch.stack([self.score_prepared(self.prepare(images[..., top:bottom, left:right]))
+                                for top, left, bottom, right in windows_of(height, width, side)]).mean(dim=0)
         return self.score_prepared(self.prepare(images))
 
+    def _takes_windows(self, images: Tensor) -> bool:
+        return self.windows and is_larger(self.image_encoder.config.preprocessing, *images.shape[-2:])
+
+    def _refuse_windows(self, images: Tensor) -> None:
+        """Raise OptionError where what belongs to the score of the whole picture would stand beside that of its windows."""
+        if self._takes_windows(images):
+            size = f'{images.shape[-1]} x {images.shape[-2]}'
+            raise OptionError(f'windows: true scores pictures of {size} pixels by their windows, and intervals, explanations '
+                              'and alignment belong to the score of the whole picture. Ask a metric without windows for them.')
+
     @torch.no_grad()
-    def score_windows(self, images: Tensor, emphasis: float = EMPHASIS) -> list[WindowScores]:
+    def score_windows(self, images: Any, emphasis: float = EMPHASIS) -> list[WindowScores]:
         """Return the scores of large pictures at their own resolution: of windows, weighted by the map of quality.
 
         Windows cover the picture evenly, as few as possible with the longest edge that the encoder takes. A window's weight is
         softmax(emphasis q), q the mean of the map under it, as quality from 0 to 1. A picture no larger than a window is one.
 
         Args:
-            images: as `forward` takes them; no gradient is kept.
+            images: as `forward` takes them, or a path, the bytes of a file or a Pillow image; no gradient is kept.
             emphasis: 0 weights all windows alike; below 0 the worse ones count more, above 0 the better ones.
 
         Raises:
@@ -201,8 +213,8 @@ class RALI(MetricNet):
         """
         side = side_of(self.image_encoder.config.preprocessing)
         low, high = self._metadata['mos_range']
-        found = []
-        for picture in images.split(1):
+        images, found = self.as_images(images).to(self.scorer.basis_vectors.device), []
+        for picture in images.split(1) if len(images) else ():
             height, width = picture.shape[-2:]
             windows = windows_of(height, width, side or max(height, width))
             scores = torch.cat([self.score_prepared(self.prepare(picture[..., top:bottom, left:right])).flatten()
@@ -227,7 +239,7 @@ class RALI(MetricNet):
     def score_prepared(self, prepared: Tensor) -> Tensor:
         """Return scores (N, 1), float32, for what `prepare` made of pictures of any sizes."""
         if self._onnx is not None and not torch.compiler.is_compiling():
-            return self._onnx(self, prepared)
+            return with_their_nan(self._onnx(self, prepared), prepared)
         return self.torch_scores(prepared)
 
     def torch_scores(self, prepared: Tensor) -> Tensor:
@@ -237,7 +249,8 @@ class RALI(MetricNet):
     def scores_and_features(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `score_prepared` does, and the image features (N, C), float32, that the scores come from."""
         if self._onnx is not None and not torch.compiler.is_compiling():
-            return self._onnx.scores_and_features(self, prepared)
+            scores, features = self._onnx.scores_and_features(self, prepared)
+            return with_their_nan(scores, prepared), with_their_nan(features, prepared)
         return self._torch_scores_and_features(prepared)
 
     def score_with_interval(self, images: Any, coverage: float = COVERAGE) -> ScoreIntervals:
@@ -249,11 +262,12 @@ class RALI(MetricNet):
 
         Raises:
             CheckpointError: the checkpoint has no interval; the message says how to calibrate it.
-            OptionError: the calibration had too few images for such a coverage.
+            OptionError: the calibration had too few images for such a coverage, or larger pictures are scored by windows.
         """
         with torch.no_grad():
-            prepared = self.prepare(self.as_images(images).to(self.scorer.basis_vectors.device))
-            scores, features = self.scores_and_features(prepared)
+            images = self.as_images(images).to(self.scorer.basis_vectors.device)
+            self._refuse_windows(images)
+            scores, features = self.scores_and_features(self.prepare(images))
             return self.intervals_of(features, scores, coverage)
 
     def intervals_of(self, features: Tensor, scores: Tensor, coverage: float = COVERAGE) -> ScoreIntervals:
@@ -271,13 +285,14 @@ class RALI(MetricNet):
 
         Raises:
             CheckpointError: the checkpoint has no alignment with prompts; the message says how to train one.
-            OptionError: there are more or fewer prompts than pictures, or one is empty.
+            OptionError: there are more or fewer prompts than pictures, or one is empty; or the option `windows` is set.
         """
         with torch.no_grad():
             images = self.as_images(images).to(self.scorer.basis_vectors.device)
             checked = checked_prompts(prompts, len(images))
             if self.prompts is None:  # before any picture is encoded
                 raise CheckpointError(NO_ALIGNMENT)
+            self._refuse_windows(images)
             scores, features = self.scores_and_features(self.prepare(images))
             return self.prompt_scores_of(features, scores, checked)
 
@@ -300,18 +315,20 @@ class RALI(MetricNet):
             features = self.image_encoder.encode(prepared)
             return self.scorer(features).float(), features.float()
 
-    def explain(self, images: Tensor, num_texts: int = NUM_TEXTS, num_basis: int = NUM_BASIS) -> list[Explanation]:
+    def explain(self, images: Any, num_texts: int = NUM_TEXTS, num_basis: int = NUM_BASIS) -> list[Explanation]:
         """Return why each picture of (N, 3 or 1, H, W) in [0, 1] has its score, from the checkpoint's text bank.
 
         Args:
-            images: as `forward` takes them; no gradient is kept.
+            images: as `forward` takes them, or a path, the bytes of a file or a Pillow image; no gradient is kept.
             num_texts: how many of the nearest texts.
             num_basis: how many of the basis vectors with the largest weights.
 
         Raises:
             CheckpointError: the checkpoint has no text bank; the message says how to add one.
-            OptionError: a number below 1.
+            OptionError: a number below 1, or larger pictures are scored by windows.
         """
+        images = self.as_images(images).to(self.scorer.basis_vectors.device)
+        self._refuse_windows(images)
         with self._own_precision(images):
             return explain(self.image_encoder, self.scorer, self.bank, images, num_texts, num_basis, self.diagnosis)
 
@@ -329,7 +346,7 @@ class RALI(MetricNet):
         with self._own_precision(images):
             return aspects_of(self.diagnosis, self.image_encoder(images))
 
-    def quality_map(self, images: Tensor, share: float | None = None) -> Tensor:
+    def quality_map(self, images: Any, share: float | None = None) -> Tensor:
         """Return where pictures are good and bad: the score of each position (N, H', W'), float32, in the unit of the score.
 
         Each position is scored as a picture that is everywhere what this one is there, by the same encoder and scorer. Rows and
@@ -337,13 +354,14 @@ class RALI(MetricNet):
         positions. The map's mean is near the picture's score, not equal to it.
 
         Args:
-            images: as `forward` takes them; no gradient is kept.
+            images: as `forward` takes them, or a path, the bytes of a file or a Pillow image; no gradient is kept.
             share: in [0, 1], how much of a position's difference from its picture counts; 0 gives the score everywhere. None
                 takes the shares that the checkpoint has (`pyiqa-rali fit-map`), or half where it has none.
 
         Raises:
             OptionError: `share` is outside its range, or the encoder has no positions.
         """
+        images = self.as_images(images).to(self.scorer.basis_vectors.device)
         shares = share if share is not None else SHARE if self.map is None else self.map.shares
         with self._own_precision(images):
             return quality_map(self.image_encoder, self.scorer, images, shares)

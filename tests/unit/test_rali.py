@@ -224,3 +224,15 @@ def test_a_temperature_of_the_images_own_travels_with_the_checkpoint(tmp_path):
     assert torch.allclose(loaded(images), net(images), atol=1e-5)
     with pytest.raises(CheckpointError, match=r'temperature_direction has shape \(5,\)'):
         save_checkpoint(tmp_path / 'bad.safetensors', {**tensors, 'scorer.temperature_direction': torch.zeros(5)}, metadata)
+
+
+@pytest.mark.parametrize('broken', [float('nan'), float('inf')])
+def test_a_picture_with_a_pixel_that_is_no_number_has_no_score_and_the_others_keep_theirs(broken):
+    net = RALI('rali-lite')  # its activations, cut off at 0 and 6, turn NaN into numbers
+    images = torch.rand(3, 3, 48, 64)
+    expected = net(images)
+    images[1, 0, 20, 20] = broken
+    scores, found = net(images), net.score_with_interval(images)
+    for each in (scores, found.low, found.high, net.aspects(images).values, net.quality_map(images).flatten(1)):
+        assert each.isnan().flatten(1).all(dim=1).tolist() == [False, True, False]
+    assert torch.allclose(scores[[0, 2]], expected[[0, 2]], atol=1e-5)

@@ -10,6 +10,7 @@ from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.model.checkpoint import save_checkpoint
 from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.model.windows import means_under, starts_of, weights_of, windows_of
+from tests.unit.test_intervals import calibrated
 from tests.unit.test_rali import TIMM, open_clip_encoder, random_rali, tensors_of
 
 SMALL = {**TIMM, 'preprocessing': {'image_size': None, 'resize_mode': 'native', 'resize_size': 64}}
@@ -69,6 +70,33 @@ def test_the_option_scores_larger_pictures_by_windows_and_others_as_before(tmp_p
         assert scores.flatten().tolist() == pytest.approx([each.score for each in plain.score_windows(large)], abs=1e-5)
     with pytest.raises(OptionError, match='windows: 3 must be true or false'):
         RALI(pretrained_model_path=tmp_path / 'rali.safetensors', windows=3)
+
+
+def test_the_option_has_a_gradient_and_takes_batches_of_any_length(tmp_path):
+    plain = random_rali(SMALL)
+    save_checkpoint(tmp_path / 'rali.safetensors', tensors_of(plain), plain.metadata)
+    net, large = RALI(pretrained_model_path=tmp_path / 'rali.safetensors', windows=True), torch.rand(1, 3, 130, 70)
+    large.requires_grad_()
+    net(large).sum().backward()
+    assert (large.grad.abs().amax(dim=(0, 1, 3)) > 0).all()  # every row of the picture
+    assert net(torch.rand(0, 3, 130, 70)).shape == (0, 1) and net.score_windows(torch.rand(0, 3, 130, 70)) == []
+
+
+def test_what_belongs_to_the_whole_picture_is_not_told_beside_the_score_of_its_windows(tmp_path):
+    save_checkpoint(tmp_path / 'rali.safetensors', *calibrated(random_rali(SMALL)))
+    net = RALI(pretrained_model_path=tmp_path / 'rali.safetensors', windows=True)
+    assert net.score_with_interval(torch.rand(1, 3, 64, 40)).low.shape == (1, 1)
+    for ask in (net.score_with_interval, net.explain):
+        with pytest.raises(OptionError, match='windows: true scores pictures of 70 x 130 pixels by their windows'):
+            ask(torch.rand(1, 3, 130, 70))
+
+
+def test_files_are_taken_too(tmp_path):
+    net, pixels = random_rali(SMALL).eval(), torch.randint(0, 255, (96, 64, 3), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(tmp_path / 'large.png')
+    picture = pixels.permute(2, 0, 1)[None]
+    assert net.score_windows(tmp_path / 'large.png')[0].score == pytest.approx(net.score_windows(picture)[0].score, abs=1e-5)
+    assert torch.allclose(net.quality_map(str(tmp_path / 'large.png')), net.quality_map(picture), atol=1e-5)
 
 
 def test_an_encoder_with_a_fixed_size_takes_windows_of_that_size(tmp_path):
