@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import pickle
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 OBJECT_STORE = 200 << 20  # bytes of shared memory: names and counts pass through it, pictures do not
 LOCAL = 'local'
+REACHED = 10.0  # seconds within which the machine of a cluster answers
 ITEM = 'item'  # the one column of a stream
 OWN = (OptionError, DataError, CheckpointError, FileNotFoundError)  # what users are told of as it is
 IN_FLIGHT = 2  # items that an actor has been given: one to work on, one to go on with
@@ -79,14 +81,22 @@ def connected(address: str | None = None, dashboard: bool = False) -> Iterator[N
         options |= {'include_dashboard': dashboard, 'num_cpus': cores(), 'object_store_memory': OBJECT_STORE,
                     '_node_ip_address': '127.0.0.1'}
     try:
+        _knock(address)
         ray.init(address, **options)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise OptionError(f'--ray-address: no cluster of Ray can be reached at {address} ({str(error).splitlines()[0]}). Start '
                           'one with "ray start --head", or leave the option out to use this machine.') from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT; Ray would go on trying for many minutes without a word."""
+    host, _, port = address.rpartition('://')[2].rpartition(':')
+    if host and port.isdigit():
+        socket.create_connection((host.strip('[]'), int(port)), timeout=REACHED).close()
 
 
 def cores() -> int:

@@ -384,6 +384,19 @@ def test_columns_that_follow_the_metric_are_told_with_it(folder, monkeypatch):
     assert with_aspects.further[0].columns == ('sharpness', 'noise') and with_aspects.label.endswith(' aspects')
 
 
+@pytest.mark.parametrize('begin', ['', 'ray://'])
+def test_a_cluster_that_nobody_answers_for_is_told_at_once(begin):
+    import socket
+
+    from pyiqa_rali.core.ray_cluster import connected
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))  # and nobody listens
+        address = f'{begin}127.0.0.1:{taken.getsockname()[1]}'
+        message = f'--ray-address: no cluster of Ray can be reached at {address} '
+        with pytest.raises(OptionError, match=message), connected(address):
+            raise AssertionError('connected to nothing')
+
+
 class Darkness(Brightness):
     """Another metric, which takes pictures of any size."""
 
