@@ -98,12 +98,13 @@ def export_metric(out: str | os.PathLike[str], metric: str | None = None, weight
         CheckpointError: the weights cannot be read, or the file does not give the scores of torch.
         DataError: photographs cannot be read.
     """
+    from pyiqa_rali.model.interval import coverage_of
     out = Path(out)
     check_arguments(out, metric, opset)
+    coverage = None if interval is None else coverage_of(interval)
     compared = photographs_of(comparison.photographs) if comparison else []
     calibration = photographs_of(int8.photographs) if int8 else []
     net = load_net(metric, weights)
-    coverage = None if interval is None else coverage_of(interval)
     logger.info('Exporting, which takes a minute or two.')
     models = {'float': out}
     report: dict[str, Any] = {'source': os.fspath(weights or metric or METRICS[0]), 'machine': machine(),
@@ -159,13 +160,6 @@ def machine() -> dict[str, str]:
     import torch
     return {'cpu': platform.processor() or platform.machine(), 'torch': torch.__version__,
             'onnxruntime': onnxruntime.__version__}
-
-
-def coverage_of(percent: float) -> float:
-    """Return the coverage of intervals as a share; raises OptionError for what is none."""
-    if not 0 < percent < 100:
-        raise OptionError(f'--interval: {percent:g} must be above 0 and below 100.')
-    return percent / 100
 
 
 def _export_float(net: 'RALI', out: Path, opset: int | None, coverage: float | None) -> dict[str, Any]:

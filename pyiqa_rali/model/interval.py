@@ -10,6 +10,7 @@ pictures exchangeable with them, an interval holds the MOS with about the wanted
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,19 @@ class ScoreIntervals:
         """Return scores, low, high and unlike as arrays (N,)."""
         scores, low, high, unlike = (each.flatten().cpu().numpy() for each in (self.scores, self.low, self.high, self.unlike))
         return scores, low, high, unlike
+
+
+def coverage_of(percent: float) -> float:
+    """Return the coverage of intervals as a share, for the option of commands in per cent.
+
+    Raises:
+        OptionError: it is not between 1 and 100: less is a share that was taken for per cent.
+    """
+    if not 1 <= percent < 100:
+        meant = f' {percent:g} is less than one in a hundred: give {100 * percent:g}.' if 0 < percent < 1 else ''
+        raise OptionError(f'--interval: {percent:g} must be at least 1 and below 100: the share of images, in per cent, whose '
+                          f'MOS lies within.{meant}')
+    return percent / 100
 
 
 class IntervalHead(OfOneScorer):
@@ -135,8 +149,8 @@ class IntervalHead(OfOneScorer):
         Raises:
             OptionError: the coverage is not between 0 and 1, or n images are too few for it.
         """
-        if not 0 < coverage < 1:
-            raise OptionError(f'coverage: {coverage:g} must be above 0 and below 1.')
+        if isinstance(coverage, bool) or not isinstance(coverage, Real) or not 0 < coverage < 1:
+            raise OptionError(f'coverage: {coverage!r} must be a number above 0 and below 1.')
         rank = math.ceil((len(self.ratios) + 1) * coverage - 1e-9)  # 0.9 is a little more than nine tenths in binary
         if rank > len(self.ratios):
             raise OptionError(f'coverage: {coverage:g} needs at least {math.ceil(coverage / (1 - coverage) - 1e-9)} images of '

@@ -14,7 +14,7 @@ quality the alignment is
 a convex combination of basis scores, as the quality is, and never better for a prompt that agrees less.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,8 +123,12 @@ def checked_prompts(prompts: str | Sequence[str], count: int) -> list[str]:
         count: of pictures.
 
     Raises:
-        OptionError: there are more or fewer, or one is empty: no picture is given a prompt that it does not have.
+        OptionError: they are no texts in an order, there are more or fewer, or one is empty: no picture is given a prompt that
+            it does not have.
     """
+    if isinstance(prompts, bytes | Mapping) or not isinstance(prompts, Iterable):
+        raise OptionError(f'prompts: {type(prompts).__name__} must be a list of texts, one for each picture, in their order; '
+                          'or one text for one picture.')
     found = [prompts] if isinstance(prompts, str) else list(prompts)
     if len(found) != count:
         raise OptionError(f'prompts: {len(found)} for {count} pictures; give one for each.')

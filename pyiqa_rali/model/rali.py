@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -301,6 +302,10 @@ class RALI(MetricNet):
         if self.prompts is None or self.text_tower is None:
             raise CheckpointError(NO_ALIGNMENT)
         unique = list(dict.fromkeys(prompts))
+        if self.text_tower.count_long(unique):
+            context = self.text_tower.tokenizer.context_length
+            warnings.warn(f'prompts that are longer than the {context} tokens of the text tower lose their end: the alignment '
+                          'is that with their beginning.', stacklevel=3)
         with self._own_precision(features):
             text_features = self.text_tower(unique)[[unique.index(prompt) for prompt in prompts]]
             alignment, agreement = self.prompts(self.scorer, features, text_features)

@@ -42,14 +42,12 @@ class IntervalColumns:
         percent: of the images like those of the calibration, whose MOS lies within.
 
     Raises:
-        OptionError: it is not between 0 and 100.
+        OptionError: see `coverage_of`.
     """
 
     def __init__(self, percent: float):
-        if not 0 < percent < 100:
-            raise OptionError(f'--interval: {percent:g} must be above 0 and below 100: the share of images, in per cent, whose '
-                              'MOS lies within.')
-        self.coverage = percent / 100
+        from pyiqa_rali.model.interval import coverage_of
+        self.coverage = coverage_of(percent)
         self.columns: Sequence[str] = (LOW, HIGH, UNLIKE)
         self.label = f'interval={percent:g}'
 

@@ -1,5 +1,6 @@
 """A diagnosis by training and by `add-diagnosis`, on drawn pictures and photographs of a few pixels."""
 
+import copy
 import json
 
 import numpy as np
@@ -78,6 +79,10 @@ def test_add_diagnosis_gives_the_diagnosis_of_training_without_encoding_again(ru
     again, told = load_checkpoint(tmp_path / 'new.safetensors')
     assert again.keys() == tensors.keys() and told['diagnosis']['classes'] == metadata['diagnosis']['classes']
     assert all(torch.allclose(again[name].float(), tensors[name].float(), atol=1e-3) for name in tensors)
+    options = copy.deepcopy(options)
+    options['datasets']['train']['augment'] = {'hflip': True}  # is for the alignment: a diagnosis reads pictures as they are
+    augmented = add_diagnosis(tmp_path / 'plain.safetensors', tmp_path / 'augmented.safetensors', options)
+    assert augmented.report['training_pictures'] == 60 + 14
     some = add_diagnosis(tmp_path / 'plain.safetensors', tmp_path / 'some.pth', options, num_pictures=40)
     assert some.report['training_pictures'] == 40 + 14 and some.path.exists() and some.megabytes > 0
 

@@ -142,7 +142,7 @@ def test_it_is_a_metric_of_pyiqa(paths, images):
     ({'threshold': float('nan')}, 'threshold: nan is above no width'),
     ({'threshold': 1.5, 'by': 'ranks'}, 'threshold: 1.5 must be at most 1 with by: ranks'),
     ({'share_of': 'batch'}, 'threshold: has no effect with share_of: batch'),
-    ({'coverage': 90}, 'coverage: 90 must be above 0 and below 1'),
+    ({'coverage': 90}, 'coverage: 90 must be a number above 0 and below 1'),
     ({'share_of': 'folder'}, 'share_of: "folder" is not one of validation, batch'),
     ({'fast': 'rali-cascade'}, 'fast: rali-cascade cannot be part of itself'),
     ({'slow': 'no_such'}, 'slow: --metric: "no_such" is not known to pyiqa'),

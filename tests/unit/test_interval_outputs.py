@@ -10,7 +10,7 @@ from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.api import score
-from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.core.files import write_yaml
 from pyiqa_rali.export.onnx_model import onnx_model, save_model
 from pyiqa_rali.measures.intervals import interval_statistics
@@ -97,7 +97,10 @@ def test_without_a_calibration_there_is_no_interval(plain, pictures, capsys):
     assert main(['score', str(pictures), '-m', 'piqe', '--interval', '90']) == 2
     assert '"piqe" has no intervals' in capsys.readouterr().err
     assert main(['score', str(pictures), '--weights', plain, '--interval', '100']) == 2
-    assert '--interval: 100 must be above 0 and below 100' in capsys.readouterr().err
+    assert '--interval: 100 must be at least 1 and below 100' in capsys.readouterr().err
+    for command in (['score', str(pictures)], ['export-onnx', 'x.onnx']):
+        assert main([*command, '--weights', plain, '--interval', '0.9']) == 2
+        assert '0.9 is less than one in a hundred: give 90' in capsys.readouterr().err
     assert main(['info', plain]) == 0 and 'interval: no interval: it was not calibrated' in capsys.readouterr().out
 
 
@@ -147,6 +150,13 @@ def test_statistics_of_intervals():
     assert found['coverage'] == pytest.approx(0.9, abs=0.02) and found['srcc_width_error'] > 0.4
     assert found['unlike'] == pytest.approx(0.05 / 0.9, abs=0.02)
     assert np.isnan(interval_statistics(np.zeros(2), -np.ones(2), np.ones(2), np.zeros(2), np.zeros(2))['srcc_width_error'])
+
+
+def test_too_few_validation_images_are_told_before_the_first_step(tmp_path):
+    options = tiny_options(tmp_path, interval={})  # eight of them
+    with pytest.raises(DataError, match='interval: 8 calibration images are too few; at least 20 are needed. Give a larger'):
+        train(options)
+    assert not (tmp_path / 'experiments').exists()
 
 
 @pytest.mark.slow

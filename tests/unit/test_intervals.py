@@ -178,7 +178,8 @@ def test_a_damaged_interval_is_refused(tmp_path, change, message):
 
 def test_what_cannot_be_promised_is_refused(net):
     images = torch.rand(1, 3, 40, 48)
-    for coverage, message in ((0, 'must be above 0 and below 1'), (1, 'must be above 0 and below 1'),
+    for coverage, message in ((0, 'must be a number above 0 and below 1'), (1, 'must be a number above 0 and below 1'),
+                              ('0.9', 'must be a number above 0 and below 1'), (True, 'coverage: True must be'),
                               (0.999, 'needs at least 999 images of calibration, and the checkpoint was calibrated on 200')):
         with pytest.raises(OptionError, match=message):
             net.score_with_interval(images, coverage)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -279,11 +280,22 @@ def test_prompts_are_never_guessed(tmp_path):
     save_prompted(tmp_path / 'rali.safetensors', tmp_path)
     net, images = RALI(pretrained_model_path=str(tmp_path / 'rali.safetensors')), torch.rand(2, 3, 40, 40)
     for prompts, message in ((['one'], '1 for 2 pictures'), ('one', '1 for 2 pictures'), (['one', ' '], 'number 1 is no text'),
-                             ([None, 'two'], 'number 0 is no text')):
+                             ([None, 'two'], 'number 0 is no text'), (None, 'NoneType must be a list of texts'),
+                             ({'one': 1, 'two': 2}, 'dict must be a list of texts')):
         with pytest.raises(OptionError, match=f'prompts: {message}'):
             net.score_with_prompts(images, prompts)
     with pytest.raises(CheckpointError, match='has no alignment with prompts.*options/agiqa3k.yml'):
         random_rali().score_with_prompts(images, ['one', 'two'])
+
+
+def test_a_prompt_that_loses_its_end_is_told(tmp_path):
+    save_prompted(tmp_path / 'rali.safetensors', tmp_path)
+    net, image = RALI(pretrained_model_path=str(tmp_path / 'rali.safetensors')), torch.rand(1, 3, 40, 40)
+    with pytest.warns(UserWarning, match='longer than the 24 tokens of the text tower lose their end'):
+        long = net.score_with_prompts(image, 'red ' * 22 + 'disc')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert torch.allclose(net.score_with_prompts(image, 'red ' * 22).alignment, long.alignment, atol=1e-5)
 
 
 def test_an_adapted_basis_loses_the_alignment(tmp_path, capsys):

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ from pyiqa_rali.data.reasoning_texts import (
     load_reasoning_texts,
     paired,
 )
-from pyiqa_rali.data.sections import DatasetSection, sections_for
+from pyiqa_rali.data.sections import DatasetOptions, DatasetSection, TableOptions, sections_for
 from pyiqa_rali.data.synthetic.dataset import SyntheticNRDataset
 from pyiqa_rali.data.tables import QualityTable, build_table
 from pyiqa_rali.model.explanation import NO_BANK
@@ -321,6 +321,11 @@ def _clearness(inputs: _Space, pictures: KnownPictures, share: float) -> tuple[T
     return inputs(pictures), torch.tensor([list(row.values()) for row in rows], dtype=torch.float32), weights.float()
 
 
+def without_augment(section: DatasetOptions) -> DatasetOptions:
+    """Return a data set's section without `augment`, which only tables have."""
+    return replace(section, augment=None) if isinstance(section, TableOptions) else section
+
+
 def diagnosis_of_run(encoder: ImageEncoder, store: FeatureStore, device: torch.device, sections: Mapping[str, DatasetSection],
                      bank: TextBank | None, options: TrainOptions) -> MadeDiagnosis:
     """Return the diagnosis of a run: `make_diagnosis` on the pictures of its data sets of which something is known.
@@ -341,8 +346,9 @@ def diagnosis_of_run(encoder: ImageEncoder, store: FeatureStore, device: torch.d
         raise CheckpointError(NO_BANK)
 
     def known(phase: Literal['train', 'val']) -> KnownPictures | None:
+        # pictures as they are scored later: augmentations are for the alignment
         found = [known_pictures(encoder, store, device, sections[name],
-                                build_table(name, options.datasets[name], options.manual_seed), options)
+                                build_table(name, without_augment(options.datasets[name]), options.manual_seed), options)
                  for name in sections_for(sections, phase)]
         there = [each for each in found if each is not None]
         return KnownPictures.join(there) if there else None

@@ -42,8 +42,7 @@ def fit_interval(scorer: BasisScorer, calibration: FeatureTable, options: Interv
         DataError: there are too few images.
     """
     count = len(calibration.mos_label)
-    if count < FEWEST:
-        raise DataError(f'interval: {count} calibration images are too few; at least {FEWEST} are needed.')
+    check_count(count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         learned = _Learned(scorer, calibration.image_features[order], calibration.mos_label[order], options)
@@ -62,6 +61,13 @@ def fit_interval(scorer: BasisScorer, calibration: FeatureTable, options: Interv
                 count, 100 * COVERAGE, half_width)
     return head.state_dict(), {**head.values, 'folds': options.folds, 'false_alarms': options.false_alarms,
                                'half_width': half_width, 'srcc': srcc}
+
+
+def check_count(images: int) -> None:
+    """Raise DataError when there are too few calibration images."""
+    if images < FEWEST:
+        raise DataError(f'interval: {images} calibration images are too few; at least {FEWEST} are needed. Give a larger '
+                        'validation set (interval: datasets), or leave interval out.')
 
 
 def _rank_correlation(sigma: Tensor, errors: Tensor) -> float:

@@ -51,7 +51,7 @@ from pyiqa_rali.training.rali.diagnosis import diagnosis_of_run
 from pyiqa_rali.training.rali.feature_store import FeatureStore
 from pyiqa_rali.training.rali.features import FeatureTable, embed, load_features, save_features
 from pyiqa_rali.training.rali.fine_tuning import fine_tune
-from pyiqa_rali.training.rali.intervals import chosen_datasets, fit_interval
+from pyiqa_rali.training.rali.intervals import check_count, chosen_datasets, fit_interval
 from pyiqa_rali.training.rali.options import IntervalOptions, TrainOptions, train_options
 from pyiqa_rali.training.rali.picture_rows import Embedding
 from pyiqa_rali.training.rali.run_checks import check_sections, choosing_sections
@@ -133,12 +133,16 @@ class Run:
         """Read all images of the run before its first step, unless it only continues from features that exist.
 
         Raises:
-            DataError: images that cannot be used, all of them named; or validation images that are trained on.
+            DataError: images that cannot be used, all of them named; validation images that are trained on; or too few of them
+                for intervals.
         """
         if set(self.options.stages) & {'align', 'compress'}:
             trained = list(dict.fromkeys([*self._train_sections(), *self._basis_sections()]))
             self.images = check_images(self.sections, trained, self._val_sections(), self.options)
             self.prompts.check()
+        if self.options.interval is not None and 'score' in self.options.stages:
+            check_count(sum(len(build_table(name, self.options.datasets[name], self.options.manual_seed))
+                            for name in self._interval_sections(self.options.interval)))
 
     def note_images(self) -> None:
         """Write down what the model is trained on, for its export, which may be another process's work."""
