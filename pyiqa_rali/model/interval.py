@@ -86,7 +86,8 @@ class IntervalHead(OfOneScorer):
         mos_range: of the scores.
 
     Attributes:
-        reference_features: (M, D) compressed features of the references, of unit length up to the precision of float16.
+        reference_features: (M, D) compressed features of the references, of unit length up to the precision of float16; of a
+            scorer with `own_temperature`, whose weights depend on it, of their own length.
         reference_mos: (M,) their MOS, as a share of the range.
         reference_errors: (M,) log(|MOS - score| / range + `offset`).
         kernel_weights: (M,) of the kernel regression of these errors.
@@ -175,7 +176,7 @@ class IntervalHead(OfOneScorer):
         directions = F.normalize(compressed.float(), dim=-1)
         similar = directions @ F.normalize(self.reference_features.float(), dim=-1).T
         nearest, places = similar.topk(min(self.neighbours, similar.shape[1]), dim=1)
-        weights = scorer.weights(directions)
+        weights = scorer.weights(compressed.float())  # a temperature of its own depends on the length too
         basis_scores = self.shares(scorer)
         scores = weights @ basis_scores
         spread = (weights * (basis_scores - scores.unsqueeze(1)) ** 2).sum(dim=1).sqrt()
@@ -197,8 +198,8 @@ class IntervalHead(OfOneScorer):
 
     def reference_coordinates(self, scorer: BasisScorer) -> Tensor:
         """Return the coordinates (M, K + D + 1) of the references."""
-        directions = F.normalize(self.reference_features.float(), dim=-1)
-        weights = scorer.weights(directions)
+        references = self.reference_features.float()
+        directions, weights = F.normalize(references, dim=-1), scorer.weights(references)
         return self.standardised(weights, directions, weights @ self.shares(scorer))
 
     def standardised(self, weights: Tensor, directions: Tensor, scores: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
+from pyiqa_rali.model.basis_scorer import BasisScorer
 from pyiqa_rali.model.checkpoint import (
     load_checkpoint,
     load_metadata,
@@ -16,9 +17,10 @@ from pyiqa_rali.model.checkpoint import (
 )
 from pyiqa_rali.model.checkpoint_interval import with_interval, without_interval
 from pyiqa_rali.model.interval import IntervalHead, kernel
+from pyiqa_rali.model.of_one_scorer import scorer_digest
 from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.training.rali.features import FeatureTable
-from pyiqa_rali.training.rali.intervals import chosen_datasets, fit_interval
+from pyiqa_rali.training.rali.intervals import _regression, chosen_datasets, fit_interval
 from pyiqa_rali.training.rali.options import IntervalOptions
 from tests.unit.test_rali import random_rali, tensors_of
 
@@ -92,6 +94,36 @@ def test_the_signal_finds_where_errors_are_large():
         level = torch.nn.functional.normalize(compressed, dim=-1)[:, 0]
         sigma, _ = head.sigma_and_distance(scorer, compressed)
     assert spearmanr(sigma, level)[0] > 0.8
+
+
+def test_a_signal_that_falls_with_the_error_makes_all_intervals_one_width():
+    wanted = torch.linspace(-1, 1, 30)
+    wrong, right = -wanted.unsqueeze(1), torch.stack([-wanted, wanted ** 3], dim=1)
+    assert _regression(wrong, wanted).tolist() == pytest.approx([0, 0], abs=1e-6)
+    slope = float((wanted ** 4).sum() / (wanted ** 6).sum())  # of the second alone, both of mean 0
+    assert _regression(right, wanted).tolist() == pytest.approx([0, slope, 0], abs=1e-4)
+    assert _regression(2 * wanted.unsqueeze(1) + 1, wanted).tolist() == pytest.approx([0.5, -0.5], abs=1e-5)
+
+
+def test_intervals_know_a_temperature_that_follows_the_image():
+    scorer = label_scorer(random_rali())
+    own = BasisScorer(scorer.pca_mean.numel(), *reversed(scorer.basis_vectors.shape), own_temperature=True)
+    own.load_state_dict({**scorer.state_dict(), 'temperature_direction': 0.5 * torch.randn(scorer.basis_vectors.shape[1])})
+    calibration, others = table(own, 400, 0), table(own, 400, 1)
+    for features in (calibration, others):  # the same directions with other lengths, which decide the temperature
+        features.image_features.sub_(own.pca_mean).mul_(3).add_(own.pca_mean)
+        with torch.no_grad():
+            noise = 0.02 * torch.randn(len(features.mos_label), generator=torch.Generator().manual_seed(7))
+            features.mos_label.copy_(own(features.image_features).squeeze(-1) + noise)
+    state, values = fit_interval(own, calibration, IntervalOptions(**SMALL), 0)
+    head = IntervalHead(values, own.basis_vectors.shape[1], len(own.basis_scores), (0, 1))
+    head.load_state_dict(state)
+    head.values['scorer'] = scorer_digest(own.state_dict())
+    with torch.no_grad():
+        found = head.around(own, others.image_features, own(others.image_features), 0.9)
+    label = others.mos_label.unsqueeze(1)
+    assert 0.8 < float(((found.low <= label) & (label <= found.high)).float().mean()) < 0.98
+    assert values['half_width'] < 0.1  # errors of the scores that the scorer gives: noise of .02
 
 
 def test_pictures_from_elsewhere_are_called_unlike():

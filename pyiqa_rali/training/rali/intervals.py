@@ -79,10 +79,23 @@ def _rank_correlation(sigma: Tensor, errors: Tensor) -> float:
 
 
 def _regression(signals: Tensor, wanted: Tensor) -> Tensor:
-    """Return the coefficients (J + 1,) of least squares: of each of the signals (n, J), then the constant."""
+    """Return the coefficients (J + 1,) of least squares: of each of the signals (n, J), not negative, then the constant.
+
+    Each signal rises with the error where it knows it. With few images one that knows nothing falls with the errors of the
+    images that it has not seen, because what they are above the mean lacks in the others; turned round it would make intervals
+    narrow where errors were large.
+    """
     design = torch.cat([signals, torch.ones(len(signals), 1)], dim=1).double()
-    found = torch.linalg.lstsq(design, wanted.double().unsqueeze(-1), driver='gelsd')
-    return found.solution.squeeze(-1).float()
+    found = torch.linalg.lstsq(design, wanted.double().unsqueeze(-1), driver='gelsd').solution.squeeze(-1)
+    if (found[:-1] < 0).any():
+        from scipy.optimize import lsq_linear
+        low = [0.0] * signals.shape[1] + [-math.inf]
+        found = torch.from_numpy(lsq_linear(design.numpy(), wanted.double().numpy(), (low, math.inf)).x)
+        found[:-1] = torch.where(found[:-1] < 1e-9, torch.zeros_like(found[:-1]), found[:-1])  # the solver stays off its bounds
+    if not found[:-1].any():
+        logger.warning('intervals: the width signal does not know the errors of images that it has not seen: all intervals '
+                       'have the same width. More calibration images may help.')
+    return found.float()
 
 
 class _Learned:
@@ -90,8 +103,11 @@ class _Learned:
 
     def __init__(self, scorer: BasisScorer, features: Tensor, labels: Tensor, options: IntervalOptions):
         self.scorer, self.options, self.labels = scorer, options, labels
-        self.directions = F.normalize(scorer.compress(features), dim=-1)
-        self.errors = (scorer.score_compressed(self.directions).squeeze(-1) - labels).abs()
+        compressed = scorer.compress(features)
+        self.directions = F.normalize(compressed, dim=-1)
+        # the length of the features counts where each picture has a temperature of its own, and nowhere else
+        self.compressed = self.directions if scorer.temperature_direction is None else compressed
+        self.errors = (scorer.score_compressed(self.compressed).squeeze(-1) - labels).abs()
         self.log_errors = (self.errors + options.offset).log()
 
     def out_of_fold(self) -> tuple[Tensor, Tensor]:
@@ -101,7 +117,7 @@ class _Learned:
         signals, distance = torch.zeros(count, len(names)), torch.zeros(count)
         for number in range(int(fold.max()) + 1):
             left, others = (fold == number).nonzero().squeeze(-1), (fold != number).nonzero().squeeze(-1)
-            found = self.head(others).signals(self.scorer, self.directions[left])
+            found = self.head(others).signals(self.scorer, self.compressed[left])
             signals[left], distance[left] = torch.stack([found[name] for name in names], dim=1), found['distance']
         return signals, distance
 
@@ -112,11 +128,11 @@ class _Learned:
         values = {'signals': list(options.signals), 'neighbours': options.neighbours, 'offset': options.offset,
                   'references': len(kept), 'images': len(self.labels), 'scorer': ''}
         head = IntervalHead(values, pca_dim, num_basis, (0.0, 1.0))
-        head.reference_features.copy_(self.directions[kept])
+        head.reference_features.copy_(self.compressed[kept])
         head.reference_mos.copy_(self.labels[kept])
         head.reference_errors.copy_(self.log_errors[kept])
         found = self.directions[learned]
-        weights = self.scorer.weights(found)
+        weights = self.scorer.weights(self.compressed[learned])
         coordinates = torch.cat([weights, found, (weights @ head.shares(self.scorer)).unsqueeze(1)], dim=1)
         head.coordinate_mean.copy_(coordinates.mean(dim=0))
         head.coordinate_scale.copy_(coordinate_scale_of(coordinates))
