@@ -140,12 +140,13 @@ def join_texts(image_names: Iterable[str], texts: dict[str, list[ReasoningText]]
     Images are paths, and texts name the end of a path: `a/b.png` means `/data/a/b.png`. A name that fits several images means
         the one that it names relative to the folder that all images share, if there is one: with `/data/a.png` and
             `/data/b/a.png`, `a.png` is the first. Texts of `other_images`, such as those of another split of the same table,
-            are ignored.
+            are ignored. An image that the table has twice has its texts twice.
 
     Raises:
         DataError: images without a text, texts whose image is not there, or a name that fits several images.
     """
-    names = [Path(name).as_posix() for name in image_names]
+    rows = [Path(name).as_posix() for name in image_names]
+    names = list(dict.fromkeys(rows))
     others = {Path(name).as_posix() for name in other_images}
     root = _shared_folder(names)
     by_end: dict[str, list[int]] = {}
@@ -175,7 +176,8 @@ def join_texts(image_names: Iterable[str], texts: dict[str, list[ReasoningText]]
     for problem, which in problems.items():
         if which:
             raise DataError(f'reasoning_texts: {len(which)} {problem}: {some(which)}.')
-    return [found[position] for position in range(len(names))]
+    position_of = {name: position for position, name in enumerate(names)}
+    return [found[position_of[name]] for name in rows]
 
 
 def _shared_folder(names: list[str]) -> str:

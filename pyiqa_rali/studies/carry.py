@@ -297,10 +297,11 @@ def sections_of(options: CarryOptions, arm: ArmOptions, trained_on: Sequence[str
     sections: dict[str, Any] = {}
     several = len(trained_on) + len(arm.added) > 1
     share = (1 - arm.added_share if arm.added else 1) / len(trained_on)
+    batch_size = options.sets[trained_on[0]].table.get('batch_size_per_gpu', 64)  # of all training sets together
     for number, name in enumerate(trained_on, start=1):
         own = {'share': share} if several else {}
         sections[f'train_{number}'] = {**people[name], 'phase': 'train', 'reasoning_texts': options.sets[name].texts[arm.texts],
-                                       **own, 'batch_size_per_gpu': options.sets[name].table.get('batch_size_per_gpu', 64)}
+                                       **own, 'batch_size_per_gpu': batch_size}
         sections[f'val_{number}'] = {**people[name], 'phase': 'val'}
     for number, name in enumerate(arm.added, start=len(trained_on) + 1):
         sections[f'train_{number}'] = {'name': name, **options.added[name], 'share': arm.added_share / len(arm.added)}

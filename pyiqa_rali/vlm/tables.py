@@ -94,14 +94,17 @@ def rows_of(section: str, options: DatasetOptions | Mapping[str, Any], card: Rea
 
 
 def image_files(section: str, options: DatasetOptions | Mapping[str, Any], seed: int) -> list[Path]:
-    """Return the image files of one data set section, for texts on them; arguments and errors are those of `rows_of`."""
-    return [Path(row.image_path) for row in rows_of(section, options, ReasoningCard(), seed)]
+    """Return the image files of one section, each once, for texts on them; arguments and errors are those of `rows_of`."""
+    return [Path(path) for path in dict.fromkeys(row.image_path for row in rows_of(section, options, ReasoningCard(), seed))]
 
 
 def known_distortions(section: str, options: DatasetOptions | Mapping[str, Any], seed: int) -> list[Distortions] | None:
     """Return the known distortions of the images of `image_files`, for their texts; None where no table has them."""
     read = from_known_keys(DatasetOptions.kind_of(plain(options)), plain(options), f'datasets: {section}')
-    return None if isinstance(read, DegradationOptions) else build_table(section, read, seed).distortions()
+    if isinstance(read, DegradationOptions):
+        return None
+    table = build_table(section, read, seed)
+    return list(dict(zip(table.image_names(), table.distortions(), strict=True)).values())
 
 
 def training_set(rows: list[Row], card: ReasoningCard, completions: list[str] | None = None) -> Any:

@@ -301,10 +301,14 @@ def test_two_processes_train_as_one(tmp_path):
     ({'text_encoder__path': 'installed:no_such_package'}, OptionError, 'is not installed'),
     ({'align__freeze_layers': 99}, OptionError, 'freeze_layers: 99 must be -1'),
     ({'compress__num_basis': 17}, OptionError, 'num_basis: 17 is more than the 16 training images'),
+    ({'compress__pca_dim': 17, 'compress__num_basis': 8}, OptionError, 'pca_dim: 17 is more than the 16 training images'),
+    ({'interval': {}}, DataError, 'interval: 8 calibration images are too few; at least 20'),
 ])
 def test_wrong_options_are_refused(tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
         train(str(write_options(tmp_path, **changes)))
+    if set(changes) & {'compress__pca_dim', 'compress__num_basis', 'interval'}:  # of later stages, told before the first
+        assert not (tmp_path / 'experiments').exists()
 
 
 def test_all_images_that_cannot_be_used_are_named_before_the_first_step(tmp_path):
@@ -479,7 +483,8 @@ def test_scores_may_leave_on_another_range(tmp_path):
 
 @pytest.mark.parametrize(('changes', 'message'), [
     ({'datasets__train__share': None}, 'datasets: train: share: must be given, since drawn draws its pictures anew'),
-    ({'datasets__train_2__share': 0.001}, 'leave a training set without a picture in a batch of 8'),
+    ({'datasets__train_2__share': 0.001}, 'train_2: share: 0.001, of .* leaves it without a picture in a batch of 8'),
+    ({'datasets__train_2__batch_size_per_gpu': 3}, 'train_2: batch_size_per_gpu: 3 has no effect: train says how many'),
     ({'datasets__train__supervision': 'order'}, 'supervision: order cannot be that of the first train set'),
     ({'align__quality': None, 'score__rank_weight': 0.0}, 'supervision: order teaches nothing without a rank loss'),
     ({'align__quality': None, 'datasets__basis': 'train'}, 'order teaches nothing without a rank loss. Give align: quality'),

@@ -172,7 +172,7 @@ def test_shares_add_up_to_the_batch(shares, batch_size):
 
 
 def test_a_share_without_a_picture_is_refused():
-    with pytest.raises(OptionError, match='share: .* leave a training set without a picture in a batch of 4'):
+    with pytest.raises(OptionError, match='training set .: share: .*, leaves it without a picture in a batch of 4'):
         pictures_of_shares([100, 1], 4)
 
 

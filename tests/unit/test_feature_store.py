@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from pyiqa_rali.core.errors import CheckpointError
 from pyiqa_rali.data.tables import build_table
@@ -65,6 +67,24 @@ def test_a_damaged_file_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(CheckpointError, match=f'path: feature_cache: {file} is no file .* Delete it; what it held is computed'):
         FeatureStore(tmp_path).get('a', ['1'])
+
+
+def test_a_file_whose_rows_changed_is_named(tmp_path):
+    FeatureStore(tmp_path).add('a', stored(1))
+    file, = tmp_path.rglob('*.safetensors')
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-4] + bytes(4) if whole[-4:] != bytes(4) else whole[:-1] + b'\x40')
+    with pytest.raises(CheckpointError, match='no file of features of ours: its rows are not those that were written. Delete'):
+        FeatureStore(tmp_path).get('a', ['1'])
+
+
+def test_files_of_earlier_versions_have_no_digest(tmp_path):
+    FeatureStore(tmp_path).add('a', stored(1))
+    file, = tmp_path.rglob('*.safetensors')
+    with safe_open(file, framework='pt') as stream:
+        told = stream.metadata()
+    save_file(load_file(file), file, metadata={name: told[name] for name in ('keys', 'notes')})
+    assert list(FeatureStore(tmp_path).get('a', ['1'])) == ['1']
 
 
 def tiny_encoder(seed=0, embed_dim=8):

@@ -6,6 +6,7 @@ from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.errors import DataError, OptionError
+from pyiqa_rali.core.options import read_yaml
 from pyiqa_rali.data.distortions import distort
 from pyiqa_rali.data.picture_measures import wording
 from pyiqa_rali.data.picture_measures.degrees import FAULTS
@@ -194,6 +195,17 @@ def test_the_command_tells_no_mos_of_validation_images(folder, capsys):
     assert load_reasoning_texts(folder / 'val.jsonl')['c.png'][0].model == 'pyiqa_rali measures'
     assert main([*val[:4], str(folder / 'asked.jsonl'), *val[5:], '--verdict-on-any-phase']) == 0
     assert load_reasoning_texts(folder / 'asked.jsonl')['c.png'][0].model == 'pyiqa_rali measures + MOS'
+
+
+def test_an_image_that_is_in_the_table_twice_is_written_on_once(folder):
+    table = folder / 'meta.csv'
+    table.write_text(table.read_text() + 'a.png,90,train\n')
+    assert main(['measure-texts', '--opt', str(folder / 'opt.yml'), '--out', str(folder / 'texts.jsonl')]) == 0
+    assert set(load_reasoning_texts(folder / 'texts.jsonl')) == {'a.png', 'b.png'}
+    from pyiqa_rali.vlm.tables import image_files, known_distortions
+    section = read_yaml(folder / 'opt.yml')['datasets']['train']
+    assert [path.name for path in image_files('train', section, 0)] == ['a.png', 'b.png']
+    assert known_distortions('train', section, 0) == [None, None]
 
 
 def test_measures_are_compared_with_mos_and_people(folder, capsys):

@@ -80,6 +80,13 @@ def test_joins_that_fail_count_and_name(texts, message):
         join_texts(['/data/one/a.png', '/data/two/a.png', '/data/two/b.png'], texts)
 
 
+def test_an_image_that_is_in_the_table_twice_has_its_texts_twice():
+    images = ['/d/a.png', '/d/b.png', '/d/a.png']
+    assert join_texts(images, texts_of('a.png', 'b.png')) == [['text of a.png'], ['text of b.png'], ['text of a.png']]
+    with pytest.raises(DataError, match='1 training images have no text: /d/a.png'):
+        join_texts(images, texts_of('b.png'))
+
+
 def test_texts_of_another_split_are_left_alone():
     assert join_texts(['/d/a.png'], texts_of('a.png', 'v.png'), ['v.png', 'a.png']) == [['text of a.png']]
 

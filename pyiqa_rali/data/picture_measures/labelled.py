@@ -16,7 +16,7 @@ class LabelledImages:
     """Images of a data set section.
 
     Attributes:
-        files: of the section.
+        files: of the section, each once.
         labels: their MOS in [0, 1], higher better.
         of_table: the names of all images of its table, those of other splits among them.
     """
@@ -50,6 +50,6 @@ def labelled_images(section: str, options: DatasetOptions | Mapping[str, Any], w
                           'a model aligned with them would be tested on what it was told. Write them on training images, '
                           'without a verdict (--verdict none), or give --verdict-on-any-phase.')
     table = build_table(section, options, 0)
-    rows = table.images_and_mos()
-    return LabelledImages([Path(path) for path, _ in rows], [float(table.scale.normalise(mos)) for _, mos in rows],
+    rows = dict(table.images_and_mos())  # an image that appears twice has one MOS, or its table would not be read
+    return LabelledImages([Path(path) for path in rows], [float(table.scale.normalise(mos)) for mos in rows.values()],
                           table.table_names())

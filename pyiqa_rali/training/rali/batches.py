@@ -169,8 +169,13 @@ class SharedSampler(Sampler):
                     yield part, *next(stream)
 
 
-def pictures_of_shares(shares: Sequence[float], batch_size: int) -> list[int]:
+def pictures_of_shares(shares: Sequence[float], batch_size: int, names: Sequence[str] = ()) -> list[int]:
     """Return how many pictures of a batch come from each data set: in proportion to the shares, rounded to add up.
+
+    Args:
+        shares: of the data sets, above 0.
+        batch_size: pictures of all together.
+        names: of their sections, for messages.
 
     Raises:
         OptionError: a set would have none.
@@ -184,8 +189,10 @@ def pictures_of_shares(shares: Sequence[float], batch_size: int) -> list[int]:
     for largest in np.argsort(counts - wanted, kind='stable')[:batch_size - counts.sum()]:  # the largest remainders first
         counts[largest] += 1
     if not counts.all():
-        raise OptionError(f'share: {list(shares)} leave a training set without a picture in a batch of {batch_size}. Make its '
-                          'share or batch_size_per_gpu larger.')
+        empty = int(counts.argmin())
+        raise OptionError(f'datasets: {names[empty] if names else f"training set {empty + 1}"}: share: {shares[empty]:g}, of '
+                          f'{sum(shares):g} of all training sets, leaves it without a picture in a batch of {batch_size}. Make '
+                          'it or batch_size_per_gpu larger.')
     return counts.tolist()
 
 
@@ -257,7 +264,7 @@ def make_sampler(dataset: AlignmentDataset | JoinedAlignment, shares: Sequence[f
                                 _siblings_of(dataset))
     samplers = []
     for number, (part, count) in enumerate(zip(dataset.parts, pictures_of_shares(shares, batch_size), strict=True)):
-        _check_batch(part, part.table.name, count)
+        _check_batch(part, part.table.name, count, 'its share or ')
         samplers.append(ResumableSampler(len(part), count, *place, seed + number, start, total, part.table.draws_anew,
                                          part.table.siblings))
     return SharedSampler(samplers)
@@ -267,11 +274,11 @@ def _siblings_of(dataset: AlignmentDataset | JoinedAlignment) -> int:
     return 1 if isinstance(dataset, JoinedAlignment) else dataset.table.siblings  # several sets share one order
 
 
-def _check_batch(dataset: AlignmentDataset | JoinedAlignment, name: str, batch_size: int) -> None:
+def _check_batch(dataset: AlignmentDataset | JoinedAlignment, name: str, batch_size: int, else_smaller: str = '') -> None:
     world = processes.world_size()
     if not dataset.table.draws_anew and len(dataset) < batch_size * world:
         raise DataError(f'datasets: {name}: holds {len(dataset)} images, fewer than the {batch_size * world} of one batch '
-                        f'({batch_size} x {world} processes). Make batch_size_per_gpu smaller.')
+                        f'({batch_size} x {world} processes). Make {else_smaller}batch_size_per_gpu smaller.')
 
 
 def training_loader(dataset: AlignmentDataset | JoinedAlignment, section: DatasetSection,

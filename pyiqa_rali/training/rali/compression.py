@@ -72,6 +72,17 @@ def compress(image_features: np.ndarray, mos_label: np.ndarray, options: Compres
     return Compression(mean, scale, components, vectors, scores, report)
 
 
+def enough_for_basis(count: int, options: CompressOptions) -> None:
+    """Check that there are images enough for the basis, as far as that can be told before there are features.
+
+    Raises:
+        OptionError: D or K is more than so many training images.
+    """
+    for name, value in (('pca_dim', options.pca_dim), ('num_basis', options.num_basis)):
+        if value is not None and value > count:
+            raise OptionError(f'compress: {name}: {value} is more than the {count} training images. Use fewer.')
+
+
 def _check_sizes(shape: tuple[int, int], options: CompressOptions) -> None:
     count, width = shape
     if options.pca_dim is not None and options.pca_dim > min(count, width):

@@ -33,7 +33,7 @@ DRAWN_BY = ('numpy', 'opencv-python-headless', 'pillow', 'pyiqa', 'torch')
 NOT_OF_DRAWS = (*LOADER_KEYS, 'name', 'phase', 'share', 'supervision', 'samples_per_epoch', 'cached_photographs', 'pixel_limit',
                 'dataroot_photos', 'photo_groups', 'split_seed', 'split_ratios', 'num_photographs', 'calibration',
                 'reasoning_texts')
-ROWS, KEYS, NOTES = 'rows', 'keys', 'notes'
+ROWS, KEYS, NOTES, SHA256 = 'rows', 'keys', 'notes', 'sha256'
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,11 @@ class FeatureStore:
         places = self._places_of(identity)
         # named by its keys: two processes that compute the same rows write the same file
         path = self.folder / _short(identity) / f'{_short(_digest(*rows))}.safetensors'
+        stacked = torch.stack([stored.row.float().cpu() for stored in rows.values()])
         with atomic_path(path) as temporary:
-            save_file({ROWS: torch.stack([stored.row.float().cpu() for stored in rows.values()])}, temporary,
-                      metadata={KEYS: json.dumps(list(rows)), NOTES: json.dumps([stored.note for stored in rows.values()])})
+            save_file({ROWS: stacked}, temporary, metadata={
+                KEYS: json.dumps(list(rows)), NOTES: json.dumps([stored.note for stored in rows.values()]),
+                SHA256: _digest_of_rows(stacked)})
         places.update(dict.fromkeys(rows, path))
 
     def look_again(self, identity: str) -> None:
@@ -109,11 +111,15 @@ class FeatureStore:
 
 
 def _read(path: Path) -> Iterator[tuple[str, Stored]]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
     told = _metadata(path)
     try:
         rows = load_file(path)[ROWS]
-    except (OSError, ValueError, LookupError) as error:
+        # the format notices a file that was cut short, and not bytes that changed
+        if told.get(SHA256) not in (None, _digest_of_rows(rows)):  # files of earlier versions have no digest
+            raise ValueError('its rows are not those that were written')
+    except (OSError, SafetensorError, ValueError, LookupError) as error:
         raise _damaged(path, error) from error
     for key, row, note in zip(json.loads(told[KEYS]), rows, json.loads(told[NOTES]), strict=True):
         yield key, Stored(row, note)
@@ -124,9 +130,13 @@ def _metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework='pt') as stream:
             told = stream.metadata()
-        return {name: told[name] for name in (KEYS, NOTES)}
+        return {KEYS: told[KEYS], NOTES: told[NOTES], **{name: told[name] for name in (SHA256,) if name in told}}
     except (OSError, SafetensorError, LookupError, TypeError) as error:
         raise _damaged(path, error) from error
+
+
+def _digest_of_rows(rows: Tensor) -> str:
+    return hashlib.sha256(rows.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

@@ -46,7 +46,7 @@ from pyiqa_rali.training.rali.batches import (
     join_datasets,
     pictures_of_each,
 )
-from pyiqa_rali.training.rali.compression import compress
+from pyiqa_rali.training.rali.compression import compress, enough_for_basis
 from pyiqa_rali.training.rali.diagnosis import diagnosis_of_run
 from pyiqa_rali.training.rali.feature_store import FeatureStore
 from pyiqa_rali.training.rali.features import FeatureTable, embed, load_features, save_features
@@ -135,11 +135,15 @@ class Run:
         Raises:
             DataError: images that cannot be used, all of them named; validation images that are trained on; or too few of them
                 for intervals.
+            OptionError: fewer training images than the basis needs.
         """
         if set(self.options.stages) & {'align', 'compress'}:
             trained = list(dict.fromkeys([*self._train_sections(), *self._basis_sections()]))
             self.images = check_images(self.sections, trained, self._val_sections(), self.options)
             self.prompts.check()
+        if 'compress' in self.options.stages:
+            enough_for_basis(sum(len(build_table(name, self.options.datasets[name], self.options.manual_seed))
+                                 for name in self._basis_sections()), self.options.compress)
         if self.options.interval is not None and 'score' in self.options.stages:
             check_count(sum(len(build_table(name, self.options.datasets[name], self.options.manual_seed))
                             for name in self._interval_sections(self.options.interval)))

@@ -5,6 +5,7 @@ from pyiqa_rali.data.prompted import aspects_of
 from pyiqa_rali.data.sections import PHASES, DatasetSection, dataset_section, phase_of, refuse_keys, sections_for
 from pyiqa_rali.model.image_encoder import open_clip_model_config
 from pyiqa_rali.model.text_tower import check_text_tower
+from pyiqa_rali.training.rali.batches import pictures_of_shares
 from pyiqa_rali.training.rali.options import TrainOptions
 
 
@@ -36,11 +37,32 @@ def check_sections(options: TrainOptions) -> dict[str, DatasetSection]:
         refuse_keys({training[0]: options.datasets[training[0]]}, ('share',),
                     'has no effect: a single training set is all of each batch')
     sections = {name: dataset_section(name, section) for name, section in options.datasets.items()}
+    check_shares(sections)
     check_cached_backbone(sections, options)
     check_supervision(sections, options)
     check_scales(sections, options)
     check_prompts(sections, options)
     return sections
+
+
+def check_shares(sections: dict[str, DatasetSection]) -> None:
+    """Check that every training set has pictures in a step, where their number can be told already.
+
+    Raises:
+        OptionError: a share is too small for the batch, or a further training set asks for a batch size of its own.
+    """
+    training = [sections[name] for name in sections_for(sections, 'train')]
+    batch_size = training[0].options.batch_size_per_gpu
+    for section in training[1:]:
+        own = section.options.batch_size_per_gpu
+        if own is not None and own != batch_size:
+            raise OptionError(f'datasets: {section.section}: batch_size_per_gpu: {own} has no effect: {training[0].section} '
+                              f'says how many pictures a step has of all training sets together ({batch_size}), and share how '
+                              'many of them are of each. Remove it.')
+    shares = [section.options.share for section in training]
+    given = [share for share in shares if share is not None]
+    if batch_size is not None and len(given) == len(shares) > 1:
+        pictures_of_shares(given, batch_size, [section.section for section in training])
 
 
 def choosing_sections(options: TrainOptions) -> list[str]:
