@@ -38,4 +38,4 @@ def to_8_bits(image: Tensor) -> np.ndarray:
 def row_blocks(images: Tensor) -> tuple[Tensor, ...]:
     """Split pictures (..., H, W) into blocks of rows that fit a CPU's cache: allocating memory for larger ones is slow."""
     values_in_a_row = images.numel() // images.shape[-2]
-    return images.split(max(1, VALUES_AT_ONCE // values_in_a_row), dim=-2)
+    return images.split(max(1, VALUES_AT_ONCE // max(1, values_in_a_row)), dim=-2)

@@ -80,7 +80,7 @@ class PromptScorer(OfOneScorer):
         # prompts have in common would make every cosine alike. The components are those of the pictures, so that both are
         # points of the space in which the basis is.
         directions = F.normalize(text_features.float(), dim=-1)
-        return (directions - self.text_mean) / self.text_scale @ scorer.pca_components.float().T
+        return (directions - self.text_mean.float()) / self.text_scale.float() @ scorer.pca_components.float().T
 
     def cosine(self, scorer: BasisScorer, compressed: Tensor, text_features: Tensor) -> Tensor:
         """Return cos(z(x), z(t)) (N,) for compressed pictures (N, D) and text features (N, C)."""
@@ -92,8 +92,8 @@ class PromptScorer(OfOneScorer):
 
     def score(self, weights: Tensor, agreement: Tensor) -> Tensor:
         """Return the alignment (N,) for weights of the basis (N, K) and agreement (N,)."""
-        apart, together = weights @ self.basis_scores[0], weights @ self.basis_scores[1]
-        return torch.lerp(apart, together, agreement)
+        apart, together = (weights @ scores for scores in self.basis_scores.to(weights.dtype))
+        return torch.lerp(apart, together, agreement.to(weights.dtype))
 
     def forward(self, scorer: BasisScorer, image_features: Tensor, text_features: Tensor) -> tuple[Tensor, Tensor]:
         """Return alignment and agreement, (N, 1) each, for image features (N, C) and text features (N, C).

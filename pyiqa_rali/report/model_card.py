@@ -153,6 +153,7 @@ def rali_facts(repository: str, metadata: Mapping[str, Any], score_range: str, p
     better = 'lower' if metadata['lower_better'] else 'higher'
     architecture = [('image encoder', f'{encoder["name"]} ({encoder["library"]})'), ('parameters', parameters),
                     ('pictures', _told_preprocessing(encoder.get('preprocessing', {})))]
+    architecture += _further_parts(metadata)
     trained = [(name, _told(value)) for name, value in training.items()] if isinstance(training, Mapping) else [
         ('training', str(training))] if training else []
     versions = metadata.get('versions', {})
@@ -162,6 +163,20 @@ def rali_facts(repository: str, metadata: Mapping[str, Any], score_range: str, p
     return CardFacts(repository, 'RALI', str(metadata.get('name') or repository.partition('/')[2]),
                      _licence(licence, metadata.get('licence')), f'From {score_range.replace(",", " to")}; {better} is better.',
                      architecture, trained, training_images, evaluations, limits, metadata.get('bank') is not None)
+
+
+def _further_parts(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a checkpoint tells beside the score, in words."""
+    found = []
+    if interval := metadata.get('interval'):
+        of = ', '.join(interval.get('calibrated_on', [])) or 'unnamed sets'
+        found.append(('intervals', f'calibrated on {interval["images"]} images of {of}: score_with_interval'))
+    if diagnosis := metadata.get('diagnosis'):
+        found.append(('aspects', ', '.join(dict.fromkeys(diagnosis['faults'].values()))))
+    if prompts := metadata.get('prompts'):
+        of = ', '.join(prompts.get('learned_from', [])) or 'unnamed sets'
+        found.append(('alignment with prompts', f'of generated pictures, learned from {of}: score_with_prompts'))
+    return found
 
 
 def reasoning_facts(repository: str, folder: Path, card: Any, training_images: str, licence: str | None = None,

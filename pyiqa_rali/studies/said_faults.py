@@ -69,10 +69,13 @@ def evaluate_said_faults(net: RALI, images: Sequence[Path], annotations: Mapping
     Raises:
         OptionError: the folder holds results of something else, or the sample is larger than the set.
         DataError: an image cannot be read, or annotations are missing.
-        CheckpointError: the checkpoint has no text bank.
+        CheckpointError: the checkpoint has no text bank, or names no faults.
     """
     if net.bank is None:
         raise CheckpointError(NO_BANK)
+    if net.diagnosis is None and not net.bank.classes:
+        raise CheckpointError('the checkpoint names no faults: it has no diagnosis, and the texts of its bank no known '
+                              'distortions. Add a diagnosis with python -m pyiqa_rali add-diagnosis.')
     every = join_texts([str(file) for file in images], dict(annotations), others)
     chosen = chosen_images(len(images), sample, seed)
     files, said = [images[index] for index in chosen], [every[index][0].distortions for index in chosen]

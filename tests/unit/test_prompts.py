@@ -288,6 +288,15 @@ def test_prompts_are_never_guessed(tmp_path):
         random_rali().score_with_prompts(images, ['one', 'two'])
 
 
+def test_double_precision_and_batches_without_a_picture(tmp_path):
+    save_prompted(tmp_path / 'rali.safetensors', tmp_path)
+    net, image = RALI(pretrained_model_path=str(tmp_path / 'rali.safetensors')), torch.rand(1, 3, 64, 64)
+    expected = net.score_with_prompts(image, 'a red disc')
+    assert net(torch.rand(0, 3, 64, 64)).shape == (0, 1)
+    found = net.double().score_with_prompts(image.double(), 'a red disc')
+    assert torch.allclose(found.alignment, expected.alignment, atol=1e-4)
+
+
 def test_a_prompt_that_loses_its_end_is_told(tmp_path):
     save_prompted(tmp_path / 'rali.safetensors', tmp_path)
     net, image = RALI(pretrained_model_path=str(tmp_path / 'rali.safetensors')), torch.rand(1, 3, 40, 40)

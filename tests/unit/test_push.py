@@ -195,3 +195,13 @@ def test_reasoning_models_are_pushed_and_loaded(server, tmp_path, monkeypatch):
     with pytest.raises(OptionError, match='revision: main is only for a repository'):
         ReasoningScorer.from_pretrained(folder, revision='main')
     assert hub.commit_of(loaded.reasoner.folder) == commit
+
+
+def test_the_card_names_what_is_told_beside_the_score():
+    from pyiqa_rali.report.model_card import rali_facts
+    metadata = {'image_encoder': {'name': 'x', 'library': 'timm'}, 'mos_range': [1, 5], 'lower_better': False,
+                'interval': {'images': 30, 'calibrated_on': ['photos']}, 'prompts': {'learned_from': ['made']},
+                'diagnosis': {'faults': {'motion blur': 'focus', 'out of focus': 'focus', 'noise': 'noise'}}}
+    told = dict(rali_facts('me/x', metadata, '1, 5', '1 million', 'none', 'mit').architecture)
+    assert told['intervals'] == 'calibrated on 30 images of photos: score_with_interval'
+    assert told['aspects'] == 'focus, noise' and 'learned from made' in told['alignment with prompts']

@@ -79,6 +79,10 @@ def test_what_cannot_be_compared_is_refused(tmp_path, photographs):
     net, names = RALI(pretrained_model_path=str(tmp_path)), [file.name for file in photographs]
     with pytest.raises(CheckpointError, match='no text bank'):
         evaluate_said_faults(random_rali(), photographs, said(names), tmp_path / 'out')
+    net.bank.classes.clear()
+    with pytest.raises(CheckpointError, match='the checkpoint names no faults: it has no diagnosis'):
+        evaluate_said_faults(net, photographs, said(names), tmp_path / 'out')
+    net = RALI(pretrained_model_path=str(tmp_path))
     with pytest.raises(DataError, match='what people saw is not known'):
         evaluate_said_faults(net, photographs, said(names, none=names[:1]), tmp_path / 'out')
     with pytest.raises(OptionError, match='sample: 25 is more than the 24 images'):
