@@ -757,10 +757,17 @@ addEventListener('drop', async event => {
   const entries = [...event.dataTransfer.items].map(item => item.webkitGetAsEntry?.()).filter(Boolean); // before the first wait
   const files = named(event.dataTransfer.files);
   if (!entries.some(entry => entry.isDirectory)) return addFiles(files);
-  addFiles((await Promise.all(entries.filter(entry => entry.isFile).map(fileOf))));
-  const folders = await Promise.all(entries.filter(entry => entry.isDirectory).map(below));
-  fromFolder(folders.flat());
+  const failed = [];
+  addFiles(await readable(entries.filter(entry => entry.isFile).map(fileOf), failed));
+  fromFolder((await readable(entries.filter(entry => entry.isDirectory).map(entry => below(entry, failed)), failed)).flat());
+  if (failed.length) tell(`${failed.length} of the dropped files and folders cannot be read: ${failed[0].message}`);
 });
+
+async function readable(promises, failed) { // what the system lets the browser read; why not the rest is added to `failed`
+  const found = await Promise.allSettled(promises);
+  failed.push(...found.filter(each => each.status === 'rejected').map(each => each.reason));
+  return found.filter(each => each.status === 'fulfilled').map(each => each.value);
+}
 
 function stopDragging() {
   inside = 0;
@@ -771,7 +778,7 @@ function fileOf(entry) {
   return new Promise((resolve, reject) => entry.file(file => resolve({file, name: entry.fullPath.replace(/^\//, '')}), reject));
 }
 
-async function below(folder) {
+async function below(folder, failed) {
   const reader = folder.createReader();
   const found = [];
   for (;;) { // a browser hands out at most a hundred at a time
@@ -779,7 +786,8 @@ async function below(folder) {
     if (!some.length) break;
     found.push(...some);
   }
-  const parts = await Promise.all(found.map(entry => entry.isDirectory ? below(entry) : fileOf(entry).then(file => [file])));
+  const parts = await readable(found.map(entry => entry.isDirectory ? below(entry, failed)
+    : fileOf(entry).then(file => [file])), failed);
   return parts.flat();
 }
 

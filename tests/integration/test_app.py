@@ -478,6 +478,28 @@ def test_a_folder_is_dropped_on_the_page(chromium, url, folder):
 
 
 @pytest.mark.browser
+def test_what_cannot_be_read_of_a_dropped_folder_is_told_and_the_rest_is_taken(chromium, url, folder):
+    opened = Opened(chromium, url)
+    content = list((folder / 'a.png').read_bytes())
+    opened.page.evaluate("""content => {
+        const denied = (take, refuse) => refuse(new DOMException('denied by the system', 'NotReadableError'));
+        const picture = new File([new Uint8Array(content)], 'a.png');
+        const good = {isFile: true, fullPath: '/set/a.png', file: take => take(picture)};
+        const bad = {isFile: true, fullPath: '/set/b.png', file: denied};
+        const parts = [[good, bad], []];
+        const set = {isDirectory: true, createReader: () => ({readEntries: take => take(parts.shift())})};
+        const locked = {isDirectory: true, createReader: () => ({readEntries: denied})};
+        const event = new Event('drop', {cancelable: true, bubbles: true});
+        event.dataTransfer = {types: ['Files'], files: [], items: [set, locked].map(each => ({webkitGetAsEntry: () => each}))};
+        document.body.dispatchEvent(event);
+    }""", content)
+    opened.idle(1)
+    assert opened.page.locator('.card .name').all_inner_texts() == ['set/a.png']
+    assert '2 of the dropped files and folders cannot be read: denied by the system' in opened.page.inner_text('#problem')
+    opened.close()
+
+
+@pytest.mark.browser
 def test_a_reload_keeps_the_pictures_and_removing_forgets_them(chromium, url, folder):
     opened = Opened(chromium, url)
     page = opened.page
