@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.model.race import fastest, times
+from pyiqa_rali.model.whole_float32 import whole_float32
 
 TORCH, ONEDNN, BF16 = 'torch', 'onednn', 'bf16'
 VARIABLE = 'PYIQA_RALI_PRODUCTS'  # torch or onednn, instead of a race
@@ -33,9 +34,10 @@ def linear(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     elsewhere = (values.dtype != torch.float32 or weight.dtype != torch.float32 or values.device.type != 'cpu'
                  or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
                  or (torch.is_grad_enabled() and (values.requires_grad or weight.requires_grad or bias.requires_grad)))
-    if elsewhere or not _takes_onednn():
+    if elsewhere:
         return F.linear(values, weight, bias)
-    return onednn_linear(values, weight, bias)
+    with whole_float32():
+        return onednn_linear(values, weight, bias) if _takes_onednn() else F.linear(values, weight, bias)
 
 
 def onednn_linear(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

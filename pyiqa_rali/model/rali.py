@@ -36,6 +36,7 @@ from pyiqa_rali.model.quality_map import build_map, quality_map
 from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.model.text_bank import build_bank
 from pyiqa_rali.model.text_tower import TextTower
+from pyiqa_rali.model.whole_float32 import whole_float32
 from pyiqa_rali.model.windows import EMPHASIS, WindowScores, is_larger, means_under, side_of, weights_of, windows_of
 from pyiqa_rali.model.wrapping import unwrapped
 
@@ -502,7 +503,9 @@ class RALI(MetricNet):
         kind = images.device.type
         if self.training or not torch.amp.is_autocast_available(kind):
             return contextlib.nullcontext()
-        return torch.autocast(kind, enabled=False)
+        if kind != 'cpu' or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+            return torch.autocast(kind, enabled=False)
+        return _cpu_precision()
 
     def _narrow(self) -> None:
         self.image_encoder.narrow(self._dtype)
@@ -549,6 +552,12 @@ def _load_into(net: RALI, tensors: dict[str, Tensor], strict: bool, assign: bool
     except RuntimeError as error:
         raise CheckpointError(f'{source}: its tensors do not fit the encoder that its metadata names '
                               f'({net.metadata["image_encoder"]["name"]}): {error}') from error
+
+
+@contextlib.contextmanager
+def _cpu_precision() -> Iterator[None]:
+    with torch.autocast('cpu', enabled=False), whole_float32():
+        yield
 
 
 @contextlib.contextmanager

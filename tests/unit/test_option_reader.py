@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pyiqa_rali.core.errors import OptionError
-from pyiqa_rali.core.files import yaml_text
+from pyiqa_rali.core.files import NUMBER_WITH_EXPONENT, yaml_text
 from pyiqa_rali.core.options import (
     Count,
     Positive,
@@ -258,8 +258,15 @@ def test_an_override_changes_one_place_and_nothing_else(values, value, data):
     assert found == before and list(found) == list(before)
 
 
+class Dumper(yaml.SafeDumper):
+    """Quotes texts such as 1e5, which the reader takes for a number and YAML 1.1 does not."""
+
+
+Dumper.add_implicit_resolver('tag:yaml.org,2002:float', NUMBER_WITH_EXPONENT, list('-+0123456789'))
+
+
 def in_one_line(value):
-    return yaml.dump(value, Dumper=yaml.SafeDumper, default_flow_style=True, width=10 ** 9).removesuffix('...\n')
+    return yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=10 ** 9).removesuffix('...\n')
 
 
 @settings(QUICK, max_examples=100)

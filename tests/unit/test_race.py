@@ -2,13 +2,16 @@ import json
 import os
 import threading
 import time
+import types
 
+import pyiqa
 import pytest
 import torch
 
 from pyiqa_rali.core import processor
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.model import products, race
+from pyiqa_rali.model.whole_float32 import whole_float32
 
 
 @pytest.fixture(autouse=True)
@@ -132,9 +135,38 @@ def test_a_program_that_allows_bf16_products_in_float32_does_not_change_ours(mon
     torch.set_float32_matmul_precision('medium')
     try:
         found = products.linear(values, weight, bias)
+        left = torch.get_float32_matmul_precision()
     finally:
         torch.set_float32_matmul_precision('highest')
     assert (found - expected).abs().max() < 2e-4  # bfloat16 is a hundred times farther away
+    assert left == 'medium'  # for the rest of the program
+
+
+def test_scores_are_float32_in_a_program_that_allows_bf16():
+    net = pyiqa.create_metric('rali-lite', device='cpu').net
+    images = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = net(images)
+        torch.set_float32_matmul_precision('medium')
+        try:
+            found = net(images)
+        finally:
+            torch.set_float32_matmul_precision('highest')
+    assert (found - expected).abs().max() < 1e-5
+
+
+def test_whole_float32_ends_with_the_last_computation_that_wants_it(monkeypatch):
+    settings = types.SimpleNamespace(matmul=types.SimpleNamespace(fp32_precision='bf16'),
+                                     conv=types.SimpleNamespace(fp32_precision='ieee'))
+    monkeypatch.setattr(torch.backends, 'mkldnn', settings)
+    with whole_float32():
+        with whole_float32():
+            assert settings.matmul.fp32_precision == 'ieee'
+        assert settings.matmul.fp32_precision == 'ieee'
+    assert settings.matmul.fp32_precision == 'bf16' and settings.conv.fp32_precision == 'ieee'
+    monkeypatch.setattr(torch.backends, 'mkldnn', types.SimpleNamespace())  # PyTorch before 2.9
+    with whole_float32():
+        pass
 
 
 def test_the_processor_says_what_it_is(monkeypatch):
