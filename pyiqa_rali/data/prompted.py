@@ -1,5 +1,7 @@
 """Generated pictures in a table: the prompts that they were made from, and the MOS of their alignment with them."""
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -110,6 +112,9 @@ class PromptFile:
     Args:
         path: the table.
 
+    Attributes:
+        digest: what tells these prompts from others.
+
     Raises:
         DataError: the file is no such table, a picture has two prompts, or none.
     """
@@ -127,6 +132,7 @@ class PromptFile:
                                 'never guessed: write it into the table, or remove the row.')
             if self._prompts.setdefault(_parts(name.strip()), prompt) != prompt:
                 raise DataError(f'{table.where(row)}: {name} has another prompt in an earlier row. Keep one of the two.')
+        self.digest = _digest({'/'.join(parts): prompt for parts, prompt in self._prompts.items()})
 
     def prompt_of(self, image: str) -> str:
         """Return the prompt of a picture.
@@ -148,10 +154,14 @@ class GivenPrompts:
 
     Args:
         prompts: by name.
+
+    Attributes:
+        digest: what tells these prompts from others.
     """
 
     def __init__(self, prompts: Mapping[str, str]):
         self._prompts = dict(prompts)
+        self.digest = _digest(self._prompts)
 
     def prompt_of(self, image: str) -> str:
         """Return the prompt of a picture.
@@ -162,6 +172,11 @@ class GivenPrompts:
         if not self._prompts.get(image, '').strip():
             raise DataError('it has no prompt')
         return self._prompts[image]
+
+
+def _digest(prompts: Mapping[str, str]) -> str:
+    """Return what tells these prompts from others."""
+    return hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -1,5 +1,8 @@
 """The scoring definition of RALI: from image features to a score through a basis (arXiv 2510.11369, section 2)."""
 
+import hashlib
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,3 +72,12 @@ class BasisScorer(nn.Module):
     def forward(self, image_features: Tensor) -> Tensor:
         """Return scores (N, 1) for image features (N, C)."""
         return self.score_compressed(self.compress(image_features))
+
+
+def scorer_digest(scorer: Mapping[str, Tensor]) -> str:
+    """Return a digest of a scorer's state: intervals and alignment belong to the one that they were fitted to."""
+    found = hashlib.sha256()
+    for name in sorted(scorer):
+        found.update(name.encode())
+        found.update(scorer[name].detach().float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]

@@ -1,6 +1,5 @@
 """Intervals in a checkpoint: their tensors, their section of the metadata, and what must hold between them."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pyiqa_rali.core.errors import CheckpointError
+from pyiqa_rali.model.basis_scorer import scorer_digest
 
 INTERVAL_KEY, PREFIX = 'interval', 'interval.'
 # a reader without intervals rejects such files by their version, with a hint, and not by a tensor's name
@@ -15,15 +15,6 @@ INTERVAL_FORMAT = 3
 INTERVAL_METADATA = ('signals', 'neighbours', 'offset', 'references', 'images', 'scorer')
 LARGEST = 2_000_000  # bytes that intervals may add to a checkpoint
 AGAIN = 'Calibrate it again: python -m pyiqa_rali calibrate.'
-
-
-def scorer_digest(scorer: Mapping[str, Tensor]) -> str:
-    """Return a digest of a scorer's state: intervals belong to the scores that they were calibrated for."""
-    found = hashlib.sha256()
-    for name in sorted(scorer):
-        found.update(name.encode())
-        found.update(scorer[name].detach().float().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def check_interval(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], path: str | os.PathLike) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pyiqa_rali.core.errors import CheckpointError
-from pyiqa_rali.model.checkpoint_interval import scorer_digest
+from pyiqa_rali.model.basis_scorer import scorer_digest
 from pyiqa_rali.model.prompt_scorer import PROMPTS_KEY, PromptScorer
 
 PREFIX, TOWER_PREFIX = 'prompts.', 'text_tower.'

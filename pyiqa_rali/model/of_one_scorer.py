@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pyiqa_rali.model.basis_scorer import BasisScorer
-from pyiqa_rali.model.checkpoint_interval import scorer_digest
+from pyiqa_rali.model.basis_scorer import BasisScorer, scorer_digest
 
 
 class OfOneScorer(nn.Module):

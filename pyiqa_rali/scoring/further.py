@@ -103,7 +103,13 @@ class AspectColumns:
 
 
 class Prompts(Protocol):
-    """Where the prompts of pictures are found; see `data.prompted`."""
+    """Where the prompts of pictures are found; see `data.prompted`.
+
+    Attributes:
+        digest: what tells these prompts from others.
+    """
+
+    digest: str
 
     def prompt_of(self, image: str) -> str:
         """Return the prompt of the picture of this name, or raise DataError where it has none."""
@@ -124,7 +130,7 @@ class AlignmentColumn:
 
     def __init__(self, prompts: Prompts, metric: Any, name: str):
         self.columns: Sequence[str] = (ALIGNMENT,)
-        self.label = ALIGNMENT
+        self.label = f'{ALIGNMENT}={prompts.digest}'  # a table continues with the prompts that it was begun with
         self._prompts = prompts
         from pyiqa_rali.model.prompt_scorer import NO_ALIGNMENT
         from pyiqa_rali.model.rali import RALI

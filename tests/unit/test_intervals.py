@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
-from pyiqa_rali.model.basis_scorer import BasisScorer
+from pyiqa_rali.model.basis_scorer import BasisScorer, scorer_digest
 from pyiqa_rali.model.checkpoint import (
     load_checkpoint,
     load_metadata,
@@ -17,7 +17,6 @@ from pyiqa_rali.model.checkpoint import (
 )
 from pyiqa_rali.model.checkpoint_interval import with_interval, without_interval
 from pyiqa_rali.model.interval import IntervalHead, kernel
-from pyiqa_rali.model.of_one_scorer import scorer_digest
 from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.training.rali.features import FeatureTable
 from pyiqa_rali.training.rali.intervals import _regression, chosen_datasets, fit_interval

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import warnings
 from dataclasses import replace
 
@@ -20,12 +21,11 @@ from pyiqa_rali.data.sections import dataset_section
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.evaluation.options import evaluate_options
 from pyiqa_rali.model import checkpoint as checkpoint_format
-from pyiqa_rali.model.basis_scorer import BasisScorer
+from pyiqa_rali.model.basis_scorer import BasisScorer, scorer_digest
 from pyiqa_rali.model.checkpoint import load_checkpoint, save_checkpoint, save_pth
 from pyiqa_rali.model.checkpoint_bank import with_bank
 from pyiqa_rali.model.checkpoint_prompts import with_prompts
 from pyiqa_rali.model.image_encoder import open_clip_model_config
-from pyiqa_rali.model.of_one_scorer import scorer_digest
 from pyiqa_rali.model.prompt_scorer import PromptScorer
 from pyiqa_rali.model.rali import RALI
 from pyiqa_rali.model.text_tower import TextTower, check_text_tower, load_text_tower, save_text_tower, tower_state
@@ -472,7 +472,7 @@ def test_prompts_in_python(metric):
     rows = found.rows()
     assert [row['alignment'] for row in rows] == [row['alignment'] for row in by_name.rows()]
     assert rows[1]['alignment'] == pytest.approx(made.net.score_with_prompts(paths[1], 'a tree').alignment.item(), abs=1e-5)
-    assert found.metric.endswith(' alignment')
+    assert re.search(' alignment=[0-9a-f]{8}$', found.metric) and found.metric == by_name.metric
     with pytest.raises(OptionError, match='prompts: 2 for 3 pictures'):
         api.score(paths, made, image_prompts=prompts[:2])
     picture = Image.open(paths[0])
@@ -494,7 +494,13 @@ def test_the_command_writes_a_column(metric, tmp_path, capsys):
     expected = made.net.score_with_prompts(paths[1], 'a tree').alignment.item()
     assert float(rows[1]['alignment']) == pytest.approx(expected, rel=1e-4)
     assert rows[2]['alignment'] == rows[2]['score'] == '' and 'no prompt for it in' in rows[2]['error']
-    assert rows[0]['metric'].endswith(' alignment')
+    assert re.search(' alignment=[0-9a-f]{8}$', rows[0]['metric'])
+    arguments = ['score', *paths, '--weights', weights, '--prompts', str(tmp_path / 'p.csv'), '--out', str(tmp_path / 's.csv')]
+    assert main([*arguments, '--resume']) == 1
+    (tmp_path / 'p.csv').write_text('image,prompt\na.png,a blue disc\nb.png,a tree\n')  # others
+    capsys.readouterr()
+    assert main([*arguments, '--resume']) == 2 and 'alignment=' in capsys.readouterr().err
+    assert rows_of(tmp_path / 's.csv') == rows
     options = tmp_path / 'o.yml'
     section = generated(tmp_path)
     options.write_text(json.dumps({'datasets': {'test': section}}))
