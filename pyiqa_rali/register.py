@@ -77,7 +77,7 @@ def add_archs_and_datasets(module: ModuleType) -> None:
 
 
 def let_nets_tell_facts(module: ModuleType) -> None:
-    """Let `pyiqa.models.inference_model` take range, direction and white of our metrics, and pictures, from their nets.
+    """Let `pyiqa.models.inference_model` ask our metrics' nets for range and direction, and to read and check pictures.
 
     Range and direction depend on the weights, which pyiqa's table is older than. They are looked up whenever they are asked
     for, so that they follow every way in which weights can change: `load_weights`, `load_state_dict`, copies, pickles. Paths
@@ -91,9 +91,17 @@ def let_nets_tell_facts(module: ModuleType) -> None:
 
     @functools.wraps(check)
     def is_valid_input(self: Any, x: Any) -> None:
-        """Check the input as pyiqa does, in float32 where the net is ours: in half precision white is not below 1.000001."""
-        scaled = getattr(_net_of(self), 'as_checked', None)
-        check(self, scaled(x) if scaled is not None and hasattr(x, 'dtype') else x)
+        """Check the shape as pyiqa does and, where the net is ours, the range of values as the net does.
+
+        pyiqa's own check of the range rejects what bicubic resampling gives, and in half precision white, which is not below
+        1.000001 there.
+        """
+        net = _net_of(self)
+        if not hasattr(net, 'check_values') or not hasattr(x, 'dtype'):
+            check(self, x)
+            return
+        check(self, net.as_checked(x.new_zeros((1, *x.shape[1:2], 1, 1)) if x.dim() == 4 else x))
+        net.check_values(x, self.check_input_range, self.as_loss)
 
     metric.is_valid_input = is_valid_input
     forward = metric.forward
@@ -101,8 +109,11 @@ def let_nets_tell_facts(module: ModuleType) -> None:
     @functools.wraps(forward)
     def read_and_forward(self: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
         """Score as pyiqa does, after the net has read the picture where the net is ours."""
-        read = getattr(_net_of(self), 'as_images', None)
-        return forward(self, target if read is None else read(target), *args, **kwargs)
+        net = _net_of(self)
+        if not hasattr(net, 'as_images'):
+            return forward(self, target, *args, **kwargs)
+        with net.settled():
+            return forward(self, net.as_images(target), *args, **kwargs)
 
     metric.forward = read_and_forward
 

@@ -1,5 +1,6 @@
 """What pyiqa's metric asks a net of this package, whatever the net computes."""
 
+import contextlib
 import os
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.data.image_files import READING, ReadingOptions, read_rgb, rgb_of
 from pyiqa_rali.model.preprocessing import as_unit_float
+from pyiqa_rali.model.value_range import check_on_cpu, check_range, range_settled, warn_of_range
 
 
 class MetricNet(nn.Module):
@@ -20,6 +22,7 @@ class MetricNet(nn.Module):
     """
 
     reading: ReadingOptions = READING  # of nets that an earlier version has pickled
+    _seen_as_loss = False  # whether a first batch was
 
     @property
     def score_range(self) -> str:
@@ -38,12 +41,44 @@ class MetricNet(nn.Module):
 
     @staticmethod
     def as_checked(images: Tensor) -> Tensor:
-        """Return pictures as pyiqa's metric checks their range: float32, whole numbers scaled."""
+        """Return pictures as they are compared: float32, whole numbers scaled."""
         return as_unit_float(images)
+
+    def check_values(self, images: Tensor, required: bool, as_loss: bool) -> None:
+        """Check the values of what pyiqa's metric is given (see `model.value_range`).
+
+        Args:
+            images: (N, 3 or 1, H, W).
+            required: whether the metric checks its input, unless it is a loss (`check_input_range`).
+            as_loss: whether it is: of its first batch, values out of range cause a warning.
+
+        Raises:
+            RangeError: a picture has values that are not in [0, 1], or not finite.
+        """
+        if required:
+            check_range(images, finite=True)
+        elif as_loss and not self._seen_as_loss and not torch.compiler.is_compiling():
+            self._seen_as_loss = True
+            warn_of_range(images)
+
+    @staticmethod
+    def settled() -> contextlib.AbstractContextManager:
+        """Return a context in which the range of values is what pyiqa's metric has said about it."""
+        return range_settled()
 
     def as_images(self, picture: Any) -> Tensor:
         """Return what pyiqa's metric is given, such as a path, as what `forward` takes (see `as_tensor`)."""
         return as_tensor(picture, self.reading)
+
+    def as_pictures(self, picture: Any) -> Tensor:
+        """Return the same, for methods that pyiqa's metric knows nothing of: where it is a tensor, its values are checked.
+
+        Raises:
+            RangeError: they are not in [0, 1] (see `model.value_range`).
+        """
+        images = self.as_images(picture)
+        check_on_cpu(images)
+        return images
 
 
 def as_tensor(picture: Any, options: ReadingOptions = READING) -> Tensor:

@@ -36,6 +36,7 @@ from pyiqa_rali.model.quality_map import build_map, quality_map
 from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.model.text_bank import build_bank
 from pyiqa_rali.model.text_tower import TextTower
+from pyiqa_rali.model.value_range import check_on_cpu
 from pyiqa_rali.model.whole_float32 import whole_float32
 from pyiqa_rali.model.windows import EMPHASIS, WindowScores, is_larger, means_under, side_of, weights_of, windows_of
 from pyiqa_rali.model.wrapping import unwrapped
@@ -46,6 +47,7 @@ _DECIDING = threading.Lock()
 class RALI(MetricNet):
     """Reasoning-Aligned Lightweight IQA (arXiv 2510.11369): no-reference score of pictures in [0, 1].
 
+    Float pictures with values beyond [0, 1], by more than resampling explains (`pyiqa_rali.model.value_range`), are refused.
     As a metric of pyiqa it takes a path, the bytes of a file or a Pillow image too, and reads them as this package's
     commands do (see `pyiqa_rali.data.image_files`).
 
@@ -182,7 +184,11 @@ class RALI(MetricNet):
 
         Args:
             images: (N, 3 or 1, H, W) in [0, 1] of any float type, or uint8 or uint16.
+
+        Raises:
+            RangeError: values of a float tensor on the CPU, without a gradient, are not in [0, 1] (see `model.value_range`).
         """
+        check_on_cpu(images)
         if self._takes_windows(images):  # what `score_windows` returns, EMPHASIS being 0, and with a gradient
             (height, width), side = images.shape[-2:], cast(int, side_of(self.image_encoder.config.preprocessing))
             return torch.stack([self.score_prepared(self.prepare(images[..., top:bottom, left:right]))
@@ -215,7 +221,7 @@ class RALI(MetricNet):
         """
         side = side_of(self.image_encoder.config.preprocessing)
         low, high = self._metadata['mos_range']
-        images, found = self.as_images(images).to(self.scorer.basis_vectors.device), []
+        images, found = self.as_pictures(images).to(self.scorer.basis_vectors.device), []
         for picture in images.split(1) if len(images) else ():
             height, width = picture.shape[-2:]
             windows = windows_of(height, width, side or max(height, width))
@@ -267,7 +273,7 @@ class RALI(MetricNet):
             OptionError: the calibration had too few images for such a coverage, or larger pictures are scored by windows.
         """
         with torch.no_grad():
-            images = self.as_images(images).to(self.scorer.basis_vectors.device)
+            images = self.as_pictures(images).to(self.scorer.basis_vectors.device)
             self._refuse_windows(images)
             scores, features = self.scores_and_features(self.prepare(images))
             return self.intervals_of(features, scores, coverage)
@@ -290,7 +296,7 @@ class RALI(MetricNet):
             OptionError: there are more or fewer prompts than pictures, or one is empty; or the option `windows` is set.
         """
         with torch.no_grad():
-            images = self.as_images(images).to(self.scorer.basis_vectors.device)
+            images = self.as_pictures(images).to(self.scorer.basis_vectors.device)
             checked = checked_prompts(prompts, len(images))
             if self.prompts is None:  # before any picture is encoded
                 raise CheckpointError(NO_ALIGNMENT)
@@ -333,7 +339,7 @@ class RALI(MetricNet):
             CheckpointError: the checkpoint has no text bank; the message says how to add one.
             OptionError: a number below 1, or larger pictures are scored by windows.
         """
-        images = self.as_images(images).to(self.scorer.basis_vectors.device)
+        images = self.as_pictures(images).to(self.scorer.basis_vectors.device)
         self._refuse_windows(images)
         with self._own_precision(images):
             return explain(self.image_encoder, self.scorer, self.bank, images, num_texts, num_basis, self.diagnosis)
@@ -348,7 +354,7 @@ class RALI(MetricNet):
         Raises:
             CheckpointError: the checkpoint has no diagnosis; the message says how to add one.
         """
-        images = self.as_images(images).to(self.scorer.basis_vectors.device)
+        images = self.as_pictures(images).to(self.scorer.basis_vectors.device)
         with self._own_precision(images):
             return aspects_of(self.diagnosis, self.image_encoder(images))
 
@@ -367,7 +373,7 @@ class RALI(MetricNet):
         Raises:
             OptionError: `share` is outside its range, or the encoder has no positions.
         """
-        images = self.as_images(images).to(self.scorer.basis_vectors.device)
+        images = self.as_pictures(images).to(self.scorer.basis_vectors.device)
         shares = share if share is not None else SHARE if self.map is None else self.map.shares
         with self._own_precision(images):
             return quality_map(self.image_encoder, self.scorer, images, shares)

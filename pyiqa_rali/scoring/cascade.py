@@ -14,6 +14,7 @@ from pyiqa_rali.core.errors import CheckpointError, OptionError
 from pyiqa_rali.core.options import check_choice
 from pyiqa_rali.model.cascade_rule import HOW, Rule, interpolated, load_rule
 from pyiqa_rali.model.metric_net import MetricNet
+from pyiqa_rali.model.value_range import check_on_cpu
 
 NAME = 'rali-cascade'
 COVERAGE = 0.9  # of the intervals whose width decides
@@ -94,7 +95,9 @@ class Cascade(MetricNet):
 
         Raises:
             OptionError: the pictures require a gradient: what decides and maps has none.
+            RangeError: their values are not in [0, 1] (see `model.value_range`).
         """
+        check_on_cpu(images)
         if images.requires_grad and torch.is_grad_enabled():
             raise OptionError(f'{NAME}: has no gradient to the pixels, and cannot be a loss (as_loss). Take its fast metric '
                               'for one.')

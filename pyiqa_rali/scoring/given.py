@@ -109,6 +109,8 @@ def _at_path(path: str | os.PathLike, name: str) -> ImageEntry:
 def _pixels_of_tensor(tensor: Any, name: str) -> np.ndarray:
     """Return (H, W, 3) of a tensor as pyiqa's metrics take it: RGB, float in [0, 1] or uint8."""
     import torch
+
+    from pyiqa_rali.model.value_range import complaint
     picture = tensor.detach().cpu()
     picture = picture[0] if picture.ndim == 4 and len(picture) == 1 else picture
     if picture.ndim != 3 or picture.shape[0] not in (1, 3) or not picture.numel():
@@ -118,9 +120,9 @@ def _pixels_of_tensor(tensor: Any, name: str) -> np.ndarray:
         if not picture.is_floating_point():
             raise OptionError(f'{name}: a tensor of {picture.dtype}; it must be uint8, or floating point in [0, 1].')
         picture = picture.float()
-        low, high = picture.min().item(), picture.max().item()
-        if not (low >= 0 and high <= 1):
-            raise OptionError(f'{name}: the values of the tensor are from {low:g} to {high:g}; they must be in [0, 1].')
+        wrong = complaint(picture.min().item(), picture.max().item())
+        if wrong:
+            raise OptionError(f'{name}: the tensor has {wrong}')
     return picture.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
 
 

@@ -23,6 +23,7 @@ from pyiqa_rali.model.cascade_rule import Rule, load_rule
 from pyiqa_rali.model.metric_net import MetricNet
 from pyiqa_rali.model.preprocessing import of_any_size_as_rgb_float
 from pyiqa_rali.model.sharing import share_as_one_block
+from pyiqa_rali.model.value_range import check_range
 from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
 from pyiqa_rali.vlm.decoding import RELEASES, Sampling
 from pyiqa_rali.vlm.prompts import card_for, given_of_card
@@ -367,12 +368,10 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     """Return (N, 3 or 1, H, W) pictures, in [0, 1], uint8 or uint16, as 8-bit RGB.
 
     Raises:
-        OptionError: the shape is wrong, or values are outside [0, 1] by more than an 8-bit step.
+        OptionError: the shape is wrong, or values are not in [0, 1] (see `model.value_range`).
     """
     pixels = of_any_size_as_rgb_float(images.detach()) * 255
-    if pixels.numel() and not (pixels.min() >= -1 and pixels.max() <= 256):
-        raise OptionError(f'images have values from {images.min():g} to {images.max():g}; they must be in [0, 1], or of type '
-                          'uint8 or uint16.')
+    check_range(images, finite=True)
     pixels = pixels.clamp(0, 255).round().to(torch.uint8).cpu()
     return [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in pixels]
 

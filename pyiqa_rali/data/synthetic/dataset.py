@@ -250,5 +250,6 @@ def distort_visibly(image: np.ndarray, steps: list[tuple[str, float]],
 
 
 def as_tensor(images: Sequence[np.ndarray]) -> Tensor:
-    """Return uint8 pictures (H, W, 3) of one size as a float tensor (N, 3, H, W) in [0, 1]."""
-    return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images]).float().div(255)
+    """Return pictures (H, W, 3) of one size, uint8 or float32 in [0, 1], as a float tensor (N, 3, H, W) in [0, 1]."""
+    pictures = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images])
+    return pictures.float().div(255) if pictures.dtype == torch.uint8 else pictures
