@@ -7,6 +7,7 @@ from pyiqa_rali import __version__
 from pyiqa_rali.cli import EXIT_USER_ERROR, exit_status
 from pyiqa_rali.cli.arguments import CommandParser, add_log_format
 from pyiqa_rali.core.errors import did_you_mean
+from pyiqa_rali.core.memory import keep_freed_memory
 
 PROGRAM = 'pyiqa-rali'
 
@@ -47,6 +48,7 @@ COMMANDS = {
     'report': ('report', 'Make one HTML page and a Markdown file about the results of runs.'),
     'protocol': ('protocol', 'Test the light model: seeds, splits, unseen types, baselines.'),
 }
+KEEP_MEMORY = ('ablate', 'carry', 'measure', 'measure-texts')  # the same large arrays for every picture or step
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status: the subcommand's, 2 for wrong usage or input, 130 after Ctrl-C.
     """
+    own_process = argv is None
     argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
@@ -72,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 0
+    if own_process and args.command in KEEP_MEMORY:
+        keep_freed_memory()
     return exit_status(f'{PROGRAM} {args.command}', lambda: command_module(args.command).run(args),
                        log_format=args.log_format)
 

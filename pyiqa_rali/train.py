@@ -8,6 +8,7 @@ from typing import Any
 from pyiqa_rali.cli import exit_status
 from pyiqa_rali.cli.arguments import CommandParser, add_log_format, add_option_file
 from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.core.memory import keep_freed_memory
 from pyiqa_rali.core.options import plain, values_of
 
 PROGRAM = 'pyiqa_rali.train'
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, 2 for options or data that cannot be used, 130 after Ctrl-C.
     """
     args = build_parser().parse_args(argv)
+    if argv is None:
+        keep_freed_memory()
     return exit_status(PROGRAM, lambda: run(args), messages_on_stdout=True, log_format=args.log_format)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
 from pyiqa_rali.core.errors import DataError, OptionError, some
 from pyiqa_rali.core.files import atomic_open
 from pyiqa_rali.core.tables import write_csv
@@ -23,10 +25,11 @@ AGIQA3K, AGIQA3K_IMAGES = 'AGIQA-3k-Database', 'images'
 REPOSITORIES = {BIQ2021: 'nisarahmedrana/BIQ2021', MMP2K_IMAGES: 'SJHPCJS/MMP-2K-Subjective-Study-Platform',
                 MMP2K: 'Future-IQA/MMP-2k', TID2013_IMAGES: 'edoardore/MTurkImageQuality', TID2013: 'parag2489/Image-Quality',
                 AGIQA3K: 'lcysyzxdxc/AGIQA-3k-Database'}
-COLUMNS = ('name', 'mos', 'official_split', 'small_split')
+COLUMNS = ('name', 'mos', 'official_split', 'small_split', 'split_384')
 MMP2K_LEVELS = {'mild': 2.0, 'medium': 3.0, 'strong': 4.0}  # as the raters said it; medium is the middle of five levels
 VERDICT_WRITER = 'pyiqa_rali verdicts by MOS'
 SMALL = {'train': 6, 'val': 3, 'test': 3}  # one in so many
+LARGE = 384  # pixels of the shorter side
 SEED = 0
 
 
@@ -70,8 +73,9 @@ def prepare(repositories: Path, out: Path) -> list[Prepared]:
     """Write a folder for every set that is there: biq2021, mmp2k, tid2013, agiqa3k.
 
     In it are `images`, a link to those of the clone; `meta.csv` with the columns name, mos, official_split (train, val, test),
-    and small_split (a seeded sixth of train and a third of val and test keep their part there, the rest is '-', for
-    experiments that have to be quick); `texts_verdict.jsonl`, sentences that say of each training image how good it is by its
+    small_split (a seeded sixth of train and a third of val and test keep their part there, the rest is '-', for
+    experiments that have to be quick), and split_384 (official_split, but '-' for images of which a side is shorter than 384
+    pixels, for training on crops of that size); `texts_verdict.jsonl`, sentences that say of each training image how good it is by its
     MOS; and for MMP-2k `texts.jsonl`, what its raters wrote. The table of AGIQA-3K also has mos_align and prompt, and its mos
     is that of the quality.
 
@@ -226,7 +230,8 @@ def _write(folder: Path, images: Path, rows: list[ScoredImage], mos_range: tuple
              for row in _drawn([row for row in rows if row.split == part], one_in)}
     table = folder / 'meta.csv'
     write_csv(table, (*COLUMNS, *rows[0].further),
-              [(row.name, row.mos, row.split, row.split if row.name in small else '-', *row.further.values()) for row in rows])
+              [(row.name, row.mos, row.split, row.split if row.name in small else '-',
+                row.split if _is_large(images / row.name) else '-', *row.further.values()) for row in rows])
     _link(folder / 'images', images, [row.name for row in rows])
     low, high = mos_range
     verdicts = [(row.name, [ReasoningText(text, number, VERDICT_WRITER)
@@ -241,6 +246,15 @@ def _write(folder: Path, images: Path, rows: list[ScoredImage], mos_range: tuple
     link = folder / 'images'
     return Prepared(table, {part: sum(row.split == part for row in rows) for part in ('train', 'val', 'test')}, written,
                     None if link.samefile(images) else link.resolve())
+
+
+def _is_large(path: Path) -> bool:
+    """Return whether both sides have `LARGE` pixels by the file's header; what cannot be read is told when it is used."""
+    try:
+        with Image.open(path) as picture:
+            return min(picture.size) >= LARGE
+    except (OSError, ValueError):
+        return True
 
 
 def _link(link: Path, images: Path, names: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors import safe_open
 
 from pyiqa_rali.core.errors import CheckpointError, DataError, OptionError
 from pyiqa_rali.data.sections import TableOptions
@@ -470,6 +471,43 @@ def test_a_run_starts_from_the_encoder_that_another_stopped_with(tmp_path):
     ours, theirs = load_checkpoint(second.export)[0], load_encoder(encoder).state_dict()
     assert all(torch.equal(ours[f'image_encoder.{name}'], tensor) for name, tensor in theirs.items())
     assert record_in(load_metadata(second.export)).unrecorded == []
+
+
+def test_a_run_starts_from_the_mean_of_several_encoders(tmp_path):
+    """Two seeds from one start; the third run begins with the mean of both, and remembers what each was trained on."""
+    start = train(str(write_options(tmp_path, name='start', stages=['align'], align__stop_iter=1))).folder
+    begun = {'path__pretrain_network': str(start / 'align' / 'image_encoder.safetensors'), 'stages': ['align']}
+    files = [train(str(write_options(tmp_path, name=f'seed_{seed}', manual_seed=seed, **begun))).folder
+             / 'align' / 'image_encoder.safetensors' for seed in (1, 2)]
+    changes = {'align__total_iter': 0, 'path__pretrain_network': [str(file) for file in files]}
+    export = train(str(write_options(tmp_path, name='mean', **changes))).export
+    found = load_checkpoint(export)[0]
+    first, second = (load_encoder(file).state_dict() for file in files)
+    assert any(not torch.equal(tensor, second[name]) for name, tensor in first.items())
+    for name, tensor in first.items():
+        expected = (tensor + second[name]) / 2 if tensor.is_floating_point() else tensor
+        assert torch.allclose(found[f'image_encoder.{name}'].double(), expected.double(), rtol=1e-6, atol=1e-8), name
+    assert record_in(load_metadata(export)).unrecorded == []
+    files[1].parents[1].joinpath('training_images.json').unlink()
+    export = train(str(write_options(tmp_path, name='unrecorded', **changes))).export
+    assert record_in(load_metadata(export)).unrecorded == [str(files[1])]
+
+
+def test_a_mean_of_encoders_that_are_built_differently_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+    start = train(str(write_options(tmp_path, name='start', stages=['align'], align__stop_iter=1))).folder
+    file = start / 'align' / 'image_encoder.safetensors'
+    wider = Path(str(file).replace('image_encoder', 'wider'))
+    export = train(str(write_options(tmp_path, name='export'))).export
+    tensors = load_file(export)
+    name = next(name for name in tensors if name.startswith('image_encoder.') and tensors[name].dim() > 1)
+    with safe_open(export, 'pt') as opened:
+        save_file({**tensors, name: torch.cat([tensors[name], tensors[name]])}, wider, metadata=opened.metadata())
+    for place, files in ((1, [str(file), str(wider)]), (0, [str(wider), str(file)])):
+        with pytest.raises(CheckpointError, match='path: pretrain_network: .*wider.safetensors'):
+            train(str(write_options(tmp_path, name=f'mean_{place}', path__pretrain_network=files)))
+    with pytest.raises(OptionError, match='pretrain_network'):
+        train(str(write_options(tmp_path, name='none', path__pretrain_network=[])))
 
 
 def test_scores_may_leave_on_another_range(tmp_path):

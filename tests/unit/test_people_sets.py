@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 
 from pyiqa_rali.__main__ import main
 from pyiqa_rali.core.errors import DataError, OptionError
@@ -52,6 +53,16 @@ def rows_of(path):
         return list(csv.DictReader(stream))
 
 
+def test_images_that_are_smaller_than_a_crop_are_left_out_of_a_split_for_large_crops(repositories, tmp_path):
+    for number, size in enumerate(((384, 384), (383, 500), (512, 383), (512, 512))):
+        Image.new('RGB', size).save(repositories / 'BIQ2021' / 'Images' / f'SS01 ({number}).jpg')
+    prepare(repositories, tmp_path)
+    found = {row['name']: row for row in rows_of(tmp_path / 'biq2021' / 'meta.csv')}
+    for number, large in enumerate((True, False, False, True)):
+        row = found[f'SS01 ({number}).jpg']
+        assert row['split_384'] == (row['official_split'] if large else '-')
+
+
 def test_each_set_gets_its_table_with_parts_and_small_parts(repositories, tmp_path, capsys):
     out = tmp_path / 'datasets'
     assert main(['prepare-people', '--repositories', str(repositories), '--out', str(out)]) == 0
@@ -73,6 +84,7 @@ def test_each_set_gets_its_table_with_parts_and_small_parts(repositories, tmp_pa
     counts = {column: [len(build_table(part, {**section, 'split_index': column}, 0)) for part in ('train', 'test')]
               for column in ('official_split', 'small_split')}
     assert counts == {'official_split': [18, 6], 'small_split': [3, 2]}
+    assert all(row['split_384'] == row['official_split'] for row in biq)  # what has no header is told when it is read
     again = {path: path.read_bytes() for path in out.rglob('*.*') if path.is_file()}
     prepare(repositories, out)
     assert {path: path.read_bytes() for path in out.rglob('*.*') if path.is_file()} == again
@@ -124,7 +136,7 @@ def test_pictures_of_one_prompt_are_in_one_part(tmp_path):
         (clone / 'images' / name).write_bytes(b'jpeg')
     prepare(tmp_path / 'clones', tmp_path)
     table = rows_of(tmp_path / 'agiqa3k' / 'meta.csv')
-    assert list(table[0]) == ['name', 'mos', 'official_split', 'small_split', 'mos_align', 'prompt']
+    assert list(table[0]) == ['name', 'mos', 'official_split', 'small_split', 'split_384', 'mos_align', 'prompt']
     assert [(row['name'], float(row['mos']), float(row['mos_align']), row['prompt']) for row in table] == [
         (name, pytest.approx(quality), pytest.approx(alignment), prompt)
         for name, prompt, _, _, _, quality, _, alignment, _ in rows]

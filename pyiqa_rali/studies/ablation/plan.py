@@ -20,7 +20,7 @@ from pyiqa_rali.training.rali.options import PathOptions, train_options
 from pyiqa_rali.training.rali.run_checks import check_sections
 from pyiqa_rali.training.rali.run_folder import OF_LATER_STAGES
 from pyiqa_rali.training.rali.text_encoders import resolve_text_encoder
-from pyiqa_rali.training.rali.towers import weight_file
+from pyiqa_rali.training.rali.towers import start_files, weight_file
 
 ABLATION = 'ablation'  # the group of the variants; each sweep is a group too
 DIGITS = 12
@@ -198,7 +198,8 @@ def make_cell(values: dict[str, Any]) -> Cell:
     named['encoder'] = _installed((options.network.get('image_encoder') or {}).get('pretrained'), weight_file)
     named['text_encoder'] = _installed(options.text_encoder.path, resolve_text_encoder)
     content = {key: file_digest(path) for key, path in named.items() if isinstance(path, str) and os.path.exists(path)}
-    begin = {'pretrain_network': file_digest(start) if start and os.path.isfile(start) else start,
+    begins = [file_digest(file) if os.path.isfile(file) else file for file in start_files(start)]
+    begin = {'pretrain_network': begins if isinstance(start, list) else begins[0] if begins else start,
              'strict_load': values_of_all['path']['strict_load'], 'versions': package_versions()}
     kept = {name: value for name, value in values_of_all.items() if name not in ('name', *MAY_CHANGE)}
     later = {name for name in OF_LATER_STAGES['compress'] if name != 'export'}  # export: dtype rounds the encoder

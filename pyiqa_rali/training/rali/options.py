@@ -316,14 +316,15 @@ class PathOptions:
     Attributes:
         experiments_root: the run's folder is made in it.
         pretrain_network: an export of ours whose image encoder is the start, or the image encoder that stage 1 of a run left in
-            its `align` folder, or rali-lite or rali-lite-v1 for the embedded weights; None starts from `network`.
+            its `align` folder, or rali-lite or rali-lite-v1 for the embedded weights; of a list of them the mean, for runs that
+            began alike; None starts from `network`.
         strict_load: whether its tensors must match exactly.
         feature_cache: folder where features are kept, addressed by weights and pictures, for this run and others; None keeps
             none, and with `align: cache_backbone: true` means feature_cache below `experiments_root`.
     """
 
     experiments_root: str = './experiments'
-    pretrain_network: str | None = None
+    pretrain_network: str | Annotated[list[str], MinLen(1)] | None = None
     strict_load: bool = True
     feature_cache: str | None = None
 

@@ -22,7 +22,7 @@ from pyiqa_rali.model.checkpoint import load_metadata
 from pyiqa_rali.model.encoder_file import is_encoder_file
 from pyiqa_rali.model.preprocessing import MIN_SIZE, Preprocessing, resized_shape
 from pyiqa_rali.training.rali.options import TrainOptions
-from pyiqa_rali.training.rali.towers import start_file
+from pyiqa_rali.training.rali.towers import start_file, start_files
 
 
 @dataclass
@@ -73,9 +73,11 @@ def check_images(sections: Mapping[str, DatasetSection], trained: list[str], tes
 def record_of(options: TrainOptions, inspected: Mapping[str, Iterable[InspectedImage]]) -> TrainingImages:
     """Return what the run's model is trained on, including what the weights that it starts from were trained on."""
     record = TrainingImages.of(inspected)
-    start = options.path.pretrain_network
-    if start:
-        return record.and_those_of(_record_of_start(start), str(start))
+    starts = start_files(options.path.pretrain_network)
+    if starts:
+        for start in starts:
+            record = record.and_those_of(_record_of_start(start), start)
+        return record
     encoder = options.network.get('image_encoder') or {}
     pretrained = encoder.get('pretrained')
     return record.and_those_of(None, f'{encoder.get("name")} ({pretrained})') if pretrained else record

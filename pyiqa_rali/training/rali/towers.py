@@ -83,19 +83,47 @@ def build_towers(network: dict[str, Any], text: TextEncoderOptions, path: PathOp
     return towers
 
 
-def load_image_encoder(encoder: ImageEncoder, path: str, strict: bool) -> None:
-    """Start from the image encoder of an export of this package, or of embedded weights by their name."""
-    file = Path(start_file(path))
-    if file.is_file() and is_encoder_file(file):
-        state = load_encoder(file).state_dict()
-    else:
-        tensors, _ = load_checkpoint(file)
-        prefix = 'image_encoder.'
-        state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    try:
-        encoder.load_state_dict(state, strict=strict)
-    except RuntimeError as error:
-        raise CheckpointError(f'path: pretrain_network: {path} does not fit the network: {error}') from error
+def load_image_encoder(encoder: ImageEncoder, path: str | list[str], strict: bool) -> None:
+    """Start from the image encoder of an export of this package, or of embedded weights by their name, or the mean of several.
+
+    The mean of runs that began with the same weights is a model soup (arXiv 2203.05482).
+
+    Raises:
+        CheckpointError: a file cannot be read, does not fit the encoder, or does not fit the others.
+    """
+    starts = start_files(path)
+    states = [_image_encoder_state(start_file(start)) for start in starts]
+    for start, state in zip(starts, states, strict=True):
+        try:
+            encoder.load_state_dict(state, strict=strict)
+        except RuntimeError as error:
+            raise CheckpointError(f'path: pretrain_network: {start} does not fit the network: {error}') from error
+    if len(states) > 1:
+        encoder.load_state_dict(_mean(starts, states), strict=strict)
+
+
+def start_files(start: str | list[str] | None) -> list[str]:
+    """Return what `path: pretrain_network` names, as a list."""
+    return [start] if isinstance(start, str) else list(start or [])
+
+
+def _image_encoder_state(file: str | Path) -> dict[str, Tensor]:
+    if Path(file).is_file() and is_encoder_file(Path(file)):
+        return load_encoder(Path(file)).state_dict()
+    tensors, _ = load_checkpoint(file)
+    prefix = 'image_encoder.'
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _mean(names: list[str], states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of each tensor, in float32; of counters and switches those of the first."""
+    first = states[0]
+    for name, state in zip(names, states, strict=True):
+        if set(state) != set(first):
+            raise CheckpointError(f'path: pretrain_network: {name} has other tensors than {names[0]}; a mean is taken of encoders '
+                                  'that are built alike.')
+    return {name: torch.stack([state[name].float() for state in states]).mean(0) if tensor.is_floating_point() else tensor
+            for name, tensor in first.items()}
 
 
 def start_file(path: str) -> str | Path:
