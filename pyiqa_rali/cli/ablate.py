@@ -15,7 +15,7 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali ablate -opt options/ablation.yml --plan', 'how many trainings it would be'),
         ('pyiqa-rali ablate -opt options/ablation.yml --processes 2', ''),
         notes='A run that was stopped continues when it is started again: finished cells are kept as long as their options, '
-              'tables, texts, weights and package versions are the same.')
+              'pictures, tables, texts, weights and package versions are the same.')
 
 
 def run(args: argparse.Namespace) -> int:

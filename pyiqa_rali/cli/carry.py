@@ -13,7 +13,7 @@ def add_arguments(parser: CommandParser) -> None:
         ('pyiqa-rali carry -opt options/people.yml --plan', 'how many trainings it would be'),
         ('pyiqa-rali carry -opt options/people.yml', ''),
         notes='A study that was stopped continues when it is started again: finished trainings and features are kept as long '
-              'as what they depend on is the same.')
+              'as what they depend on is the same, the bytes of the pictures included.')
 
 
 def run(args: argparse.Namespace) -> int:

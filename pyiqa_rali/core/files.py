@@ -1,6 +1,7 @@
 """Files that are either whole or absent: every output of the package is written through here."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODEL_SUFFIXES = ('.safetensors', '.bin', '.json', '.jinja', '.txt')  # weights, configuration, tokenizer, prompts
+REMEMBERED = 2 ** 18  # files of a process whose digests need not be computed again
 NUMBER_WITH_EXPONENT = re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$')  # which YAML 1.1 takes for text
 
 
@@ -152,6 +154,17 @@ def sha256(path: str | os.PathLike) -> str:
     """Return the hexadecimal SHA-256 digest of a file."""
     with open(path, 'rb') as stream:
         return hashlib.file_digest(stream, 'sha256').hexdigest()
+
+
+def remembered_sha256(path: str | os.PathLike) -> str:
+    """Return the digest of a file that is asked for again and again: it is read anew once its size or time has changed."""
+    status = os.stat(path)
+    return _sha256_of_state(os.fspath(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _sha256_of_state(path: str, size: int, time: int) -> str:
+    return sha256(path)
 
 
 def model_sha256(path: str | os.PathLike) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Gt, Lt, MinLen
 
-from pyiqa_rali.core.errors import OptionError, did_you_mean
+from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean
 from pyiqa_rali.core.files import without_nan, write_json, write_text
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.options import Seed, from_known_keys
@@ -24,7 +24,7 @@ from pyiqa_rali.core.runs import claim_run
 from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.data.sections import sections_for
 from pyiqa_rali.figures.carry import Dots, draw_carry
-from pyiqa_rali.studies.ablation.plan import Cell, changed, make_cell
+from pyiqa_rali.studies.ablation.plan import Cell, Pictures, changed, make_cell
 from pyiqa_rali.studies.ablation.run import CELL, run_cell
 from pyiqa_rali.studies.carry_results import Result, Scores, markdown, summarised, with_intervals
 from pyiqa_rali.training.rali.options import PathOptions
@@ -223,7 +223,7 @@ class Carry:
         return CarryResult(self.root, results, text, figures)
 
     def _plan(self) -> Iterator[Place]:
-        options = self.options
+        options, pictures = self.options, Pictures()
         for encoder, (arm_name, arm) in itertools.product(options.encoders, options.arms.items()):
             for trained_on, seed in itertools.product(_trainings_of(arm, options), options.seeds):
                 sections, tested = sections_of(options, arm, options.trained_on[trained_on])
@@ -236,9 +236,9 @@ class Carry:
                 try:
                     for changes in (options.encoders[encoder], arm.changes):
                         values = changed(values, changes)
-                    cell = make_cell(values)
-                except OptionError as error:
-                    raise OptionError(f'{encoder}, {arm_name}, {trained_on}: {error}') from error
+                    cell = make_cell(values, pictures)
+                except (OptionError, DataError) as error:
+                    raise type(error)(f'{encoder}, {arm_name}, {trained_on}: {error}') from error
                 yield Place(encoder, arm_name, trained_on, seed, cell, tested)
 
     def _check_texts(self, arm_name: str, trained_on: Sequence[str]) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from pyiqa_rali.__main__ import main
-from pyiqa_rali.core.errors import OptionError
+from pyiqa_rali.core.errors import DataError, OptionError
 from pyiqa_rali.studies.ablation.plan import ablation_options, changed, file_digest, plan
 from pyiqa_rali.studies.ablation.run import run_cell
 from pyiqa_rali.training.rali.run import train
@@ -58,6 +59,41 @@ def test_a_cell_is_another_one_when_its_data_change(tmp_path):
     texts.write_text(texts.read_text().replace('clear', 'sharp'))
     file_digest.cache_clear()
     assert not before & set(planned(path)[1])
+
+
+@pytest.mark.parametrize('name', ['001.png', '000.png'])  # of the training part, and of the validation part
+def test_a_cell_is_another_one_when_a_picture_of_the_same_name_changes(tmp_path, name):
+    path, picture = write_ablation(tmp_path), tmp_path / 'data' / name
+    before = planned(path)[1]
+    os.utime(picture, ns=(1, 1))
+    assert planned(path)[1] == before
+    Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)
+    after = planned(path)[1]
+    assert not set(before) & set(after) and len(before) == len(after)
+    assert not {cell.encoder for cell in before.values()} & {cell.encoder for cell in after.values()}
+    picture.unlink()
+    assert not set(after) & set(planned(path)[1])  # the training itself says that it is missing
+
+
+def test_pictures_are_read_once_for_all_cells(tmp_path, monkeypatch):
+    path, read = write_ablation(tmp_path), []
+    monkeypatch.setattr('pyiqa_rali.core.files.sha256', lambda file: read.append(str(file)) or f'of {file}')
+    for _ in range(2):
+        planned(path)
+    pictures = [file for file in read if file.endswith('.png')]
+    assert len(pictures) == len(set(pictures)) == 24
+
+
+@pytest.mark.parametrize(('kind', 'line', 'message'), [
+    (DataError, 'z.png,9,train', r'full, repeat 0: datasets: train: .*9'),
+    (OptionError, None, 'full, repeat 0: datasets: train: .*no_such')])
+def test_tables_that_cannot_be_used_are_told_before_anything_is_trained(tmp_path, kind, line, message):
+    path = write_ablation(tmp_path, changes={} if line else {'datasets:train:mos_range': 'no_such'})
+    if line:
+        with open(tmp_path / 'data' / 'meta_info.csv', 'a') as table:
+            table.write(f'{line}\n')
+    with pytest.raises(kind, match=message):
+        planned(path)
 
 
 @pytest.mark.parametrize('option', ['path:pretrain_network', 'network:image_encoder:pretrained', 'text_encoder:path'])

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from pyiqa_rali.core.errors import OptionError
@@ -98,6 +99,24 @@ def test_an_arm_whose_texts_are_not_there_is_told_before_anything_is_trained(tmp
     with pytest.raises(OptionError, match=r'sets: B: texts: people: .*none.jsonl is not a file, and the arm "people" learns'):
         Carry(carry_options(values))
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_picture_that_changed_under_its_name_is_trained_with_again(tmp_path):
+    def keys(values):
+        return {(place.arm, place.trained_on, place.seed): place.cell.key for place in Carry(carry_options(values)).places}
+    values = study(tmp_path)
+    before = keys(values)
+    assert keys(values) == before
+    assert len(before) == 14
+    for name, of in (('001.png', {'B', 'both'}), ('000.png', {'A', 'B', 'both'})):  # learned from, and tested on by all
+        picture = tmp_path / 'other' / name
+        content = picture.read_bytes()
+        Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)
+        after = keys(values)
+        assert {trained_on for _, trained_on, _ in before} == {'A', 'B', 'both'} and before.keys() == after.keys()
+        assert all((after[place] != key) == (place[1] in of) for place, key in before.items())
+        picture.write_bytes(content)
+        assert keys(values) == before
 
 
 def rows():

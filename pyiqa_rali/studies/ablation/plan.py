@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
 
-from pyiqa_rali.core.errors import OptionError, did_you_mean
-from pyiqa_rali.core.files import model_sha256
+from pyiqa_rali.core.errors import DataError, OptionError, did_you_mean
+from pyiqa_rali.core.files import model_sha256, remembered_sha256
 from pyiqa_rali.core.options import from_known_keys, plain, read_yaml
 from pyiqa_rali.core.runs import MAY_CHANGE
 from pyiqa_rali.core.versions import package_versions
+from pyiqa_rali.data.sections import DatasetSection
+from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.training.rali.options import PathOptions, train_options
 from pyiqa_rali.training.rali.run_checks import check_sections
 from pyiqa_rali.training.rali.run_folder import OF_LATER_STAGES
@@ -145,7 +147,7 @@ def plan(options: AblationOptions) -> tuple[list[tuple[Variant, int, str]], dict
     """
     base = read_yaml(options.base)
     base['datasets'] = {**(base.get('datasets') or {}), **options.datasets}
-    places, cells = [], {}
+    places, cells, pictures = [], {}, Pictures()
     for variant in variants_of(options):
         for number, repeat in enumerate(options.repeats):
             values = copy.deepcopy(base)
@@ -154,9 +156,9 @@ def plan(options: AblationOptions) -> tuple[list[tuple[Variant, int, str]], dict
                     values = changed(values, changes)
                 if not options.keep_models:  # a bank is for explanations by the export, which is discarded
                     values['bank'] = None
-                cell = make_cell(values)
-            except OptionError as error:
-                raise OptionError(f'{variant.name}, repeat {number}: {error}') from error
+                cell = make_cell(values, pictures)
+            except (OptionError, DataError) as error:
+                raise type(error)(f'{variant.name}, repeat {number}: {error}') from error
             cells[cell.key] = cell
             places.append((variant, number, cell.key))
     return places, cells
@@ -188,8 +190,48 @@ def _children(section: dict[str, Any], name: str, key: str) -> list[dict[str, An
     return [section[name]]
 
 
-def make_cell(values: dict[str, Any]) -> Cell:
-    """Check a cell's options and compute its digests; tables, texts, weights and package versions are part of them."""
+class Pictures:
+    """Digests of the pictures of data set sections, for a plan with many cells: each set is looked through once.
+
+    Pictures are told apart by the bytes of their files; those of a set that generates them, by the bytes of its photographs.
+    """
+
+    def __init__(self) -> None:
+        self._digests: dict[str, str] = {}
+
+    def digest(self, section: DatasetSection) -> str:
+        """Return the digest of the pictures of a section, in their order.
+
+        Raises:
+            OptionError, DataError: its table cannot be read.
+        """
+        asked = digest(section.for_pyiqa())
+        if asked not in self._digests:
+            table = build_table(section.section, section.values, seed=0)  # no seed changes which files there are
+            self._digests[asked] = digest([_digest_or_none(path) for path in table.files()])
+        return self._digests[asked]
+
+
+def _digest_or_none(path: str) -> str | None:
+    """Return the digest of a picture; None where none can be read, which the training itself names and refuses."""
+    try:
+        return remembered_sha256(path)
+    except OSError:
+        return None
+
+
+def make_cell(values: dict[str, Any], pictures: Pictures) -> Cell:
+    """Check a cell's options and compute its digests.
+
+    Pictures, tables, texts, weights and package versions are part of them.
+
+    Args:
+        values: its options, without name and folder.
+        pictures: of the plan that the cell belongs to.
+
+    Raises:
+        OptionError, DataError: the options, or the tables that they name, cannot be used.
+    """
     options = train_options({**values, 'name': 'cell'})
     sections = check_sections(options)
     values_of_all = plain(options)
@@ -198,6 +240,7 @@ def make_cell(values: dict[str, Any]) -> Cell:
     named['encoder'] = _installed((options.network.get('image_encoder') or {}).get('pretrained'), weight_file)
     named['text_encoder'] = _installed(options.text_encoder.path, resolve_text_encoder)
     content = {key: file_digest(path) for key, path in named.items() if isinstance(path, str) and os.path.exists(path)}
+    content |= {f'{name}:pictures': pictures.digest(section) for name, section in sections.items()}
     begins = [file_digest(file) if os.path.isfile(file) else file for file in start_files(start)]
     begin = {'pretrain_network': begins if isinstance(start, list) else begins[0] if begins else start,
              'strict_load': values_of_all['path']['strict_load'], 'versions': package_versions()}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pyiqa_rali.core.errors import CheckpointError, first_line
-from pyiqa_rali.core.files import atomic_path, sha256
+from pyiqa_rali.core.files import atomic_path, remembered_sha256, sha256
 from pyiqa_rali.core.options import plain
 from pyiqa_rali.data.image_files import OF_PIXELS
 from pyiqa_rali.data.sections import LOADER_KEYS
@@ -176,14 +176,14 @@ def picture_keys(table: QualityTable) -> list[str] | None:
     # another Pillow may bring another JPEG decoder, and our own reader decides what upright, grey or 16 bits mean
     reader = _digest(_version_of('pillow'), _source_digest('decoding.py'), [inspect.getsource(each) for each in OF_PIXELS])
     read = [table.reading.upright, float(base.img_range), reader]
-    return [_digest(_file_digest(row_paths(base, index)[0]), read) for index in range(len(table))]
+    return [_digest(remembered_sha256(row_paths(base, index)[0]), read) for index in range(len(table))]
 
 
 def _draws_of(base: SyntheticNRDataset) -> list[Any]:
     options = {name: value for name, value in plain(base.options).items() if name not in NOT_OF_DRAWS}
-    photographs = [[photograph.photograph_id, _file_digest(str(photograph.path))] for photograph in base.photographs]
+    photographs = [[photograph.photograph_id, remembered_sha256(str(photograph.path))] for photograph in base.photographs]
     calibration = base.options.calibration
-    return [options, photographs, _file_digest(calibration) if calibration else None,
+    return [options, photographs, remembered_sha256(calibration) if calibration else None,
             _source_digest('distortions', 'synthetic'),
             {name: _version_of(name) for name in DRAWN_BY}]
 
@@ -202,17 +202,6 @@ def _source_digest(*names: str) -> str:
     files = sorted(path for name in names for path in ([data / name] if (data / name).is_file() else (data / name).iterdir())
                    if path.is_file())
     return _digest([[path.name, sha256(path)] for path in files])
-
-
-def _file_digest(path: str) -> str:
-    status = os.stat(path)
-    return _digest_of_state(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=2 ** 18)
-def _digest_of_state(path: str, size: int, time: int) -> str:
-    """Read a file; its size and time tell whether it is still the one that was read before."""
-    return sha256(path)
 
 
 def _digest(*parts: Any) -> str:
