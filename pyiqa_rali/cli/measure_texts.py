@@ -40,8 +40,9 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_examples(
         ('pyiqa-rali measure-texts --opt options/rali.yml --out texts.jsonl', ''),
         ('pyiqa-rali measure-texts photos/ --bank rali-lite --out texts.jsonl', ''),
-        notes='A run that was stopped continues when it is started again with the same arguments. Each text records its seed '
-              'and what it was written from; JSONL.json beside the file records the settings.')
+        notes='A run that was stopped continues when it is started again with the same arguments; texts on pictures that have '
+              'changed since are written anew. Each text records its seed and what it was written from; JSONL.json beside the '
+              'file records the settings and a digest of each picture.')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """Files that are either whole or absent: every output of the package is written through here."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -9,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -98,10 +100,15 @@ def without_nan(value: Any) -> Any:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
+    """Write `value` as indented JSON, atomically; names of files that are not valid UTF-8 are escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = json.dumps(value, indent=2)
     with atomic_open(path) as stream:
-        json.dump(value, stream, indent=2, ensure_ascii=False)
-        stream.write('\n')
+        stream.write(f'{text}\n')
 
 
 def write_yaml(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
@@ -157,8 +164,14 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def remembered_sha256(path: str | os.PathLike) -> str:
-    """Return the digest of a file that is asked for again and again: it is read anew once its size or time has changed."""
+    """Return the digest of a file that is asked for again and again: it is read anew once its size or time has changed.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file: opening a pipe could block for ever.
+    """
     status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, 'it is not a regular file', os.fspath(path))
     return _sha256_of_state(os.fspath(path), status.st_size, status.st_mtime_ns)
 
 

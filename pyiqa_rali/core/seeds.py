@@ -4,6 +4,6 @@ import numpy as np
 
 
 def derived_seed(*parts: int | str) -> int:
-    """Return a seed in [0, 2^63) that depends on every part."""
-    numbers = [int.from_bytes(str(part).encode(), 'little') for part in parts]
+    """Return a seed in [0, 2^63) that depends on every part; names of files may hold bytes that are not valid UTF-8."""
+    numbers = [int.from_bytes(str(part).encode('utf-8', 'surrogateescape'), 'little') for part in parts]
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

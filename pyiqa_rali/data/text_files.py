@@ -1,9 +1,10 @@
 """A file of reasoning texts that grows image by image: a run that was stopped continues it, a run of another kind is refused.
 
-Finished images are in `<out>.part`, one line each; what the texts depend on is in `<out>.json`; `out` itself appears when all
-images are done.
+Finished images are in `<out>.part`, one line each; what the texts depend on is in `<out>.json`, with a digest of each image's
+file where its writer gives one; `out` itself appears when all images are done.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ from pyiqa_rali.core.errors import DataError, OptionError, some
 from pyiqa_rali.core.files import write_json
 from pyiqa_rali.core.runs import JsonRows, RowFile, read_claim, refuse_differences
 from pyiqa_rali.data.reasoning_texts import ReasoningText, load_reasoning_texts, row_of_texts, texts_of_row
+
+logger = logging.getLogger(__name__)
+
+DIGESTS = 'images'  # in the record: the digest of each image's file, by the image's name
 
 
 def part_of(out: Path) -> Path:
@@ -27,8 +32,12 @@ def text_rows(part: Path) -> RowFile:
 
 
 def begin_texts(out: Path, settings: Mapping[str, Any], names: Sequence[str], may_change: Sequence[str] = (),
-                enough: Callable[[Mapping[str, Any]], int] = lambda before: 1) -> dict[str, list[ReasoningText]]:
+                enough: Callable[[Mapping[str, Any]], int] = lambda before: 1,
+                digests: Mapping[str, str] | None = None) -> dict[str, list[ReasoningText]]:
     """Return the images that earlier runs have finished; a last line cut short is dropped.
+
+    With digests, an image whose file has changed is not finished. Texts of files that kept none are taken as they are, which
+    is logged.
 
     Args:
         out: the file of texts.
@@ -36,28 +45,46 @@ def begin_texts(out: Path, settings: Mapping[str, Any], names: Sequence[str], ma
         names: of all images.
         may_change: settings that may differ from those of the run that is continued.
         enough: how many texts an image needs so that it is not tried again, by the settings of the run that is continued.
+        digests: of the images' files, by name; None where texts do not tell when these change.
 
     Raises:
         OptionError: what is there was written by something else, with other settings, or on other images.
     """
     part, described = part_of(out), out.with_name(f'{out.name}.json')
     there = [path for path in (part, out) if path.exists() and path.stat().st_size]
-    before = _refuse_other_settings(described, there[0], out, settings, may_change) if there else settings
+    record = _record_of(described, there[0], out, settings, may_change) if there else {'settings': settings}
     done = dict(text_rows(part).read()) if part.exists() else load_reasoning_texts(out) if out.exists() else {}
     others = sorted(set(done) - set(names))
     if others:
         raise OptionError(f'--out: {there[0]} holds texts on {len(others)} images that are not among these {len(names)}: '
                           f'{some(others)}. Give another --out, or all images together.')
-    least = enough(before)
+    least = enough(record['settings'])
     done = {name: texts for name, texts in done.items() if len(texts) >= least}
+    if digests is not None:
+        done = _unchanged(out, done, record.get(DIGESTS, {}), digests)
     text_rows(part).replace(done.items())  # from here on it is the whole truth, also where `out` is there already
-    write_json(described, {'settings': settings})
+    write_json(described, {'settings': settings, **({} if digests is None else {DIGESTS: dict(digests)})})
     return done
 
 
-def _refuse_other_settings(described: Path, there: Path, out: Path, settings: Mapping[str, Any],
-                           may_change: Sequence[str]) -> dict[str, Any]:
-    """Return the settings that a file was begun with, or raise OptionError when they are unknown or others."""
+def _unchanged(out: Path, done: Mapping[str, list[ReasoningText]], before: Mapping[str, str],
+               now: Mapping[str, str]) -> dict[str, list[ReasoningText]]:
+    """Return the finished images without those whose files have changed since; log what changed, and what is not known."""
+    unknown = [name for name in done if name not in before]
+    if unknown:
+        logger.warning('%s: it is not recorded of which files the texts on %d of its %d images are (earlier versions did not). '
+                       'They are kept as they are; from now on a changed picture is noticed. Remove the file if pictures have '
+                       'changed since it was written.', out, len(unknown), len(done))
+    changed = {name: None for name in done if before.get(name, now[name]) != now[name]}
+    if changed:
+        logger.warning('%s: %d of its %d images have changed since their texts were written: %s. Their texts are written anew.',
+                       out, len(changed), len(done), some(changed))
+    return {name: texts for name, texts in done.items() if name not in changed}
+
+
+def _record_of(described: Path, there: Path, out: Path, settings: Mapping[str, Any],
+               may_change: Sequence[str]) -> dict[str, Any]:
+    """Return the record of a file that was begun, or raise OptionError when its settings are unknown or others."""
     record = read_claim(described)
     if record is None:
         raise OptionError(f'--out: {there} is there without {described.name}, which would say how it was written, so its texts '
@@ -65,7 +92,7 @@ def _refuse_other_settings(described: Path, there: Path, out: Path, settings: Ma
     before = record.get('settings', {})
     refuse_differences(f'--out: {out}', {'upright': True, **before}, {'upright': True, **settings},
                        'Give another --out, or remove it.', may_change)
-    return before
+    return {**record, 'settings': before}
 
 
 def unique_ends(images: Sequence[Path]) -> list[str]:

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -158,6 +159,88 @@ def test_a_stopped_run_continues_to_the_same_bytes(folder, monkeypatch):
     assert stopped.read_bytes() == whole.read_bytes() and len(seen) == 4
     with pytest.raises(OptionError, match='begun with another seed: 0, now 1'):
         write_measured_texts(files(folder), stopped, MeasuredTextOptions(seed=1))
+
+
+def test_texts_on_a_picture_that_has_changed_are_written_anew(folder, caplog):
+    out, other = folder / 'texts.jsonl', folder / 'other.jsonl'
+    write_measured_texts(files(folder), out, MeasuredTextOptions())
+    written, record = out.read_bytes(), json.loads((folder / 'texts.jsonl.json').read_text())
+    assert record['images'].keys() == {'a.png', 'b.png', 'c.png'}
+    os.utime(folder / 'images' / 'a.png', ns=(1, 1))
+    write_measured_texts(files(folder), out, MeasuredTextOptions())
+    assert out.read_bytes() == written and not caplog.records
+    (folder / 'images' / 'b.png').write_bytes((folder / 'images' / 'c.png').read_bytes())
+    write_measured_texts(files(folder), out, MeasuredTextOptions())
+    assert f'{out}: 1 of its 3 images have changed since their texts were written: b.png. Their texts are' in caplog.text
+    write_measured_texts(files(folder), other, MeasuredTextOptions())
+    assert out.read_bytes() == other.read_bytes() != written
+    assert json.loads((folder / 'texts.jsonl.json').read_text()) == json.loads((folder / 'other.jsonl.json').read_text())
+    before, after = ([line for line in content.splitlines() if b'b.png' not in line] for content in (written, out.read_bytes()))
+    assert before == after
+
+
+def test_a_picture_that_has_changed_is_written_about_anew_by_a_run_that_was_stopped(folder, monkeypatch, caplog):
+    from pyiqa_rali.data.picture_measures import write_texts
+    out, other = folder / 'texts.jsonl', folder / 'other.jsonl'
+    monkeypatch.setattr(write_texts, 'AT_ONCE', 1)
+    measure = write_texts.measure_picture
+
+    def stop_at(count):
+        seen = []
+        monkeypatch.setattr(write_texts, 'measure_picture', lambda pixels: seen.append(1) or (
+            measure(pixels) if len(seen) < count else pytest.fail('stopped')))
+    stop_at(3)
+    with pytest.raises(pytest.fail.Exception):
+        write_measured_texts(files(folder), out, MeasuredTextOptions())
+    for name in ('a.png', 'c.png'):  # one of them is written about already
+        (folder / 'images' / name).write_bytes((folder / 'images' / 'b.png').read_bytes())
+    stop_at(1)
+    with pytest.raises(pytest.fail.Exception):  # and the change is not forgotten by a run that does not come to it
+        write_measured_texts(files(folder), out, MeasuredTextOptions())
+    assert '1 of its 2 images have changed' in caplog.text and 'a.png' in caplog.text
+    stop_at(9)
+    write_measured_texts(files(folder), out, MeasuredTextOptions())
+    write_measured_texts(files(folder), other, MeasuredTextOptions())
+    assert out.read_bytes() == other.read_bytes()
+
+
+def test_texts_of_files_without_digests_are_kept_with_a_warning_and_watched_from_then_on(folder, caplog):
+    out, record = folder / 'texts.jsonl', folder / 'texts.jsonl.json'
+    write_measured_texts(files(folder), out, MeasuredTextOptions())
+    record.write_text(json.dumps({'settings': json.loads(record.read_text())['settings']}))
+    written = out.read_bytes()
+    (folder / 'images' / 'b.png').write_bytes((folder / 'images' / 'c.png').read_bytes())
+    write_measured_texts(files(folder), out, MeasuredTextOptions())
+    assert out.read_bytes() == written
+    assert 'it is not recorded of which files the texts on 3 of its 3 images are' in caplog.text
+    assert 'Remove the file if pictures have changed' in caplog.text
+    caplog.clear()
+    (folder / 'images' / 'b.png').write_bytes((folder / 'images' / 'a.png').read_bytes())
+    write_measured_texts(files(folder), out, MeasuredTextOptions())
+    assert out.read_bytes() != written and 'not recorded' not in caplog.text and '1 of its 3 images have changed' in caplog.text
+
+
+def test_a_name_that_is_not_valid_utf8_is_watched_too(folder, caplog):
+    picture = folder / 'images' / os.fsdecode(b'\xe9.png')
+    picture.write_bytes((folder / 'images' / 'a.png').read_bytes())
+    out = folder / 'texts.jsonl'
+    for _ in range(2):
+        write_measured_texts(files(folder), out, MeasuredTextOptions())
+    assert not caplog.records
+    picture.write_bytes((folder / 'images' / 'c.png').read_bytes())
+    write_measured_texts(files(folder), out, MeasuredTextOptions())
+    assert '1 of its 4 images have changed' in caplog.text
+
+
+def test_the_command_tells_what_has_changed(folder, capsys):
+    arguments = ['measure-texts', str(folder / 'images'), '--out', str(folder / 'texts.jsonl')]
+    assert main(arguments) == 0
+    (folder / 'images' / 'b.png').write_bytes((folder / 'images' / 'c.png').read_bytes())
+    assert main(arguments) == 0
+    assert '1 of its 3 images have changed since their texts were written: b.png' in capsys.readouterr().err
+    (folder / 'images' / 'd.png').symlink_to(folder / 'nowhere.png')
+    assert main(arguments) == 2
+    assert 'd.png: cannot be read as an image (No such file or directory). Fix or remove it' in capsys.readouterr().err
 
 
 def test_pictures_that_are_measured_already_are_not_measured_again(folder, monkeypatch, capsys):

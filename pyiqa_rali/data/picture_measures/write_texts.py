@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pyiqa_rali.core.errors import DataError, OptionError
-from pyiqa_rali.core.files import sha256
+from pyiqa_rali.core.errors import DataError, OptionError, first_line
+from pyiqa_rali.core.files import remembered_sha256, sha256
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.seeds import derived_seed
 from pyiqa_rali.data.image_files import READING, ReadingOptions, UnreadableImage, read_rgb
@@ -69,6 +69,8 @@ def write_measured_texts(images: Sequence[Path], out: Path, options: MeasuredTex
                          measures: Mapping[str, MeasuredFile] | None = None) -> MeasuredTextReport:
     """Write texts on all images to a JSON-lines file; an interrupted run continues where it stopped.
 
+    Where `out` is there already, the texts on images whose files have changed since, by their bytes, are written anew.
+
     Args:
         images: files.
         out: the JSON-lines file.
@@ -90,7 +92,7 @@ def write_measured_texts(images: Sequence[Path], out: Path, options: MeasuredTex
     grades = _grades(options, mos_labels, len(images))
     settings = {'writer': MEASURES_WRITER, **asdict(options), 'quantiles': sha256(QUANTILES), 'bank': bank,
                 'upright': reading.upright, 'grades': _digest(grades)}
-    done = begin_texts(out, settings, names)
+    done = begin_texts(out, settings, names, digests=_digests_of(names, images))
     left = [each for each in zip(names, images, grades, strict=True) if each[0] not in done]
     rows = text_rows(part_of(out))
     with progress_bar(total=len(images), initial=len(done), desc='measure-texts', unit='image') as bar:
@@ -105,6 +107,23 @@ def write_measured_texts(images: Sequence[Path], out: Path, options: MeasuredTex
     part_of(out).unlink(missing_ok=True)
     return MeasuredTextReport(len(done), sum(map(len, done.values())),
                               [name for name, texts in done.items() if len(texts) < options.texts_per_image])
+
+
+def _digests_of(names: Sequence[str], images: Sequence[Path]) -> dict[str, str]:
+    """Return the digest of each image's file, by its name.
+
+    Raises:
+        DataError: one cannot be read; the message names it.
+    """
+    found = {}
+    for name, image in progress_bar(zip(names, images, strict=True), desc='looking for changed images', total=len(images),
+                                    unit='image', leave=False):
+        try:
+            found[name] = remembered_sha256(image)
+        except OSError as error:
+            unreadable = UnreadableImage(str(image), error.strerror or first_line(error))
+            raise DataError(f'{unreadable} Fix or remove it, and its row in the table.') from error
+    return found
 
 
 def _known(measures: Mapping[str, MeasuredFile] | None, name: str, image: Path) -> Mapping[str, float] | None:
