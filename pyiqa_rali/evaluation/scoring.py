@@ -12,8 +12,10 @@ from pyiqa_rali.data.image_files import UnreadableImage
 from pyiqa_rali.data.table_pictures import reads_rows, row_paths
 from pyiqa_rali.data.tables import QualityTable
 from pyiqa_rali.evaluation.score_cache import ScoreCache, image_key
-from pyiqa_rali.scoring.engine import Pixels, Scorer, score_windows
+from pyiqa_rali.scoring.decoded import Pixels
+from pyiqa_rali.scoring.engine import score_windows
 from pyiqa_rali.scoring.entries import chunks
+from pyiqa_rali.scoring.passes import Scorer
 from pyiqa_rali.scoring.score_table import UNREADABLE, ImageScore
 
 PIXEL_KEYS = ('type', 'augment', 'img_range', 'upright')  # options of a data set that change what a metric sees

@@ -7,9 +7,11 @@ from typing import Any, cast
 
 from pyiqa_rali.core.errors import OptionError, some
 from pyiqa_rali.data.image_files import READING, ReadingOptions
-from pyiqa_rali.scoring.engine import Decoded, EntryReader, Passes, Scorer, score_windows, window_of
+from pyiqa_rali.scoring.decoded import Decoded
+from pyiqa_rali.scoring.engine import EntryReader, score_windows, window_of
 from pyiqa_rali.scoring.entries import ImageEntry, as_entry, chunks
 from pyiqa_rali.scoring.further import Further
+from pyiqa_rali.scoring.passes import Passes, Scorer
 from pyiqa_rali.scoring.score_table import ImageScore
 
 

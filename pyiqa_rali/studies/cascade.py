@@ -6,7 +6,7 @@ Beside the width of the interval, pictures are handed on at random, and by an or
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -18,7 +18,7 @@ from pyiqa_rali.core.errors import DataError, OptionError, some
 from pyiqa_rali.core.files import write_json, write_text, write_yaml
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.options import Count, Seed, from_known_keys, plain
-from pyiqa_rali.core.tables import markdown_table, write_csv
+from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.data.image_files import UnreadableImage, read_rgb
 from pyiqa_rali.data.sections import DatasetOptions, dataset_section
 from pyiqa_rali.data.tables import QualityTable
@@ -26,18 +26,15 @@ from pyiqa_rali.data.training_images import overlap, refuse_overlap
 from pyiqa_rali.evaluation.metrics import describe_metric, make_metric, metric_section
 from pyiqa_rali.evaluation.run import open_table, tested_section
 from pyiqa_rali.evaluation.score_cache import ScoreCache, image_key
-from pyiqa_rali.model.cascade_rule import Rule, interpolated
 from pyiqa_rali.scoring.cascade import COVERAGE, NAME, scores_and_widths, tells_width
+from pyiqa_rali.studies.cascade_curves import CHOICES, COLUMNS, SUMMARY_SHARE, curves, markdown_of, summary_of
+from pyiqa_rali.studies.cascade_fit import Judged, fit_rule, widths_by
+from pyiqa_rali.studies.cascade_fit import isotonic as isotonic
+from pyiqa_rali.studies.cascade_fit import same_meaning as same_meaning
 from pyiqa_rali.training.rali.run import choose_device
 
 KIND = 'CASCADE'
 PEOPLE = 'people'  # as the slow judge: their scores, the best that there can be
-CHOICES = ('width', 'ranks', 'random', 'oracle')
-MEASURES = ('srcc', 'plcc', 'rmse')
-COLUMNS = ('share', 'choice', *MEASURES, 'seconds_per_image')
-SUMMARY_SHARE = 0.2
-WIDTHS_KEPT = 101
-BINS = 20  # of the map from slow to fast scores, and of the widths of a metric without intervals
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -109,25 +106,6 @@ def cascade_options(values: Mapping[str, Any]) -> CascadeOptions:
             raise OptionError(f'{role}: name: {name} must be a no-reference metric of pyiqa'
                               f'{f", or {PEOPLE}" if role == "slow" else ""}, and not {NAME}.')
     return options
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What both metrics say of the images of one data set, in its order.
-
-    Attributes:
-        images: n paths.
-        mos: (n,) on the scale of the data set.
-        fast: (n,) scores.
-        widths: (n,) of the intervals around them; NaN for a metric that does not tell.
-        slow: (n,) scores of the slow metric on its own scale; NaN where it has none.
-    """
-
-    images: list[str]
-    mos: np.ndarray
-    fast: np.ndarray
-    widths: np.ndarray
-    slow: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -245,166 +223,6 @@ def _cached(table: QualityTable, ask: Any, described: list[dict[str, Any]], opti
                     cache.add(key, value, path)
         found.append([math.nan if value is None else float(value) for value in values])
     return [list(column) for column in zip(*found, strict=True)]
-
-
-def fit_rule(judged: Judged, fast: Any, towards: float, fitted_on: dict[str, Any]) -> Rule:
-    """Return the map from slow to fast scores and the widths of validation images.
-
-    A slow score goes where the fast metric's score means the same MOS: with f(s) and g(s) the isotonic regressions of MOS on
-    slow and on fast scores, the map is the inverse of g after f.
-
-    Args:
-        judged: validation images.
-        fast: net of the fast metric.
-        towards: 1 where high fast scores mean high MOS, -1 otherwise.
-        fitted_on: what the rule says of itself.
-
-    Raises:
-        DataError: one of the metrics has too few different scores.
-    """
-    from scipy.stats import spearmanr
-    there = np.isfinite(judged.slow) & np.isfinite(judged.fast)
-    slow, scores, mos = judged.slow[there], judged.fast[there], judged.mos[there]
-    meaning = isotonic(scores, mos, towards)
-    knots, expected = isotonic(slow, mos, 1.0 if spearmanr(slow, mos)[0] >= 0 else -1.0)
-    if min(len(knots), len(meaning[0])) < 2:
-        raise DataError(f'fast, slow: one of these has too few different scores on {len(mos)} validation images for a map '
-                        'between them. Give more images, or another metric.')
-    profile = ([], []) if tells_width(fast) else _profile(scores, mos, meaning)
-    widths = judged.widths if tells_width(fast) else np.interp(judged.fast, *profile)
-    fast_scores = np.unique(_at_shares(judged.fast))
-    rule = Rule(knots.tolist(), same_meaning(expected, meaning).tolist(), _at_shares(widths).tolist(), [], fast_scores.tolist(),
-                list(profile[0]), list(profile[1]), fitted_on, meaning[0].tolist(), meaning[1].tolist())
-    ranks = rule.in_ranks(torch.from_numpy(judged.fast), torch.from_numpy(widths)).numpy()
-    return replace(rule, rank_widths=_at_shares(ranks).tolist())
-
-
-def _at_shares(values: np.ndarray) -> np.ndarray:
-    return np.quantile(values[np.isfinite(values)], np.linspace(0, 1, WIDTHS_KEPT))
-
-
-def same_meaning(mos: np.ndarray, meaning: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return the fast scores (n,) that mean these MOS (n,).
-
-    Args:
-        mos: of pictures.
-        meaning: knots of the fast scores, and the MOS that they mean.
-    """
-    scores, means = meaning
-    rising = slice(None) if means[0] < means[-1] else slice(None, None, -1)
-    return interpolated(torch.from_numpy(mos), means[rising].tolist(), scores[rising].tolist()).numpy()
-
-
-def isotonic(inputs: np.ndarray, outputs: np.ndarray, direction: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return knots of a strictly monotone piecewise linear regression: rising inputs (k,) and outputs (k,).
-
-    Inputs are put into bins of equally many images. scikit-learn's isotonic regression of their means pools neighbouring bins
-    that break the order; each pool is one knot.
-
-    Args:
-        inputs: (n,).
-        outputs: (n,).
-        direction: 1 for a rising map, -1 for a falling one.
-    """
-    from sklearn.isotonic import IsotonicRegression
-    parts = np.array_split(np.argsort(inputs, kind='stable'), min(BINS, len(inputs)))
-    images = np.array([len(part) for part in parts])
-    places, means = (np.array([values[part].mean() for part in parts]) for values in (inputs, outputs))
-    regression = IsotonicRegression(increasing=direction > 0).fit(places, means, sample_weight=images)
-    fitted = direction * regression.predict(places)
-    pool = np.r_[0, np.cumsum(np.diff(fitted) > 1e-9 * np.ptp(fitted))]
-    shares = np.bincount(pool, images)
-    return np.bincount(pool, images * places) / shares, np.bincount(pool, images * means) / shares
-
-
-def _profile(scores: np.ndarray, mos: np.ndarray, meaning: tuple[np.ndarray, np.ndarray]) -> tuple[list[float], list[float]]:
-    """Return rising scores, and how far MOS, put on the scale of the scores, are from them on average."""
-    errors = np.abs(same_meaning(mos, meaning) - scores)
-    parts = [part for part in np.array_split(np.argsort(scores, kind='stable'), min(BINS, len(scores))) if len(part)]
-    knots = {float(scores[part].mean()): float(errors[part].mean()) for part in parts}
-    return list(knots), list(knots.values())
-
-
-def widths_by(rule: Rule, judged: Judged) -> np.ndarray:
-    """Return (n,) how unsure the fast metric is: its own widths, or those that the rule has learned."""
-    return np.interp(judged.fast, rule.profile_scores, rule.profile_widths) if rule.profile_scores else judged.widths
-
-
-def curves(judged: Judged, rule: Rule, options: CascadeOptions, seconds: Mapping[str, float],
-           towards: float) -> list[dict[str, Any]]:
-    """Return accuracy for each share and each way to choose.
-
-    Args:
-        judged: test images.
-        rule: of the validation images.
-        options: of the study.
-        seconds: an image takes, by 'fast' and 'slow'.
-        towards: 1 where high fast scores mean high MOS, -1 otherwise.
-    """
-    slow = rule.mapped(torch.from_numpy(judged.slow)).numpy()
-    slow = np.where(np.isfinite(slow), slow, judged.fast)  # no slow score: the fast one stays, as in the metric
-    meaning = np.array(rule.meaning_scores), np.array(rule.meaning_mos)
-    mos = same_meaning(judged.mos, meaning)  # for distances alone; correlations take the MOS themselves
-    gain = np.abs(judged.fast - mos) - np.abs(slow - mos)
-    generator = np.random.default_rng(options.manual_seed)
-    widths = widths_by(rule, judged)
-    ranks = rule.in_ranks(torch.from_numpy(judged.fast), torch.from_numpy(widths)).numpy()
-    orders = {'width': [np.argsort(-widths, kind='stable')], 'ranks': [np.argsort(-ranks, kind='stable')],
-              'oracle': [np.argsort(-gain, kind='stable')],
-              'random': [generator.permutation(len(slow)) for _ in range(options.random_draws)]}
-    rows = []
-    for share in sorted(options.shares):
-        count = int(share * len(slow) + 0.5)
-        cost = seconds['fast'] + count / len(slow) * seconds['slow']
-        for choice in CHOICES:
-            found = []
-            for order in orders[choice]:
-                scores = judged.fast.copy()
-                scores[order[:count]] = slow[order[:count]]
-                found.append(_accuracy(scores, judged.mos, mos, towards))
-            mean = {name: float(np.mean([each[name] for each in found])) for name in MEASURES}
-            rows.append({'share': share, 'choice': choice, **mean, 'seconds_per_image': cost})
-    return rows
-
-
-def _accuracy(scores: np.ndarray, mos: np.ndarray, on_scale: np.ndarray, towards: float) -> dict[str, float]:
-    from scipy.stats import pearsonr, spearmanr
-    return {'srcc': towards * float(spearmanr(scores, mos)[0]), 'plcc': towards * float(pearsonr(scores, mos)[0]),
-            'rmse': float(np.sqrt(np.mean((scores - on_scale) ** 2)))}
-
-
-def summary_of(rows: list[dict[str, Any]], share: float = SUMMARY_SHARE) -> dict[str, Any]:
-    """Return what handing on this share gains, and which part of the oracle's gain that is.
-
-    Raises:
-        OptionError: accuracy was not measured for that share, or for 0.
-    """
-    by = {(row['share'], row['choice']): row for row in rows}
-    if (0.0, 'width') not in by or (share, 'width') not in by:
-        raise OptionError(f'shares: must have 0 and {share:g}, which are compared.')
-    found: dict[str, Any] = {'share': share}
-    for name, sign in (('srcc', 1), ('plcc', 1), ('rmse', -1)):
-        start = by[0.0, 'width'][name]
-        gains = {choice: sign * (by[share, choice][name] - start) for choice in CHOICES}
-        found[name] = {'fast': start, **{choice: by[share, choice][name] for choice in CHOICES},
-                       'of_oracle': {choice: gains[choice] / gains['oracle'] if gains['oracle'] > 0 else math.nan
-                                     for choice in CHOICES}}
-    return found
-
-
-def markdown_of(rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
-    """Return the curves and the summary as Markdown."""
-    by = {(row['share'], row['choice']): row for row in rows}
-    shares = sorted({row['share'] for row in rows})
-    table = markdown_table(['handed on', *(f'SRCC, {choice}' for choice in CHOICES), *(f'RMSE, {choice}' for choice in CHOICES),
-                            's an image'],
-                           [[f'{share:.0%}', *(f'{by[share, choice]["srcc"]:.3f}' for choice in CHOICES),
-                             *(f'{by[share, choice]["rmse"]:.3f}' for choice in CHOICES),
-                             f'{by[share, "width"]["seconds_per_image"]:.3f}'] for share in shares])
-    gained = markdown_table([f'handing on {summary["share"]:.0%}: part of the oracle\'s gain', *CHOICES],
-                            [[name.upper(), *(f'{summary[name]["of_oracle"][choice]:.0%}' for choice in CHOICES)]
-                             for name in MEASURES])
-    return f'{table}\n\n{gained}\n\n{summary["images"]} images.\n'
 
 
 def _seconds(table: QualityTable, fast: Any, slow: Any | None, device: torch.device, count: int) -> dict[str, float]:

@@ -6,8 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -17,46 +16,22 @@ from pyiqa_rali.core.errors import OptionError
 from pyiqa_rali.core.options import check_choice
 from pyiqa_rali.data.decoding import PIXEL_LIMIT
 from pyiqa_rali.data.image_files import ReadingOptions, rgb_of
-from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.training_images import TrainingImages, record_beside
-from pyiqa_rali.model.cascade_rule import Rule, load_rule
+from pyiqa_rali.model.cascade_rule import load_rule
 from pyiqa_rali.model.metric_net import MetricNet
 from pyiqa_rali.model.preprocessing import of_any_size_as_rgb_float
 from pyiqa_rali.model.sharing import share_as_one_block
 from pyiqa_rali.model.value_range import check_range
 from pyiqa_rali.vlm.answers import lenient_rating, reasoning_text
-from pyiqa_rali.vlm.decoding import RELEASES, Sampling
+from pyiqa_rali.vlm.decoding import RELEASES
+from pyiqa_rali.vlm.descriptions import Description, expected_description, mean_description
 from pyiqa_rali.vlm.prompts import card_for, given_of_card
+from pyiqa_rali.vlm.scorer_options import MODES, SAMPLED_MODES, sampling_of, scale_of, threshold_of
 
 if TYPE_CHECKING:
     from pyiqa_rali.vlm.loading import ReasoningModel
 
-MODES = ('expectation', 'greedy', 'mean', 'release', 'at_once', 'adaptive')
-SAMPLED_MODES = ('mean', 'release')
-LONGEST = 512  # tokens of a completion, unless a number is given
-STATUSES = ('at_once', 'parsed', 'resampled', 'expectation', 'failed')
 NO_REASONING = '<think>\n\n'  # what a completion begins with when the rating comes at once; the end of it follows
-
-
-@dataclass
-class Description:
-    """What the model says about one picture.
-
-    Attributes:
-        reasoning_text: its reasoning.
-        rating: on the model's rating scale; NaN when there is none.
-        status: 'at_once' (computed without reasoning), 'parsed' (written as asked), 'resampled' (written in a later attempt),
-            'expectation' (computed from the digits' probabilities), 'failed'.
-        completion: everything that it wrote.
-        spread: standard deviation of the rating that it might give, in modes at_once and adaptive before any reasoning; NaN
-            in others.
-    """
-
-    reasoning_text: str
-    rating: float
-    status: str
-    completion: str
-    spread: float = math.nan
 
 
 class ReasoningScorer(MetricNet):
@@ -140,10 +115,10 @@ class ReasoningScorer(MetricNet):
         self._reasoner = _Hidden(source)
         self.model = self.reasoner.model
         self.card = card_for(source.card, source.folder, prompts, release, **own)
-        self.scale = _scale(mos_range, lower_better)
+        self.scale = scale_of(mos_range, lower_better)
         self.failures = 0
         self.rule = None if rule is None else load_rule(rule)
-        self.threshold = _threshold(mode, threshold, share, self.rule)
+        self.threshold = threshold_of(mode, threshold, share, self.rule)
         self.counts = {'scored': 0, 'reasoned': 0}
 
     @classmethod
@@ -289,7 +264,7 @@ class ReasoningScorer(MetricNet):
         if self.mode in ('expectation', 'adaptive'):
             completions, memory = self._complete_and_remember(pictures)
             ratings = self._expect(pictures, completions, memory)
-            return [_expected(text, rating) for text, rating in zip(self._decode(completions), ratings, strict=True)]
+            return [expected_description(text, rating) for text, rating in zip(self._decode(completions), ratings, strict=True)]
         completions = self._complete(pictures, None)
         found = [self._read(text, 'parsed') for text in self._decode(completions)]
         return self._with_ratings(pictures, found, completions)
@@ -301,7 +276,7 @@ class ReasoningScorer(MetricNet):
             completions = self._complete(pictures, number)
             samples.append(self._with_ratings(pictures, [self._read(text, 'parsed') for text in self._decode(completions)],
                                         completions, number))
-        return [_mean_description([row[position] for row in samples]) for position in range(len(pictures))]
+        return [mean_description([row[position] for row in samples]) for position in range(len(pictures))]
 
     def _with_ratings(self, pictures: list[Image.Image], found: list[Description], completions: list[list[int]],
                 sample: int = 0) -> list[Description]:
@@ -318,7 +293,7 @@ class ReasoningScorer(MetricNet):
             left = [completions[position] for position in missing]
             ratings = self._expect([pictures[position] for position in missing], left)
             for position, text, rating in zip(missing, self._decode(left), ratings, strict=True):
-                found[position] = _expected(text, rating)
+                found[position] = expected_description(text, rating)
         return found
 
     def _read(self, text: str, status: str) -> Description:
@@ -359,11 +334,6 @@ class _Hidden:
         self.value = value
 
 
-def _expected(text: str, rating: float) -> Description:
-    """Return the description whose rating was computed after a text; NaN comes from NaN weights or activations."""
-    return Description(reasoning_text(text), rating, 'expectation' if rating == rating else 'failed', text)
-
-
 def to_pil(images: Tensor) -> list[Image.Image]:
     """Return (N, 3 or 1, H, W) pictures, in [0, 1], uint8 or uint16, as 8-bit RGB.
 
@@ -380,74 +350,6 @@ def digest(picture: Image.Image) -> int:
     """Return a number that depends on a picture's size and pixels."""
     content = repr(picture.size).encode() + picture.tobytes()
     return int.from_bytes(hashlib.sha256(content).digest()[:8], 'little')
-
-
-def sampling_of(mode: str, release: str | None, **given: Any) -> tuple[Sampling, int]:
-    """Return how completions are drawn, and how long they may be.
-
-    Args:
-        mode: one of `MODES`.
-        release: which published model it is, if it is one.
-        **given: values of a `Sampling`; None where none is given.
-
-    Raises:
-        OptionError: a value cannot be used, or contradicts the mode.
-    """
-    given = {name: value for name, value in given.items() if value is not None}
-    if mode != 'release':
-        return Sampling(**given), LONGEST
-    if release is None:
-        raise OptionError(f'mode: release: draws completions as the code of a published model does; that of this one is not '
-                          f'known. It is for the metrics {" and ".join(RELEASES)}; use another mode.')
-    if given:
-        name, value = next(iter(given.items()))
-        raise OptionError(f'{name}: {value!r} contradicts mode: release, which takes the published value. Leave it out, or '
-                          'take mode: mean with num_samples: 1.')
-    return RELEASES[release].sampling, RELEASES[release].max_new_tokens
-
-
-def _threshold(mode: str, threshold: float | None, share: float | None, rule: Rule | None) -> float:
-    """Return the spread above which a model reasons in the mode adaptive.
-
-    Raises:
-        OptionError: what says so is missing, given twice, or given in another mode.
-    """
-    given = [name for name, value in (('threshold', threshold), ('share', share), ('rule', rule)) if value is not None]
-    if mode != 'adaptive':
-        if given:
-            raise OptionError(f'{given[0]}: is only for mode: adaptive. Leave it out.')
-        return math.inf
-    if (threshold is None) == (share is None) or (share is not None and rule is None):
-        raise OptionError('threshold, share: mode: adaptive needs one of them: the spread of the rating above which the model '
-                          'reasons, or, with a rule, the share of pictures that it reasons about.')
-    for each in (rule.fitted_on.get(role) or {} for role in ('fast', 'slow') if rule is not None):
-        if each.get('mos_range') is not None:
-            raise OptionError(f'rule: was fitted for scores on mos_range {each["mos_range"]}, and mode: adaptive compares and '
-                              'maps ratings on their own scale. Fit it without mos_range; this metric may have one.')
-    if threshold is not None:
-        if math.isnan(threshold):
-            raise OptionError('threshold: nan is above no spread and below none. Give a standard deviation of the rating.')
-        return threshold
-    if not 0 <= cast(float, share) <= 1:
-        raise OptionError(f'share: {share:g} must be from 0 to 1.')
-    return cast(Rule, rule).threshold_of(cast(float, share))
-
-
-def _scale(mos_range: Sequence[float] | None, lower_better: bool | None) -> MosScale | None:
-    if mos_range is None and lower_better is None:
-        return None
-    if mos_range is None or lower_better is None:
-        raise OptionError('mos_range, lower_better: give both to map ratings to a MOS scale, or neither.')
-    return MosScale(tuple(mos_range), lower_better)
-
-
-def _mean_description(samples: list[Description]) -> Description:
-    rated = [each for each in samples if each.status != 'failed']
-    if not rated:
-        return samples[0]
-    status = max((each.status for each in rated), key=STATUSES.index)
-    mean = sum(each.rating for each in rated) / len(rated)
-    return Description(rated[0].reasoning_text, mean, status, rated[0].completion)
 
 
 @contextlib.contextmanager

@@ -209,7 +209,7 @@ def judged(count=600, seed=0):
 
 
 def test_the_map_brings_scores_of_one_meaning_together(monkeypatch):
-    monkeypatch.setattr(study, 'tells_width', lambda net: True)
+    monkeypatch.setattr('pyiqa_rali.studies.cascade_fit.tells_width', lambda net: True)
     found = judged()
     rule = study.fit_rule(found, None, 1.0, {})
     mapped = rule.mapped(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)).numpy()
@@ -218,7 +218,7 @@ def test_the_map_brings_scores_of_one_meaning_together(monkeypatch):
 
 
 def test_the_study_finds_that_width_beats_chance_and_the_oracle_beats_both(monkeypatch):
-    monkeypatch.setattr(study, 'tells_width', lambda net: True)
+    monkeypatch.setattr('pyiqa_rali.studies.cascade_fit.tells_width', lambda net: True)
     chosen = study.CascadeOptions('x', 0, {}, {'name': 'rali-lite'}, {'name': 'people'}, shares=[0, 0.2, 1])
     rows = study.curves(judged(seed=1), study.fit_rule(judged(), None, 1.0, {}), chosen, {'fast': 0.1, 'slow': 1.0}, 1.0)
     by = {(row['share'], row['choice']): row for row in rows}

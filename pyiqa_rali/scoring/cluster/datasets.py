@@ -12,7 +12,7 @@ from pyiqa_rali.data.image_files import READING, ReadingOptions
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from pyiqa_rali.scoring.engine import Pixels
+    from pyiqa_rali.scoring.decoded import Pixels
     from pyiqa_rali.scoring.score_table import ImageScore
 
 NAMES = ('path', 'image_name', 'name', '__key__')  # keys of a picture that is a mapping, which name it
@@ -69,8 +69,9 @@ class RowScorer:
 
     def __init__(self, column: str, metric: str, weights: str | None, device: str | None, batch_size: int | None,
                  reading: ReadingOptions, options: dict[str, Any]):
-        from pyiqa_rali.scoring.engine import Scorer, suitable_sizes
+        from pyiqa_rali.scoring.engine import suitable_sizes
         from pyiqa_rali.scoring.metrics import make_metric, metric_label
+        from pyiqa_rali.scoring.passes import Scorer
         self.column, self.reading = column, reading
         made = make_metric(metric, weights, device, options)
         self.batch_size, self.workers = suitable_sizes(made, batch_size)

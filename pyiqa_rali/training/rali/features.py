@@ -17,7 +17,7 @@ from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.model.image_encoder import ImageEncoder
 from pyiqa_rali.model.preprocessing import Preprocessing, fit_to_encoder
-from pyiqa_rali.scoring.engine import Decoded
+from pyiqa_rali.scoring.decoded import Decoded
 from pyiqa_rali.scoring.score_table import ImageScore
 from pyiqa_rali.training.rali.quality import Labels, padded
 
