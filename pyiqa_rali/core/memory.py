@@ -30,10 +30,10 @@ def bound_primitive_cache() -> None:
 def keep_freed_memory() -> bool:
     """Let the C library keep what is freed, where it is glibc, so that the next step need not ask the system for it again.
 
-    Each step of a training frees feature maps of hundreds of megabytes and asks for as many in the next. By default glibc returns
-    them at once, and the system fills every page with zeros anew: a third to a half of a step's time on CPUs. For programs whose
-    whole work is of this kind, and for no library call: the process keeps its largest size until it ends. Processes that are forked
-    afterwards inherit it. Values of `MALLOC_*` and `GLIBC_TUNABLES` that the user has set stay.
+    Each step of a training frees feature maps of hundreds of megabytes and asks for as many in the next. By default glibc
+    returns them at once, and the system fills every page with zeros anew: a third to a half of a step's time on CPUs. For
+    programs whose whole work is of this kind, and for no library call: the process keeps its largest size until it ends.
+    Processes that are forked afterwards inherit it. Values of `MALLOC_*` and `GLIBC_TUNABLES` that the user has set stay.
 
     Returns:
         Whether it was switched on.
@@ -42,7 +42,8 @@ def keep_freed_memory() -> bool:
     if users or not sys.platform.startswith('linux') or platform.libc_ver()[0] != 'glibc':
         return False
     library = ctypes.CDLL(None)
-    return all([library.mallopt(option, value) for option, value in KEEPING.items()])
+    done = [library.mallopt(option, value) for option, value in KEEPING.items()]  # each of them, whatever the others say
+    return all(done)
 
 
 @contextlib.contextmanager

@@ -75,9 +75,9 @@ def prepare(repositories: Path, out: Path) -> list[Prepared]:
     In it are `images`, a link to those of the clone; `meta.csv` with the columns name, mos, official_split (train, val, test),
     small_split (a seeded sixth of train and a third of val and test keep their part there, the rest is '-', for
     experiments that have to be quick), and split_384 (official_split, but '-' for images of which a side is shorter than 384
-    pixels, for training on crops of that size); `texts_verdict.jsonl`, sentences that say of each training image how good it is by its
-    MOS; and for MMP-2k `texts.jsonl`, what its raters wrote. The table of AGIQA-3K also has mos_align and prompt, and its mos
-    is that of the quality.
+    pixels, for training on crops of that size); `texts_verdict.jsonl`, sentences that say of each training image how good it
+    is by its MOS; and for MMP-2k `texts.jsonl`, what its raters wrote. The table of AGIQA-3K also has mos_align and prompt,
+    and its mos is that of the quality.
 
     Args:
         repositories: folder of the clones, under the names that they have (see `REPOSITORIES`); they are only read.

@@ -120,8 +120,8 @@ def _mean(names: list[str], states: list[dict[str, Tensor]]) -> dict[str, Tensor
     first = states[0]
     for name, state in zip(names, states, strict=True):
         if set(state) != set(first):
-            raise CheckpointError(f'path: pretrain_network: {name} has other tensors than {names[0]}; a mean is taken of encoders '
-                                  'that are built alike.')
+            raise CheckpointError(f'path: pretrain_network: {name} has other tensors than {names[0]}; a mean is taken of '
+                                  'encoders that are built alike.')
     return {name: torch.stack([state[name].float() for state in states]).mean(0) if tensor.is_floating_point() else tensor
             for name, tensor in first.items()}
 
