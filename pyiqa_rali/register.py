@@ -34,7 +34,7 @@ def _cascade() -> dict[str, Any]:
 
 METRICS = {
     'rali': _rali('rali', '1, 5'),
-    'rali-lite': _rali('rali-lite', '~1, ~5'),
+    'rali-lite': _rali('rali-lite', '1, 5'),
     'rali-lite-v1': _rali('rali-lite-v1', '~1, ~5'),
     'rali-cascade': _cascade(),
     'rali-reasoning': _reasoning(None),

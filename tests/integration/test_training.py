@@ -254,6 +254,17 @@ def test_every_switch_trains(tmp_path, changes):
     assert torch.isfinite(torch.tensor(results.best['val/srcc']))
 
 
+def test_scores_stay_within_the_range_of_the_mos_if_asked(tmp_path):
+    """At a high rate basis scores leave the range unless that is refused; then no picture, however odd, has one outside."""
+    changes = {'score__lr_scores': 0.5, 'score__total_epochs': 8}
+    free, kept = (train(str(write_options(tmp_path, name=str(within), score__within_range=within, **changes))).export
+                  for within in (False, True))
+    low, high = load_metadata(kept)['mos_range']
+    scores = {export: load_checkpoint(export)[0]['scorer.basis_scores'] for export in (free, kept)}
+    assert scores[free].min() < low or scores[free].max() > high
+    assert scores[kept].min() >= low and scores[kept].max() <= high
+
+
 @pytest.mark.parametrize('sigmoid', [False, True])
 def test_an_open_clip_model_with_its_own_text_tower(tmp_path, sigmoid):
     name = tiny_open_clip_config(tmp_path / 'configs', sigmoid)

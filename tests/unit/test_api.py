@@ -90,7 +90,7 @@ def test_every_image_has_a_score_or_a_reason(pictures, capfd):
     expected = [metric(name).item() if name != names[2] else None for name in names]
     assert found.scores == [None if each is None else pytest.approx(each, abs=1e-5) for each in expected]
     assert found.rows()[2] == {'image': names[2], 'score': None, 'error': found.errors[names[2]]}
-    assert (found.metric, found.score_range, found.lower_better) == ('rali-lite', '~1, ~5', False)
+    assert (found.metric, found.score_range, found.lower_better) == ('rali-lite', '1, 5', False)
     assert found.empty == [str(pictures / 'empty')]
     assert capfd.readouterr() == ('', '')
 

@@ -197,18 +197,20 @@ class Pictures:
     """
 
     def __init__(self) -> None:
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, str | None] = {}
 
-    def digest(self, section: DatasetSection) -> str:
-        """Return the digest of the pictures of a section, in their order.
+    def digest(self, section: DatasetSection) -> str | None:
+        """Return the digest of the pictures of a section, in their order; None before its table can be read.
 
-        Raises:
-            OptionError, DataError: its table cannot be read.
+        A plan can be made before the data are there; the training itself names what is missing.
         """
         asked = digest(section.for_pyiqa())
         if asked not in self._digests:
-            table = build_table(section.section, section.values, seed=0)  # no seed changes which files there are
-            self._digests[asked] = digest([_digest_or_none(path) for path in table.files()])
+            try:
+                table = build_table(section.section, section.values, seed=0)  # no seed changes which files there are
+                self._digests[asked] = digest([_digest_or_none(path) for path in table.files()])
+            except DataError:
+                self._digests[asked] = None
         return self._digests[asked]
 
 

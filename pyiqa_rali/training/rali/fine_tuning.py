@@ -85,5 +85,7 @@ def _train_epoch(scorer: BasisScorer, maps: LabelMaps, compressed: Tensor, label
         optimizer.step()
         with torch.no_grad():
             scorer.temperature.clamp_(min=1e-3)
+            if options.within_range:
+                scorer.basis_scores.clamp_(0, 1)
         total += loss.item() * len(rows)
     return total / len(compressed)

@@ -164,6 +164,8 @@ class ScoreOptions:
         fine_tune: train basis vectors and scores; False keeps stage 2's (the paper's ablation).
         temperature: tau of the softmax over the basis, at the start.
         train_temperature: whether tau is trained too.
+        within_range: keep the basis scores within the range of the MOS while they are trained, and with them every score, which
+            is a mean of them.
         own_temperature: give each image a temperature of its own, tau exp(u z), and train the direction u, 0 at first.
         total_epochs: passes over the training features.
         batch_size: features a step.
@@ -180,6 +182,7 @@ class ScoreOptions:
     fine_tune: bool = True
     train_temperature: bool = False
     own_temperature: bool = False
+    within_range: bool = False
     total_epochs: Count = 30
     batch_size: Count = 256
     lr: NotNegative = 1e-3
