@@ -58,7 +58,7 @@ def test_real_photographs_score_lower_the_more_they_are_distorted(metric):
 
 
 def test_scores_are_in_the_range_that_the_metric_names(golden, metric):
-    """The basis scores bound every score; those of rali-lite stay within the MOS range, and a tilde stands where others pass it."""
+    """Basis scores bound every score; those of rali-lite stay within the MOS range, and a tilde stands where others pass it."""
     basis_scores = metric.net.scorer.basis_scores.detach()
     assert all(basis_scores.min() < score < basis_scores.max() for score in golden['scores'].values())
     assert metric.score_range == '1, 5' and basis_scores.min() >= 1 and basis_scores.max() <= 5

@@ -241,7 +241,8 @@ def make_cell(values: dict[str, Any], pictures: Pictures) -> Cell:
     named = {f'{name}:{key}': section.values.get(key) for name, section in sections.items() for key in FILE_KEYS}
     named['encoder'] = _installed((options.network.get('image_encoder') or {}).get('pretrained'), weight_file)
     named['text_encoder'] = _installed(options.text_encoder.path, resolve_text_encoder)
-    content = {key: file_digest(path) for key, path in named.items() if isinstance(path, str) and os.path.exists(path)}
+    content: dict[str, str | None] = {key: file_digest(path) for key, path in named.items()
+                                      if isinstance(path, str) and os.path.exists(path)}
     content |= {f'{name}:pictures': pictures.digest(section) for name, section in sections.items()}
     begins = [file_digest(file) if os.path.isfile(file) else file for file in start_files(start)]
     begin = {'pretrain_network': begins if isinstance(start, list) else begins[0] if begins else start,
