@@ -28,13 +28,13 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
 
 
 def some(names: Iterable[str], limit: int = 5) -> str:
-    """Join the first few names for an error message and count the rest.
+    """Join the first few names for an error message and count the rest; bytes of a name that are not UTF-8 become escapes.
 
     Example:
         >>> some(['a', 'b', 'c'], limit=2)
         'a, b (+1 more)'
     """
-    names = [str(name) for name in names]
+    names = [str(name).encode('utf-8', 'backslashreplace').decode() for name in names]
     rest = len(names) - limit
     return ', '.join(names[:limit]) + (f' (+{rest} more)' if rest > 0 else '')
 
