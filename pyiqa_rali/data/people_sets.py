@@ -229,10 +229,11 @@ def _write(folder: Path, images: Path, rows: list[ScoredImage], mos_range: tuple
     small = {row.name for part, one_in in SMALL.items()
              for row in _drawn([row for row in rows if row.split == part], one_in)}
     table = folder / 'meta.csv'
+    folder.mkdir(parents=True, exist_ok=True)
+    _link(folder / 'images', images, [row.name for row in rows])
     write_csv(table, (*COLUMNS, *rows[0].further),
               [(row.name, row.mos, row.split, row.split if row.name in small else '-',
-                row.split if _is_large(images / row.name) else '-', *row.further.values()) for row in rows])
-    _link(folder / 'images', images, [row.name for row in rows])
+                row.split if _is_large(folder / 'images' / row.name) else '-', *row.further.values()) for row in rows])
     low, high = mos_range
     verdicts = [(row.name, [ReasoningText(text, number, VERDICT_WRITER)
                             for number, text in enumerate(verdicts_of((row.mos - low) / (high - low)))])
@@ -253,7 +254,7 @@ def _is_large(path: Path) -> bool:
     try:
         with Image.open(path) as picture:
             return min(picture.size) >= LARGE
-    except (OSError, ValueError):
+    except (OSError, ValueError, Image.DecompressionBombError):
         return True
 
 

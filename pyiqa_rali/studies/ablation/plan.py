@@ -22,7 +22,7 @@ from pyiqa_rali.training.rali.options import PathOptions, train_options
 from pyiqa_rali.training.rali.run_checks import check_sections
 from pyiqa_rali.training.rali.run_folder import OF_LATER_STAGES
 from pyiqa_rali.training.rali.text_encoders import resolve_text_encoder
-from pyiqa_rali.training.rali.towers import start_files, weight_file
+from pyiqa_rali.training.rali.towers import start_file, start_files, weight_file
 
 ABLATION = 'ablation'  # the group of the variants; each sweep is a group too
 DIGITS = 12
@@ -244,7 +244,7 @@ def make_cell(values: dict[str, Any], pictures: Pictures) -> Cell:
     content: dict[str, str | None] = {key: file_digest(path) for key, path in named.items()
                                       if isinstance(path, str) and os.path.exists(path)}
     content |= {f'{name}:pictures': pictures.digest(section) for name, section in sections.items()}
-    begins = [file_digest(file) if os.path.isfile(file) else file for file in start_files(start)]
+    begins = [file_digest(str(file)) if os.path.exists(file) else file for file in map(start_file, start_files(start))]
     begin = {'pretrain_network': begins if isinstance(start, list) else begins[0] if begins else start,
              'strict_load': values_of_all['path']['strict_load'], 'versions': package_versions()}
     kept = {name: value for name, value in values_of_all.items() if name not in ('name', *MAY_CHANGE)}

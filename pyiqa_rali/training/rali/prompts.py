@@ -132,6 +132,8 @@ def fit_prompt_scorer(scorer: BasisScorer, image_features: Tensor, train: Prompt
                 loss.backward()
                 optimizer.step()
                 keep_order(found)
+                if options.within_range:
+                    found.basis_scores.data.clamp_(0, 1)  # keeps the order, too
                 total += loss.item() * len(rows)
             values = validate(found)
             record.add(epoch, {'loss': total / len(weights), **values})

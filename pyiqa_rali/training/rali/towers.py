@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -104,7 +105,7 @@ def load_image_encoder(encoder: ImageEncoder, path: str | list[str], strict: boo
 
 def start_files(start: str | list[str] | None) -> list[str]:
     """Return what `path: pretrain_network` names, as a list."""
-    return [start] if isinstance(start, str) else list(start or [])
+    return [start] if isinstance(start, str) and start else list(start or [])
 
 
 def _image_encoder_state(file: str | Path) -> dict[str, Tensor]:
@@ -128,7 +129,7 @@ def _mean(names: list[str], states: list[dict[str, Tensor]]) -> dict[str, Tensor
 
 def start_file(path: str) -> str | Path:
     """Return the file of `path: pretrain_network`: itself, or that of embedded weights by their name."""
-    return embedded_file(path) if path in EMBEDDED and not Path(path).exists() else path
+    return embedded_file(path) if path in EMBEDDED and not Path(path).exists() else os.path.expanduser(path)
 
 
 def _open_clip_towers(encoder: EncoderOptions, text: TextEncoderOptions) -> Towers:
