@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -26,6 +26,7 @@ from pyiqa_rali.training.rali.towers import start_file, start_files, weight_file
 
 ABLATION = 'ablation'  # the group of the variants; each sweep is a group too
 DIGITS = 12
+DATA_KEYS = ('meta_info_file', 'dataroot_target', 'dataroot_photos')
 FILE_KEYS = ('meta_info_file', 'reasoning_texts', 'split_file', 'calibration', 'photo_groups')
 
 
@@ -197,21 +198,30 @@ class Pictures:
     """
 
     def __init__(self) -> None:
-        self._digests: dict[str, str | None] = {}
+        self._digests: dict[str, str] = {}
 
     def digest(self, section: DatasetSection) -> str | None:
-        """Return the digest of the pictures of a section, in their order; None before its table can be read.
+        """Return the digest of the pictures of a section, in their order; None before its data are there.
 
-        A plan can be made before the data are there; the training itself names what is missing.
+        A plan can be made before them; the training itself names what is missing.
+
+        Raises:
+            OptionError, DataError: its table is there, and cannot be read.
         """
         asked = digest(section.for_pyiqa())
+        if not _data_are_there(section.values):
+            return None
         if asked not in self._digests:
-            try:
-                table = build_table(section.section, section.values, seed=0)  # no seed changes which files there are
-                self._digests[asked] = digest([_digest_or_none(path) for path in table.files()])
-            except DataError:
-                self._digests[asked] = None
+            table = build_table(section.section, section.values, seed=0)  # no seed changes which files there are
+            self._digests[asked] = digest([_digest_or_none(path) for path in table.files()])
         return self._digests[asked]
+
+
+def _data_are_there(values: Mapping[str, Any]) -> bool:
+    """Whether the files and folders that a section names for its pictures exist, as far as it names any."""
+    given = [values.get(key) for key in DATA_KEYS]
+    named = [path for each in given for path in (each if isinstance(each, list) else [each])]
+    return all(os.path.exists(os.path.expanduser(path)) for path in named if isinstance(path, str))
 
 
 def _digest_or_none(path: str) -> str | None:
