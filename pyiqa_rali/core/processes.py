@@ -1,6 +1,7 @@
 """Several processes that share one job, started by torchrun or accelerate; a single process needs none of this."""
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 LAUNCHERS = ('none', 'pytorch')
 LONGEST_WAIT = timedelta(days=30)  # shares of a job end at different times
+
+logger = logging.getLogger(__name__)
 
 
 def rank() -> int:
@@ -148,3 +151,23 @@ def sum_gradients(parameters: 'Iterable[torch.nn.Parameter]') -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         distributed.all_reduce(parameter.grad)
+
+
+def choose_device(num_gpu: int | str) -> 'torch.device':
+    """Return the device: 'auto' takes a GPU when there is one; 0 is the CPU.
+
+    Raises:
+        OptionError: not a number or 'auto', or several GPUs without torchrun.
+    """
+    import torch
+    if num_gpu != 'auto' and not isinstance(num_gpu, int):
+        raise OptionError(f'num_gpu: "{num_gpu}" must be auto or a number.')
+    if num_gpu == 0 or (num_gpu == 'auto' and not torch.cuda.is_available()):
+        return torch.device('cpu')
+    if not torch.cuda.is_available():
+        logger.warning('num_gpu: %s: no CUDA device was found; the CPU is used.', num_gpu)
+        return torch.device('cpu')
+    if isinstance(num_gpu, int) and num_gpu > 1 and world_size() == 1:
+        raise OptionError(f'num_gpu: {num_gpu} needs torchrun: torchrun --nproc_per_node {num_gpu} -m pyiqa_rali.train -opt '
+                          'FILE --launcher pytorch')
+    return torch.device('cuda', torch.cuda.current_device())

@@ -14,6 +14,7 @@ from pyiqa_rali.core.errors import DataError, some
 from pyiqa_rali.core.files import without_nan, write_json, write_text, write_yaml
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.options import OptionSource, plain, values_of
+from pyiqa_rali.core.processes import choose_device
 from pyiqa_rali.core.runs import read_claim, refuse_foreign
 from pyiqa_rali.core.versions import versions
 from pyiqa_rali.data.sections import DatasetOptions, DatasetSection, dataset_section
@@ -29,7 +30,6 @@ from pyiqa_rali.figures.scored import agreement_scatter, comparison_bars
 from pyiqa_rali.figures.style import save_png
 from pyiqa_rali.measures.agreement import MEASURES, agreement, bootstrap_indices, fit_to_mos, oriented
 from pyiqa_rali.measures.significance import Comparison, compare_metrics
-from pyiqa_rali.training.rali.run import choose_device
 
 FEWEST_SCORES = 3
 OUTPUTS = ('results.csv', 'results.json', 'results.md', 'pyiqa_row.csv', 'significance.csv', 'paper.csv', 'counts.csv',

@@ -18,6 +18,7 @@ from pyiqa_rali.core.errors import DataError, OptionError, some
 from pyiqa_rali.core.files import write_json, write_text, write_yaml
 from pyiqa_rali.core.messages import progress_bar
 from pyiqa_rali.core.options import Count, Seed, from_known_keys, plain
+from pyiqa_rali.core.processes import choose_device
 from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.data.image_files import UnreadableImage, read_rgb
 from pyiqa_rali.data.sections import DatasetOptions, dataset_section
@@ -31,7 +32,6 @@ from pyiqa_rali.studies.cascade_curves import CHOICES, COLUMNS, SUMMARY_SHARE, c
 from pyiqa_rali.studies.cascade_fit import Judged, fit_rule, widths_by
 from pyiqa_rali.studies.cascade_fit import isotonic as isotonic
 from pyiqa_rali.studies.cascade_fit import same_meaning as same_meaning
-from pyiqa_rali.training.rali.run import choose_device
 
 KIND = 'CASCADE'
 PEOPLE = 'people'  # as the slow judge: their scores, the best that there can be

@@ -504,6 +504,22 @@ def test_a_run_starts_from_the_mean_of_several_encoders(tmp_path):
     assert record_in(load_metadata(export)).unrecorded == [str(files[1])]
 
 
+def test_a_run_is_not_resumed_over_another_start(tmp_path):
+    """What it was trained on, and so what it may be tested on, belongs to the weights that it began with."""
+    first, second = (str(train(str(write_options(tmp_path, name=f'seed_{seed}', manual_seed=seed, stages=['align'],
+                                                 align__stop_iter=1))).folder / 'align' / 'image_encoder.safetensors')
+                     for seed in (1, 2))
+    run = {'name': 'later', 'path__pretrain_network': [first, second]}
+    record = train(str(write_options(tmp_path, **run))).folder / 'training_images.json'
+    before = record.read_bytes()
+    for changes in ({'stages': ['compress', 'score']}, {}):
+        with pytest.raises(OptionError, match='in "path": pretrain_network: was'):
+            other = write_options(tmp_path, **run | {'path__pretrain_network': [second, second]} | changes)
+            train(str(other), auto_resume=True)
+    assert record.read_bytes() == before
+    train(str(write_options(tmp_path, **run, path__feature_cache=str(tmp_path / 'elsewhere'))), auto_resume=True)
+
+
 def test_a_mean_of_encoders_that_are_built_differently_is_refused(tmp_path):
     from safetensors.torch import load_file, save_file
     start = train(str(write_options(tmp_path, name='start', stages=['align'], align__stop_iter=1))).folder

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pyiqa_rali.core.memory import without_collections
+from pyiqa_rali.core.memory import keep_freed_memory, without_collections
 
 SCORE = """
 import sys, warnings
@@ -62,6 +62,19 @@ def test_memory_that_is_freed_serves_the_next_step():
     plain, kept, users = told('plain'), told('keep'), told('keep', MALLOC_ARENA_MAX='2')
     assert kept[0] == 'True' and users[0] == 'False'
     assert int(plain[0]) > 50 and 10 * int(kept[1]) < int(plain[0])  # pages of 4 kB, or of 2 MB
+
+
+@pytest.mark.parametrize(('system', 'library', 'given'), [
+    ('darwin', 'glibc', {}), ('win32', '', {}), ('linux', 'musl', {}), ('linux', 'glibc', {'GLIBC_TUNABLES': ''})])
+def test_another_library_and_what_the_user_has_set_are_left_alone(monkeypatch, system, library, given):
+    for name in [name for name in os.environ if name.startswith('MALLOC_') or name == 'GLIBC_TUNABLES']:
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, 'platform', system)
+    monkeypatch.setattr(platform, 'libc_ver', lambda: (library, ''))
+    monkeypatch.setattr('ctypes.CDLL', lambda name: pytest.fail('asked the C library'))
+    assert keep_freed_memory() is False
 
 
 @pytest.mark.parametrize('program', ['train', '__main__'])

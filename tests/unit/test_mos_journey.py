@@ -14,8 +14,8 @@ from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.tables import build_table
 from pyiqa_rali.training.rali.features import FeatureTable, load_features, save_features
 from pyiqa_rali.training.rali.options import train_options
-from pyiqa_rali.training.rali.run import train, write_scores
-from pyiqa_rali.training.rali.run_folder import read_scores
+from pyiqa_rali.training.rali.run import train
+from pyiqa_rali.training.rali.run_folder import read_scores, write_scores
 from pyiqa_rali.vlm.prompts import ReasoningCard
 from pyiqa_rali.vlm.tables import rows_of
 from tests.tiny import tiny_options, tiny_table

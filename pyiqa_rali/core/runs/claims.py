@@ -17,7 +17,8 @@ from pyiqa_rali.core.files import write_json, write_yaml
 from pyiqa_rali.core.options import Sparse, plain
 from pyiqa_rali.core.versions import versions
 
-MAY_CHANGE = ('logger', 'stages', 'num_gpu', 'path')  # sections that the results of a training run do not depend on
+# sections and keys that the results of a training run do not depend on
+MAY_CHANGE = ('logger', 'stages', 'num_gpu', 'path:experiments_root', 'path:feature_cache')
 EARLIER = 'earlier'  # metadata of an option's field: what versions without the option did, where its default differs
 ANOTHER_FOLDER = 'Give another folder, or remove it.'
 LONGEST_SHOWN = 200  # characters of a value in a message

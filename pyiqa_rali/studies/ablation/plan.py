@@ -257,7 +257,7 @@ def make_cell(values: dict[str, Any], pictures: Pictures) -> Cell:
     begins = [file_digest(str(file)) if os.path.exists(file) else file for file in map(start_file, start_files(start))]
     begin = {'pretrain_network': begins if isinstance(start, list) else begins[0] if begins else start,
              'strict_load': values_of_all['path']['strict_load'], 'versions': package_versions()}
-    kept = {name: value for name, value in values_of_all.items() if name not in ('name', *MAY_CHANGE)}
+    kept = {name: value for name, value in values_of_all.items() if name not in ('name', 'path', *MAY_CHANGE)}
     later = {name for name in OF_LATER_STAGES['compress'] if name != 'export'}  # export: dtype rounds the encoder
     early = {name: value for name, value in kept.items() if name not in later}
     return Cell(digest(kept, begin, content), digest(early, begin, content), values)

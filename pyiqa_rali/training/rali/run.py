@@ -1,8 +1,7 @@
 """One training run: the three stages in order, each reading the files that the one before wrote."""
 
 import logging
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -11,11 +10,11 @@ import numpy as np
 import torch
 
 from pyiqa_rali.core import processes
-from pyiqa_rali.core.errors import CheckpointError, OptionError
+from pyiqa_rali.core.errors import CheckpointError
 from pyiqa_rali.core.files import atomic_path, write_json
 from pyiqa_rali.core.options import OptionSource, plain, values_of
 from pyiqa_rali.core.records import read_record
-from pyiqa_rali.core.tables import write_csv
+from pyiqa_rali.core.seeds import seed_everything
 from pyiqa_rali.core.versions import versions
 from pyiqa_rali.data.reasoning_texts import ReasoningText
 from pyiqa_rali.data.sections import sections_for
@@ -55,7 +54,7 @@ from pyiqa_rali.training.rali.intervals import check_count, chosen_datasets, fit
 from pyiqa_rali.training.rali.options import IntervalOptions, TrainOptions, train_options
 from pyiqa_rali.training.rali.picture_rows import Embedding
 from pyiqa_rali.training.rali.run_checks import check_sections, choosing_sections
-from pyiqa_rali.training.rali.run_folder import RunFolder, exported_scale
+from pyiqa_rali.training.rali.run_folder import RunFolder, exported_scale, write_scores
 from pyiqa_rali.training.rali.run_images import RunImages, check_batch_sizes, check_images
 from pyiqa_rali.training.rali.run_prompts import RunPrompts
 from pyiqa_rali.training.rali.towers import Towers, build_towers
@@ -120,7 +119,7 @@ class Run:
     def __init__(self, options: TrainOptions):
         self.options = options
         self.folder = RunFolder(options)
-        self.device = choose_device(options.num_gpu)
+        self.device = processes.choose_device(options.num_gpu)
         self.sections = check_sections(options)
         self.prompts = RunPrompts(options, self.folder, self.sections)
         if options.interval is not None and 'score' in options.stages:
@@ -435,47 +434,3 @@ class Run:
             logger.warning('stage 1: %d of %d texts are longer than the %d tokens of the text encoder and lose their end; '
                            'text_encoder: split_sentences: true encodes them by sentences.', long, len(every),
                            towers.text_encoder.context_length)
-
-
-def choose_device(num_gpu: int | str) -> torch.device:
-    """Return the device: 'auto' takes a GPU when there is one; 0 is the CPU.
-
-    Raises:
-        OptionError: not a number or 'auto', or several GPUs without torchrun.
-    """
-    if num_gpu != 'auto' and not isinstance(num_gpu, int):
-        raise OptionError(f'num_gpu: "{num_gpu}" must be auto or a number.')
-    if num_gpu == 0 or (num_gpu == 'auto' and not torch.cuda.is_available()):
-        return torch.device('cpu')
-    if not torch.cuda.is_available():
-        logger.warning('num_gpu: %s: no CUDA device was found; the CPU is used.', num_gpu)
-        return torch.device('cpu')
-    if isinstance(num_gpu, int) and num_gpu > 1 and processes.world_size() == 1:
-        raise OptionError(f'num_gpu: {num_gpu} needs torchrun: torchrun --nproc_per_node {num_gpu} -m pyiqa_rali.train -opt '
-                          'FILE --launcher pytorch')
-    return torch.device('cuda', torch.cuda.current_device())
-
-
-def write_scores(path: Path, image_names: list[str], mos: np.ndarray, mos_label: np.ndarray, scores: np.ndarray,
-                 further: Mapping[str, np.ndarray] | None = None) -> None:
-    """Write the scores of a validation set as CSV.
-
-    Args:
-        path: the file.
-        image_names: n names.
-        mos: (n,) as the data set's table has them.
-        mos_label: (n,) the same in [0, 1], higher better.
-        scores: (n,) on the scale of the model.
-        further: (n,) by the name of a further column.
-    """
-    further = further or {}
-    # 'nan' is a score, no empty cell
-    numbers = (map(repr, values.tolist()) for values in (mos, mos_label, scores, *further.values()))
-    write_csv(path, ['image', 'mos', 'mos_label', 'score', *further], zip(image_names, *numbers, strict=True))
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)

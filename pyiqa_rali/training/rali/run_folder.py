@@ -1,12 +1,14 @@
 """The folder of one RALI training run: where its files are, and whether it can be resumed."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from pyiqa_rali.core.errors import DataError
 from pyiqa_rali.core.runs import MAY_CHANGE, claim_run
+from pyiqa_rali.core.tables import write_csv
 from pyiqa_rali.data.mos import MosScale
 from pyiqa_rali.data.sections import dataset_section, sections_for
 from pyiqa_rali.training.rali.options import TrainOptions
@@ -70,6 +72,24 @@ class RunFolder:
         continues = resume or options.stages[0] != 'align'
         free = (*MAY_CHANGE, 'val:overlap') if resume else (*MAY_CHANGE, *OF_LATER_STAGES[options.stages[0]])
         claim_run(self.root, options, continues, free)
+
+
+def write_scores(path: Path, image_names: list[str], mos: np.ndarray, mos_label: np.ndarray, scores: np.ndarray,
+                 further: Mapping[str, np.ndarray] | None = None) -> None:
+    """Write the scores of a validation set as CSV.
+
+    Args:
+        path: the file.
+        image_names: n names.
+        mos: (n,) as the data set's table has them.
+        mos_label: (n,) the same in [0, 1], higher better.
+        scores: (n,) on the scale of the model.
+        further: (n,) by the name of a further column.
+    """
+    further = further or {}
+    # 'nan' is a score, no empty cell
+    numbers = (map(repr, values.tolist()) for values in (mos, mos_label, scores, *further.values()))
+    write_csv(path, ['image', 'mos', 'mos_label', 'score', *further], zip(image_names, *numbers, strict=True))
 
 
 def read_scores(path: Path, options: TrainOptions | None = None) -> tuple[list[str], np.ndarray, np.ndarray]:
